@@ -1,0 +1,64 @@
+"""The errors edgellm raises on purpose.
+
+Each message is one sentence for a person: it names the file, the field, what was found, what was
+expected and what to do next. The command line prints the message and exits with `exit_code`; the
+server answers with `http_status`.
+"""
+
+
+class EdgeLLMError(Exception):
+    """Base of every error that edgellm raises on purpose."""
+
+    exit_code = 1
+    http_status = 500
+
+
+class FileError(EdgeLLMError):
+    """A file is missing, unreadable, or cannot be written."""
+
+    http_status = 404
+
+
+class FormatError(EdgeLLMError):
+    """A file's content is malformed: truncated, out of bounds, inconsistent."""
+
+
+class UnsupportedError(EdgeLLMError):
+    """The content is well formed but asks for something edgellm does not implement."""
+
+
+class ModelError(EdgeLLMError):
+    """A model's tensors and metadata do not make a model: missing tensor, wrong shape, NaN weights."""
+
+
+class MemoryLimitError(EdgeLLMError):
+    """The model, its cache and its scratch space do not fit in the memory that is available."""
+
+    http_status = 503
+
+
+class ContextOverflowError(EdgeLLMError):
+    """A prompt, or a prompt and its answer, is longer than the context."""
+
+    http_status = 400
+
+
+class TemplateError(EdgeLLMError):
+    """A chat template is malformed, breaks its limits, or refuses the messages."""
+
+    http_status = 400
+
+
+class UsageError(EdgeLLMError):
+    """An option has a value that cannot be used."""
+
+    exit_code = 2
+    http_status = 400
+
+
+class DownloadError(EdgeLLMError):
+    """A model could not be fetched, or its checksum is wrong."""
+
+
+class BackendError(EdgeLLMError):
+    """An engine failed, or an optional engine is not installed."""

@@ -1,0 +1,256 @@
+"""The operations a model program is made of, as data.
+
+A program is a flat list of `Op`s over values. A value is a matrix `(n_tokens, width)` of float32; an
+op reads earlier values and named weights and makes one value (a few also read and write state that
+belongs to a sequence: the key/value cache, a convolution's tail, a recurrent state). `SPECS` is the
+one place that says which inputs, weights and attributes each op has; the builder, the checker, the
+text form, the interpreter and the native engine all follow it.
+
+"Per group" means: the row is cut into `groups` equal slices (attention heads, mostly).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+AttrType = Literal["int", "float", "bool", "str", "table"]
+AttrValue = int | float | bool | str
+
+
+@dataclass(frozen=True, slots=True)
+class Attr:
+    """One attribute of an op: its type, its default (None: required) and, for `str`, its choices."""
+
+    type: AttrType
+    default: AttrValue | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OpSpec:
+    """The signature of an op: value inputs, weight roles (a trailing `?` marks optional), attributes."""
+
+    doc: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...] = ()
+    attrs: dict[str, Attr] = field(default_factory=dict)
+
+
+ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid", "tanh", "softplus", "exp")
+
+SPECS: dict[str, OpSpec] = {
+    "embed": OpSpec(
+        "Row of `weight` (n_rows, width) for each token id, or for each position, or row 0 (token type).",
+        (),
+        ("weight",),
+        {"source": Attr("str", "token", ("token", "position", "first"))},
+    ),
+    "norm": OpSpec(
+        "Normalize each group of the row: rms: x / sqrt(mean(x^2) + eps); layer: (x - mean) / sqrt(var + eps); "
+        "l2: x / max(sqrt(sum(x^2)), eps). Then times weight, plus bias; both of width/groups values shared by "
+        "all groups, or of width values.",
+        ("x",),
+        ("weight?", "bias?"),
+        {
+            "kind": Attr("str", "rms", ("rms", "layer", "l2")),
+            "eps": Attr("float"),
+            "groups": Attr("int", 1),
+        },
+    ),
+    "linear": OpSpec("x @ weight.T + bias; weight (n_out, n_in).", ("x",), ("weight", "bias?")),
+    "affine": OpSpec(
+        "x * factor * weight + bias; weight and bias of width values, or of one.",
+        ("x",),
+        ("weight?", "bias?"),
+        {"factor": Attr("float", 1.0)},
+    ),
+    "rope": OpSpec(
+        "Rotate pairs of each head by position * inv_freq[i] (of the table; divided by factors[i] if given), "
+        "cos and sin times the table's mscale. interleaved: pairs (2i, 2i+1); neox: pairs (i, i + n) with n "
+        "the table's length. Values past the 2 n rotated ones stay.",
+        ("x",),
+        ("factors?",),
+        {
+            "groups": Attr("int"),
+            "kind": Attr("str", "neox", ("neox", "interleaved")),
+            "table": Attr("table"),
+        },
+    ),
+    "attention": OpSpec(
+        "softmax(q . k * scale, softcapped, masked) v per query head, grouped-query. k and v are appended to "
+        "cache `cache` first. window > 0: a token sees itself and the window-1 before it. causal=False: every token "
+        "of the sequence in this batch (no cache). sinks (n_heads,): one extra logit per head that takes "
+        "probability and adds no value.",
+        ("q", "k", "v"),
+        ("sinks?",),
+        {
+            "cache": Attr("int"),
+            "n_heads": Attr("int"),
+            "scale": Attr("float"),
+            "window": Attr("int", 0),
+            "softcap": Attr("float", 0.0),
+            "causal": Attr("bool", True),
+        },
+    ),
+    "attention_shared": OpSpec(
+        "As attention, over a cache that an earlier op of this step has filled.",
+        ("q",),
+        ("sinks?",),
+        {
+            "cache": Attr("int"),
+            "n_heads": Attr("int"),
+            "scale": Attr("float"),
+            "window": Attr("int", 0),
+            "softcap": Attr("float", 0.0),
+        },
+    ),
+    "glu": OpSpec(
+        "activation(gate) * up. swiglu_oai: gate clamped above at `limit`, up to [-limit, limit], "
+        "gate * sigmoid(alpha * gate) * (up + 1).",
+        ("gate", "up"),
+        (),
+        {
+            "activation": Attr("str", "silu", (*ACTIVATIONS, "swiglu_oai")),
+            "limit": Attr("float", 0.0),
+            "alpha": Attr("float", 1.0),
+        },
+    ),
+    "activation": OpSpec("fn(x), value by value.", ("x",), (), {"fn": Attr("str", None, ACTIVATIONS)}),
+    "add": OpSpec("a + b.", ("a", "b")),
+    "mul": OpSpec(
+        "a * b; b as wide as a, or with one value per group of a (groups = b's width).", ("a", "b")
+    ),
+    "softcap": OpSpec("tanh(x / cap) * cap.", ("x",), (), {"cap": Attr("float")}),
+    "slice": OpSpec(
+        "Values start .. start+size of each of `groups` groups.",
+        ("x",),
+        (),
+        {"groups": Attr("int", 1), "start": Attr("int"), "size": Attr("int")},
+    ),
+    "concat": OpSpec(
+        "Per group, a's values then b's. An input with repeat_*=True holds one group that all groups share.",
+        ("a", "b"),
+        (),
+        {"groups": Attr("int", 1), "repeat_a": Attr("bool", False), "repeat_b": Attr("bool", False)},
+    ),
+    "repeat": OpSpec(
+        "Repeat groups: interleave: each group `times` times in a row; else the whole row `times` times.",
+        ("x",),
+        (),
+        {"groups": Attr("int"), "times": Attr("int"), "interleave": Attr("bool", True)},
+    ),
+    "moe": OpSpec(
+        "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, or softmax over the chosen); "
+        "the n_used largest of probability + selection_bias are chosen (first the n_groups_used best of n_groups "
+        "expert groups by the sum of their two best, or by their best where group_score=max); their probabilities are "
+        "divided by their sum if normalize, and times `factor`. Each chosen expert computes "
+        "down(activation(gate x) * up x). gate, up: (n_experts, n_ff, width); down: (n_experts, width, n_ff). "
+        "gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows first.",
+        ("x", "router"),
+        ("gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?", "selection_bias?"),
+        {
+            "n_used": Attr("int"),
+            "gating": Attr("str", "softmax", ("softmax", "sigmoid", "softmax_chosen")),
+            "normalize": Attr("bool", False),
+            "factor": Attr("float", 1.0),
+            "n_groups": Attr("int", 1),
+            "n_groups_used": Attr("int", 1),
+            "group_score": Attr("str", "top2", ("top2", "max")),
+            "activation": Attr("str", "silu", (*ACTIVATIONS, "swiglu_oai")),
+            "limit": Attr("float", 0.0),
+            "alpha": Attr("float", 1.0),
+        },
+    ),
+    "short_conv": OpSpec(
+        "Causal depthwise convolution over the sequence: out[t] = sum_j weight[:, j] * x[t - n + 1 + j], n taps, "
+        "weight (width, n), plus bias; then `activation` (or none). The last n-1 rows are the sequence's state.",
+        ("x",),
+        ("weight", "bias?"),
+        {"state": Attr("int"), "activation": Attr("str", "none", ("none", "silu"))},
+    ),
+    "gated_delta": OpSpec(
+        "Gated delta rule (arXiv 2412.06464). Per value head h with key head h // (n_heads / n_key_heads), or "
+        "h % n_key_heads where tiled: S *= exp(decay); S += k (beta * (v - S^T k))^T; out = S^T (q * scale). "
+        "decay, beta: one value per head.",
+        ("q", "k", "v", "decay", "beta"),
+        (),
+        {
+            "state": Attr("int"),
+            "n_heads": Attr("int"),
+            "n_key_heads": Attr("int"),
+            "scale": Attr("float"),
+            "tiled": Attr("bool", False),
+        },
+    ),
+    "ssm": OpSpec(
+        "Mamba-2 scan (arXiv 2405.21060). Per head: dt = softplus(dt + dt_bias); S = exp(dt * a) S + dt x b^T; "
+        "out = S c + d x. b and c: n_groups x d_state, head h uses group h // (n_heads / n_groups). "
+        "a (already negative), d, dt_bias: (n_heads,).",
+        ("x", "b", "c", "dt"),
+        ("a", "d", "dt_bias"),
+        {"state": Attr("int"), "n_heads": Attr("int"), "n_groups": Attr("int"), "d_state": Attr("int")},
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One step of a program: `out = kind(ins, weights by role, attrs)`; attrs hold every attribute."""
+
+    kind: str
+    out: str
+    ins: tuple[str, ...]
+    weights: dict[str, str]
+    attrs: dict[str, AttrValue]
+
+
+@dataclass(frozen=True, slots=True)
+class RopeTable:
+    """Rotation frequencies: angle of pair i at position p is p * inv_freq[i]; cos and sin times mscale."""
+
+    name: str
+    inv_freq: tuple[float, ...]
+    mscale: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """One layer's key/value cache; window > 0: only the last `window` tokens are ever read."""
+
+    n_kv_heads: int
+    key_dim: int
+    value_dim: int
+    window: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """One fixed-size recurrent state of a sequence, float32, `size` values."""
+
+    kind: Literal["short_conv", "gated_delta", "ssm"]
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A whole model: ops in order, the shapes of its values and weights, and the state it keeps.
+
+    `hidden` is the value after the final norm; `logits` the value (n_tokens, n_vocab), or None for an
+    encoder. `pooling` says how `hidden` becomes one embedding: mean, cls or last.
+    """
+
+    family: str
+    n_vocab: int
+    width: int
+    n_layers: int
+    n_ctx_train: int
+    ops: tuple[Op, ...]
+    widths: dict[str, int]
+    weights: dict[str, tuple[int, ...]]
+    tables: dict[str, RopeTable]
+    caches: tuple[CacheSpec, ...]
+    states: tuple[StateSpec, ...]
+    hidden: str
+    logits: str | None
+    pooling: str = "mean"
