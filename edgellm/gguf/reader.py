@@ -1,0 +1,211 @@
+"""Reading GGUF files: mapped, checked, split files joined.
+
+Nothing is trusted: see `header`. Tensor data is never read here, only mapped; a file must not be
+shortened while it is open (the operating system would end the process at the missing page).
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import re
+import stat
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import FileError, FormatError
+from edgellm.gguf.header import Header, parse_header
+from edgellm.gguf.metadata import Metadata, refuse, show
+from edgellm.gguf.types import GGMLType
+
+_SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
+_MAX_PARTS = 1024
+
+
+class TensorInfo(NamedTuple):
+    """One tensor: `shape` in NumPy order, (rows, cols); `offset` in bytes from the start of file `part`."""
+
+    name: str
+    type: GGMLType
+    shape: tuple[int, ...]
+    n_bytes: int
+    offset: int
+    part: int
+
+
+class _Part:
+    """One mapped file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.file = _map(path)
+        self.header: Header = parse_header(str(path), self.file)
+        self.data: NDArray[np.uint8] = np.frombuffer(self.file, np.uint8)
+
+
+class GGUFFile:
+    """A GGUF model: metadata, and tensors mapped from its file or, if it is split, from all its files."""
+
+    def __init__(self, path: Path, parts: list[_Part]) -> None:
+        self.path = path
+        self._parts = parts
+        self.version: int = parts[0].header.version
+        self.alignment: int = parts[0].header.alignment
+        self.metadata: Metadata = parts[0].header.metadata
+        self.tensors: dict[str, TensorInfo] = _join_tensors(parts)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> GGUFFile:
+        """Map and check a GGUF file; any part of a split one opens the whole.
+
+        Raises FileError for a file that is missing or cannot be read, FormatError for malformed content,
+        UnsupportedError for a version or tensor type that edgellm does not read.
+        """
+        path = Path(path)
+        part = _Part(path)
+        match = _SPLIT_NAME.fullmatch(path.name)
+        count = _split_field(part, "split.count")
+        if count is None and match and int(match[3]) > 1:
+            refuse(
+                str(path),
+                "metadata key 'split.count'",
+                "missing",
+                f"{int(match[3])}, as the file's name says",
+            )
+        if count is None or count == 1:
+            return cls(path, [part])
+        if not 1 <= count <= _MAX_PARTS:
+            refuse(str(path), "metadata key 'split.count'", f"{count}", f"1 to {_MAX_PARTS}")
+        if match is None or int(match[3]) != count:
+            raise FormatError(
+                f"{path}: the file is one of {count} parts but its name does not end in "
+                f"-00001-of-{count:05d}.gguf or alike, so the others cannot be found; "
+                "give it its original name"
+            )
+        opened = int(match[2]) - 1
+        _check_part(part, opened, count)
+        parts = [
+            part if i == opened else _open_part(path, f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf", i, count)
+            for i in range(count)
+        ]
+        _check_total(parts)
+        return cls(parts[0].path, parts)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of the model: one, or all parts in order."""
+        return tuple(part.path for part in self._parts)
+
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """The bytes of a tensor: (n_bytes,) uint8, a read-only view of the file; KeyError if absent."""
+        info = self.tensors[name]
+        return self._parts[info.part].data[info.offset : info.offset + info.n_bytes]
+
+    def release(self, name: str) -> None:
+        """Tell the kernel that a tensor's pages may go; reading them again reads the file again."""
+        info = self.tensors[name]
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
+        end = (info.offset + info.n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if end > start:
+            self._parts[info.part].file.madvise(mmap.MADV_DONTNEED, start, end - start)
+
+    def close(self) -> None:
+        """Drop the tensors and the mapping; arrays from `data` stay valid and keep what they need mapped."""
+        self._parts = []
+        self.tensors = {}
+
+    def __enter__(self) -> GGUFFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _map(path: Path) -> mmap.mmap:
+    """Map a regular file for reading; what could block or is empty is refused before it is opened."""
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise FileError(
+                f"{path}: is a directory, expected a GGUF file; give the path of the file inside it"
+            )
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError(
+                f"{path}: is not a regular file, expected a GGUF file; give the path of a model file"
+            )
+        if not status.st_size:
+            raise FormatError(f"{path}: the file is empty, expected a GGUF model; fetch it again")
+        with open(path, "rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except FileNotFoundError:
+        raise FileError(f"{path}: there is no such file, expected a GGUF model; check the path") from None
+    except (OSError, ValueError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise FileError(
+            f"{path}: the file cannot be read ({reason}); check the path and its permissions"
+        ) from None
+
+
+def _split_field(part: _Part, key: str) -> int | None:
+    """A `split.*` number of one part, or None if it has none."""
+    value = part.header.metadata.get(key)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        refuse(str(part.path), f"metadata key '{key}'", "not a whole number", "a whole number")
+    return value
+
+
+def _open_part(first: Path, name: str, index: int, count: int) -> _Part:
+    path = first.with_name(name)
+    if not path.exists():
+        raise FileError(
+            f"{path}: part {index + 1} of {count} is missing, expected beside {first.name}; "
+            f"fetch all {count} parts"
+        )
+    part = _Part(path)
+    _check_part(part, index, count)
+    return part
+
+
+def _check_part(part: _Part, index: int, count: int) -> None:
+    for key, expected in (("split.count", count), ("split.no", index)):
+        found = _split_field(part, key)
+        if found != expected:
+            refuse(
+                str(part.path),
+                f"metadata key '{key}'",
+                "missing" if found is None else f"{found}",
+                f"{expected}, as the file's name says",
+                "the parts do not belong together or were renamed: fetch them again",
+            )
+
+
+def _check_total(parts: list[_Part]) -> None:
+    total = sum(len(part.header.tensors) for part in parts)
+    for part in parts:
+        found = _split_field(part, "split.tensors.count")
+        if found is not None and found != total:
+            refuse(
+                str(part.path),
+                "metadata key 'split.tensors.count'",
+                f"{found}",
+                f"{total}, the tensors in all parts",
+                "the parts do not belong together: fetch them again",
+            )
+
+
+def _join_tensors(parts: list[_Part]) -> dict[str, TensorInfo]:
+    tensors: dict[str, TensorInfo] = {}
+    for index, part in enumerate(parts):
+        for name, kind, shape, n_bytes, offset in part.header.tensors:
+            if name in tensors:
+                refuse(str(part.path), f"tensor {show(name)}", "also in an earlier part", "in one part")
+            tensors[name] = TensorInfo(name, kind, shape, n_bytes, offset, index)
+    return tensors
