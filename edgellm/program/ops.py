@@ -37,7 +37,18 @@ class OpSpec:
     attrs: dict[str, Attr] = field(default_factory=dict)
 
 
-ACTIVATIONS = ("silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid", "tanh", "softplus", "exp")
+ACTIVATIONS = (
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "gelu_quick",
+    "relu",
+    "relu2",
+    "sigmoid",
+    "tanh",
+    "softplus",
+    "exp",
+)
 
 SPECS: dict[str, OpSpec] = {
     "embed": OpSpec(
@@ -47,9 +58,9 @@ SPECS: dict[str, OpSpec] = {
         {"source": Attr("str", "token", ("token", "position", "first"))},
     ),
     "norm": OpSpec(
-        "Normalize each group of the row: rms: x / sqrt(mean(x^2) + eps); layer: (x - mean) / sqrt(var + eps); "
-        "l2: x / max(sqrt(sum(x^2)), eps). Then times weight, plus bias; both of width/groups values shared by "
-        "all groups, or of width values.",
+        "Normalize each group of the row: rms: x / sqrt(mean(x^2) + eps); layer: (x - mean) / sqrt(var + "
+        "eps); l2: x / max(sqrt(sum(x^2)), eps). Then times weight, plus bias; both of width/groups values "
+        "shared by all groups, or of width values.",
         ("x",),
         ("weight?", "bias?"),
         {
@@ -66,9 +77,9 @@ SPECS: dict[str, OpSpec] = {
         {"factor": Attr("float", 1.0)},
     ),
     "rope": OpSpec(
-        "Rotate pairs of each head by position * inv_freq[i] (of the table; divided by factors[i] if given), "
-        "cos and sin times the table's mscale. interleaved: pairs (2i, 2i+1); neox: pairs (i, i + n) with n "
-        "the table's length. Values past the 2 n rotated ones stay.",
+        "Rotate pairs of each head by position * inv_freq[i] (of the table; divided by factors[i] if "
+        "given), cos and sin times the table's mscale. interleaved: pairs (2i, 2i+1); neox: pairs (i, i + "
+        "n) with n the table's length. Values past the 2 n rotated ones stay.",
         ("x",),
         ("factors?",),
         {
@@ -78,10 +89,10 @@ SPECS: dict[str, OpSpec] = {
         },
     ),
     "attention": OpSpec(
-        "softmax(q . k * scale, softcapped, masked) v per query head, grouped-query. k and v are appended to "
-        "cache `cache` first. window > 0: a token sees itself and the window-1 before it. causal=False: every token "
-        "of the sequence in this batch (no cache). sinks (n_heads,): one extra logit per head that takes "
-        "probability and adds no value.",
+        "softmax(q . k * scale, softcapped, masked) v per query head, grouped-query. k and v are appended "
+        "to cache `cache` first. window > 0: a token sees itself and the window-1 before it. causal=False: "
+        "every token of the sequence in this batch (cache=-1). sinks (n_heads,): one extra logit per head "
+        "that takes probability and adds no value.",
         ("q", "k", "v"),
         ("sinks?",),
         {
@@ -106,8 +117,8 @@ SPECS: dict[str, OpSpec] = {
         },
     ),
     "glu": OpSpec(
-        "activation(gate) * up. swiglu_oai: gate clamped above at `limit`, up to [-limit, limit], "
-        "gate * sigmoid(alpha * gate) * (up + 1).",
+        "activation(gate) * up. swiglu_oai: gate clamped above at `limit`, up to [-limit, limit], gate * "
+        "sigmoid(alpha * gate) * (up + 1).",
         ("gate", "up"),
         (),
         {
@@ -141,12 +152,13 @@ SPECS: dict[str, OpSpec] = {
         {"groups": Attr("int"), "times": Attr("int"), "interleave": Attr("bool", True)},
     ),
     "moe": OpSpec(
-        "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, or softmax over the chosen); "
-        "the n_used largest of probability + selection_bias are chosen (first the n_groups_used best of n_groups "
-        "expert groups by the sum of their two best, or by their best where group_score=max); their probabilities are "
-        "divided by their sum if normalize, and times `factor`. Each chosen expert computes "
-        "down(activation(gate x) * up x). gate, up: (n_experts, n_ff, width); down: (n_experts, width, n_ff). "
-        "gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows first.",
+        "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, or softmax over the "
+        "chosen); the n_used largest of probability + selection_bias are chosen (first the n_groups_used "
+        "best of n_groups expert groups by the sum of their two best, or by their best where "
+        "group_score=max); their probabilities are divided by their sum if normalize, and times `factor`. "
+        "Each chosen expert computes down(activation(gate x) * up x). gate, up: (n_experts, n_ff, width); "
+        "down: (n_experts, width, n_ff). gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows "
+        "first.",
         ("x", "router"),
         ("gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?", "selection_bias?"),
         {
@@ -163,16 +175,17 @@ SPECS: dict[str, OpSpec] = {
         },
     ),
     "short_conv": OpSpec(
-        "Causal depthwise convolution over the sequence: out[t] = sum_j weight[:, j] * x[t - n + 1 + j], n taps, "
-        "weight (width, n), plus bias; then `activation` (or none). The last n-1 rows are the sequence's state.",
+        "Causal depthwise convolution over the sequence: out[t] = sum_j weight[:, j] * x[t - n + 1 + j], n "
+        "taps, weight (width, n), plus bias; then `activation` (or none). The last n-1 rows are the "
+        "sequence's state.",
         ("x",),
         ("weight", "bias?"),
         {"state": Attr("int"), "activation": Attr("str", "none", ("none", "silu"))},
     ),
     "gated_delta": OpSpec(
-        "Gated delta rule (arXiv 2412.06464). Per value head h with key head h // (n_heads / n_key_heads), or "
-        "h % n_key_heads where tiled: S *= exp(decay); S += k (beta * (v - S^T k))^T; out = S^T (q * scale). "
-        "decay, beta: one value per head.",
+        "Gated delta rule (arXiv 2412.06464). Per value head h with key head h // (n_heads / n_key_heads), "
+        "or h % n_key_heads where tiled: S *= exp(decay); S += k (beta * (v - S^T k))^T; out = S^T (q * "
+        "scale). decay, beta: one value per head.",
         ("q", "k", "v", "decay", "beta"),
         (),
         {
@@ -184,9 +197,9 @@ SPECS: dict[str, OpSpec] = {
         },
     ),
     "ssm": OpSpec(
-        "Mamba-2 scan (arXiv 2405.21060). Per head: dt = softplus(dt + dt_bias); S = exp(dt * a) S + dt x b^T; "
-        "out = S c + d x. b and c: n_groups x d_state, head h uses group h // (n_heads / n_groups). "
-        "a (already negative), d, dt_bias: (n_heads,).",
+        "Mamba-2 scan (arXiv 2405.21060). Per head: dt = softplus(dt + dt_bias); S = exp(dt * a) S + dt x "
+        "b^T; out = S c + d x. b and c: n_groups x d_state, head h uses group h // (n_heads / n_groups). a "
+        "(already negative), d, dt_bias: (n_heads,).",
         ("x", "b", "c", "dt"),
         ("a", "d", "dt_bias"),
         {"state": Attr("int"), "n_heads": Attr("int"), "n_groups": Attr("int"), "d_state": Attr("int")},

@@ -1,0 +1,243 @@
+"""The blocks that families are made of, driven by frozen data: attention, feed-forward, experts, head.
+
+A block reads tensors by GGUF's names: `prefix` is "blk.3", a tensor is `prefix` plus a part's name plus
+".weight" or ".bias". Biases that a file may or may not have are used where they are there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+from edgellm.families.source import Norm, Source
+from edgellm.program import Builder, Program
+from edgellm.program.builder import Gating, NormKind, RopeKind
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """Rotation of query and key heads: the table, which values pair up, the tensor of factors."""
+
+    table: str
+    kind: RopeKind = "neox"
+    factors: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """One layer's attention.
+
+    `qk_norm`: normalize each query and key head with shared weights ("head"), with weights of its own
+    for each head ("heads"), or the whole row ("row"); `norm_last` does so after the rotation.
+    """
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    value_dim: int
+    scale: float
+    rope: Rope | None
+    window: int = 0
+    softcap: float = 0.0
+    qk_norm: Literal["head", "heads", "row"] | None = None
+    norm: Norm | None = None
+    norm_last: bool = False
+    gated: bool = False
+    sinks: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """One layer's mixture of experts, beside an optional expert that always runs."""
+
+    n_experts: int
+    n_used: int
+    n_ff: int
+    gating: Gating = "softmax"
+    normalize: bool = False
+    factor: float = 1.0
+    n_groups: int = 1
+    n_groups_used: int = 1
+    group_score: Literal["top2", "max"] = "top2"
+    activation: str = "silu"
+    limit: float = 0.0
+    alpha: float = 1.0
+
+
+def heads(
+    source: Source,
+    layer: int,
+    *,
+    rope: Rope | None,
+    scale: float | None = None,
+    window: int = 0,
+    softcap: float = 0.0,
+    qk_norm: Literal["head", "heads", "row"] | None = None,
+    norm: Norm | None = None,
+    norm_last: bool = False,
+    sinks: bool = False,
+) -> Attention:
+    """Layer `layer`'s attention with the head counts and sizes of the metadata."""
+    default_scale = source.metadata.number("attention.scale", source.head_dim**-0.5)
+    return Attention(
+        n_heads=source.n_heads[layer],
+        n_kv_heads=source.n_kv_heads[layer],
+        head_dim=source.head_dim,
+        value_dim=source.value_dim,
+        scale=default_scale if scale is None else scale,
+        rope=rope,
+        window=window,
+        softcap=softcap,
+        qk_norm=qk_norm,
+        norm=norm,
+        norm_last=norm_last,
+        sinks=sinks,
+    )
+
+
+def embed(b: Builder) -> str:
+    """Rows of the token embedding."""
+    return b.embed("token_embd.weight", b.n_vocab, b.width)
+
+
+def linear(b: Builder, x: str, part: str, n_out: int) -> str:
+    """The matrix `part`.weight, with `part`.bias if the file has it."""
+    return b.linear(x, f"{part}.weight", n_out, bias=_optional(b, f"{part}.bias"))
+
+
+def norm(b: Builder, x: str, part: str, how: Norm, *, groups: int = 1, shared: bool = True) -> str:
+    """Normalize x with weight `part`.weight, and `part`.bias if the file has it."""
+    return b.norm(
+        x,
+        kind=cast(NormKind, how.kind),
+        eps=how.eps,
+        groups=groups,
+        weight=f"{part}.weight",
+        bias=_optional(b, f"{part}.bias"),
+        shared=shared,
+    )
+
+
+def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
+    """Query, key and value projections, norms, rotation, attention, output projection."""
+    q, k, v = projections(b, x, prefix, a)
+    if a.qk_norm and not a.norm_last:
+        q, k = _norm_heads(b, q, k, prefix, a)
+    if a.rope:
+        q = rotate(b, q, a.n_heads, a.rope)
+        k = rotate(b, k, a.n_kv_heads, a.rope)
+    if a.qk_norm and a.norm_last:
+        q, k = _norm_heads(b, q, k, prefix, a)
+    out = b.attention(
+        q,
+        k,
+        v,
+        cache=b.cache(a.n_kv_heads, a.head_dim, a.value_dim, a.window),
+        n_heads=a.n_heads,
+        scale=a.scale,
+        window=a.window,
+        softcap=a.softcap,
+        sinks=f"{prefix}.attn_sinks.weight" if a.sinks else None,
+    )
+    return linear(b, out, f"{prefix}.attn_output", b.width)
+
+
+def projections(b: Builder, x: str, prefix: str, a: Attention) -> tuple[str, str, str]:
+    """Query, key and value rows, from three matrices or from one that holds them in this order."""
+    sizes = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.value_dim)
+    if not b.has(f"{prefix}.attn_qkv.weight"):
+        q, k, v = (
+            linear(b, x, f"{prefix}.attn_{part}", size) for part, size in zip("qkv", sizes, strict=True)
+        )
+        return q, k, v
+    qkv = linear(b, x, f"{prefix}.attn_qkv", sum(sizes))
+    return (
+        b.slice(qkv, 0, sizes[0]),
+        b.slice(qkv, sizes[0], sizes[1]),
+        b.slice(qkv, sizes[0] + sizes[1], sizes[2]),
+    )
+
+
+def rotate(b: Builder, x: str, groups: int, rope: Rope) -> str:
+    """Rotate every head of x."""
+    return b.rope(x, groups=groups, table=rope.table, kind=rope.kind, factors=rope.factors)
+
+
+def _norm_heads(b: Builder, q: str, k: str, prefix: str, a: Attention) -> tuple[str, str]:
+    assert a.norm is not None
+    row = a.qk_norm == "row"
+    shared = a.qk_norm != "heads"
+    q = norm(b, q, f"{prefix}.attn_q_norm", a.norm, groups=1 if row else a.n_heads, shared=shared)
+    k = norm(b, k, f"{prefix}.attn_k_norm", a.norm, groups=1 if row else a.n_kv_heads, shared=shared)
+    return q, k
+
+
+def glu(b: Builder, x: str, prefix: str, n_ff: int, activation: str = "silu") -> str:
+    """Gated feed-forward: down(activation(gate x) * up x); gate and up may share one matrix, gate first."""
+    if b.has(f"{prefix}.ffn_gate.weight"):
+        gate = linear(b, x, f"{prefix}.ffn_gate", n_ff)
+        up = linear(b, x, f"{prefix}.ffn_up", n_ff)
+    else:
+        both = linear(b, x, f"{prefix}.ffn_up", 2 * n_ff)
+        gate, up = b.slice(both, 0, n_ff), b.slice(both, n_ff, n_ff)
+    return linear(b, b.glu(gate, up, activation=activation), f"{prefix}.ffn_down", b.width)
+
+
+def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
+    """Plain feed-forward: down(activation(up x))."""
+    up = linear(b, x, f"{prefix}.ffn_up", n_ff)
+    return linear(b, b.activation(up, activation), f"{prefix}.ffn_down", b.width)
+
+
+def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
+    """Router and experts; `ffn_gate_up_exps` is used where the file holds gate and up as one tensor."""
+    router = linear(b, x, f"{prefix}.ffn_gate_inp", e.n_experts)
+    fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
+    return b.moe(
+        x,
+        router,
+        n_ff=e.n_ff,
+        n_used=e.n_used,
+        gate_up=f"{prefix}.ffn_gate_up_exps.weight" if fused else None,
+        gate=None if fused else f"{prefix}.ffn_gate_exps.weight",
+        up=None if fused else f"{prefix}.ffn_up_exps.weight",
+        down=f"{prefix}.ffn_down_exps.weight",
+        gate_bias=_optional(b, f"{prefix}.ffn_gate_exps.bias"),
+        up_bias=_optional(b, f"{prefix}.ffn_up_exps.bias"),
+        down_bias=_optional(b, f"{prefix}.ffn_down_exps.bias"),
+        selection_bias=_optional(b, f"{prefix}.exp_probs_b.bias"),
+        gating=e.gating,
+        normalize=e.normalize,
+        factor=e.factor,
+        n_groups=e.n_groups,
+        n_groups_used=e.n_groups_used,
+        group_score=e.group_score,
+        activation=e.activation,
+        limit=e.limit,
+        alpha=e.alpha,
+    )
+
+
+def head(
+    b: Builder,
+    x: str,
+    how: Norm,
+    *,
+    scale: float = 1.0,
+    softcap: float = 0.0,
+    part: str = "output_norm",
+    pooling: str = "mean",
+) -> Program:
+    """Final norm and the projection to the vocabulary, by its own matrix or by the token embedding."""
+    hidden = norm(b, x, part, how)
+    weight = "output.weight" if b.has("output.weight") else "token_embd.weight"
+    logits = b.linear(hidden, weight, b.n_vocab, bias=_optional(b, "output.bias"))
+    if scale != 1.0:
+        logits = b.affine(logits, factor=scale)
+    if softcap:
+        logits = b.softcap(logits, softcap)
+    return b.build(hidden=hidden, logits=logits, pooling=pooling)
+
+
+def _optional(b: Builder, name: str) -> str | None:
+    return name if b.has(name) else None

@@ -1,0 +1,67 @@
+"""All families, and the way from a model file's metadata to its program."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families.family import Family
+from edgellm.families.source import Shape, Source
+from edgellm.program import Program
+
+# GGUF architecture -> the family's module; a module is imported when a file asks for it.
+FAMILIES: dict[str, str] = {
+    "llama": "llama",
+}
+
+
+def family(architecture: str) -> Family:
+    """The family of GGUF files of `architecture`; UnsupportedError lists the supported ones."""
+    module = FAMILIES.get(architecture)
+    if module is None:
+        raise UnsupportedError(
+            f"metadata 'general.architecture' is {architecture[:80]!r}, which edgellm does not implement; "
+            f"supported: {', '.join(sorted(FAMILIES))}"
+        )
+    found = importlib.import_module(f"edgellm.families.{module}").FAMILY
+    assert isinstance(found, Family)
+    return found
+
+
+def build(
+    metadata: Mapping[str, Any], tensors: Mapping[str, Shape], *, context: int | None = None
+) -> Program:
+    """The program of a model file, for a context of `context` tokens (None: the trained length).
+
+    `tensors` maps names to shapes in NumPy order. Raises UnsupportedError for an architecture or a
+    metadata value that is not implemented, ModelError for a missing tensor, a wrong shape or a tensor
+    that the family does not know.
+    """
+    architecture = metadata.get("general.architecture")
+    if not isinstance(architecture, str):
+        raise ModelError(
+            "metadata 'general.architecture' is missing; the file is not a language model, "
+            "or was cut while it was written"
+        )
+    made_by = family(architecture)
+    program = made_by.build(Source(metadata, architecture, tensors, context))
+    _refuse_unknown(made_by, program, tensors)
+    return program
+
+
+def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Shape]) -> None:
+    """A tensor that the program does not read would be silently wrong output: refuse it."""
+    extra = [name for name in tensors if name not in program.weights]
+    patterns = [
+        re.compile(pattern)
+        for pattern in (r"rope_(freqs|factors_long|factors_short)\.weight", *made_by.ignored)
+    ]
+    for name in extra:
+        if not any(pattern.fullmatch(name) for pattern in patterns):
+            raise UnsupportedError(
+                f"tensor {name!r} is in the file, but the {made_by.model_type} family does not use it; "
+                "the model is a variant that edgellm does not implement"
+            )

@@ -1,0 +1,414 @@
+"""Run a program with NumPy, whole sequences at once: slow, plain, the oracle of the native engine.
+
+Values are float32 rows; norms, softmax and the recurrent scans compute in float64 and round once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import ModelError, UsageError
+from edgellm.program.ops import Op, Program
+
+Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
+
+
+class Interpreter:
+    """Evaluates `program` over `weights` (name -> float32 array; may decode a weight when asked)."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Array]) -> None:
+        self.program = program
+        self.weights = weights
+
+    def logits(self, ids: Sequence[int]) -> Array:
+        """Logits (n_tokens, n_vocab) of every position of one sequence."""
+        if self.program.logits is None:
+            raise UsageError(
+                f"the {self.program.family} model is an encoder: it has no logits, only embeddings"
+            )
+        return self.values(ids)[self.program.logits]
+
+    def hidden(self, ids: Sequence[int]) -> Array:
+        """The rows (n_tokens, width) after the final norm."""
+        return self.values(ids)[self.program.hidden]
+
+    def values(self, ids: Sequence[int]) -> dict[str, Array]:
+        """Every value that is read last by the output; others are dropped after their last use."""
+        tokens = np.asarray(ids, dtype=np.int64)
+        if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
+            raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
+        last_use = {name: i for i, op in enumerate(self.program.ops) for name in op.ins}
+        last_use[self.program.hidden] = len(self.program.ops)
+        if self.program.logits is not None:
+            last_use[self.program.logits] = len(self.program.ops)
+        run = _Run(self.program, self.weights, tokens)
+        for i, op in enumerate(self.program.ops):
+            run.values[op.out] = _OPS[op.kind](run, op, *(run.values[name] for name in op.ins))
+            for name in op.ins:
+                if last_use[name] == i:
+                    run.values.pop(name, None)
+        return run.values
+
+
+class _Run:
+    """One evaluation: the tokens, the values so far, the keys and values of each cache."""
+
+    def __init__(self, program: Program, weights: Mapping[str, Array], tokens: NDArray[np.int64]) -> None:
+        self.program = program
+        self.tokens = tokens
+        self.values: dict[str, Array] = {}
+        self.caches: dict[int, tuple[Array, Array]] = {}
+        self._weights = weights
+
+    def weight(self, op: Op, role: str) -> Array | None:
+        name = op.weights.get(role)
+        if name is None:
+            return None
+        shape = self.program.weights[name]
+        found = np.asarray(self._weights[name], dtype=np.float32)
+        if found.size != math.prod(shape):
+            raise ModelError(f"weight {name!r} has shape {found.shape}, expected {shape}")
+        return found.reshape(shape)
+
+    def required(self, op: Op, role: str) -> Array:
+        found = self.weight(op, role)
+        assert found is not None
+        return found
+
+
+def _activate(name: str, x: Array) -> Array:
+    match name:
+        case "silu":
+            return x * _sigmoid(x)
+        case "gelu":
+            erf = np.vectorize(math.erf, otypes=[np.float64])
+            return np.asarray(0.5 * x * (1.0 + erf(x / math.sqrt(2.0))), np.float32)
+        case "gelu_tanh":
+            inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
+            return np.asarray(0.5 * x * (1.0 + np.tanh(inner)), np.float32)
+        case "gelu_quick":
+            return x * _sigmoid(np.float32(1.702) * x)
+        case "relu":
+            return np.maximum(x, np.float32(0))
+        case "relu2":
+            return np.square(np.maximum(x, np.float32(0)))
+        case "sigmoid":
+            return _sigmoid(x)
+        case "tanh":
+            return np.tanh(x)
+        case "softplus":
+            return np.logaddexp(x, np.float32(0))
+        case "exp":
+            return np.exp(x)
+        case _:
+            raise ModelError(f"unknown activation {name!r}")
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64))), np.float32)
+
+
+def _gate(op: Op, gate: Array, up: Array) -> Array:
+    """activation(gate) * up, or GPT-OSS's clamped form of it."""
+    limit = np.float32(op.attrs["limit"])
+    if op.attrs["activation"] == "swiglu_oai":
+        gate = np.minimum(gate, limit)
+        up = np.clip(up, -limit, limit)
+        return gate * _sigmoid(np.float32(op.attrs["alpha"]) * gate) * (up + np.float32(1))
+    return _activate(str(op.attrs["activation"]), gate) * up
+
+
+def _embed(run: _Run, op: Op) -> Array:
+    weight = run.required(op, "weight")
+    match op.attrs["source"]:
+        case "token":
+            return weight[run.tokens]
+        case "position":
+            if len(run.tokens) > len(weight):
+                raise UsageError(
+                    f"{len(run.tokens)} tokens, but the model knows only {len(weight)} positions"
+                )
+            return weight[: len(run.tokens)]
+        case _:
+            return np.repeat(weight[:1], len(run.tokens), axis=0)
+
+
+def _norm(run: _Run, op: Op, x: Array) -> Array:
+    groups, eps = int(op.attrs["groups"]), float(op.attrs["eps"])
+    rows = x.reshape(len(x), groups, -1).astype(np.float64)
+    match op.attrs["kind"]:
+        case "rms":
+            rows = rows / np.sqrt(np.mean(rows**2, axis=-1, keepdims=True) + eps)
+        case "layer":
+            rows = rows - rows.mean(axis=-1, keepdims=True)
+            rows = rows / np.sqrt(np.mean(rows**2, axis=-1, keepdims=True) + eps)
+        case _:
+            rows = rows / np.maximum(np.sqrt(np.sum(rows**2, axis=-1, keepdims=True)), eps)
+    for role, combine in (("weight", np.multiply), ("bias", np.add)):
+        vector = run.weight(op, role)
+        if vector is not None:
+            shape = (groups, -1) if vector.size == x.shape[1] else (1, -1)
+            rows = combine(rows, vector.reshape(shape))
+    return np.asarray(rows.reshape(x.shape), np.float32)
+
+
+def _linear(run: _Run, op: Op, x: Array) -> Array:
+    out = x @ run.required(op, "weight").T
+    bias = run.weight(op, "bias")
+    return out if bias is None else out + bias
+
+
+def _affine(run: _Run, op: Op, x: Array) -> Array:
+    out = x * np.float32(op.attrs["factor"])
+    weight, bias = run.weight(op, "weight"), run.weight(op, "bias")
+    if weight is not None:
+        out = out * weight
+    return out if bias is None else out + bias
+
+
+def _rope(run: _Run, op: Op, x: Array) -> Array:
+    table = run.program.tables[str(op.attrs["table"])]
+    inv_freq = np.array(table.inv_freq, np.float64)
+    factors = run.weight(op, "factors")
+    if factors is not None:
+        inv_freq = inv_freq / factors.astype(np.float64)
+    angles = np.arange(len(x))[:, None, None] * inv_freq
+    cos, sin = np.cos(angles) * table.mscale, np.sin(angles) * table.mscale
+    heads = x.reshape(len(x), int(op.attrs["groups"]), -1)
+    n = len(inv_freq)
+    if op.attrs["kind"] == "neox":
+        first, second = slice(0, n), slice(n, 2 * n)
+    else:
+        first, second = slice(0, 2 * n, 2), slice(1, 2 * n, 2)
+    out = heads.copy()
+    a, b = heads[..., first].astype(np.float64), heads[..., second].astype(np.float64)
+    out[..., first] = a * cos - b * sin
+    out[..., second] = b * cos + a * sin
+    return out.reshape(x.shape)
+
+
+def _attention(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
+    n = len(q)
+    if op.attrs["causal"]:
+        spec = run.program.caches[int(op.attrs["cache"])]
+        n_kv_heads = spec.n_kv_heads
+        run.caches[int(op.attrs["cache"])] = (k, v)
+    else:
+        n_kv_heads = k.shape[1] // (q.shape[1] // int(op.attrs["n_heads"]))
+    return _attend(run, op, q, k.reshape(n, n_kv_heads, -1), v.reshape(n, n_kv_heads, -1))
+
+
+def _attention_shared(run: _Run, op: Op, q: Array) -> Array:
+    n_kv_heads = run.program.caches[int(op.attrs["cache"])].n_kv_heads
+    k, v = run.caches[int(op.attrs["cache"])]
+    return _attend(run, op, q, k.reshape(len(q), n_kv_heads, -1), v.reshape(len(q), n_kv_heads, -1))
+
+
+def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
+    """q (n, n_heads * d), k (n, n_kv_heads, d), v (n, n_kv_heads, d_v) -> (n, n_heads * d_v)."""
+    n, n_heads = len(q), int(op.attrs["n_heads"])
+    queries = q.reshape(n, n_heads, -1)
+    sinks = run.weight(op, "sinks")
+    ages = np.arange(n)[:, None] - np.arange(n)[None, :]
+    window = int(op.attrs["window"])
+    hidden = np.zeros((n, n), bool)
+    if op.attrs.get("causal", True):
+        hidden = ages < 0
+        if window:
+            hidden |= ages >= window
+    out = np.empty((n, n_heads, v.shape[2]), np.float32)
+    per_kv = n_heads // k.shape[1]
+    for h in range(n_heads):
+        scores = (queries[:, h] @ k[:, h // per_kv].T).astype(np.float64) * float(op.attrs["scale"])
+        cap = float(op.attrs["softcap"])
+        if cap:
+            scores = np.tanh(scores / cap) * cap
+        scores[hidden] = -np.inf
+        top = scores.max(axis=1, keepdims=True)
+        if sinks is not None:
+            top = np.maximum(top, float(sinks[h]))
+        p = np.exp(scores - top)
+        total = p.sum(axis=1, keepdims=True)
+        if sinks is not None:
+            total = total + np.exp(float(sinks[h]) - top)
+        out[:, h] = (p / total).astype(np.float32) @ v[:, h // per_kv]
+    return out.reshape(n, -1)
+
+
+def _glu(run: _Run, op: Op, gate: Array, up: Array) -> Array:
+    return _gate(op, gate, up)
+
+
+def _activation(run: _Run, op: Op, x: Array) -> Array:
+    return _activate(str(op.attrs["fn"]), x)
+
+
+def _add(run: _Run, op: Op, a: Array, b: Array) -> Array:
+    return a + b
+
+
+def _mul(run: _Run, op: Op, a: Array, b: Array) -> Array:
+    return (a.reshape(*b.shape, -1) * b[..., None]).reshape(a.shape)
+
+
+def _softcap(run: _Run, op: Op, x: Array) -> Array:
+    cap = np.float32(op.attrs["cap"])
+    return np.asarray(np.tanh(x / cap) * cap, np.float32)
+
+
+def _slice(run: _Run, op: Op, x: Array) -> Array:
+    start, size = int(op.attrs["start"]), int(op.attrs["size"])
+    rows = x.reshape(len(x), int(op.attrs["groups"]), -1)
+    return rows[..., start : start + size].reshape(len(x), -1)
+
+
+def _concat(run: _Run, op: Op, a: Array, b: Array) -> Array:
+    groups = int(op.attrs["groups"])
+
+    def parts(x: Array, repeat: Any) -> Array:
+        if repeat:
+            return np.broadcast_to(x[:, None, :], (len(x), groups, x.shape[1]))
+        return x.reshape(len(x), groups, -1)
+
+    both = (parts(a, op.attrs["repeat_a"]), parts(b, op.attrs["repeat_b"]))
+    return np.concatenate(both, axis=-1).reshape(len(a), -1)
+
+
+def _repeat(run: _Run, op: Op, x: Array) -> Array:
+    rows, times = x.reshape(len(x), int(op.attrs["groups"]), -1), int(op.attrs["times"])
+    out = np.repeat(rows, times, axis=1) if op.attrs["interleave"] else np.tile(rows, (1, times, 1))
+    return out.reshape(len(x), -1)
+
+
+def _softmax(x: Wide) -> Wide:
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))
+
+
+def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray[np.int64], Array]:
+    """Chosen experts (n, n_used), best first, and their weights (n, n_used)."""
+    logits = router.astype(np.float64)
+    match op.attrs["gating"]:
+        case "softmax":
+            probs = _softmax(logits)
+        case "sigmoid":
+            probs = 1.0 / (1.0 + np.exp(-logits))
+        case _:
+            probs = logits
+    choice = probs if selection_bias is None else probs + selection_bias
+    n_groups, n_groups_used = int(op.attrs["n_groups"]), int(op.attrs["n_groups_used"])
+    if n_groups_used < n_groups:
+        groups = choice.reshape(len(choice), n_groups, -1)
+        n_best = 1 if op.attrs["group_score"] == "max" else 2
+        scores = np.sort(groups, axis=-1)[..., -n_best:].sum(axis=-1)
+        keep = np.argsort(-scores, axis=1, kind="stable")[:, :n_groups_used]
+        allowed = np.zeros((len(choice), n_groups), bool)
+        np.put_along_axis(allowed, keep, True, axis=1)
+        choice = np.where(allowed[..., None], groups, -np.inf).reshape(choice.shape)
+    chosen = np.argsort(-choice, axis=1, kind="stable")[:, : int(op.attrs["n_used"])]
+    picked = np.take_along_axis(probs, chosen, axis=1)
+    if op.attrs["gating"] == "softmax_chosen":
+        picked = _softmax(picked)
+    if op.attrs["normalize"]:
+        picked = picked / picked.sum(axis=1, keepdims=True)
+    return chosen, (picked * float(op.attrs["factor"])).astype(np.float32)
+
+
+def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
+    chosen, shares = _route(op, router, run.weight(op, "selection_bias"))
+    down = run.required(op, "down")
+    n_ff = down.shape[2]
+    if "gate_up" in op.weights:
+        both = run.required(op, "gate_up")
+        gate, up = both[:, :n_ff], both[:, n_ff:]
+    else:
+        gate, up = run.required(op, "gate"), run.required(op, "up")
+    gate_bias, up_bias = run.weight(op, "gate_bias"), run.weight(op, "up_bias")
+    down_bias = run.weight(op, "down_bias")
+    out = np.zeros_like(x)
+    for expert in np.unique(chosen):
+        rows, slots = np.nonzero(chosen == expert)
+        g, u = x[rows] @ gate[expert].T, x[rows] @ up[expert].T
+        if gate_bias is not None:
+            g = g + gate_bias[expert]
+        if up_bias is not None:
+            u = u + up_bias[expert]
+        y = _gate(op, g, u) @ down[expert].T
+        if down_bias is not None:
+            y = y + down_bias[expert]
+        out[rows] += y * shares[rows, slots][:, None]
+    return out
+
+
+def _short_conv(run: _Run, op: Op, x: Array) -> Array:
+    weight, bias = run.required(op, "weight"), run.weight(op, "bias")
+    n_taps = weight.shape[1]
+    padded = np.concatenate((np.zeros((n_taps - 1, x.shape[1]), np.float32), x))
+    out = sum((padded[j : j + len(x)] * weight[:, j] for j in range(n_taps)), np.zeros_like(x))
+    if bias is not None:
+        out = out + bias
+    return _activate("silu", out) if op.attrs["activation"] == "silu" else out
+
+
+def _gated_delta(run: _Run, op: Op, q: Array, k: Array, v: Array, decay: Array, beta: Array) -> Array:
+    n, n_heads, n_key_heads = len(q), int(op.attrs["n_heads"]), int(op.attrs["n_key_heads"])
+    h = np.arange(n_heads)
+    key_head = h % n_key_heads if op.attrs["tiled"] else h // (n_heads // n_key_heads)
+    queries = q.reshape(n, n_key_heads, -1)[:, key_head].astype(np.float64) * float(op.attrs["scale"])
+    keys = k.reshape(n, n_key_heads, -1)[:, key_head].astype(np.float64)
+    values = v.reshape(n, n_heads, -1).astype(np.float64)
+    state = np.zeros((n_heads, keys.shape[2], values.shape[2]))
+    out = np.empty_like(values)
+    for t in range(n):
+        state *= np.exp(decay[t].astype(np.float64))[:, None, None]
+        read = np.einsum("hkv,hk->hv", state, keys[t])
+        state += keys[t][:, :, None] * (beta[t][:, None] * (values[t] - read))[:, None, :]
+        out[t] = np.einsum("hkv,hk->hv", state, queries[t])
+    return out.reshape(n, -1).astype(np.float32)
+
+
+def _ssm(run: _Run, op: Op, x: Array, b: Array, c: Array, dt: Array) -> Array:
+    n, n_heads, d_state = len(x), int(op.attrs["n_heads"]), int(op.attrs["d_state"])
+    a, d = run.required(op, "a").astype(np.float64), run.required(op, "d").astype(np.float64)
+    n_groups = int(op.attrs["n_groups"])
+    group = np.arange(n_heads) // (n_heads // n_groups)
+    heads = x.reshape(n, n_heads, -1).astype(np.float64)
+    bs = b.reshape(n, n_groups, d_state)[:, group].astype(np.float64)
+    cs = c.reshape(n, n_groups, d_state)[:, group].astype(np.float64)
+    step = np.logaddexp(dt.astype(np.float64) + run.required(op, "dt_bias"), 0.0)
+    state = np.zeros((n_heads, heads.shape[2], d_state))
+    out = np.empty_like(heads)
+    for t in range(n):
+        state *= np.exp(step[t] * a)[:, None, None]
+        state += (step[t][:, None] * heads[t])[:, :, None] * bs[t][:, None, :]
+        out[t] = np.einsum("hps,hs->hp", state, cs[t]) + d[:, None] * heads[t]
+    return out.reshape(n, -1).astype(np.float32)
+
+
+_OPS: dict[str, Callable[..., Array]] = {
+    "embed": _embed,
+    "norm": _norm,
+    "linear": _linear,
+    "affine": _affine,
+    "rope": _rope,
+    "attention": _attention,
+    "attention_shared": _attention_shared,
+    "glu": _glu,
+    "activation": _activation,
+    "add": _add,
+    "mul": _mul,
+    "softcap": _softcap,
+    "slice": _slice,
+    "concat": _concat,
+    "repeat": _repeat,
+    "moe": _moe,
+    "short_conv": _short_conv,
+    "gated_delta": _gated_delta,
+    "ssm": _ssm,
+}
