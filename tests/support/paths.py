@@ -1,0 +1,33 @@
+"""Where tests find what does not travel with the repository: real models, and the larger reference files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def real_model(name: str) -> Path:
+    """Return the path of a real model; skips the test if `EDGELLM_TEST_MODELS` does not hold it."""
+    folder = os.environ.get("EDGELLM_TEST_MODELS")
+    if not folder:
+        pytest.skip(f"needs {name}: set EDGELLM_TEST_MODELS to a folder filled by tests/fetch_models.py")
+    path = Path(folder) / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there: run python tests/fetch_models.py {folder}")
+    return path
+
+
+def shared(name: str) -> Path:
+    """Return a path in the folder of larger reference files; skips the test if it is not there.
+
+    The folder is `EDGELLM_SHARED`, or `shared` beside the repository.
+    """
+    folder = Path(os.environ.get("EDGELLM_SHARED") or ROOT.parent / "shared")
+    path = folder / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there: set EDGELLM_SHARED to the folder of reference files")
+    return path
