@@ -64,6 +64,18 @@ class Experts:
     alpha: float = 1.0
 
 
+@dataclass(frozen=True, slots=True)
+class Mamba2:
+    """One layer's state-space mixer: sizes of its inner row, heads, groups, state and convolution."""
+
+    inner: int
+    n_heads: int
+    n_groups: int
+    d_state: int
+    n_taps: int
+    norm: Norm
+
+
 def heads(
     source: Source,
     layer: int,
@@ -95,9 +107,15 @@ def heads(
     )
 
 
-def embed(b: Builder) -> str:
-    """Rows of the token embedding."""
-    return b.embed("token_embd.weight", b.n_vocab, b.width)
+def embed(b: Builder, scale: float = 1.0) -> str:
+    """Rows of the token embedding, scaled."""
+    x = b.embed("token_embd.weight", b.n_vocab, b.width)
+    return x if scale == 1.0 else b.affine(x, factor=scale)
+
+
+def add(b: Builder, x: str, y: str, scale: float = 1.0) -> str:
+    """x + scale * y."""
+    return b.add(x, y if scale == 1.0 else b.affine(y, factor=scale))
 
 
 def linear(b: Builder, x: str, part: str, n_out: int) -> str:
@@ -218,7 +236,37 @@ def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
     )
 
 
+def mamba2(b: Builder, x: str, prefix: str, m: Mamba2) -> str:
+    """Gate, convolved x, B and C, and the time step from one matrix; scan; gated norm by group."""
+    n_bc = m.n_groups * m.d_state
+    n_conv = m.inner + 2 * n_bc
+    rows = linear(b, x, f"{prefix}.ssm_in", m.inner + n_conv + m.n_heads)
+    gate = b.slice(rows, 0, m.inner)
+    conv = b.short_conv(
+        b.slice(rows, m.inner, n_conv),
+        f"{prefix}.ssm_conv1d.weight",
+        m.n_taps,
+        bias=_optional(b, f"{prefix}.ssm_conv1d.bias"),
+        activation="silu",
+    )
+    y = b.ssm(
+        b.slice(conv, 0, m.inner),
+        b.slice(conv, m.inner, n_bc),
+        b.slice(conv, m.inner + n_bc, n_bc),
+        b.slice(rows, m.inner + n_conv, m.n_heads),
+        a=f"{prefix}.ssm_a",
+        d=f"{prefix}.ssm_d",
+        dt_bias=f"{prefix}.ssm_dt.bias",
+        n_heads=m.n_heads,
+        n_groups=m.n_groups,
+        d_state=m.d_state,
+    )
+    y = norm(b, b.glu(gate, y), f"{prefix}.ssm_norm", m.norm, groups=m.n_groups, shared=False)
+    return linear(b, y, f"{prefix}.ssm_out", b.width)
+
+
 def head(
+    source: Source,
     b: Builder,
     x: str,
     how: Norm,
@@ -226,7 +274,6 @@ def head(
     scale: float = 1.0,
     softcap: float = 0.0,
     part: str = "output_norm",
-    pooling: str = "mean",
 ) -> Program:
     """Final norm and the projection to the vocabulary, by its own matrix or by the token embedding."""
     hidden = norm(b, x, part, how)
@@ -236,7 +283,7 @@ def head(
         logits = b.affine(logits, factor=scale)
     if softcap:
         logits = b.softcap(logits, softcap)
-    return b.build(hidden=hidden, logits=logits, pooling=pooling)
+    return b.build(hidden=hidden, logits=logits, pooling=source.pooling)
 
 
 def _optional(b: Builder, name: str) -> str | None:

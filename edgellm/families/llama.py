@@ -15,7 +15,7 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `llama`."""
     m = source.metadata
     m.refuse("attention.temperature_scale")
-    n_experts = m.integer("expert_count", 0, minimum=0)
+    n_experts, n_used = source.experts
     window = m.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("llama")
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
@@ -26,12 +26,11 @@ def build(source: Source) -> Program:
         x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=window)))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         if n_experts:
-            n_used = m.integer("expert_used_count", maximum=n_experts)
             moe = blocks.Experts(n_experts, n_used, source.n_ff[i], normalize=True)
             x = b.add(x, blocks.experts(b, y, blk, moe))
         else:
             x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
-    return blocks.head(b, x, source.rms, pooling=source.pooling)
+    return blocks.head(source, b, x, source.rms)
 
 
 FAMILY = Family("llama", "llama", build)

@@ -14,7 +14,26 @@ from edgellm.program import Program
 
 # GGUF architecture -> the family's module; a module is imported when a file asks for it.
 FAMILIES: dict[str, str] = {
+    "cohere2": "cohere2",
+    "ernie4_5": "ernie4_5",
+    "exaone4": "exaone4",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "glm4": "glm4",
+    "gpt2": "gpt2",
+    "gptneox": "gpt_neox",
+    "granite": "granite",
+    "hunyuan-dense": "hunyuan",
+    "lfm2": "lfm2",
     "llama": "llama",
+    "mamba2": "mamba2",
+    "olmo2": "olmo2",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3moe": "qwen3_moe",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
 }
 
 

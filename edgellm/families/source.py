@@ -20,7 +20,7 @@ from edgellm.program.rope import (
 )
 
 Shape = tuple[int, ...]
-_MAX_HEAD = 1 << 16
+MAX_HEAD = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,13 @@ class Source:
     def head_dim(self) -> int:
         """Values of one query or key head."""
         default = self.width // max(self.n_heads)
-        return self.metadata.integer("attention.key_length", default, maximum=_MAX_HEAD)
+        return self.metadata.integer("attention.key_length", default, maximum=MAX_HEAD)
 
     @cached_property
     def value_dim(self) -> int:
         """Values of one value head."""
         default = self.width // max(self.n_heads)
-        return self.metadata.integer("attention.value_length", default, maximum=_MAX_HEAD)
+        return self.metadata.integer("attention.value_length", default, maximum=MAX_HEAD)
 
     @cached_property
     def n_ff(self) -> tuple[int, ...]:
@@ -110,6 +110,14 @@ class Source:
         return ("mean", "mean", "cls", "last")[number]
 
     @cached_property
+    def experts(self) -> tuple[int, int]:
+        """Number of experts and of those used for one token; (0, 0) where the file has none."""
+        n_experts = self.metadata.integer("expert_count", 0, minimum=0, maximum=MAX_HEAD)
+        if not n_experts:
+            return 0, 0
+        return n_experts, self.metadata.integer("expert_used_count", maximum=n_experts)
+
+    @cached_property
     def rms(self) -> Norm:
         """RMS norm with the file's epsilon."""
         return Norm("rms", self.metadata.number("attention.layer_norm_rms_epsilon"))
@@ -118,6 +126,20 @@ class Source:
     def layer_norm(self) -> Norm:
         """Layer norm with the file's epsilon."""
         return Norm("layer", self.metadata.number("attention.layer_norm_epsilon"))
+
+    def windows(self, every: int = 1) -> tuple[int, ...]:
+        """Sliding window of each layer, 0 where it sees everything.
+
+        The file says which layers slide, or that all but each n-th do; `every` is the family's n.
+        """
+        m = self.metadata
+        window = m.integer("attention.sliding_window", 0, minimum=0)
+        if m.is_list("attention.sliding_window_pattern"):
+            slides = m.flags("attention.sliding_window_pattern", self.n_layers)
+        else:
+            every = m.integer("attention.sliding_window_pattern", every)
+            slides = tuple(i % every < every - 1 for i in range(self.n_layers))
+        return tuple(window if slide else 0 for slide in slides)
 
     def builder(self, family: str) -> Builder:
         """An empty program of the file's dimensions."""
@@ -133,7 +155,7 @@ class Source:
     def rope_dims(self, default: int | None = None) -> int:
         """Rotated values of one head."""
         head = default or self.head_dim
-        n_dims = self.metadata.integer("rope.dimension_count", head, minimum=2, maximum=_MAX_HEAD)
+        n_dims = self.metadata.integer("rope.dimension_count", head, minimum=2, maximum=MAX_HEAD)
         if n_dims % 2 or n_dims > self.head_dim:
             raise ModelError(
                 f"metadata {self.metadata.key('rope.dimension_count')!r} is {n_dims}, "

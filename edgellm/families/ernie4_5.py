@@ -1,0 +1,25 @@
+"""ERNIE 4.5, dense: Llama's layer over heads whose neighbouring values rotate together."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `ernie4_5`."""
+    b = source.builder("ernie4_5")
+    rope = blocks.Rope(source.rope_table(b), "interleaved")
+    x = blocks.embed(b)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope)))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+    return blocks.head(source, b, x, source.rms)
+
+
+FAMILY = Family("ernie4_5", "ernie4_5", build)

@@ -1,0 +1,35 @@
+"""Gemma 2: norms on both sides of each part, every other layer local, softcapped logits.
+
+The file stores norm weights with 1 added."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `gemma2`."""
+    m = source.metadata
+    # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
+    wide = source.n_layers == 46 and not m.has("attention.scale")
+    scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
+    softcap = m.number("attn_logit_softcapping", 50.0)
+    b = source.builder("gemma2")
+    rope = blocks.Rope(source.rope_table(b))
+    windows = source.windows(every=2)
+    x = blocks.embed(b, source.width**0.5)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        attention = blocks.heads(source, i, rope=rope, scale=scale, window=windows[i], softcap=softcap)
+        y = blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention)
+        x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
+        x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
+    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0))
+
+
+FAMILY = Family("gemma2", "gemma2", build)

@@ -1,0 +1,45 @@
+"""Gemma 3, text: Gemma 2's layer with normalized heads; five local layers to each global one.
+
+Local layers rotate with a base of their own and are not stretched. Norm weights have 1 added."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `gemma3`."""
+    m = source.metadata
+    # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
+    wide = source.n_layers == 62 and not m.has("attention.scale")
+    scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
+    b = source.builder("gemma3")
+    windows = source.windows(every=6)
+    ropes = {}
+    if 0 in windows:
+        base = m.number("rope.freq_base", 1e6)
+        ropes[0] = blocks.Rope(source.rope_table(b, base=base), factors=source.rope_factors())
+    if any(windows):
+        local_base = m.number("rope.freq_base_swa", 10000.0)
+        local = source.rope_table(b, name="rope_local", base=local_base, scaled=False)
+        ropes[max(windows)] = blocks.Rope(local)
+    x = blocks.embed(b, source.width**0.5)
+    for i, window in enumerate(windows):
+        blk = f"blk.{i}"
+        attention = blocks.heads(
+            source, i, rope=ropes[window], scale=scale, window=window, qk_norm="head", norm=source.rms
+        )
+        y = blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention)
+        x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
+        x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
+    return blocks.head(
+        source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 0.0, positive=False)
+    )
+
+
+FAMILY = Family("gemma3_text", "gemma3", build)

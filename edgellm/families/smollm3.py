@@ -1,0 +1,27 @@
+"""SmolLM3: Llama's layer, with no rotation in every fourth one."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `smollm3`."""
+    b = source.builder("smollm3")
+    rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
+    windows = source.windows()
+    x = blocks.embed(b)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        rotated = rope if (i + 1) % 4 else None
+        attention = blocks.heads(source, i, rope=rotated, window=windows[i])
+        x = b.add(x, blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+    return blocks.head(source, b, x, source.rms)
+
+
+FAMILY = Family("smollm3", "smollm3", build)
