@@ -1,0 +1,120 @@
+"""Which CPUs this process may use, which of them are cores of their own, and which are fast."""
+
+from __future__ import annotations
+
+import math
+import os
+import platform
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int, read_text
+
+# A core of less than this share of the fastest core's speed would be waited for at every barrier.
+_FAST_SHARE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """The CPUs of this process: `allowed` logical CPUs, the same grouped by core, those that are `fast`.
+
+    `quota` is the CPUs' worth of time that cgroups grant, None where they set no limit. `name` is the
+    processor's, None where the system does not say.
+    """
+
+    name: str | None
+    online: int
+    allowed: tuple[int, ...]
+    cores: tuple[tuple[int, ...], ...]
+    fast: tuple[int, ...]
+    quota: float | None
+    default_threads: int
+
+
+def allowed_cpus() -> list[int]:
+    """Return the logical CPUs this process may run on, in ascending order."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """Return the CPUs' worth of time that the tightest cgroup grants; None where none limits it."""
+    quotas = []
+    for folder in cgroup_folders(root, "cpu"):
+        words = (read_text(folder / "cpu.max") or "").split()
+        if len(words) == 2 and words[0].isdigit() and words[1].isdigit():
+            quotas.append(int(words[0]) / int(words[1]))
+        quota, period = read_int(folder / "cpu.cfs_quota_us"), read_int(folder / "cpu.cfs_period_us")
+        if quota is not None and quota > 0 and period:
+            quotas.append(quota / period)
+    return min(quotas, default=None)
+
+
+def physical_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ...]]:
+    """Group logical CPUs by the core whose hardware threads they are."""
+    groups: dict[str, list[int]] = defaultdict(list)
+    for cpu in cpus:
+        topology = root / f"sys/devices/system/cpu/cpu{cpu}/topology"
+        siblings = read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")
+        groups[siblings or str(cpu)].append(cpu)
+    return sorted(tuple(group) for group in groups.values())
+
+
+def core_speeds(cpus: Sequence[int], root: Path = ROOT) -> dict[int, float]:
+    """Return each logical CPU's speed relative to the fastest of them: 1.0 for all where nothing is known."""
+    speeds: dict[int, float] = {}
+    for cpu in cpus:
+        folder = root / f"sys/devices/system/cpu/cpu{cpu}"
+        # The scheduler's capacity knows the core's width as well as its clock.
+        speed = read_int(folder / "cpu_capacity") or read_int(folder / "cpufreq/cpuinfo_max_freq")
+        if not speed:
+            return dict.fromkeys(cpus, 1.0)
+        speeds[cpu] = float(speed)
+    top = max(speeds.values(), default=1.0)
+    return {cpu: speed / top for cpu, speed in speeds.items()}
+
+
+def fast_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ...]]:
+    """Return the physical cores that are not much slower than the fastest (big.LITTLE, hybrid laptops)."""
+    speeds = core_speeds(cpus, root)
+    return [core for core in physical_cores(cpus, root) if speeds[core[0]] >= _FAST_SHARE]
+
+
+def default_threads(root: Path = ROOT) -> int:
+    """Return how many threads to use unless told: one a fast core, within the cgroup's quota, at least 1.
+
+    Hardware threads of one core share its multipliers and its way to memory, so a second one mostly adds
+    waiting at barriers; only where there is a single core are its threads worth using.
+    """
+    cores = fast_cores(allowed_cpus(), root)
+    threads = len(cores) if len(cores) > 1 else len(cores[0])
+    quota = cpu_quota(root)
+    return threads if quota is None else max(1, min(threads, math.floor(quota)))
+
+
+def cpu_name(root: Path = ROOT) -> str | None:
+    """Return the processor's name; a Raspberry Pi's and a phone's is the board's."""
+    fields = read_fields(root / "proc/cpuinfo")
+    for name in ("model name", "Model", "Hardware"):
+        if fields.get(name):
+            return fields[name]
+    board = (read_text(root / "sys/firmware/devicetree/base/model") or "").rstrip("\0")
+    return board or platform.processor() or None
+
+
+def read_cores(root: Path = ROOT) -> Cores:
+    """Return what is known of this process's CPUs."""
+    allowed = allowed_cpus()
+    fast = fast_cores(allowed, root)
+    return Cores(
+        name=cpu_name(root),
+        online=os.cpu_count() or len(allowed),
+        allowed=tuple(allowed),
+        cores=tuple(physical_cores(allowed, root)),
+        fast=tuple(cpu for core in fast for cpu in core),
+        quota=cpu_quota(root),
+        default_threads=default_threads(root),
+    )

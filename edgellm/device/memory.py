@@ -1,0 +1,63 @@
+"""How much memory this process can have, and how much it has taken."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int
+
+
+def total_memory(root: Path = ROOT) -> int | None:
+    """Return the bytes of memory that this process sees at most: the machine's, or its cgroup's limit."""
+    total = _kib(read_fields(root / "proc/meminfo").get("MemTotal"))
+    if total is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [limit for limit, _, _ in _cgroup_limits(root)]
+    if total is not None:
+        limits.append(total)
+    return min(limits, default=None)
+
+
+def available_memory(root: Path = ROOT) -> int | None:
+    """Return the bytes this process can still take without swapping, by the machine and by its cgroups.
+
+    None where the system does not say (no /proc). Page cache that is charged to a cgroup counts as free.
+    """
+    available = _kib(read_fields(root / "proc/meminfo").get("MemAvailable"))
+    limits = [] if available is None else [available]
+    for limit, usage, folder in _cgroup_limits(root):
+        stat = read_fields(folder / "memory.stat")
+        cached = stat.get("total_inactive_file", stat.get("inactive_file", "0"))
+        limits.append(max(0, limit - usage + int(cached)))
+    return min(limits, default=None)
+
+
+def peak_memory(root: Path = ROOT) -> int | None:
+    """Return the most bytes of memory that were resident at once since the process began, or None."""
+    peak = _kib(read_fields(root / "proc/self/status").get("VmHWM"))
+    if peak is None and sys.platform == "darwin":
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak
+
+
+def _kib(text: str | None) -> int | None:
+    """Bytes of a `1234 kB` field."""
+    return None if text is None else int(text.split()[0]) * 1024
+
+
+def _cgroup_limits(root: Path) -> Iterator[tuple[int, int, Path]]:
+    """Bytes allowed and bytes used, and the folder, for each cgroup of this process that has a limit."""
+    for folder in cgroup_folders(root, "memory"):
+        for limit_name, usage_name in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            limit, usage = read_int(folder / limit_name), read_int(folder / usage_name)
+            # Version 1 writes "no limit" as the largest multiple of the page size.
+            if limit is not None and usage is not None and limit < 1 << 60:
+                yield limit, usage, folder

@@ -1,0 +1,190 @@
+"""Temperature, clock, throttling and energy, where the machine lets them be read; None where it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm.device.cores import allowed_cpus
+from edgellm.device.sysfs import ROOT, read_fields, read_int, read_text
+
+_CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "soc_thermal", "cpu")
+# Bits 0 to 3 of a Raspberry Pi's `get_throttled`: under-voltage, capped clock, throttled, soft limit, now.
+_PI_THROTTLED_NOW = 0xF
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The sensors at one moment; `throttle_events` counts up while a processor slows itself for heat."""
+
+    temperature_c: float | None
+    clock_mhz: float | None
+    throttle_events: int | None
+    throttled_now: bool | None
+
+
+def read_sensors(root: Path = ROOT) -> Reading:
+    """Read all sensors once."""
+    return Reading(
+        temperature_c=temperature_c(root),
+        clock_mhz=clock_mhz(root),
+        throttle_events=_throttle_events(root),
+        throttled_now=_throttled_now(root),
+    )
+
+
+def throttled_between(before: Reading, after: Reading) -> bool | None:
+    """Say whether the processor throttled between two readings; None where neither source can be read."""
+    known = False
+    if before.throttle_events is not None and after.throttle_events is not None:
+        known = True
+        if after.throttle_events > before.throttle_events:
+            return True
+    for reading in (before, after):
+        if reading.throttled_now is not None:
+            known = True
+            if reading.throttled_now:
+                return True
+    return False if known else None
+
+
+def temperature_c(root: Path = ROOT) -> float | None:
+    """Return the processor's temperature in degrees Celsius: its hottest sensor or thermal zone."""
+    cpu = [value for name, value in _hwmon(root, "temp") if name in _CPU_SENSORS]
+    if cpu:
+        return max(cpu) / 1000
+    zones: dict[str, int] = {}
+    for folder in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        value = read_int(folder / "temp")
+        if value is not None and value > 0:
+            zones[f"{read_text(folder / 'type')}/{folder.name}"] = value
+    of_cpu = [value for name, value in zones.items() if "cpu" in name or "x86_pkg" in name or "soc" in name]
+    return max(of_cpu or zones.values()) / 1000 if zones else None
+
+
+def clock_mhz(root: Path = ROOT) -> float | None:
+    """Return the mean clock of the allowed CPUs in MHz, as the kernel last measured or set it."""
+    clocks = []
+    for cpu in allowed_cpus():
+        value = read_int(root / f"sys/devices/system/cpu/cpu{cpu}/cpufreq/scaling_cur_freq")
+        if value is not None:
+            clocks.append(value / 1000)
+    if not clocks:
+        field = read_fields(root / "proc/cpuinfo").get("cpu MHz")
+        return float(field) if field else None
+    return sum(clocks) / len(clocks)
+
+
+def _throttle_events(root: Path) -> int | None:
+    """The sum of Intel's per-core and per-package counters."""
+    counts = []
+    for cpu in allowed_cpus():
+        folder = root / f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle"
+        for name in ("core_throttle_count", "package_throttle_count"):
+            value = read_int(folder / name)
+            if value is not None:
+                counts.append(value)
+    return sum(counts) if counts else None
+
+
+def _throttled_now(root: Path) -> bool | None:
+    """What a Raspberry Pi's firmware says."""
+    text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
+    if text is None:
+        return None
+    try:
+        return bool(int(text, 16) & _PI_THROTTLED_NOW)
+    except ValueError:
+        return None
+
+
+def _hwmon(root: Path, kind: str) -> Iterator[tuple[str, int]]:
+    """(chip name, value) of every `kind`N_input of every hardware monitor."""
+    for folder in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        name = read_text(folder / "name") or ""
+        for path in sorted(folder.glob(f"{kind}*_input")):
+            value = read_int(path)
+            if value is not None:
+                yield name, value
+
+
+class EnergyMeter:
+    """Joules used between `start()` and `stop()`, and where the figure comes from.
+
+    `source` is `rapl` (the processor packages' own counters), `hwmon` or `battery` (the mean of
+    the power read at start and at stop, times the seconds between), or None where nothing can be read.
+    """
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self._packages = [
+            folder
+            for folder in sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
+            if folder.name.count(":") == 1 and read_int(folder / "energy_uj") is not None
+        ]
+        self.source: str | None = None
+        if self._packages:
+            self.source = "rapl"
+        elif self._hwmon_watts() is not None:
+            self.source = "hwmon"
+        elif self._battery_watts() is not None:
+            self.source = "battery"
+        self._counters: list[int] = []
+        self._watts: float | None = None
+        self._began = 0.0
+
+    def start(self) -> None:
+        """Begin, or begin again."""
+        self._counters = self._read_counters()
+        self._watts = self._read_watts()
+        self._began = time.monotonic()
+
+    def stop(self) -> float | None:
+        """Return the joules since `start()`, or None where nothing can be read."""
+        seconds = time.monotonic() - self._began
+        if self.source == "rapl":
+            return self._counted_joules()
+        watts = self._read_watts()
+        if self._watts is None or watts is None:
+            return None
+        return (self._watts + watts) / 2 * seconds
+
+    def _counted_joules(self) -> float | None:
+        total = 0
+        now = self._read_counters()
+        if len(now) != len(self._counters):
+            return None
+        for folder, first, last in zip(self._packages, self._counters, now, strict=True):
+            if last < first:
+                # The counter has wrapped round.
+                last += (read_int(folder / "max_energy_range_uj") or 0) + 1
+            total += last - first
+        return total / 1e6 if total >= 0 else None
+
+    def _read_counters(self) -> list[int]:
+        values = [read_int(folder / "energy_uj") for folder in self._packages]
+        return [value for value in values if value is not None]
+
+    def _read_watts(self) -> float | None:
+        if self.source == "hwmon":
+            return self._hwmon_watts()
+        return self._battery_watts() if self.source == "battery" else None
+
+    def _hwmon_watts(self) -> float | None:
+        values = [value for _, value in _hwmon(self._root, "power")]
+        return sum(values) / 1e6 if values else None
+
+    def _battery_watts(self) -> float | None:
+        for folder in sorted((self._root / "sys/class/power_supply").glob("*")):
+            # On the mains the battery's current says nothing of what the machine draws.
+            if read_text(folder / "type") != "Battery" or read_text(folder / "status") != "Discharging":
+                continue
+            power = read_int(folder / "power_now")
+            if power is not None:
+                return abs(power) / 1e6
+            current, voltage = read_int(folder / "current_now"), read_int(folder / "voltage_now")
+            if current is not None and voltage is not None:
+                return abs(current) / 1e6 * voltage / 1e6
+        return None
