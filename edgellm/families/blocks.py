@@ -190,14 +190,14 @@ def _norm_heads(b: Builder, q: str, k: str, prefix: str, a: Attention) -> tuple[
     return q, k
 
 
-def glu(b: Builder, x: str, prefix: str, n_ff: int, activation: str = "silu") -> str:
-    """Gated feed-forward: down(activation(gate x) * up x); gate and up may share one matrix, gate first."""
-    if b.has(f"{prefix}.ffn_gate.weight"):
-        gate = linear(b, x, f"{prefix}.ffn_gate", n_ff)
-        up = linear(b, x, f"{prefix}.ffn_up", n_ff)
-    else:
+def glu(b: Builder, x: str, prefix: str, n_ff: int, activation: str = "silu", *, fused: bool = False) -> str:
+    """Gated feed-forward: down(activation(gate x) * up x); `fused`: one matrix holds gate, then up."""
+    if fused:
         both = linear(b, x, f"{prefix}.ffn_up", 2 * n_ff)
         gate, up = b.slice(both, 0, n_ff), b.slice(both, n_ff, n_ff)
+    else:
+        gate = linear(b, x, f"{prefix}.ffn_gate", n_ff)
+        up = linear(b, x, f"{prefix}.ffn_up", n_ff)
     return linear(b, b.glu(gate, up, activation=activation), f"{prefix}.ffn_down", b.width)
 
 

@@ -23,4 +23,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm, scale=source.metadata.number("logit_scale", 1.0))
 
 
-FAMILY = Family("cohere2", "cohere2", build)
+FAMILY = Family("cohere2", ("cohere2",), build)

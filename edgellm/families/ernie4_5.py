@@ -22,4 +22,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("ernie4_5", "ernie4_5", build)
+FAMILY = Family("ernie4_5", ("ernie4_5",), build)

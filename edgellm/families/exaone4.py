@@ -25,4 +25,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("exaone4", "exaone4", build)
+FAMILY = Family("exaone4", ("exaone4",), build)

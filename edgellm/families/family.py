@@ -11,12 +11,12 @@ from edgellm.program import Program
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One model family: Hugging Face's model_type, GGUF's architecture, and the program of a file.
+    """One model family: Hugging Face's model_type, GGUF's architecture names, and the program of a file.
 
     `ignored` are patterns of tensors that such files may hold and the program does not need.
     """
 
     model_type: str
-    architecture: str
+    architectures: tuple[str, ...]
     build: Callable[[Source], Program]
     ignored: tuple[str, ...] = ()

@@ -32,4 +32,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0))
 
 
-FAMILY = Family("gemma2", "gemma2", build)
+FAMILY = Family("gemma2", ("gemma2",), build)

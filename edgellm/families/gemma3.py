@@ -42,4 +42,4 @@ def build(source: Source) -> Program:
     )
 
 
-FAMILY = Family("gemma3_text", "gemma3", build)
+FAMILY = Family("gemma3_text", ("gemma3",), build)

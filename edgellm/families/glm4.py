@@ -18,9 +18,10 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
         y = blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope))
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
-        y = blocks.glu(b, blocks.norm(b, x, f"{blk}.ffn_norm", source.rms), blk, source.n_ff[i])
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        y = blocks.glu(b, y, blk, source.n_ff[i], fused=True)
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("glm4", "glm4", build)
+FAMILY = Family("glm4", ("glm4",), build)

@@ -22,4 +22,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("gpt2", "gpt2", build)
+FAMILY = Family("gpt2", ("gpt2",), build)

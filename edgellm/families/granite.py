@@ -25,4 +25,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms, scale=1 / m.number("logit_scale", 1.0))
 
 
-FAMILY = Family("granite", "granite", build)
+FAMILY = Family("granite", ("granite",), build)

@@ -22,4 +22,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("hunyuan_v1_dense", "hunyuan-dense", build)
+FAMILY = Family("hunyuan_v1_dense", ("hunyuan-dense",), build)

@@ -36,4 +36,4 @@ def _short_conv(b: Builder, x: str, part: str, n_taps: int) -> str:
     return blocks.linear(b, b.mul(after, y), f"{part}.out_proj", b.width)
 
 
-FAMILY = Family("lfm2", "lfm2", build)
+FAMILY = Family("lfm2", ("lfm2",), build)

@@ -33,4 +33,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("llama", "llama", build)
+FAMILY = Family("llama", ("llama",), build)

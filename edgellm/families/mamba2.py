@@ -30,4 +30,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("mamba2", "mamba2", build)
+FAMILY = Family("mamba2", ("mamba2",), build)

@@ -24,4 +24,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("olmo2", "olmo2", build)
+FAMILY = Family("olmo2", ("olmo2",), build)

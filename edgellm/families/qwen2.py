@@ -23,4 +23,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("qwen2", "qwen2", build)
+FAMILY = Family("qwen2", ("qwen2",), build)

@@ -23,4 +23,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("qwen3", "qwen3", build)
+FAMILY = Family("qwen3", ("qwen3",), build)

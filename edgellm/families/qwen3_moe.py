@@ -35,4 +35,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("qwen3_moe", "qwen3moe", build)
+FAMILY = Family("qwen3_moe", ("qwen3moe",), build)

@@ -24,4 +24,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("smollm3", "smollm3", build)
+FAMILY = Family("smollm3", ("smollm3",), build)

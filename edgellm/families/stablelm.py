@@ -28,4 +28,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("stablelm", "stablelm", build)
+FAMILY = Family("stablelm", ("stablelm",), build)

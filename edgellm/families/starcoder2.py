@@ -23,4 +23,4 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("starcoder2", "starcoder2", build)
+FAMILY = Family("starcoder2", ("starcoder2",), build)

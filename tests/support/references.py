@@ -1,0 +1,104 @@
+"""Reference cases: tiny checkpoints with the logits that the original implementation gives.
+
+Some travel with the repository, their GGUF files packed by xz; the others are read from the shared
+folder, where a case is a folder `references/<case>`.
+"""
+
+from __future__ import annotations
+
+import lzma
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
+from tests.support.paths import ROOT, shared
+
+COMMITTED = ROOT / "tests" / "data" / "references"
+PACKED = "official-f32.gguf.xz"
+
+# Every case that has a GGUF file written by the reference converter.
+OFFICIAL = (
+    "cohere2",
+    "gemma2",
+    "gemma3",
+    "granite",
+    "hunyuan",
+    "lfm2",
+    "llama",
+    "llama2",
+    "llama3",
+    "mamba2",
+    "mistral",
+    "mixtral",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "qwen3_moe",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One case: `token_ids` (n_tokens,) of `text` and the `logits` (n_tokens, n_vocab) they must give."""
+
+    name: str
+    text: str
+    token_ids: NDArray[np.int32]
+    logits: NDArray[np.float32]
+
+    def check(self, logits: NDArray[np.float32], tolerance: float = 0.01) -> None:
+        """Fail unless `logits` are within `tolerance` and choose the same token everywhere."""
+        worst = float(np.abs(logits - self.logits).max())
+        assert worst < tolerance, f"{self.name}: logits differ by {worst}"
+        assert np.array_equal(logits.argmax(axis=1), self.logits.argmax(axis=1)), (
+            f"{self.name}: other top tokens"
+        )
+
+
+def reference(name: str) -> Reference:
+    """The expected logits of a case; skips the test where only the shared folder would have it."""
+    path = COMMITTED / name / "reference.npz"
+    if not path.exists():
+        path = shared(f"references/{name}/reference.npz")
+    with np.load(path) as arrays:
+        return Reference(name, str(arrays["text"]), arrays["token_ids"], arrays["logits"])
+
+
+def official_gguf(name: str, folder: Path) -> Path:
+    """The case's official F32 GGUF file; a packed one is unpacked into `folder`."""
+    packed = COMMITTED / name / PACKED
+    if not packed.exists():
+        return shared(f"references/{name}/official-f32.gguf")
+    path = folder / f"{name}.gguf"
+    if not path.exists():
+        path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
+
+
+@pytest.fixture(scope="session")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for unpacked reference files, kept for the session."""
+    return tmp_path_factory.mktemp("references")
+
+
+def shapes(file: GGUFFile) -> dict[str, tuple[int, ...]]:
+    """Shape of each tensor of a file."""
+    return {name: info.shape for name, info in file.tensors.items()}
+
+
+def float_weights(file: GGUFFile) -> Mapping[str, NDArray[np.float32]]:
+    """All tensors of an F32 file, copied out of it."""
+    weights = {}
+    for name, info in file.tensors.items():
+        assert info.type == GGMLType.F32, f"{name} is {info.type.name}"
+        weights[name] = file.data(name).view("<f4").reshape(info.shape).astype(np.float32)
+    return weights
