@@ -1,0 +1,146 @@
+"""Byte-pair encoding: `tokenizer.ggml.model` gpt2 and gemma4."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from edgellm.errors import FormatError, ModelError, UnsupportedError
+from edgellm.tokenizer.merge import merge_pairs
+from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec
+from edgellm.tokenizer.pretokenize import PreTokenizer
+from edgellm.tokenizer.vocabulary import MAX_MERGES, Value, Vocabulary, flag, strings, text_value
+
+SPACE = "\u2581"
+
+MAX_PRE_REGEXES = 32
+MAX_PRE_REGEX_CHARS = 8_192
+_CACHED_PIECES = 65_536
+_CACHED_CHARS = 64
+
+
+def _byte_alphabet() -> dict[int, int]:
+    """GPT-2's byte to character table: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    return {**{byte: byte for byte in printable}, **{byte: 256 + i for i, byte in enumerate(others)}}
+
+
+BYTE_TO_CHAR = _byte_alphabet()
+CHAR_TO_BYTE = {chr(char): byte for byte, char in BYTE_TO_CHAR.items()}
+
+
+def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
+    """How this file cuts text; raises UnsupportedError for a name that is not known."""
+    name = text_value(metadata, "tokenizer.ggml.pre", "")
+    if vocabulary.model == "gemma4":
+        name = "gemma4"
+    if "edgellm.tokenizer.pre_regexes" in metadata:
+        rules = strings(metadata, "edgellm.tokenizer.pre_regexes", MAX_PRE_REGEXES)
+        for rule in rules:
+            if not rule or len(rule) > MAX_PRE_REGEX_CHARS:
+                raise FormatError(
+                    f"edgellm.tokenizer.pre_regexes holds an expression of {len(rule)} characters, expected 1 to "
+                    f"{MAX_PRE_REGEX_CHARS}: convert the model anew"
+                )
+        return PreTokenizerSpec(
+            tuple(rules),
+            ignore_merges=flag(metadata, "edgellm.tokenizer.ignore_merges", False),
+            byte_level=flag(metadata, "edgellm.tokenizer.byte_level", True),
+        )
+    if not name:
+        vocabulary.warnings.append(
+            "tokenizer.ggml.pre is missing: the text is cut by the default rules, which may not be the model's; "
+            "convert the model anew"
+        )
+        name = "default"
+    spec = PRE_TOKENIZERS.get(name)
+    if spec is None:
+        raise UnsupportedError(
+            f"tokenizer.ggml.pre is {name[:80]!r}, which is not known; supported are {', '.join(sorted(PRE_TOKENIZERS))}: "
+            "convert the model with edgellm, which stores the expressions themselves"
+        )
+    return spec
+
+
+class BpeEncoder:
+    """Encodes plain text (no special tokens) by merging the pairs that the file ranks."""
+
+    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary, spec: PreTokenizerSpec) -> None:
+        merges = strings(metadata, "tokenizer.ggml.merges", MAX_MERGES)
+        # Backwards, so that of a merge listed twice the first counts.
+        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        self._vocabulary = vocabulary
+        self._spec = spec
+        self._pre_tokenizer = PreTokenizer(spec.rules, from_file="edgellm.tokenizer.pre_regexes" in metadata)
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`; raises ModelError where the merges and the vocabulary contradict each other."""
+        if not self._spec.byte_level:
+            text = text.replace(" ", SPACE)
+        ids: list[int] = []
+        cache = self._cache
+        for piece in self._pre_tokenizer.split(text):
+            known = cache.get(piece)
+            if known is None:
+                known = self._encode_piece(piece)
+                if len(piece) <= _CACHED_CHARS:
+                    if len(cache) >= _CACHED_PIECES:
+                        cache.clear()
+                    cache[piece] = known
+            ids += known
+        return ids
+
+    def check(self) -> None:
+        """Look at every merge; raises ModelError for one whose parts or result are not tokens."""
+        tokens = self._vocabulary.ids
+        for merge in self._ranks:
+            left, _, right = merge.partition(" ")
+            if left not in tokens or right not in tokens or left + right not in tokens:
+                raise ModelError(
+                    f"tokenizer.ggml.merges holds {merge[:80]!r}, whose parts and result are not all in "
+                    "tokenizer.ggml.tokens: convert the model anew"
+                )
+
+    def _priority(self, left: str, right: str) -> int | None:
+        return self._ranks.get(f"{left} {right}")
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        tokens = self._vocabulary.ids
+        if self._spec.byte_level:
+            word = piece.encode().decode("latin-1").translate(BYTE_TO_CHAR)
+        else:
+            word = piece
+        whole = tokens.get(word)
+        if whole is not None and (self._spec.ignore_merges or len(word) == 1 or not word.strip("\n")):
+            return [whole]
+        ids: list[int] = []
+        for symbol in merge_pairs(list(word), self._priority):
+            token = tokens.get(symbol)
+            if token is not None:
+                ids.append(token)
+            elif len(symbol) > 1:
+                raise ModelError(
+                    f"tokenizer.ggml.merges makes {symbol[:80]!r}, which is not in tokenizer.ggml.tokens: convert the "
+                    "model anew"
+                )
+            elif self._spec.byte_level:
+                # A byte the vocabulary does not have (some lack bytes that valid UTF-8 seldom holds) has no id:
+                # it is left out, as in `tokenizers` and llama.cpp.
+                continue
+            else:
+                ids += byte_fallback(symbol, self._vocabulary)
+        return ids
+
+
+def byte_fallback(symbol: str, vocabulary: Vocabulary) -> list[int]:
+    """The byte tokens of a text that is not a token; the unknown token where the vocabulary has no bytes."""
+    ids = [vocabulary.byte_ids[byte] for byte in symbol.encode()]
+    if None not in ids:
+        return [token for token in ids if token is not None]
+    unknown = vocabulary.special_ids.get("unk")
+    if unknown is None:
+        raise ModelError(
+            f"the vocabulary has no token for {symbol[:80]!r}, no byte tokens and no unknown token: convert the model anew"
+        )
+    return [unknown]

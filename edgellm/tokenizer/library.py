@@ -1,0 +1,128 @@
+"""WordPiece and Unigram, by the `tokenizers` library: `tokenizer.ggml.model` bert and t5.
+
+These belong to embedding models and encoders, where 40 ms more at start do not matter.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from edgellm.errors import FormatError
+from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Value, Vocabulary, flag
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as LibraryTokenizer
+
+SPACE = "\u2581"
+_WORD_CHARS = 100  # BERT gives up on longer words
+_CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
+
+
+class WordPieceEncoder:
+    """BERT: lower-case and strip accents as the file says, split at spaces and punctuation, longest match.
+
+    GGUF writes a word's first piece with U+2581 before it and the others without `##`.
+    Devlin et al. 2019, "BERT".
+    """
+
+    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
+        unknown = _unknown(vocabulary)
+        lowercase = flag(metadata, "tokenizer.ggml.normalizer.lowercase", True)
+        strip_accents = flag(metadata, "tokenizer.ggml.normalizer.strip_accents", lowercase)
+        self._library = _word_piece(vocabulary, unknown, lowercase, strip_accents)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` without [CLS] and [SEP]."""
+        return list(self._library.encode(text, add_special_tokens=False).ids)
+
+
+class UnigramEncoder:
+    """T5 and XLM-R: the most probable segmentation under a unigram model (Kudo 2018)."""
+
+    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
+        unknown = _unknown(vocabulary)
+        if not vocabulary.scores:
+            raise FormatError(
+                "tokenizer.ggml.scores is missing, expected one score for each token: convert the model anew"
+            )
+        self._prefix = flag(metadata, "tokenizer.ggml.add_space_prefix", True)
+        self._squeeze = flag(metadata, "tokenizer.ggml.remove_extra_whitespaces", True)
+        self._library = _unigram(vocabulary, unknown, _charsmap(metadata))
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text` without the end token."""
+        normalizer = self._library.normalizer
+        if normalizer is not None:
+            text = normalizer.normalize_str(text)
+        if self._squeeze:
+            text = " ".join(part for part in text.split(" ") if part)
+        if not text:
+            return []
+        text = text.replace(" ", SPACE)
+        if self._prefix and not text.startswith(SPACE):
+            text = SPACE + text
+        return [token.id for token in self._library.model.tokenize(text)]
+
+
+def _unknown(vocabulary: Vocabulary) -> int:
+    unknown = vocabulary.special_ids.get("unk")
+    if unknown is None:
+        raise FormatError(
+            "tokenizer.ggml.unknown_token_id is missing, expected the id of the unknown token: convert the model anew"
+        )
+    return unknown
+
+
+def _word_piece(
+    vocabulary: Vocabulary, unknown: int, lowercase: bool, strip_accents: bool
+) -> LibraryTokenizer:
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    unknown_text = vocabulary.tokens[unknown]
+    pieces = {
+        text[1:] if text.startswith(SPACE) else "##" + text: token for text, token in vocabulary.ids.items()
+    }
+    pieces[unknown_text] = unknown
+    library = Tokenizer(
+        models.WordPiece(pieces, unk_token=unknown_text, max_input_chars_per_word=_WORD_CHARS)
+    )
+    library.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=strip_accents)
+    library.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return library
+
+
+def _unigram(vocabulary: Vocabulary, unknown: int, charsmap: bytes) -> LibraryTokenizer:
+    from tokenizers import Tokenizer, models, normalizers
+
+    # Tokens that text must not become keep their ids under texts that cannot occur in a normalized text.
+    hidden = (CONTROL, UNKNOWN, BYTE)
+    pieces = [
+        (f"\0{token}" if kind in hidden else text, float(score))
+        for token, (text, kind, score) in enumerate(
+            zip(vocabulary.tokens, vocabulary.types, vocabulary.scores, strict=True)
+        )
+    ]
+    library = Tokenizer(models.Unigram(pieces, unknown, False))
+    if charsmap:
+        try:
+            library.normalizer = normalizers.Precompiled(charsmap)
+        except Exception as error:
+            raise FormatError(f"{_CHARSMAP} cannot be read ({error}): convert the model anew") from error
+    return library
+
+
+def _charsmap(metadata: Mapping[str, Value]) -> bytes:
+    value = metadata.get(_CHARSMAP, ())
+    if isinstance(value, (str, int, float)):
+        raise FormatError(
+            f"{_CHARSMAP} is a {type(value).__name__}, expected an array of bytes: fetch the file again"
+        )
+    try:
+        data = bytes(int(entry) & 0xFF for entry in value)  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise FormatError(f"{_CHARSMAP} holds something that is not a byte: fetch the file again") from error
+    if data and (len(data) < 4 or struct.unpack_from("<I", data)[0] + 4 >= len(data)):
+        raise FormatError(f"{_CHARSMAP} is shorter than it says, at {len(data)} bytes: fetch the file again")
+    return data

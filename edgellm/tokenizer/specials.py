@@ -1,0 +1,65 @@
+"""Find the special tokens that are written out in a text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edgellm.tokenizer.vocabulary import Vocabulary
+
+_C_SPACES = " \t\n\v\f\r"
+_SPACES = re.compile(r"[ \t\n\v\f\r]*")
+
+
+class SpecialMatcher:
+    """Matches special tokens leftmost first and longest first, as `tokenizers` and `sentencepiece` do.
+
+    User-defined tokens match anywhere. Control and unknown tokens match only in trusted text, and so do
+    markers (user-defined tokens that look like part of a chat template) once `strict` is asked for.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+        lengths: dict[str, set[int]] = {}
+        for text in vocabulary.specials:
+            lengths.setdefault(text[0], set()).add(len(text))
+        self._lengths = {first: sorted(sizes, reverse=True) for first, sizes in lengths.items()}
+        firsts = "".join(re.escape(first) for first in lengths)
+        self._first = re.compile(f"[{firsts}]") if lengths else None
+
+    def split(self, text: str, trusted: bytes | bytearray, *, strict: bool) -> Iterator[str | int]:
+        """Cut `text` into plain text (str, not empty) and special tokens (int).
+
+        `trusted` has one byte for each character: non-zero where control tokens may be recognised.
+        """
+        start = position = 0
+        vocabulary = self._vocabulary
+        while self._first is not None and (found := self._first.search(text, position)) is not None:
+            position = found.start()
+            token, end = self._match(text, position, trusted, strict)
+            if token < 0:
+                position += 1
+                continue
+            plain = text[start:position]
+            if token in vocabulary.lstrip_ids:
+                plain = plain.rstrip(_C_SPACES)
+            if plain:
+                yield plain
+            yield token
+            if token in vocabulary.rstrip_ids:
+                end = _SPACES.match(text, end).end()  # type: ignore[union-attr]  # matches the empty text
+            start = position = end
+        if start < len(text):
+            yield text[start:]
+
+    def _match(self, text: str, position: int, trusted: bytes | bytearray, strict: bool) -> tuple[int, int]:
+        vocabulary = self._vocabulary
+        for length in self._lengths[text[position]]:
+            end = position + length
+            token = vocabulary.specials.get(text[position:end], -1)
+            if token < 0 or end > len(text):
+                continue
+            guarded = vocabulary.is_control(token) or (strict and token in vocabulary.markers)
+            if not guarded or trusted.find(0, position, end) < 0:
+                return token, end
+        return -1, position

@@ -1,0 +1,75 @@
+"""SentencePiece's byte-pair model: `tokenizer.ggml.model` llama."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from edgellm.errors import FormatError
+from edgellm.tokenizer.bpe import SPACE, byte_fallback
+from edgellm.tokenizer.merge import merge_pairs
+from edgellm.tokenizer.vocabulary import Value, Vocabulary
+
+_LONG = 512
+_CACHED_PIECES = 65_536
+_CACHED_CHARS = 64
+
+
+class SpmEncoder:
+    """Encodes plain text by joining the neighbours that make the token with the best score.
+
+    Long texts are first cut before spaces wherever no token of the vocabulary spans the cut, which
+    changes nothing in the result and lets words be remembered.
+    """
+
+    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
+        if not vocabulary.scores:
+            raise FormatError(
+                "tokenizer.ggml.scores is missing, expected one score for each token: convert the model anew"
+            )
+        del metadata
+        self._vocabulary = vocabulary
+        self._cut: re.Pattern[str] | None = None
+        self._cache: dict[str, list[int]] = {}
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of `text`, spaces being part of it (a prefix space is the caller's)."""
+        text = text.replace(" ", SPACE)
+        if len(text) <= _LONG:
+            return self._encode_piece(text)
+        if self._cut is None:
+            self._cut = _safe_cut(self._vocabulary.tokens)
+        ids: list[int] = []
+        cache = self._cache
+        for piece in self._cut.split(text):
+            known = cache.get(piece)
+            if known is None:
+                known = self._encode_piece(piece)
+                if len(piece) <= _CACHED_CHARS:
+                    if len(cache) >= _CACHED_PIECES:
+                        cache.clear()
+                    cache[piece] = known
+            ids += known
+        return ids
+
+    def _priority(self, left: str, right: str) -> float | None:
+        token = self._vocabulary.ids.get(left + right)
+        return None if token is None else -self._vocabulary.scores[token]
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        tokens = self._vocabulary.ids
+        ids: list[int] = []
+        for symbol in merge_pairs(list(piece), self._priority):
+            token = tokens.get(symbol)
+            if token is None:
+                ids += byte_fallback(symbol, self._vocabulary)
+            else:
+                ids.append(token)
+        return ids
+
+
+def _safe_cut(tokens: list[str]) -> re.Pattern[str]:
+    """Matches the empty text before a space where no token continues from the character before it."""
+    spanning = set(re.findall(f"([^{SPACE}\0]){SPACE}", "\0".join(tokens)))
+    kept = "".join(map(re.escape, sorted(spanning)))
+    return re.compile(f"(?<=[^{SPACE}{kept}])(?={SPACE})")

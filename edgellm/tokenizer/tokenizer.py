@@ -1,0 +1,244 @@
+"""Text to token ids and back, for the vocabulary of one model."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from edgellm.errors import FormatError, UnsupportedError
+from edgellm.tokenizer.bpe import CHAR_TO_BYTE, SPACE, BpeEncoder, pre_tokenizer_spec
+from edgellm.tokenizer.library import UnigramEncoder, WordPieceEncoder
+from edgellm.tokenizer.specials import SpecialMatcher
+from edgellm.tokenizer.spm import SpmEncoder
+from edgellm.tokenizer.stream import StreamDecoder
+from edgellm.tokenizer.vocabulary import (
+    BYTE,
+    CONTROL,
+    UNKNOWN,
+    USER_DEFINED,
+    Value,
+    Vocabulary,
+    flag,
+    read_vocabulary,
+    strings,
+)
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+_NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
+
+
+class _Encoder(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+
+
+class Tokenizer:
+    """Encodes and decodes text; made by `from_metadata`.
+
+    `warnings` holds sentences about what had to be guessed.
+    """
+
+    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
+        model = vocabulary.model
+        self._vocabulary = vocabulary
+        self._byte_level = False
+        add_bos, add_eos, add_sep, space_prefix = False, False, False, False
+        self._encoder: _Encoder
+        if model in ("gpt2", "gemma4"):
+            spec = pre_tokenizer_spec(metadata, vocabulary)
+            self._encoder = BpeEncoder(metadata, vocabulary, spec)
+            self._byte_level = spec.byte_level
+            add_bos, add_sep = spec.add_bos, spec.add_sep
+        elif model == "llama":
+            self._encoder = SpmEncoder(metadata, vocabulary)
+            add_bos, space_prefix = True, True
+        elif model == "bert":
+            self._encoder = WordPieceEncoder(metadata, vocabulary)
+            add_bos, add_sep = True, True
+        else:
+            self._encoder = UnigramEncoder(metadata, vocabulary)
+            add_eos = True
+        # Unigram adds its space itself, after normalizing.
+        self._space_prefix = space_prefix and flag(metadata, "tokenizer.ggml.add_space_prefix", True)
+        self._strip_prefix = self._space_prefix or model in ("bert", "t5")
+        self._before: list[int] = []
+        self._after: list[int] = []
+        if flag(metadata, "tokenizer.ggml.add_bos_token", add_bos) or model == "gemma4":
+            self._before.append(self._required("bos"))
+        if flag(metadata, "tokenizer.ggml.add_eos_token", add_eos):
+            self._after.append(self._required("eos"))
+        elif model == "bert" or flag(metadata, "tokenizer.ggml.add_sep_token", add_sep):
+            self._after.append(self._required("sep"))
+        self._normal_form = _normalizer(metadata)
+        self._matcher = SpecialMatcher(vocabulary)
+        self.warnings: tuple[str, ...] = tuple(vocabulary.warnings)
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Value]) -> Tokenizer:
+        """The tokenizer that a GGUF file's metadata describes.
+
+        Raises FormatError for inconsistent metadata, UnsupportedError for a tokenizer or pre-tokenizer
+        that is not known.
+        """
+        return cls(metadata, read_vocabulary(metadata))
+
+    @property
+    def n_vocab(self) -> int:
+        """The number of tokens."""
+        return len(self._vocabulary.tokens)
+
+    @property
+    def bos_id(self) -> int | None:
+        """The token that begins a text, if the model has one."""
+        return self._vocabulary.special_ids.get("bos")
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends a text, if the model has one."""
+        return self._vocabulary.special_ids.get("eos")
+
+    @property
+    def eog_ids(self) -> frozenset[int]:
+        """All tokens that end a generation: end of text, of turn, of message."""
+        return self._vocabulary.eog_ids
+
+    @property
+    def adds_bos(self) -> bool:
+        """Whether `encode(..., add_special=True)` begins with a special token."""
+        return bool(self._before)
+
+    def is_special(self, token: int) -> bool:
+        """Whether a token is control or unknown: never made from plain text, not shown by `decode`."""
+        return self._vocabulary.is_control(self._checked(token))
+
+    def token_text(self, token: int) -> str:
+        """The token as the vocabulary writes it."""
+        return self._vocabulary.tokens[self._checked(token)]
+
+    def token_id(self, text: str) -> int | None:
+        """The id of the token that the vocabulary writes so, or None."""
+        found = self._vocabulary.specials.get(text)
+        return self._vocabulary.ids.get(text) if found is None else found
+
+    def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
+        """The ids of `text`.
+
+        `add_special` adds what the model wants before and after a text. `parse_special` makes control
+        tokens of their texts; without it they are text like any other. Raises ModelError if the
+        vocabulary cannot express the text.
+        """
+        text = _clean(text)
+        trusted = bytes([parse_special]) * len(text)
+        return self._encode(text, trusted, add_special=add_special, strict=False)
+
+    def encode_segments(
+        self, segments: Iterable[tuple[str, bool]], *, add_special: bool = False
+    ) -> list[int]:
+        """The ids of a text made of (text, parse_special) parts, a chat prompt for instance.
+
+        The same as encoding the joined text, except that no special token, and no user-defined token
+        that looks like a part of a chat template, is made from characters of a part whose flag is false,
+        nor across its borders.
+        """
+        texts: list[str] = []
+        trusted = bytearray()
+        for part, parse_special in segments:
+            part = _clean(part)
+            texts.append(part)
+            trusted += bytes([parse_special]) * len(part)
+        return self._encode("".join(texts), trusted, add_special=add_special, strict=True)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = True) -> str:
+        """The text of `ids`; invalid UTF-8 becomes U+FFFD, special tokens are left out or written out.
+
+        The space that the model's tokenizer puts before a text is taken away again.
+        """
+        shown = [token for token in ids if not (skip_special and self.is_special(token))]
+        data = b"".join(map(self.token_bytes, shown))
+        if self._strip_prefix and data.startswith(b" ") and not self.is_special(shown[0]):
+            data = data[1:]
+        return data.decode("utf-8", "replace")
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes that a token adds to a text; the text itself of a special token."""
+        text = self.token_text(token)
+        kind = self._vocabulary.types[token]
+        if kind == BYTE:
+            return bytes([int(text[3:5], 16)])
+        if kind in (CONTROL, UNKNOWN, USER_DEFINED):
+            return text.encode("utf-8", "surrogateescape")
+        if self._byte_level:
+            # Characters outside the byte alphabet occur in vocabularies that list added tokens as normal ones.
+            return b"".join(
+                bytes([CHAR_TO_BYTE[char]])
+                if char in CHAR_TO_BYTE
+                else char.encode("utf-8", "surrogateescape")
+                for char in text
+            )
+        return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
+
+    def stream(self, *, skip_special: bool = True) -> StreamDecoder:
+        """A decoder for ids that arrive one by one, the continuation of some text."""
+
+        def shown(token: int) -> bytes:
+            return b"" if skip_special and self.is_special(token) else self.token_bytes(token)
+
+        return StreamDecoder(shown)
+
+    def check(self) -> None:
+        """What is too slow for every start: raises ModelError if a merge's parts or result are not tokens."""
+        if isinstance(self._encoder, BpeEncoder):
+            self._encoder.check()
+
+    def _encode(self, text: str, trusted: bytes | bytearray, *, add_special: bool, strict: bool) -> list[int]:
+        ids = list(self._before) if add_special else []
+        after_special = True
+        for part in self._matcher.split(text, trusted, strict=strict):
+            if isinstance(part, int):
+                ids.append(part)
+                after_special = True
+                continue
+            if self._normal_form:
+                part = unicodedata.normalize(self._normal_form, part)  # type: ignore[arg-type]  # checked at load
+            if self._space_prefix and after_special:
+                part = " " + part
+            ids += self._encoder.encode(part)
+            after_special = False
+        if add_special:
+            ids += self._after
+        return ids
+
+    def _required(self, name: str) -> int:
+        token = self._vocabulary.special_ids.get(name)
+        if token is None:
+            raise FormatError(
+                f"tokenizer.ggml.add_{name}_token asks for a {name} token but the file does not say which it is: "
+                "convert the model anew"
+            )
+        return token
+
+    def _checked(self, token: int) -> int:
+        if not 0 <= token < len(self._vocabulary.tokens):
+            raise IndexError(
+                f"token id {token} is outside the vocabulary of {len(self._vocabulary.tokens)} tokens"
+            )
+        return token
+
+
+def _clean(text: str) -> str:
+    """Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD."""
+    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+
+
+def _normalizer(metadata: Mapping[str, Value]) -> str:
+    key = "edgellm.tokenizer.normalizer"
+    if key not in metadata:
+        return ""
+    names = strings(metadata, key, 1)
+    for name in names:
+        if name not in _NORMAL_FORMS:
+            raise UnsupportedError(
+                f"{key} is {name[:80]!r}, supported are {', '.join(_NORMAL_FORMS)}: convert the model anew"
+            )
+    return names[0] if names else ""

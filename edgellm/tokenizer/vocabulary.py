@@ -1,0 +1,361 @@
+"""What a GGUF file says about its tokenizer, checked once and kept in the form the encoders use.
+
+Nothing here walks the vocabulary token by token: a Gemma vocabulary has 262,144 entries and the whole
+tokenizer has to be ready a quarter of a second after the process started. The checks are single passes
+of C code (`zip`, `map`, `bytes`, a regular expression over the token types).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from edgellm.errors import FormatError, UnsupportedError
+
+Value = int | float | bool | str | Sequence[object]
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+
+MAX_TOKEN_CHARS = 16_384
+MAX_SPECIAL_CHARS = 256
+MAX_TOKENS = 4_000_000
+MAX_MERGES = 8_000_000
+
+MODELS = ("gpt2", "gemma4", "llama", "bert", "t5")
+
+# Texts that end a turn or a document in some model family; a token with such a text is a control token
+# and ends generation even where the file neither types nor names it so.
+_END_TEXTS = (
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
+    "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
+    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+    # fill-in-the-middle: padding and the borders between files and repositories
+    "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
+    "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
+)  # fmt: skip
+
+_FIM_TEXTS = (
+    "<|fim_prefix|>", "<fim-prefix>", "<fim_prefix>", "<｜fim▁begin｜>", "<PRE>", "▁<PRE>", "<|code_prefix|>",
+    "<|fim_suffix|>", "<fim-suffix>", "<fim_suffix>", "<｜fim▁hole｜>", "<SUF>", "▁<SUF>", "<|code_suffix|>",
+    "<|fim_middle|>", "<fim-middle>", "<fim_middle>", "<｜fim▁end｜>", "<MID>", "▁<MID>", "<|code_middle|>",
+    "<|prefix|>", "<|suffix|>", "<|middle|>",
+)  # fmt: skip
+
+# User-defined tokens that are markup a person may write; every other <...> or [...] is a marker of some template.
+_HTML_TAG = re.compile(
+    r"</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|ol|p|pre|s|span|strong|sub"
+    r"|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+)
+_MARKER = re.compile(r"[<\[]\S.*\S[>\]]", re.DOTALL)
+
+_ID_KEYS = {
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "eot": "eot_token_id",
+    "eom": "eom_token_id",
+    "unk": "unknown_token_id",
+    "sep": "seperator_token_id",  # spelled so in GGUF
+    "pad": "padding_token_id",
+    "cls": "cls_token_id",
+    "mask": "mask_token_id",
+}
+
+_DEFAULT_IDS = {
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+}
+
+
+@dataclass(slots=True)
+class Vocabulary:
+    """The checked tokenizer metadata of one model.
+
+    `tokens[id]` and `types[id]` describe a token. `ids` maps text to id for the tokens that text may
+    become by itself (never a control, unknown or byte token, nor a marker); `specials` maps the texts
+    that are matched whole.
+    """
+
+    model: str
+    tokens: list[str]
+    types: bytearray
+    scores: Sequence[float]
+    ids: dict[str, int]
+    specials: dict[str, int]
+    markers: frozenset[int]
+    byte_ids: list[int | None]
+    special_ids: dict[str, int]
+    eog_ids: frozenset[int] = frozenset()
+    lstrip_ids: frozenset[int] = frozenset()
+    rstrip_ids: frozenset[int] = frozenset()
+    warnings: list[str] = field(default_factory=list)
+
+    def is_control(self, token: int) -> bool:
+        """Whether plain text must never become this token (control or unknown)."""
+        return self.types[token] in (CONTROL, UNKNOWN)
+
+
+def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
+    """The vocabulary in `tokenizer.ggml.*` and `edgellm.tokenizer.*`.
+
+    Raises FormatError where the metadata is inconsistent and UnsupportedError for an unknown
+    `tokenizer.ggml.model`.
+    """
+    model = text_value(metadata, "tokenizer.ggml.model")
+    if model not in MODELS:
+        raise UnsupportedError(
+            f"tokenizer.ggml.model is {model[:80]!r}; supported are {', '.join(MODELS)}: convert the model anew, or "
+            "use a model with one of these tokenizers"
+        )
+    tokens = strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
+    if not tokens:
+        raise FormatError(
+            "tokenizer.ggml.tokens is empty, expected the vocabulary: the file is damaged, fetch it again"
+        )
+    longest = max(map(len, tokens))
+    if longest > MAX_TOKEN_CHARS:
+        token = next(i for i, text in enumerate(tokens) if len(text) == longest)
+        raise FormatError(
+            f"tokenizer.ggml.tokens[{token}] has {longest} characters, at most {MAX_TOKEN_CHARS} are accepted: "
+            "the vocabulary is damaged, fetch the file again"
+        )
+    ids = _index(tokens)
+    types = _types(metadata, len(tokens))
+    scores = _scores(metadata, len(tokens))
+    special_ids = _special_ids(metadata, model, len(tokens))
+
+    # Everything that is not a normal token: few, except for the thousands of <unusedN> of some models.
+    odd = [(found.start(), types[found.start()]) for found in re.finditer(rb"[\x02\x03\x04\x06]", types)]
+    specials: dict[str, int] = {}
+    markers: set[int] = set()
+    byte_ids: list[int | None] = [None] * 256
+    for token, kind in odd:
+        text = tokens[token]
+        if not text:
+            continue
+        if kind == BYTE:
+            byte_ids[_byte_of(text, token)] = token
+            del ids[text]
+            continue
+        if len(text) > MAX_SPECIAL_CHARS:
+            raise FormatError(
+                f"tokenizer.ggml.tokens[{token}] is a special token of {len(text)} characters, at most "
+                f"{MAX_SPECIAL_CHARS} are accepted: the vocabulary is damaged, fetch the file again"
+            )
+        specials[text] = token
+        if kind != USER_DEFINED:
+            del ids[text]
+        elif _MARKER.fullmatch(text) and not _HTML_TAG.fullmatch(text):
+            markers.add(token)
+            del ids[text]
+
+    for text in _END_TEXTS + _FIM_TEXTS:
+        token = specials.get(text, ids.get(text, -1))
+        if token >= 0 and types[token] not in (CONTROL, UNKNOWN):
+            types[token] = CONTROL
+            specials[text] = token
+            ids.pop(text, None)
+
+    vocabulary = Vocabulary(
+        model=model,
+        tokens=tokens,
+        types=types,
+        scores=scores,
+        ids=ids,
+        specials=specials,
+        markers=frozenset(markers),
+        byte_ids=byte_ids,
+        special_ids=special_ids,
+    )
+    vocabulary.eog_ids = _eog_ids(vocabulary)
+    vocabulary.lstrip_ids, vocabulary.rstrip_ids = _strips(metadata, vocabulary)
+    return vocabulary
+
+
+def text_value(metadata: Mapping[str, Value], key: str, default: str | None = None) -> str:
+    """The string under `key`; FormatError if it is missing (and there is no default) or not a string."""
+    value = metadata.get(key, default)
+    if value is None:
+        raise FormatError(
+            f"{key} is missing, expected a string: the file has no tokenizer, convert the model anew"
+        )
+    if not isinstance(value, str):
+        raise FormatError(
+            f"{key} is a {type(value).__name__}, expected a string: the file is damaged, fetch it again"
+        )
+    return value
+
+
+def flag(metadata: Mapping[str, Value], key: str, default: bool) -> bool:
+    """The boolean under `key`, or the default."""
+    value = metadata.get(key, default)
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise FormatError(
+            f"{key} is {str(value)[:80]!r}, expected true or false: the file is damaged, fetch it again"
+        )
+    return bool(value)
+
+
+def strings(metadata: Mapping[str, Value], key: str, limit: int) -> list[str]:
+    """The array of strings under `key` (not copied if it is a list)."""
+    value = metadata.get(key)
+    if value is None:
+        raise FormatError(f"{key} is missing, expected an array of strings: convert the model anew")
+    if isinstance(value, (str, int, float)):
+        raise FormatError(
+            f"{key} is a {type(value).__name__}, expected an array of strings: fetch the file again"
+        )
+    if len(value) > limit:
+        raise FormatError(
+            f"{key} has {len(value)} entries, at most {limit} are accepted: fetch the file again"
+        )
+    kinds = set(map(type, value))
+    if not kinds <= {str}:
+        wrong = next(kind for kind in kinds if kind is not str)
+        raise FormatError(
+            f"{key} holds a {wrong.__name__}, expected only strings: the file is damaged, fetch it again"
+        )
+    return value if isinstance(value, list) else list(value)  # type: ignore[arg-type]
+
+
+def integers(metadata: Mapping[str, Value], key: str, below: int) -> list[int]:
+    """The array of integers under `key`, each in [0, below); empty if there is none."""
+    value = metadata.get(key, ())
+    if isinstance(value, (str, int, float)):
+        raise FormatError(
+            f"{key} is a {type(value).__name__}, expected an array of integers: fetch the file again"
+        )
+    result: list[int] = []
+    for entry in value:
+        if not isinstance(entry, int) or not 0 <= entry < below:
+            raise FormatError(f"{key} holds {str(entry)[:80]}, expected integers from 0 to {below - 1}")
+        result.append(entry)
+    return result
+
+
+def _index(tokens: list[str]) -> dict[str, int]:
+    ids = dict(zip(tokens, range(len(tokens)), strict=True))
+    ids.pop("", None)
+    if len(ids) == len(tokens):
+        return ids
+    n_empty = tokens.count("")
+    if len(ids) + n_empty != len(tokens):
+        seen: set[str] = set()
+        for token, text in enumerate(tokens):
+            if text in seen:
+                raise FormatError(
+                    f"tokenizer.ggml.tokens holds {text[:80]!r} twice, at {tokens.index(text)} and {token}, expected "
+                    "different tokens: convert the model anew"
+                )
+            if text:
+                seen.add(text)
+    return ids
+
+
+def _types(metadata: Mapping[str, Value], n_tokens: int) -> bytearray:
+    key = "tokenizer.ggml.token_type"
+    value = metadata.get(key)
+    if value is None:
+        return bytearray(b"\x01" * n_tokens)
+    if isinstance(value, (str, int, float)) or len(value) != n_tokens:
+        found = type(value).__name__ if isinstance(value, (str, int, float)) else f"{len(value)} entries"
+        raise FormatError(
+            f"{key} has {found}, expected {n_tokens} entries, one for each token: fetch the file again"
+        )
+    try:
+        return bytearray(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise FormatError(
+            f"{key} holds something that is not a token type (0 to 6): fetch the file again"
+        ) from error
+
+
+def _scores(metadata: Mapping[str, Value], n_tokens: int) -> Sequence[float]:
+    key = "tokenizer.ggml.scores"
+    value = metadata.get(key)
+    if value is None:
+        return ()
+    if isinstance(value, (str, int, float)) or len(value) != n_tokens:
+        found = type(value).__name__ if isinstance(value, (str, int, float)) else f"{len(value)} entries"
+        raise FormatError(
+            f"{key} has {found}, expected {n_tokens} entries, one for each token: fetch the file again"
+        )
+    try:
+        finite = math.isfinite(sum(value))  # type: ignore[arg-type]
+    except (TypeError, OverflowError) as error:
+        raise FormatError(f"{key} holds something that is not a number: fetch the file again") from error
+    if not finite:
+        raise FormatError(
+            f"{key} holds a score that is not finite, expected finite numbers: fetch the file again"
+        )
+    return value  # type: ignore[return-value]
+
+
+def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> dict[str, int]:
+    found = {name: token for name, token in _DEFAULT_IDS.get(model, {}).items() if token < n_tokens}
+    for name, suffix in _ID_KEYS.items():
+        key = f"tokenizer.ggml.{suffix}"
+        value = metadata.get(key)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n_tokens:
+            raise FormatError(
+                f"{key} is {str(value)[:80]}, expected a token id from 0 to {n_tokens - 1}: convert the model anew"
+            )
+        found[name] = value
+    return found
+
+
+def _byte_of(text: str, token: int) -> int:
+    """The byte of a token `<0xXX>`."""
+    if not re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
+        raise FormatError(
+            f"tokenizer.ggml.tokens[{token}] is typed as a byte but reads {text[:80]!r}, expected <0x00> to <0xFF>: "
+            "convert the model anew"
+        )
+    return int(text[3:5], 16)
+
+
+def _eog_ids(vocabulary: Vocabulary) -> frozenset[int]:
+    specials, types = vocabulary.specials, vocabulary.types
+    ends = {specials[text] for text in _END_TEXTS if text in specials}
+    close = specials.get(
+        "</s>"
+    )  # also the HTML tag that ends a strike-through: only a control token ends a text
+    if close is not None and types[close] == CONTROL:
+        ends.add(close)
+    # Where a format has its own ends of turn, <|end|> only ends one message of several.
+    if {"<|return|>", "<|call|>"} <= specials.keys() or {"<|calls|>", "<|flush|>"} <= specials.keys():
+        ends.discard(specials.get("<|end|>", -1))
+    ends.update(
+        vocabulary.special_ids[name] for name in ("eos", "eot", "eom") if name in vocabulary.special_ids
+    )
+    return frozenset(ends)
+
+
+def _strips(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> tuple[frozenset[int], frozenset[int]]:
+    """The tokens that swallow the white space before and after them.
+
+    GGUF has no field for it. Files converted here list the ids; for others the models known to need it
+    are recognised by name.
+    """
+    n_tokens = len(vocabulary.tokens)
+    left = set(integers(metadata, "edgellm.tokenizer.lstrip_ids", n_tokens))
+    right = set(integers(metadata, "edgellm.tokenizer.rstrip_ids", n_tokens))
+    specials = vocabulary.specials
+    name = str(metadata.get("general.name", "")).lower()
+    pre = str(metadata.get("tokenizer.ggml.pre", ""))
+    architecture = str(metadata.get("general.architecture", ""))
+    if pre.startswith(("jina-v2-de", "jina-v2-es", "jina-v2-code")) or architecture in (
+        "nomic-bert-moe",
+        "jina-bert-v3",
+    ):
+        left.update(specials[text] for text in ("<mask>",) if text in specials)
+    elif "phi-3" in name or "phi3" in name:
+        plain = {specials.get(text) for text in ("<unk>", "<s>", "<|endoftext|>")}
+        right.update(token for token in specials.values() if token not in plain)
+    elif "modern-bert" in name:
+        left.update(specials[text] for text in ("[MASK]",) if text in specials)
+    return frozenset(left), frozenset(right)
