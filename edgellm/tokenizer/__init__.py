@@ -11,9 +11,10 @@ Keys of our own, written by the converter where GGUF has no way to say it:
 - `edgellm.tokenizer.pre_regexes`: array of strings. Each is an expression (Oniguruma syntax, as in
   tokenizer.json) that is applied to the pieces the one before left; matches become pieces and so does the
   text between them. Takes the place of `tokenizer.ggml.pre`.
-- `edgellm.tokenizer.ignore_merges`: bool, with `pre_regexes`: a piece that is a token is not cut (default false).
-- `edgellm.tokenizer.byte_level`: bool, with `pre_regexes`: GPT-2's byte alphabet (default true); false: UTF-8,
-  spaces as U+2581, byte tokens `<0xXX>` for what is missing.
+- `edgellm.tokenizer.ignore_merges`: bool, with `pre_regexes`: a piece that is a token stays whole
+  (default false).
+- `edgellm.tokenizer.byte_level`: bool, with `pre_regexes`: GPT-2's byte alphabet (default true); false:
+  UTF-8, spaces as U+2581, byte tokens `<0xXX>` for what is missing.
 - `edgellm.tokenizer.normalizer`: array of at most one of NFC, NFD, NFKC, NFKD, applied to plain text.
 - `edgellm.tokenizer.lstrip_ids`, `edgellm.tokenizer.rstrip_ids`: arrays of ids of special tokens that
   swallow the white space before or after them.

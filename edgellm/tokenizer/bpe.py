@@ -39,8 +39,8 @@ def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) ->
         for rule in rules:
             if not rule or len(rule) > MAX_PRE_REGEX_CHARS:
                 raise FormatError(
-                    f"edgellm.tokenizer.pre_regexes holds an expression of {len(rule)} characters, expected 1 to "
-                    f"{MAX_PRE_REGEX_CHARS}: convert the model anew"
+                    f"edgellm.tokenizer.pre_regexes holds an expression of {len(rule)} characters, expected "
+                    f"1 to {MAX_PRE_REGEX_CHARS}: convert the model anew"
                 )
         return PreTokenizerSpec(
             tuple(rules),
@@ -49,15 +49,16 @@ def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) ->
         )
     if not name:
         vocabulary.warnings.append(
-            "tokenizer.ggml.pre is missing: the text is cut by the default rules, which may not be the model's; "
-            "convert the model anew"
+            "tokenizer.ggml.pre is missing: the text is cut by the default rules, which may not be the "
+            "model's; convert the model anew"
         )
         name = "default"
     spec = PRE_TOKENIZERS.get(name)
     if spec is None:
         raise UnsupportedError(
-            f"tokenizer.ggml.pre is {name[:80]!r}, which is not known; supported are {', '.join(sorted(PRE_TOKENIZERS))}: "
-            "convert the model with edgellm, which stores the expressions themselves"
+            f"tokenizer.ggml.pre is {name[:80]!r}, which is not known; supported are "
+            f"{', '.join(sorted(PRE_TOKENIZERS))}: convert the model with edgellm, "
+            "which stores the expressions themselves"
         )
     return spec
 
@@ -121,12 +122,12 @@ class BpeEncoder:
                 ids.append(token)
             elif len(symbol) > 1:
                 raise ModelError(
-                    f"tokenizer.ggml.merges makes {symbol[:80]!r}, which is not in tokenizer.ggml.tokens: convert the "
-                    "model anew"
+                    f"tokenizer.ggml.merges makes {symbol[:80]!r}, which is not in tokenizer.ggml.tokens: "
+                    "convert the model anew"
                 )
             elif self._spec.byte_level:
-                # A byte the vocabulary does not have (some lack bytes that valid UTF-8 seldom holds) has no id:
-                # it is left out, as in `tokenizers` and llama.cpp.
+                # A byte the vocabulary does not have (some lack bytes that valid UTF-8 seldom holds)
+                # has no id: it is left out, as in `tokenizers` and llama.cpp.
                 continue
             else:
                 ids += byte_fallback(symbol, self._vocabulary)
@@ -141,6 +142,7 @@ def byte_fallback(symbol: str, vocabulary: Vocabulary) -> list[int]:
     unknown = vocabulary.special_ids.get("unk")
     if unknown is None:
         raise ModelError(
-            f"the vocabulary has no token for {symbol[:80]!r}, no byte tokens and no unknown token: convert the model anew"
+            f"the vocabulary has no token for {symbol[:80]!r}, no byte tokens and no unknown token: "
+            "convert the model anew"
         )
     return [unknown]

@@ -70,7 +70,8 @@ def _unknown(vocabulary: Vocabulary) -> int:
     unknown = vocabulary.special_ids.get("unk")
     if unknown is None:
         raise FormatError(
-            "tokenizer.ggml.unknown_token_id is missing, expected the id of the unknown token: convert the model anew"
+            "tokenizer.ggml.unknown_token_id is missing, expected the id of the unknown token: "
+            "convert the model anew"
         )
     return unknown
 

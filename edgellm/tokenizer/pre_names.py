@@ -54,7 +54,8 @@ _JAIS2 = f"{_CONTRACTIONS}|{_WORD}|\\p{{N}}{{1,3}}{_SYMBOLS}" + (
 def _cased(contractions: str, upper: str, lower: str, numbers: str, symbols: str) -> str:
     """Words cut where lower case turns to upper case (o200k and its relatives)."""
     start = r"[^\r\n\p{L}\p{N}]?"
-    return f"{start}{upper}*{lower}+{contractions}|{start}{upper}+{lower}*{contractions}|{numbers}{symbols}{_TAIL}"
+    words = f"{start}{upper}*{lower}+{contractions}|{start}{upper}+{lower}*{contractions}"
+    return f"{words}|{numbers}{symbols}{_TAIL}"
 
 
 _UPPER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]"
@@ -78,8 +79,8 @@ _HAN_AND_HANGUL = "[一-龥ࠀ-一가-\ud7ff]+"
 
 # The cased letters of Unicode 11, as DeepSeek's first tokenizer lists them.
 _CASED_LETTERS = (
-    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼ\u1fbe"
-    "ῂ-ῄῆ-ῌῐ-ΐῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
+    "A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbe"
+    "ῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
     "𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃"
 )
 
@@ -186,7 +187,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
             "exaone4",
         ),
         _PLAIN_GPT2,
-    ),  # fmt: skip
+    ),
     (("jina-v1-en", "jina-v2-code", "roberta-bpe"), PreTokenizerSpec((_GPT2,), add_sep=True)),
     (
         (
@@ -201,7 +202,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
             "grok-2",
         ),
         _PLAIN_QWEN2,
-    ),  # fmt: skip
+    ),
     (("qwen35",), PreTokenizerSpec((_QWEN35,))),
     (("ufakzeka",), PreTokenizerSpec((f"{_WORD}|\\p{{N}}{_SYMBOLS}{_TAIL}",))),
     (("laguna",), PreTokenizerSpec((r"[^\n]+|[\n]+", _QWEN2))),
@@ -231,8 +232,8 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
         ("bailingmoe", "bailingmoe2", "llada-moe"),
         PreTokenizerSpec(
             (
-                r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)"
-                r"|\s+",
+                r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]"
+                r"|\s+(?!\S)|\s+",
             )
         ),
     ),

@@ -109,7 +109,8 @@ def _unicode_step(rule: Rule) -> Step:
         split = Split(Regex(rule), "isolated")
     except Exception as error:
         raise ModelError(
-            f"edgellm.tokenizer.pre_regexes: {rule[:80]!r} is not a regular expression ({error}): convert the model anew"
+            f"edgellm.tokenizer.pre_regexes: {rule[:80]!r} is not a regular expression ({error}): "
+            "convert the model anew"
         ) from error
 
     def step(text: str) -> list[str]:
@@ -119,8 +120,8 @@ def _unicode_step(rule: Rule) -> Step:
             if type(error).__name__ != "PanicException":  # the matcher's own limit, not an Exception
                 raise
             raise ModelError(
-                f"the pre-tokenizer expression {rule[:80]!r} takes too many steps on a text of {len(text)} characters: "
-                "the file's edgellm.tokenizer.pre_regexes cannot be used, convert the model anew"
+                f"the pre-tokenizer expression {rule[:80]!r} takes too many steps on a text of {len(text)} "
+                "characters: the file's edgellm.tokenizer.pre_regexes cannot be used, convert the model anew"
             ) from error
 
     return step

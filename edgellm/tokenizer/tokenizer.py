@@ -169,7 +169,7 @@ class Tokenizer:
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             return text.encode("utf-8", "surrogateescape")
         if self._byte_level:
-            # Characters outside the byte alphabet occur in vocabularies that list added tokens as normal ones.
+            # Vocabularies that list added tokens as normal ones have characters outside the byte alphabet.
             return b"".join(
                 bytes([CHAR_TO_BYTE[char]])
                 if char in CHAR_TO_BYTE
@@ -213,8 +213,8 @@ class Tokenizer:
         token = self._vocabulary.special_ids.get(name)
         if token is None:
             raise FormatError(
-                f"tokenizer.ggml.add_{name}_token asks for a {name} token but the file does not say which it is: "
-                "convert the model anew"
+                f"tokenizer.ggml.add_{name}_token asks for a {name} token but the file does not say which "
+                "it is: convert the model anew"
             )
         return token
 

@@ -28,9 +28,9 @@ MODELS = ("gpt2", "gemma4", "llama", "bert", "t5")
 # Texts that end a turn or a document in some model family; a token with such a text is a control token
 # and ends generation even where the file neither types nor names it so.
 _END_TEXTS = (
-    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>", "<end_of_turn>",
-    "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>", "<end_of_utterance>",
-    "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
+    "<|eot_id|>", "<|im_end|>", "<|end|>", "<|return|>", "<|call|>", "<|flush|>", "<|calls|>",
+    "<end_of_turn>", "<|endoftext|>", "<|eom_id|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<|end_of_text|>",
+    "<end_of_utterance>", "<eos>", "<turn|>", "<|tool_response>", "<｜end▁of▁sentence｜>", "[e~[",
     # fill-in-the-middle: padding and the borders between files and repositories
     "<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]",
     "<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>", "<|file_sep|>",
@@ -43,10 +43,11 @@ _FIM_TEXTS = (
     "<|prefix|>", "<|suffix|>", "<|middle|>",
 )  # fmt: skip
 
-# User-defined tokens that are markup a person may write; every other <...> or [...] is a marker of some template.
+# User-defined tokens that are markup a person may write; every other <...> or [...] is a
+# marker of some chat template.
 _HTML_TAG = re.compile(
-    r"</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|ol|p|pre|s|span|strong|sub"
-    r"|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
+    r"</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|ol|p|pre|s|span|strong"
+    r"|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
 )
 _MARKER = re.compile(r"[<\[]\S.*\S[>\]]", re.DOTALL)
 
@@ -106,8 +107,8 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
     model = text_value(metadata, "tokenizer.ggml.model")
     if model not in MODELS:
         raise UnsupportedError(
-            f"tokenizer.ggml.model is {model[:80]!r}; supported are {', '.join(MODELS)}: convert the model anew, or "
-            "use a model with one of these tokenizers"
+            f"tokenizer.ggml.model is {model[:80]!r}; supported are {', '.join(MODELS)}: convert the model "
+            "anew, or use a model with one of these tokenizers"
         )
     tokens = strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
     if not tokens:
@@ -118,8 +119,8 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
     if longest > MAX_TOKEN_CHARS:
         token = next(i for i, text in enumerate(tokens) if len(text) == longest)
         raise FormatError(
-            f"tokenizer.ggml.tokens[{token}] has {longest} characters, at most {MAX_TOKEN_CHARS} are accepted: "
-            "the vocabulary is damaged, fetch the file again"
+            f"tokenizer.ggml.tokens[{token}] has {longest} characters, at most {MAX_TOKEN_CHARS} are "
+            "accepted: the vocabulary is damaged, fetch the file again"
         )
     ids = _index(tokens)
     types = _types(metadata, len(tokens))
@@ -246,8 +247,8 @@ def _index(tokens: list[str]) -> dict[str, int]:
         for token, text in enumerate(tokens):
             if text in seen:
                 raise FormatError(
-                    f"tokenizer.ggml.tokens holds {text[:80]!r} twice, at {tokens.index(text)} and {token}, expected "
-                    "different tokens: convert the model anew"
+                    f"tokenizer.ggml.tokens holds {text[:80]!r} twice, at {tokens.index(text)} and {token}, "
+                    "expected different tokens: convert the model anew"
                 )
             if text:
                 seen.add(text)
@@ -302,7 +303,8 @@ def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> di
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n_tokens:
             raise FormatError(
-                f"{key} is {str(value)[:80]}, expected a token id from 0 to {n_tokens - 1}: convert the model anew"
+                f"{key} is {str(value)[:80]}, expected a token id from 0 to {n_tokens - 1}: "
+                "convert the model anew"
             )
         found[name] = value
     return found
@@ -312,8 +314,8 @@ def _byte_of(text: str, token: int) -> int:
     """The byte of a token `<0xXX>`."""
     if not re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
         raise FormatError(
-            f"tokenizer.ggml.tokens[{token}] is typed as a byte but reads {text[:80]!r}, expected <0x00> to <0xFF>: "
-            "convert the model anew"
+            f"tokenizer.ggml.tokens[{token}] is typed as a byte but reads {text[:80]!r}, expected <0x00> to "
+            "<0xFF>: convert the model anew"
         )
     return int(text[3:5], 16)
 
