@@ -43,6 +43,12 @@ class ContextOverflowError(EdgeLLMError):
     http_status = 400
 
 
+class OverloadedError(EdgeLLMError):
+    """The queue of waiting requests is full; the same request may succeed a little later."""
+
+    http_status = 503
+
+
 class TemplateError(EdgeLLMError):
     """A chat template is malformed, breaks its limits, or refuses the messages."""
 

@@ -1,0 +1,74 @@
+"""What an engine has to offer to the scheduler: sequences, and steps over tokens of many sequences."""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Ints: TypeAlias = NDArray[np.int32]
+Bools: TypeAlias = NDArray[np.bool_]
+
+
+class Backend(Protocol):
+    """A loaded model that keeps sequences in a paged cache of `block_tokens`-token blocks.
+
+    Appending n tokens to a sequence of L takes ceil((L + n) / block_tokens) - ceil(L / block_tokens) free
+    blocks. Forking shares the full blocks and copies a partly filled last one, so it takes one block, or none
+    where n_tokens is a multiple of block_tokens. Methods raise BackendError, and a step that raises has
+    changed nothing.
+    """
+
+    @property
+    def n_vocab(self) -> int: ...
+
+    @property
+    def n_embd(self) -> int: ...
+
+    @property
+    def n_ctx(self) -> int:
+        """The longest a sequence may become, in tokens."""
+
+    @property
+    def batch(self) -> int:
+        """The most tokens one step may take."""
+
+    @property
+    def block_tokens(self) -> int: ...
+
+    @property
+    def n_blocks(self) -> int:
+        """Blocks in the cache, used or not."""
+
+    @property
+    def free_blocks(self) -> int: ...
+
+    @property
+    def recurrent(self) -> bool:
+        """Sequences carry recurrent state: they can be forked only at their whole length, and not truncated."""
+
+    def open_sequence(self) -> int: ...
+
+    def close_sequence(self, sequence: int) -> None: ...
+
+    def fork_sequence(self, sequence: int, n_tokens: int) -> int:
+        """A new sequence that begins with the first `n_tokens` of another."""
+
+    def truncate_sequence(self, sequence: int, n_tokens: int) -> None: ...
+
+    def sequence_length(self, sequence: int) -> int: ...
+
+    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+        """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set."""
+
+    def hidden(self, tokens: Ints) -> Floats:
+        """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
+
+    def close(self) -> None: ...
+
+
+def blocks_for(length: int, n_tokens: int, block_tokens: int) -> int:
+    """The free blocks that appending `n_tokens` to a sequence of `length` tokens takes."""
+    return -(-(length + n_tokens) // block_tokens) + (-length // block_tokens)

@@ -1,0 +1,121 @@
+"""What a caller may ask of one generation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from edgellm.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateOptions:
+    """How to continue a prompt. None means the model's own default, or else the one named here.
+
+    max_tokens: at most this many tokens (None: until the context is full).
+    temperature: 0 always takes the likeliest token (0.8).
+    top_k: keep the k likeliest tokens, 0 keeps all (40). top_p: keep the likeliest tokens that together have
+    this probability (0.95). min_p: drop tokens below this part of the likeliest one's probability (0.05).
+    repeat_penalty (1.0), presence_penalty (0.0), frequency_penalty (0.0): applied to tokens among the last
+    `penalty_last_n` (64; -1: all, 0: none).
+    seed: the same seed, prompt and options give the same tokens; None draws one.
+    stop: texts that end the answer; they are not part of it.
+    logit_bias: token id -> value added to its logit (-inf forbids it).
+    logprobs: None, or how many likeliest alternatives to report beside each token's log-probability.
+    ignore_eos: an end-of-generation token does not end the answer.
+    Raises UsageError for a value out of range.
+    """
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_last_n: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    ignore_eos: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.stop, str):
+            object.__setattr__(self, "stop", (self.stop,))
+        for name, low, high in _RANGES:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            integer = name in _INTEGERS
+            if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
+                raise UsageError(f"{name} must be {'an integer' if integer else 'a number'}, not {value!r}.")
+            if not (low <= value <= high):
+                raise UsageError(f"{name} is {value}; it must be between {low:g} and {high:g}.")
+        if self.top_p == 0:
+            raise UsageError("top_p is 0; it must be above 0 (1 keeps every token).")
+        if self.repeat_penalty == 0:
+            raise UsageError("repeat_penalty is 0; it must be above 0 (1 changes nothing).")
+        for text in self.stop:
+            if not isinstance(text, str) or not text:
+                raise UsageError(f"stop must hold non-empty texts, not {text!r}.")
+        for token, bias in self.logit_bias.items():
+            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
+                raise UsageError(f"logit_bias must map token ids to numbers; {token!r} is not a token id.")
+            if math.isnan(bias) or bias == math.inf:
+                raise UsageError(f"logit_bias of token {token} is {bias}; it must be a finite number or -inf.")
+
+    def over(self, defaults: Mapping[str, Any]) -> GenerateOptions:
+        """These options, with those left None taken from `defaults` and then from the built-in ones."""
+        known = {**BUILTIN_DEFAULTS, **defaults}
+        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
+
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("max_tokens", 0, 2**31 - 1),
+    ("temperature", 0.0, 100.0),
+    ("top_k", 0, 2**31 - 1),
+    ("top_p", 0.0, 1.0),
+    ("min_p", 0.0, 1.0),
+    ("repeat_penalty", 0.0, 100.0),
+    ("presence_penalty", -100.0, 100.0),
+    ("frequency_penalty", -100.0, 100.0),
+    ("penalty_last_n", -1, 2**31 - 1),
+    ("seed", 0, 2**64 - 1),
+    ("logprobs", 0, 100),
+)
+_INTEGERS = {"max_tokens", "top_k", "penalty_last_n", "seed", "logprobs"}
+
+BUILTIN_DEFAULTS: dict[str, float | int] = {
+    "temperature": 0.8,
+    "top_k": 40,
+    "top_p": 0.95,
+    "min_p": 0.05,
+    "repeat_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "penalty_last_n": 64,
+}
+
+# GGUF key -> option (the sampling keys that gguf writers of 2025 and later put into a file).
+_METADATA_KEYS = {
+    "general.sampling.temp": "temperature",
+    "general.sampling.top_k": "top_k",
+    "general.sampling.top_p": "top_p",
+    "general.sampling.min_p": "min_p",
+    "general.sampling.penalty_repeat": "repeat_penalty",
+    "general.sampling.penalty_last_n": "penalty_last_n",
+}
+
+
+def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float | int]:
+    """The sampling values that a model's file recommends, by option name; UsageError if one is out of range."""
+    found = {option: metadata[key] for key, option in _METADATA_KEYS.items() if key in metadata}
+    try:
+        GenerateOptions(**found)
+    except UsageError as error:
+        raise UsageError(f"The file's general.sampling.* metadata cannot be used: {error}") from None
+    return found

@@ -1,0 +1,163 @@
+"""One request on its way through the scheduler, and the events it sends to whoever waits for it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol, TypeAlias
+
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.sampling import Sampled, Sampler
+from edgellm.engine.stops import StopFilter
+
+FinishReason: TypeAlias = Literal["stop", "length", "context", "cancelled", "error"]
+
+_numbers = itertools.count(1)
+
+
+class StreamDecoder(Protocol):
+    """Turns token ids into text piece by piece, never splitting a character."""
+
+    def push(self, token: int, /) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """Text that is certainly part of the answer, and the tokens that it completes."""
+
+    text: str
+    tokens: tuple[Sampled, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """What one request cost: tokens, and seconds spent queued, reading the prompt and answering.
+
+    n_cached of the n_prompt tokens were already in the cache. first_token_s is the time from submission to
+    the first token.
+    """
+
+    n_prompt: int
+    n_cached: int
+    n_generated: int
+    queue_s: float
+    prompt_s: float
+    generate_s: float
+
+    @property
+    def first_token_s(self) -> float:
+        return self.queue_s + self.prompt_s
+
+    @property
+    def prompt_tok_s(self) -> float:
+        """Prompt tokens computed (not those found in the cache) per second."""
+        return (self.n_prompt - self.n_cached) / self.prompt_s if self.prompt_s else 0.0
+
+    @property
+    def generate_tok_s(self) -> float:
+        """Tokens per second after the first."""
+        return (self.n_generated - 1) / self.generate_s if self.n_generated > 1 and self.generate_s else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The last event of a request: why it ended, the stop text that ended it, its cost, its error."""
+
+    reason: FinishReason
+    stats: Stats
+    stop: str | None = None
+    error: Exception | None = None
+
+
+Event: TypeAlias = Delta | Finish
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A prompt, how to continue it, and how far it has come.
+
+    `tokens` is the prompt and then every sampled token; the first `fed` of them are in the backend's
+    `sequence`. `on_event` is called on the thread that runs the scheduler and must not block.
+    """
+
+    prompt: Sequence[int]
+    options: GenerateOptions
+    sampler: Sampler
+    decoder: StreamDecoder
+    on_event: Callable[[Event], None]
+    number: int = field(default_factory=lambda: next(_numbers))
+    tokens: list[int] = field(init=False)
+    stops: StopFilter = field(init=False)
+    sequence: int | None = None
+    fed: int = 0
+    n_cached: int | None = None
+    cancelled: bool = False
+    finished: bool = False
+    submitted_at: float = 0.0
+    admitted_at: float | None = None
+    first_token_at: float | None = None
+    _n_text: int = 0
+    _n_released: int = 0
+    _unreleased: list[tuple[int, Sampled]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+        self.stops = StopFilter(self.options.stop)
+
+    @property
+    def n_generated(self) -> int:
+        return len(self.tokens) - len(self.prompt)
+
+    @property
+    def n_pending(self) -> int:
+        """Tokens that the backend has not seen yet."""
+        return len(self.tokens) - self.fed
+
+    @property
+    def decoding(self) -> bool:
+        """Whether the next step yields the next token of an answer that has begun."""
+        return self.n_generated > 0 and self.n_pending == 1
+
+    def cancel(self) -> None:
+        """Ask for the end of the request, from any thread; it ends before the scheduler's next step."""
+        self.cancelled = True
+
+    def accept(self, sampled: Sampled, *, silent: bool) -> None:
+        """Append a sampled token; unless `silent` (end of generation), send the text it completes."""
+        self.tokens.append(sampled.id)
+        if silent:
+            return
+        text = self.decoder.push(sampled.id)
+        self._n_text += len(text)
+        self._unreleased.append((self._n_text, sampled))
+        self._release(self.stops.push(text), everything=False)
+
+    def finish(self, reason: FinishReason, now: float, error: Exception | None = None) -> None:
+        """Send what was held back, and the final event."""
+        self.finished = True
+        if self.stops.matched is None:
+            rest = self.stops.push(self.decoder.flush()) + self.stops.flush()
+            self._release(rest, everything=self.stops.matched is None)
+        self.on_event(Finish(reason, self._stats(now), self.stops.matched, error))
+
+    def _release(self, text: str, *, everything: bool) -> None:
+        self._n_released += len(text)
+        ready = [s for end, s in self._unreleased if everything or end <= self._n_released]
+        if text or ready:
+            del self._unreleased[: len(ready)]
+            self.on_event(Delta(text, tuple(ready)))
+
+    def _stats(self, now: float) -> Stats:
+        admitted = now if self.admitted_at is None else self.admitted_at
+        first = now if self.first_token_at is None else self.first_token_at
+        return Stats(
+            n_prompt=len(self.prompt),
+            n_cached=self.n_cached or 0,
+            n_generated=self.n_generated,
+            queue_s=admitted - self.submitted_at,
+            prompt_s=first - admitted,
+            generate_s=now - first,
+        )

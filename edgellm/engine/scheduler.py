@@ -1,0 +1,305 @@
+"""The only generate loop: continuous batching of requests over one backend.
+
+Every step is one call of the backend. It carries the next token of each answer under way and, in what is
+left of the step's token budget, parts of the prompts still being read. Requests join and leave between
+steps. Because the backend's results do not depend on the batch, neither do the answers.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgellm.backends.base import Backend, Floats, blocks_for
+from edgellm.engine.prefix_cache import PrefixCache
+from edgellm.engine.request import FinishReason, Request
+from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
+
+# Prompts are read in parts small enough that answers under way wait about this long for their next token.
+STALL_S = 0.2
+MIN_CHUNK = 8
+# The part of a prompt that the oldest request may always read, whatever shorter prompts wait beside it.
+OLDEST_SHARE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one step feeds of one request: its next `n_tokens` tokens."""
+
+    request: Request
+    n_tokens: int
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the step reaches the request's last token, after which the next one is sampled."""
+        return self.n_tokens == self.request.n_pending and self.request.options.max_tokens != 0
+
+
+class Scheduler:
+    """Runs requests over a backend; `submit` and Request.cancel may be called from any thread.
+
+    eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
+    before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        eog_ids: frozenset[int],
+        *,
+        max_active: int = 16,
+        max_waiting: int = 256,
+        max_parked: int = 32,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._backend = backend
+        self._eog_ids = eog_ids
+        self._max_active = min(max_active, backend.batch)
+        self._max_waiting = max_waiting
+        self._clock = clock
+        self._prefixes = PrefixCache(backend, max_parked=max_parked)
+        self._waiting: deque[Request] = deque()
+        self._active: list[Request] = []  # in order of admission
+        self._queue_lock = threading.Lock()  # guards _waiting
+        self._step_lock = threading.RLock()  # guards the backend and everything else
+        self._prefill_tok_s: float | None = None
+
+    @property
+    def n_active(self) -> int:
+        return len(self._active)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def n_parked(self) -> int:
+        return len(self._prefixes)
+
+    @property
+    def busy(self) -> bool:
+        """Whether another step has anything to do."""
+        return bool(self._active or self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request.
+
+        Raises ContextOverflowError if its prompt leaves no room for an answer, UsageError if it is empty, and
+        OverloadedError if the queue is full.
+        """
+        n_prompt, n_ctx = len(request.prompt), self._backend.n_ctx
+        if n_prompt == 0:
+            raise UsageError("The prompt holds no tokens; give at least one.")
+        if n_prompt >= n_ctx:
+            raise ContextOverflowError(
+                f"The prompt is {n_prompt} tokens long and the context holds {n_ctx}; "
+                f"shorten the prompt or load the model with a larger context."
+            )
+        if min(request.prompt) < 0 or max(request.prompt) >= self._backend.n_vocab:
+            raise UsageError(f"The prompt holds token ids outside 0..{self._backend.n_vocab - 1}.")
+        request.submitted_at = self._clock()
+        with self._queue_lock:
+            if len(self._waiting) >= self._max_waiting:
+                raise OverloadedError(
+                    f"{len(self._waiting)} requests are already waiting, as many as allowed; try again later."
+                )
+            self._waiting.append(request)
+
+    def step(self) -> None:
+        """Advance every request that can be advanced by one call of the backend."""
+        with self._step_lock:
+            self._drop_cancelled()
+            self._admit()
+            grants = self._fit(self._share_budget())
+            if not grants:
+                return
+            begin = self._clock()
+            try:
+                logits = self._run(grants)
+            except BackendError as error:
+                for grant in grants:
+                    self._finish(grant.request, "error", error)
+                return
+            self._measure(grants, self._clock() - begin)
+            self._advance(grants, logits)
+
+    def exclusively(self, n_tokens: int, work: Callable[[Backend], Floats]) -> Floats:
+        """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.
+
+        Requests may be set back to make that room; they continue afterwards. Raises ContextOverflowError if
+        the cache could never hold so many.
+        """
+        block = self._backend.block_tokens
+        needed = blocks_for(0, n_tokens, block)
+        if n_tokens > self._backend.n_ctx or needed > self._backend.n_blocks:
+            raise ContextOverflowError(
+                f"The text is {n_tokens} tokens long and the context holds {self._backend.n_ctx}; "
+                f"shorten it or load the model with a larger context."
+            )
+        with self._step_lock:
+            while not self._prefixes.make_room(needed) and self._active:
+                self._set_back(self._active[-1])
+            return work(self._backend)
+
+    def stop(self) -> None:
+        """End every request as cancelled and close every sequence."""
+        with self._step_lock:
+            with self._queue_lock:
+                for request in self._waiting:
+                    request.cancel()
+            for request in self._active:
+                request.cancel()
+            self._drop_cancelled()
+            self._prefixes.clear()
+
+    def _drop_cancelled(self) -> None:
+        for request in [r for r in self._active if r.cancelled]:
+            self._finish(request, "cancelled")
+        with self._queue_lock:
+            dropped = [r for r in self._waiting if r.cancelled]
+            for request in dropped:
+                self._waiting.remove(request)
+        for request in dropped:
+            self._finish(request, "cancelled")
+
+    def _admit(self) -> None:
+        """Move waiting requests into the batch, first come first served, while the cache has room for them."""
+        block = self._backend.block_tokens
+        while len(self._active) < self._max_active:
+            with self._queue_lock:
+                if not self._waiting:
+                    return
+                request = self._waiting.popleft()
+            try:
+                live = [(r.sequence, r.tokens[: r.fed]) for r in self._active if r.sequence is not None]
+                sequence, n_cached = self._prefixes.acquire(request.tokens, live)
+            except BackendError as error:
+                self._finish(request, "error", error)
+                continue
+            # One more block for each answer under way, so that admitting this one does not set it back at once.
+            needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
+            if self._active and not self._prefixes.make_room(needed):
+                self._prefixes.park(sequence, request.tokens[:n_cached])
+                with self._queue_lock:
+                    self._waiting.appendleft(request)
+                return
+            request.sequence, request.fed = sequence, n_cached
+            if request.admitted_at is None:
+                request.admitted_at, request.n_cached = self._clock(), n_cached
+            self._active.append(request)
+
+    def _share_budget(self) -> list[Grant]:
+        """One token for every answer under way; prompts share the rest, the shortest first.
+
+        The oldest prompt always gets a part, so that shorter ones cannot starve it.
+        """
+        decoding = [r for r in self._active if r.decoding]
+        reading = [r for r in self._active if not r.decoding]
+        budget = self._backend.batch - len(decoding)
+        if decoding:
+            affordable = int((self._prefill_tok_s or 0.0) * STALL_S)
+            budget = min(budget, max(MIN_CHUNK, affordable))
+        granted = dict.fromkeys((r.number for r in reading), 0)
+        if reading:
+            granted[reading[0].number] = min(reading[0].n_pending, -(-budget // OLDEST_SHARE))
+        left = budget - sum(granted.values())
+        for request in sorted(reading, key=lambda r: r.n_pending):
+            more = min(request.n_pending - granted[request.number], left)
+            granted[request.number] += more
+            left -= more
+        return [Grant(r, 1 if r.decoding else granted[r.number]) for r in self._active if r.decoding or granted[r.number]]
+
+    def _fit(self, grants: list[Grant]) -> list[Grant]:
+        """Make room in the cache for these grants: parked sequences go first, then the youngest requests."""
+        block = self._backend.block_tokens
+        while grants:
+            needed = sum(blocks_for(g.request.fed, g.n_tokens, block) for g in grants)
+            if self._prefixes.make_room(needed):
+                return grants
+            if len(self._active) == 1:
+                self._finish(
+                    self._active[0],
+                    "error",
+                    BackendError(
+                        f"The cache has {self._backend.free_blocks} blocks free of {self._backend.n_blocks} and one "
+                        f"request alone needs {needed} more."
+                    ),
+                )
+                return []
+            youngest = self._active[-1]
+            self._set_back(youngest)
+            grants = [g for g in grants if g.request is not youngest]
+        return grants
+
+    def _set_back(self, request: Request) -> None:
+        """Give up a request's blocks; it waits at the head of the queue and is computed again from its tokens."""
+        self._active.remove(request)
+        if request.sequence is not None:
+            self._backend.close_sequence(request.sequence)
+        request.sequence, request.fed = None, 0
+        with self._queue_lock:
+            self._waiting.appendleft(request)
+
+    def _run(self, grants: Sequence[Grant]) -> Floats:
+        tokens = np.concatenate(
+            [np.asarray(g.request.tokens[g.request.fed : g.request.fed + g.n_tokens], np.int32) for g in grants]
+        )
+        counts = [g.n_tokens for g in grants]
+        sequences = np.repeat(np.asarray([g.request.sequence for g in grants], np.int32), counts)
+        outputs = np.zeros(len(tokens), np.bool_)
+        outputs[np.cumsum(counts) - 1] = [g.wants_logits for g in grants]
+        return self._backend.step(tokens, sequences, outputs)
+
+    def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
+        """Keep a running mean of how fast prompts are read, from the steps that mostly did that."""
+        n_tokens = sum(g.n_tokens for g in grants)
+        if n_tokens >= 4 * sum(g.request.decoding for g in grants) and n_tokens >= MIN_CHUNK and seconds > 0:
+            rate = n_tokens / seconds
+            self._prefill_tok_s = rate if self._prefill_tok_s is None else 0.7 * self._prefill_tok_s + 0.3 * rate
+
+    def _advance(self, grants: Sequence[Grant], logits: Floats) -> None:
+        row = 0
+        for grant in grants:
+            request = grant.request
+            wants_logits = grant.wants_logits
+            request.fed += grant.n_tokens
+            if wants_logits:
+                row += 1
+                # Logits that cannot be sampled from (NaN, all forbidden) must end their own request and no other.
+                try:
+                    self._sample(request, logits[row - 1])
+                except Exception as error:
+                    self._finish(request, "error", error)
+            elif request.n_pending == 0:
+                request.first_token_at = self._clock()
+                self._finish(request, "length")
+
+    def _sample(self, request: Request, logits: Floats) -> None:
+        sampled = request.sampler.sample(logits, request.tokens)
+        if request.first_token_at is None:
+            request.first_token_at = self._clock()
+        ended = sampled.id in self._eog_ids and not request.options.ignore_eos
+        request.accept(sampled, silent=sampled.id in self._eog_ids)
+        if ended or request.stops.matched is not None:
+            self._finish(request, "stop")
+        elif request.n_generated == request.options.max_tokens:
+            self._finish(request, "length")
+        elif len(request.tokens) >= self._backend.n_ctx:
+            self._finish(request, "context")
+
+    def _finish(self, request: Request, reason: FinishReason, error: Exception | None = None) -> None:
+        """End a request; what it computed stays in the cache unless the backend may have failed on it."""
+        if request in self._active:
+            self._active.remove(request)
+        if request.sequence is not None:
+            if error is None:
+                self._prefixes.park(request.sequence, request.tokens[: request.fed])
+            else:
+                self._backend.close_sequence(request.sequence)
+            request.sequence = None
+        request.finish(reason, self._clock(), error)
