@@ -1,0 +1,66 @@
+"""edgellm runs quantized language models on the hardware people own."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgellm.api import load
+    from edgellm.engine.model import Model
+    from edgellm.engine.options import GenerateOptions
+    from edgellm.engine.session import Generation
+    from edgellm.errors import (
+        BackendError,
+        ContextOverflowError,
+        DownloadError,
+        EdgeLLMError,
+        FileError,
+        FormatError,
+        MemoryLimitError,
+        ModelError,
+        OverloadedError,
+        TemplateError,
+        UnsupportedError,
+        UsageError,
+    )
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackendError",
+    "ContextOverflowError",
+    "DownloadError",
+    "EdgeLLMError",
+    "FileError",
+    "FormatError",
+    "GenerateOptions",
+    "Generation",
+    "MemoryLimitError",
+    "Model",
+    "ModelError",
+    "OverloadedError",
+    "TemplateError",
+    "UnsupportedError",
+    "UsageError",
+    "__version__",
+    "load",
+]
+
+_MODULES = {
+    "GenerateOptions": "edgellm.engine.options",
+    "Generation": "edgellm.engine.session",
+    "Model": "edgellm.engine.model",
+    "load": "edgellm.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported when they are first used, so that `import edgellm` costs next to nothing."""
+    if name not in __all__:
+        raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES.get(name, "edgellm.errors")), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,42 @@
+"""`edgellm.load`: the way in for Python programs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgellm.engine.loading import DEFAULT_BATCH, LoadOptions
+from edgellm.engine.model import Model
+
+
+def load(
+    path: str | Path,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    vocab_only: bool = False,
+    backend: str = "native",
+    kv_type: str = "f16",
+    batch: int = DEFAULT_BATCH,
+    cache_tokens: int | None = None,
+    isa: str = "",
+    max_memory: int | None = None,
+) -> Model:
+    """Load a GGUF model from a path.
+
+    threads: None takes the physical cores this process may use. context: tokens of a prompt and its answer
+    together; None takes the trained context or 4096, whichever is less; 0 takes the trained context.
+    vocab_only: only the tokenizer and the chat template. See LoadOptions for the rest. Raises FileError,
+    FormatError, ModelError, UnsupportedError, MemoryLimitError or UsageError, each with a sentence that says
+    what to do.
+    """
+    chosen = LoadOptions(
+        threads=threads,
+        context=context,
+        cache_tokens=cache_tokens,
+        kv_type=kv_type,
+        backend=backend,
+        isa=isa,
+        max_memory=max_memory,
+        batch=batch,
+    )
+    return Model.load(Path(path), chosen, vocab_only=vocab_only)

@@ -1,0 +1,272 @@
+"""A loaded model: text in, text, logits and embeddings out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from edgellm.backends.base import Backend, Floats, Ints
+from edgellm.chat.template import ChatTemplate
+from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
+from edgellm.engine.options import GenerateOptions, sampling_defaults
+from edgellm.engine.scheduler import Scheduler
+from edgellm.engine.session import Generation, make_request
+from edgellm.errors import UsageError
+from edgellm.gguf.reader import GGUFFile
+from edgellm.program import Program
+from edgellm.tokenizer import Tokenizer
+
+
+T = TypeVar("T")
+
+
+class Model:
+    """A model file and, unless it was loaded for its vocabulary alone, the engine that runs it.
+
+    Methods may be called from several threads; generations under way at the same time share each step.
+    """
+
+    def __init__(self, file: GGUFFile, planned: Plan | None) -> None:
+        self.path: Path = file.path
+        self.metadata: Mapping[str, Any] = file.metadata
+        self.threads = planned.threads if planned else 0
+        self.memory: dict[str, int] = {}
+        self.load_s = 0.0
+        self._program = planned.program if planned else None
+        self._backend: Backend | None = None
+        self._scheduler: Scheduler | None = None
+        self._file = file
+        begin = time.perf_counter()
+        loading = _Loading(planned) if planned else None
+        # The tokenizer is built while the engine packs weights on its own threads.
+        try:
+            self.tokenizer = Tokenizer.from_metadata(file.metadata)
+            self.sampling_defaults = sampling_defaults(file.metadata)
+        finally:
+            if loading is not None:
+                loading.wait()
+        if loading is not None:
+            self._backend, self.memory = loading.result()
+            self._scheduler = Scheduler(self._backend, self.tokenizer.eog_ids)
+        self.load_s = time.perf_counter() - begin
+
+    @classmethod
+    def load(cls, path: Path, options: LoadOptions, *, vocab_only: bool = False) -> Model:
+        """Open and load a GGUF file; see `edgellm.load`."""
+        file = GGUFFile.open(path)
+        try:
+            return cls(file, None if vocab_only else plan(file, options))
+        except BaseException:
+            file.close()
+            raise
+
+    @property
+    def name(self) -> str:
+        """What the file calls itself, or else its file name."""
+        name = self.metadata.get("general.name")
+        return name if isinstance(name, str) and name else self.path.stem
+
+    @property
+    def program(self) -> Program:
+        return _loaded(self._program)
+
+    @property
+    def backend(self) -> Backend:
+        return _loaded(self._backend)
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return _loaded(self._scheduler)
+
+    @property
+    def n_ctx(self) -> int:
+        """The context in tokens: a prompt and its answer together."""
+        return self.backend.n_ctx
+
+    @property
+    def n_vocab(self) -> int:
+        return self.tokenizer.n_vocab
+
+    @cached_property
+    def template(self) -> ChatTemplate:
+        """The file's chat template; raises TemplateError if it is malformed."""
+        return ChatTemplate.from_metadata(self.metadata, self.tokenizer)
+
+    def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
+        """Token ids of a text.
+
+        add_special: with the tokens that the model wants around a text (beginning of sequence and the like).
+        parse_special: names of special tokens in the text become those tokens; otherwise they are plain text.
+        """
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """The text of token ids; invalid UTF-8 becomes U+FFFD."""
+        return self.tokenizer.decode(ids, skip_special=skip_special)
+
+    def generate(self, prompt: str | Sequence[int], options: GenerateOptions | None = None) -> Generation:
+        """Continue a prompt; iterate over the result for the pieces of text.
+
+        A text is tokenized with the model's own special tokens around it and none parsed within it. Raises
+        ContextOverflowError if the prompt leaves no room for an answer.
+        """
+        if isinstance(prompt, str):
+            ids = self.tokenize(prompt, add_special=True)
+        else:
+            ids = [int(token) for token in prompt]
+        self._check_generates()
+        known = (options or GenerateOptions()).over(self.sampling_defaults)
+        return Generation(
+            self.scheduler,
+            lambda on_event: make_request(
+                ids, known, n_vocab=self.backend.n_vocab, decoder=self.tokenizer.stream(), on_event=on_event
+            ),
+        )
+
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions | None = None, **variables: Any
+    ) -> Generation:
+        """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template."""
+        return self.generate(self.template.encode(messages, **variables), options)
+
+    def logits(self, ids: Sequence[int]) -> Floats:
+        """Logits (n_tokens, n_vocab) of every position of one sequence.
+
+        Raises ContextOverflowError if it exceeds the context.
+        """
+        self._check_generates()
+        tokens = self._check_ids(ids)
+        return self.scheduler.exclusively(len(tokens), lambda backend: _all_logits(backend, tokens))
+
+    def perplexity(self, ids: Sequence[int]) -> float:
+        """exp of the mean negative log-likelihood of the tokens, each given those before it.
+
+        A text longer than the context is cut into context-sized windows, each read on its own; the first
+        token of a window is not scored. Needs at least two tokens.
+        """
+        self._check_generates()
+        tokens = self._check_ids(ids)
+        if len(tokens) < 2:
+            raise UsageError("Perplexity needs at least two tokens.")
+        total, count = 0.0, 0
+        for start in range(0, len(tokens), self.n_ctx):
+            window = tokens[start : start + self.n_ctx]
+            if len(window) < 2:
+                break
+            losses = self.scheduler.exclusively(len(window), lambda backend, w=window: _losses(backend, w))  # type: ignore[misc]
+            total, count = total + float(losses.sum(dtype=np.float64)), count + len(losses)
+        return float(np.exp(total / count))
+
+    def embed(self, texts: Sequence[str]) -> Floats:
+        """Embeddings (n_texts, width), each of length 1: the hidden state pooled as the model says."""
+        rows = np.empty((len(texts), self.program.width), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            row[:] = self.embed_ids(self.tokenize(text, add_special=True))
+        return rows
+
+    def embed_ids(self, ids: Sequence[int]) -> Floats:
+        """The embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
+        tokens = self._check_ids(ids)
+        hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens))
+        pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
+        vector = np.asarray(pooled[self.program.pooling], np.float64)
+        return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
+    def close(self) -> None:
+        """End what is under way and free the model's memory."""
+        if self._scheduler is not None:
+            self._scheduler.stop()
+        if self._backend is not None:
+            self._backend.close()
+        self._scheduler, self._backend = None, None
+        self._file.close()
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_generates(self) -> None:
+        if self.program.logits is None:
+            raise UsageError(
+                f"{self.path}: {self.program.family} models read text and make embeddings; they cannot write. "
+                f"Use a generative model."
+            )
+
+    def _check_ids(self, ids: Sequence[int]) -> Ints:
+        tokens = np.asarray(ids, np.int64)
+        if tokens.ndim != 1 or len(tokens) == 0:
+            raise UsageError("The text holds no tokens; give at least one.")
+        if tokens.min() < 0 or tokens.max() >= self.backend.n_vocab:
+            raise UsageError(f"The token ids must lie in 0..{self.backend.n_vocab - 1}.")
+        return tokens.astype(np.int32)
+
+
+class _Loading:
+    """Loads a backend on a thread of its own."""
+
+    def __init__(self, planned: Plan) -> None:
+        self._planned = planned
+        self._loaded: tuple[Backend, dict[str, int]] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="edgellm-load", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        self._thread.join()
+
+    def result(self) -> tuple[Backend, dict[str, int]]:
+        if self._error is not None:
+            raise self._error
+        assert self._loaded is not None
+        return self._loaded
+
+    def _run(self) -> None:
+        try:
+            self._loaded = load_backend(self._planned)
+        except BaseException as error:
+            self._error = error
+
+
+def _loaded(part: T | None) -> T:
+    if part is None:
+        raise UsageError("The model was loaded for its vocabulary alone, or has been closed; load it with its weights.")
+    return part
+
+
+def _chunks(backend: Backend, tokens: Ints) -> Iterator[Floats]:
+    """Logits of every position, one step's worth after another."""
+    sequence = backend.open_sequence()
+    try:
+        for start in range(0, len(tokens), backend.batch):
+            part = tokens[start : start + backend.batch]
+            yield backend.step(part, np.full(len(part), sequence, np.int32), np.ones(len(part), np.bool_))
+    finally:
+        backend.close_sequence(sequence)
+
+
+def _all_logits(backend: Backend, tokens: Ints) -> Floats:
+    return np.concatenate(list(_chunks(backend, tokens)))
+
+
+def _losses(backend: Backend, tokens: Ints) -> Floats:
+    """Negative log-likelihood (n_tokens - 1,) of each token but the first."""
+    losses, position = [], 0
+    for logits in _chunks(backend, tokens):
+        following = tokens[position + 1 : position + 1 + len(logits)]
+        wide = logits[: len(following)].astype(np.float64)
+        wide -= wide.max(axis=1, keepdims=True)
+        picked = wide[np.arange(len(following)), following]
+        losses.append((np.log(np.exp(wide).sum(axis=1)) - picked).astype(np.float32))
+        position += len(logits)
+    return np.concatenate(losses)

@@ -1,0 +1,128 @@
+"""A generation as an iterator: the caller's own thread runs the scheduler while it waits for text."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Delta, Event, FinishReason, Request, Stats, StreamDecoder
+from edgellm.engine.sampling import Sampled, Sampler
+from edgellm.engine.scheduler import Scheduler
+from edgellm.errors import UsageError
+
+
+def make_request(
+    prompt: Sequence[int],
+    options: GenerateOptions,
+    *,
+    n_vocab: int,
+    decoder: StreamDecoder,
+    on_event: Callable[[Event], None],
+) -> Request:
+    """A request for the scheduler out of options in which nothing is left None by `GenerateOptions.over`.
+
+    Raises UsageError if a biased token is not in the vocabulary.
+    """
+    beyond = [token for token in options.logit_bias if token >= n_vocab]
+    if beyond:
+        raise UsageError(f"logit_bias names token {beyond[0]}; the vocabulary ends at {n_vocab - 1}.")
+    known = options.over({})
+    assert known.temperature is not None
+    assert known.top_k is not None
+    assert known.top_p is not None
+    assert known.min_p is not None
+    assert known.repeat_penalty is not None
+    assert known.presence_penalty is not None
+    assert known.frequency_penalty is not None
+    assert known.penalty_last_n is not None
+    sampler = Sampler(
+        temperature=known.temperature,
+        top_k=known.top_k,
+        top_p=known.top_p,
+        min_p=known.min_p,
+        repeat_penalty=known.repeat_penalty,
+        presence_penalty=known.presence_penalty,
+        frequency_penalty=known.frequency_penalty,
+        penalty_last_n=known.penalty_last_n,
+        seed=known.seed,
+        logit_bias=dict(known.logit_bias) or None,
+        n_probs=known.logprobs or 0,
+    )
+    return Request(prompt=prompt, options=known, sampler=sampler, decoder=decoder, on_event=on_event)
+
+
+class Generation(Iterator[str]):
+    """The pieces of one answer, as they come.
+
+    `text`, `ids` and (if asked for) `logprobs` hold what has come so far; `finish_reason` (stop, length,
+    context or cancelled) and `stats` are set when the iteration has ended. Leaving a `with` block, or closing,
+    cancels what has not finished.
+    """
+
+    def __init__(self, scheduler: Scheduler, make: Callable[[Callable[[Event], None]], Request]) -> None:
+        self._scheduler = scheduler
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._request = make(self._events.put)
+        self.text = ""
+        self.logprobs: list[Sampled] = []
+        self.finish_reason: FinishReason | None = None
+        self.stats: Stats | None = None
+        scheduler.submit(self._request)
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens sampled so far, the one that ended the answer included."""
+        return self._request.tokens[len(self._request.prompt) :]
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return list(self._request.prompt)
+
+    @property
+    def n_prompt_read(self) -> int:
+        """Prompt tokens that have been read so far."""
+        return min(self._request.fed, len(self._request.prompt))
+
+    def __iter__(self) -> Generation:
+        return self
+
+    def __next__(self) -> str:
+        while self.finish_reason is None:
+            while self._events.empty():
+                self._scheduler.step()
+            event = self._events.get()
+            if isinstance(event, Delta):
+                self.text += event.text
+                if self._request.options.logprobs is not None:
+                    self.logprobs.extend(event.tokens)
+                if event.text:
+                    return event.text
+                continue
+            self.finish_reason, self.stats = event.reason, event.stats
+            if event.error is not None:
+                raise event.error
+        raise StopIteration
+
+    def cancel(self) -> None:
+        """End the answer before its next token; may be called from any thread."""
+        self._request.cancel()
+
+    def close(self) -> None:
+        """Cancel if unfinished, and free what the answer holds."""
+        self.cancel()
+        for _ in self:
+            pass
+
+    def __enter__(self) -> Generation:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "finish_reason", "stop") is None:
+            self._request.cancel()
