@@ -47,7 +47,7 @@ class Backend(Protocol):
 
     @property
     def recurrent(self) -> bool:
-        """Sequences carry recurrent state: they can be forked only at their whole length, and not truncated."""
+        """Sequences carry recurrent state: they can be forked only at full length, and not truncated."""
 
     def open_sequence(self) -> int: ...
 

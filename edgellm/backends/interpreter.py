@@ -96,7 +96,9 @@ class InterpreterBackend:
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         held = self._prefix(sequence, n_tokens)
         shared = self._blocks[sequence][: n_tokens // self.block_tokens]
-        self._check_free(blocks_for(len(shared) * self.block_tokens, n_tokens % self.block_tokens, self.block_tokens))
+        self._check_free(
+            blocks_for(len(shared) * self.block_tokens, n_tokens % self.block_tokens, self.block_tokens)
+        )
         fork = self.open_sequence()
         self._tokens[fork] = held
         for block in shared:
@@ -133,7 +135,9 @@ class InterpreterBackend:
         for sequence, new in added.items():
             length = len(self._tokens[sequence])
             if length + len(new) > self.n_ctx:
-                raise BackendError(f"A sequence of {length + len(new)} tokens exceeds the context of {self.n_ctx}.")
+                raise BackendError(
+                    f"A sequence of {length + len(new)} tokens exceeds the context of {self.n_ctx}."
+                )
             needed += blocks_for(length, len(new), self.block_tokens)
         if len(tokens) > self.batch:
             raise BackendError(f"A step of {len(tokens)} tokens exceeds the batch of {self.batch}.")
@@ -170,7 +174,9 @@ class InterpreterBackend:
         self._known(sequence)
         held = self._tokens[sequence]
         if not 0 <= n_tokens <= len(held):
-            raise BackendError(f"Sequence {sequence} holds {len(held)} tokens; {n_tokens} of them were asked for.")
+            raise BackendError(
+                f"Sequence {sequence} holds {len(held)} tokens; {n_tokens} of them were asked for."
+            )
         if self.recurrent and n_tokens < len(held):
             raise BackendError("A sequence with recurrent state cannot be cut.")
         return held[:n_tokens]

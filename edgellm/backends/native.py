@@ -23,7 +23,15 @@ class NativeBackend:
     """
 
     def __init__(
-        self, program: Program, *, threads: int, n_ctx: int, cache_tokens: int, batch: int, kv_type: str, isa: str = ""
+        self,
+        program: Program,
+        *,
+        threads: int,
+        n_ctx: int,
+        cache_tokens: int,
+        batch: int,
+        kv_type: str,
+        isa: str = "",
     ) -> None:
         self.n_vocab = program.n_vocab
         self.n_embd = program.width

@@ -43,7 +43,7 @@ def cpu_quota(root: Path = Path("/")) -> float | None:
 
 
 def available_memory(root: Path = Path("/")) -> int | None:
-    """Bytes this process can still allocate without swapping: the least of MemAvailable and the cgroups' rest.
+    """Bytes this process can still allocate without swapping: MemAvailable, or what a cgroup leaves.
 
     Returns None where the system does not say (no /proc). Page cache charged to a cgroup counts as free.
     """

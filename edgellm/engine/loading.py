@@ -40,7 +40,13 @@ class LoadOptions:
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("threads", 1), ("context", 0), ("cache_tokens", 1), ("batch", 1), ("max_memory", 1)):
+        for name, low in (
+            ("threads", 1),
+            ("context", 0),
+            ("cache_tokens", 1),
+            ("batch", 1),
+            ("max_memory", 1),
+        ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
@@ -60,7 +66,7 @@ class Plan:
 
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
-    """Build the program of a file and settle its context; UsageError if the context exceeds the trained one."""
+    """Build the program of a file and settle its context; UsageError if that exceeds the trained one."""
     shapes = {name: info.shape for name, info in file.tensors.items()}
     try:
         program = build(file.metadata, shapes, context=options.context or None)
@@ -158,10 +164,11 @@ def _check_tensors(file: GGUFFile, program: Program) -> None:
         info = file.tensors.get(name)
         if info is None:
             raise ModelError(
-                f"{file.path}: tensor {name} is missing, and {program.family} models need it; fetch the file again."
+                f"{file.path}: tensor {name} is missing, and {program.family} models need it; "
+                f"fetch the file again."
             )
         if math.prod(info.shape) != math.prod(shape):
             raise ModelError(
-                f"{file.path}: tensor {name} has shape {info.shape}, and {program.family} models need {shape}; "
-                f"fetch or convert the file again."
+                f"{file.path}: tensor {name} has shape {info.shape}, and {program.family} models need "
+                f"{shape}; fetch or convert the file again."
             )

@@ -23,7 +23,6 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program
 from edgellm.tokenizer import Tokenizer
 
-
 T = TypeVar("T")
 
 
@@ -199,8 +198,8 @@ class Model:
     def _check_generates(self) -> None:
         if self.program.logits is None:
             raise UsageError(
-                f"{self.path}: {self.program.family} models read text and make embeddings; they cannot write. "
-                f"Use a generative model."
+                f"{self.path}: {self.program.family} models read text and make embeddings. "
+                "To write, use a generative model."
             )
 
     def _check_ids(self, ids: Sequence[int]) -> Ints:
@@ -240,7 +239,9 @@ class _Loading:
 
 def _loaded(part: T | None) -> T:
     if part is None:
-        raise UsageError("The model was loaded for its vocabulary alone, or has been closed; load it with its weights.")
+        raise UsageError(
+            "The model was loaded for its vocabulary alone, or has been closed; load it with its weights."
+        )
     return part
 
 

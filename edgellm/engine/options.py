@@ -66,7 +66,9 @@ class GenerateOptions:
             if isinstance(token, bool) or not isinstance(token, int) or token < 0:
                 raise UsageError(f"logit_bias must map token ids to numbers; {token!r} is not a token id.")
             if math.isnan(bias) or bias == math.inf:
-                raise UsageError(f"logit_bias of token {token} is {bias}; it must be a finite number or -inf.")
+                raise UsageError(
+                    f"logit_bias of token {token} is {bias}; it must be a finite number or -inf."
+                )
 
     def over(self, defaults: Mapping[str, Any]) -> GenerateOptions:
         """These options, with those left None taken from `defaults` and then from the built-in ones."""
@@ -112,7 +114,7 @@ _METADATA_KEYS = {
 
 
 def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float | int]:
-    """The sampling values that a model's file recommends, by option name; UsageError if one is out of range."""
+    """The sampling values that a file recommends, by option name; UsageError if one is out of range."""
     found = {option: metadata[key] for key, option in _METADATA_KEYS.items() if key in metadata}
     try:
         GenerateOptions(**found)

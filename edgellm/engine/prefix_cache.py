@@ -1,4 +1,4 @@
-"""Finished sequences stay in the backend's cache, so that a prompt which begins like one need not be read again.
+"""Finished sequences stay in the cache, so that a prompt which begins like one need not be read again.
 
 Blocks of tokens are shared by the backend: a fork of a parked sequence costs at most one block. Parked
 sequences are closed, the least recently used first, when the blocks are needed.
@@ -39,13 +39,13 @@ class PrefixCache:
         return len(self._parked)
 
     def park(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Take over a sequence that holds exactly `tokens`; parked sequences that it makes useless are closed."""
+        """Take over a sequence that holds exactly `tokens`; those that it makes useless are closed."""
         held = np.asarray(tokens, np.int32)
         if len(held) < self._min_tokens or self._max_parked == 0:
             self._backend.close_sequence(sequence)
             return
         if not self._backend.recurrent:
-            # A shorter parked sequence that is a beginning of this one can serve nothing that this one cannot.
+            # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
             for other, theirs in list(self._parked.items()):
                 if len(theirs) <= len(held) and np.array_equal(theirs, held[: len(theirs)]):
                     self._close(other)

@@ -168,7 +168,7 @@ class Scheduler:
             self._finish(request, "cancelled")
 
     def _admit(self) -> None:
-        """Move waiting requests into the batch, first come first served, while the cache has room for them."""
+        """Move waiting requests into the batch, first come first served, while the cache has room."""
         block = self._backend.block_tokens
         while len(self._active) < self._max_active:
             with self._queue_lock:
@@ -181,7 +181,7 @@ class Scheduler:
             except BackendError as error:
                 self._finish(request, "error", error)
                 continue
-            # One more block for each answer under way, so that admitting this one does not set it back at once.
+            # One more block per answer under way, so that admitting this one does not set it back at once.
             needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
             if self._active and not self._prefixes.make_room(needed):
                 self._prefixes.park(sequence, request.tokens[:n_cached])
@@ -212,7 +212,11 @@ class Scheduler:
             more = min(request.n_pending - granted[request.number], left)
             granted[request.number] += more
             left -= more
-        return [Grant(r, 1 if r.decoding else granted[r.number]) for r in self._active if r.decoding or granted[r.number]]
+        return [
+            Grant(r, 1 if r.decoding else granted[r.number])
+            for r in self._active
+            if r.decoding or granted[r.number]
+        ]
 
     def _fit(self, grants: list[Grant]) -> list[Grant]:
         """Make room in the cache for these grants: parked sequences go first, then the youngest requests."""
@@ -226,8 +230,8 @@ class Scheduler:
                     self._active[0],
                     "error",
                     BackendError(
-                        f"The cache has {self._backend.free_blocks} blocks free of {self._backend.n_blocks} and one "
-                        f"request alone needs {needed} more."
+                        f"The cache has {self._backend.free_blocks} blocks free of {self._backend.n_blocks} "
+                        f"and one request alone needs {needed} more."
                     ),
                 )
                 return []
@@ -237,7 +241,7 @@ class Scheduler:
         return grants
 
     def _set_back(self, request: Request) -> None:
-        """Give up a request's blocks; it waits at the head of the queue and is computed again from its tokens."""
+        """Give up a request's blocks; it waits at the head of the queue and is computed again later."""
         self._active.remove(request)
         if request.sequence is not None:
             self._backend.close_sequence(request.sequence)
@@ -247,7 +251,10 @@ class Scheduler:
 
     def _run(self, grants: Sequence[Grant]) -> Floats:
         tokens = np.concatenate(
-            [np.asarray(g.request.tokens[g.request.fed : g.request.fed + g.n_tokens], np.int32) for g in grants]
+            [
+                np.asarray(g.request.tokens[g.request.fed : g.request.fed + g.n_tokens], np.int32)
+                for g in grants
+            ]
         )
         counts = [g.n_tokens for g in grants]
         sequences = np.repeat(np.asarray([g.request.sequence for g in grants], np.int32), counts)
@@ -260,7 +267,9 @@ class Scheduler:
         n_tokens = sum(g.n_tokens for g in grants)
         if n_tokens >= 4 * sum(g.request.decoding for g in grants) and n_tokens >= MIN_CHUNK and seconds > 0:
             rate = n_tokens / seconds
-            self._prefill_tok_s = rate if self._prefill_tok_s is None else 0.7 * self._prefill_tok_s + 0.3 * rate
+            self._prefill_tok_s = (
+                rate if self._prefill_tok_s is None else 0.7 * self._prefill_tok_s + 0.3 * rate
+            )
 
     def _advance(self, grants: Sequence[Grant], logits: Floats) -> None:
         row = 0
@@ -270,7 +279,7 @@ class Scheduler:
             request.fed += grant.n_tokens
             if wants_logits:
                 row += 1
-                # Logits that cannot be sampled from (NaN, all forbidden) must end their own request and no other.
+                # Logits that cannot be sampled from (NaN, all forbidden) must end their request and no other.
                 try:
                     self._sample(request, logits[row - 1])
                 except Exception as error:

@@ -57,8 +57,8 @@ class Generation(Iterator[str]):
     """The pieces of one answer, as they come.
 
     `text`, `ids` and (if asked for) `logprobs` hold what has come so far; `finish_reason` (stop, length,
-    context or cancelled) and `stats` are set when the iteration has ended. Leaving a `with` block, or closing,
-    cancels what has not finished.
+    context or cancelled) and `stats` are set when the iteration has ended. Leaving a `with` block, or
+    closing, cancels what has not finished.
     """
 
     def __init__(self, scheduler: Scheduler, make: Callable[[Callable[[Event], None]], Request]) -> None:

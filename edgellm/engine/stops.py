@@ -24,7 +24,9 @@ class StopFilter:
         if not self._stops:
             return text
         self._held += text
-        found = [(start, start + len(stop), stop) for stop in self._stops if (start := self._held.find(stop)) >= 0]
+        found = [
+            (start, start + len(stop), stop) for stop in self._stops if (start := self._held.find(stop)) >= 0
+        ]
         if found:
             start, _, self.matched = min(found)
             out, self._held = self._held[:start], ""
