@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from edgellm.backends.base import Backend
-from edgellm.device.limits import available_memory, default_threads
+from edgellm.device.cores import default_threads
+from edgellm.device.memory import available_memory
 from edgellm.errors import EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile

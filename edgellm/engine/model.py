@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, Ints
-from edgellm.chat.template import ChatTemplate
 from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
@@ -22,6 +21,9 @@ from edgellm.errors import UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program
 from edgellm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgellm.chat.template import ChatTemplate
 
 T = TypeVar("T")
 
@@ -96,6 +98,8 @@ class Model:
     @cached_property
     def template(self) -> ChatTemplate:
         """The file's chat template; raises TemplateError if it is malformed."""
+        from edgellm.chat.template import ChatTemplate
+
         return ChatTemplate.from_metadata(self.metadata, self.tokenizer)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:

@@ -44,8 +44,8 @@ class GenerateOptions:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
-        if isinstance(self.stop, str):
-            object.__setattr__(self, "stop", (self.stop,))
+        stop: object = self.stop
+        object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
         for name, low, high in _RANGES:
             value = getattr(self, name)
             if value is None:
