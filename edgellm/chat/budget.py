@@ -1,0 +1,96 @@
+"""What one rendering of a chat template may cost: steps, call depth, and the size of any text it makes.
+
+A chat template comes with the model file and is untrusted code. A step is about a microsecond of
+work; everything a template does is charged before it is done, so that a hostile one fails early
+whatever the machine's speed, and with the same message everywhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jinja2.runtime import Undefined
+
+from edgellm.errors import TemplateError
+
+BASE_STEPS = 50_000
+STEPS_PER_INPUT_NODE = 300
+"""Messages and tools are data of the caller: a long conversation may take proportionally longer."""
+BASE_TEXT = 1 << 20
+MAX_DEPTH = 40
+MAX_INT_BITS = 256
+
+
+class LimitError(TemplateError):
+    """A chat template exceeded one of its limits."""
+
+
+@dataclass(slots=True)
+class Budget:
+    """The account of one rendering; `steps` and `text` (characters in one string) are what is allowed.
+
+    `unescaped` is a character that no filter may escape (the mark after untrusted characters).
+    """
+
+    steps: int = BASE_STEPS
+    text: int = BASE_TEXT
+    depth: int = 0
+    unescaped: str = ""
+
+    def charge(self, steps: int) -> None:
+        """Take `steps` from the account; LimitError when it is empty."""
+        self.steps -= steps
+        if self.steps < 0:
+            raise LimitError("The chat template runs too long (more steps than its limit allows)")
+
+    def check_text(self, n_chars: int) -> None:
+        """LimitError if a text of `n_chars` characters is too long."""
+        if n_chars > self.text:
+            raise LimitError(
+                f"The chat template makes a text longer than its limit of {self.text} characters"
+            )
+
+    def weigh(self, value: object, *, plain: bool = False) -> int:
+        """Charge for looking at all of `value` and return about how many characters its text has.
+
+        A value that occurs twice counts twice: that is what copying, comparing and printing it cost.
+        `plain` refuses what has no text of its own (namespaces, macros, generators).
+        """
+        if type(value) is str:
+            self.charge(1 + (len(value) >> 8))
+            return len(value)
+        size = 0
+        stack: list[object] = [value]
+        while stack:
+            item = stack.pop()
+            kind = type(item)
+            if kind is str:
+                assert isinstance(item, str)
+                self.charge(1 + (len(item) >> 8))
+                size += len(item) + 2
+                continue
+            self.charge(1)
+            if isinstance(item, dict):
+                stack.extend(item.keys())
+                stack.extend(item.values())
+                size += 4
+            elif isinstance(item, list | tuple | type({}.items()) | type({}.keys()) | type({}.values())):
+                self.charge(len(item) >> 4)
+                stack.extend(item)
+                size += 4
+            elif isinstance(item, range):
+                self.charge(len(item))
+                size += 12 * len(item)
+            elif kind is int:
+                assert isinstance(item, int)
+                size += 2 + item.bit_length() // 3
+            elif item is None or kind is bool or kind is float or isinstance(item, Undefined):
+                size += 24
+            elif plain:
+                raise TemplateError(f"The chat template uses a {kind.__name__} where it needs text")
+        return size
+
+
+def budget_for(n_nodes: int, n_chars: int) -> Budget:
+    """A budget for messages and tools of `n_nodes` values and `n_chars` characters."""
+    return Budget(BASE_STEPS + STEPS_PER_INPUT_NODE * n_nodes + n_chars // 4, BASE_TEXT + 2 * n_chars)

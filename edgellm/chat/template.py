@@ -1,0 +1,225 @@
+"""Chat templates: from messages to the token ids a model was trained to see.
+
+The template comes from the GGUF file (`tokenizer.chat_template`, and named ones such as
+`tokenizer.chat_template.tool_use`); it runs in a sandbox with limits (`sandbox`), and what a person wrote
+can never become a special token (`marking`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from edgellm.chat.marking import Marker, segments
+from edgellm.chat.messages import Message, normalize_messages, plain_data
+from edgellm.errors import TemplateError
+
+if TYPE_CHECKING:
+    import jinja2
+
+_KEY = "tokenizer.chat_template"
+_RESERVED = ("messages", "tools", "add_generation_prompt")
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+CHATML_STOPS = ("<|im_end|>", "<|im_start|>")
+
+
+class ChatTokenizer(Protocol):
+    """What a chat template needs of a tokenizer."""
+
+    @property
+    def bos_id(self) -> int | None: ...
+    @property
+    def eos_id(self) -> int | None: ...
+    @property
+    def special_texts(self) -> Iterable[str]: ...
+    @property
+    def control_texts(self) -> Iterable[str]: ...
+    def token_text(self, id: int) -> str: ...
+    def encode_segments(
+        self, segments: Sequence[tuple[str, bool]], *, add_special: bool = True
+    ) -> list[int]: ...
+
+
+class ChatTemplate:
+    """One model's chat templates, compiled on first use.
+
+    `stops` are texts that end an answer and that the vocabulary may not know as tokens (fallback only).
+    """
+
+    def __init__(
+        self,
+        source: str,
+        tokenizer: ChatTokenizer,
+        *,
+        named: Mapping[str, str] | None = None,
+        is_fallback: bool = False,
+    ) -> None:
+        self.source = source
+        self.named = dict(named or {})
+        self.is_fallback = is_fallback
+        self.stops = CHATML_STOPS if is_fallback else ()
+        self._tokenizer = tokenizer
+        self._compiled: dict[str, jinja2.Template] = {}
+        self._marker: Marker | None = None
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any], tokenizer: ChatTokenizer) -> ChatTemplate:
+        """The templates in a GGUF file's metadata; ChatML, with a warning on first use, if it has none.
+
+        Raises TemplateError if a template is not a string.
+        """
+        named = {}
+        for key in metadata:
+            if key == _KEY or key.startswith(_KEY + "."):
+                source = metadata[key]
+                if not isinstance(source, str):
+                    raise TemplateError(f"{key} is a {type(source).__name__}, expected a string")
+                named[key[len(_KEY) + 1 :]] = source
+        source = named.pop("", "") or named.get("default", "")
+        if source.strip():
+            return cls(source, tokenizer, named=named)
+        return cls(CHATML, tokenizer, named=named, is_fallback=True)
+
+    def warm(self) -> None:
+        """Compile the template now (imports Jinja); TemplateError if it is malformed."""
+        self._template(self.source)
+
+    def render(
+        self,
+        messages: Iterable[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> str:
+        """The prompt's text. Raises as `encode` does."""
+        parts = self._segments(messages, add_generation_prompt, tools, variables)
+        return "".join(text for text, _ in parts)
+
+    def encode(
+        self,
+        messages: Iterable[Message],
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> list[int]:
+        """The prompt's token ids, with one BOS where the model wants one.
+
+        `variables` are handed to the template as they are (`enable_thinking=False`). Raises TemplateError
+        for messages that are malformed or that the template refuses, and for a template that is malformed
+        or exceeds its limits; UnsupportedError for content that is not text.
+        """
+        parts = self._segments(messages, add_generation_prompt, tools, variables)
+        bos = self._special("bos")
+        has_bos = bool(bos and parts and parts[0][1] and parts[0][0].startswith(bos))
+        return self._tokenizer.encode_segments(parts, add_special=not has_bos)
+
+    def _segments(
+        self,
+        messages: Iterable[Message],
+        add_generation_prompt: bool,
+        tools: Sequence[Mapping[str, Any]] | None,
+        variables: Mapping[str, Any],
+    ) -> list[tuple[str, bool]]:
+        from edgellm.chat.budget import budget_for
+        from edgellm.chat.sandbox import sandbox
+
+        if self.is_fallback:
+            _warn_of_fallback()
+        for name in _RESERVED:
+            if name in variables:
+                raise TemplateError(f"The template variable {name!r} cannot be set from outside")
+        plain_messages = normalize_messages(messages)
+        plain_tools = None if not tools else plain_data(list(tools))
+        plain_variables = {name: plain_data(value) for name, value in variables.items()}
+        source = self.named.get("tool_use", self.source) if plain_tools else self.source
+
+        marker = self._get_marker()
+        inputs = [source, *_strings(plain_messages), *_strings(plain_tools), *_strings(plain_variables)]
+        sentinel = marker.sentinel(inputs)
+        values: dict[str, Any] = {
+            "documents": None,
+            "bos_token": self._special("bos"),
+            "eos_token": self._special("eos"),
+            **marker.mark_all(plain_variables, sentinel),
+            "messages": [_mark_message(message, marker, sentinel) for message in plain_messages],
+            "tools": marker.mark_all(plain_tools, sentinel),
+            "add_generation_prompt": add_generation_prompt,
+        }
+        budget = budget_for(_count(plain_messages) + _count(plain_tools), sum(map(len, inputs)))
+        budget.unescaped = sentinel
+        return segments(sandbox().render(self._template(source), values, budget), sentinel)
+
+    def _template(self, source: str) -> jinja2.Template:
+        if source not in self._compiled:
+            from edgellm.chat.sandbox import sandbox
+
+            self._compiled[source] = sandbox().load(source)
+        return self._compiled[source]
+
+    def _get_marker(self) -> Marker:
+        if self._marker is None:
+            texts = set(self._tokenizer.special_texts)
+            controls = set(self._tokenizer.control_texts)
+            if self.is_fallback:
+                controls |= set(CHATML_STOPS)
+            self._marker = Marker(texts | controls, controls)
+        return self._marker
+
+    def _special(self, which: str) -> str:
+        token = self._tokenizer.bos_id if which == "bos" else self._tokenizer.eos_id
+        return "" if token is None else self._tokenizer.token_text(token)
+
+
+_FREE_TEXTS = ("content", "reasoning_content", "thinking")
+
+
+def _mark_message(message: dict[str, Any], marker: Marker, sentinel: str) -> dict[str, Any]:
+    marked = {}
+    own_words = message["role"] == "assistant"
+    for key, value in message.items():
+        if key == "role":
+            marked[key] = value
+        elif key in _FREE_TEXTS and isinstance(value, str):
+            marked[key] = marker.mark(value, sentinel, own_words=own_words, free=True)
+        else:
+            marked[marker.mark(key, sentinel)] = marker.mark_all(value, sentinel)
+    return marked
+
+
+def _strings(value: Any) -> list[str]:
+    """All strings in JSON-like data, keys included."""
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, dict):
+        return [text for pair in value.items() for item in pair for text in _strings(item)]
+    if isinstance(value, list):
+        return [text for item in value for text in _strings(item)]
+    return []
+
+
+def _count(value: Any) -> int:
+    """How many values JSON-like data holds."""
+    if isinstance(value, dict):
+        return 1 + sum(_count(item) for item in value.values())
+    if isinstance(value, list):
+        return 1 + sum(_count(item) for item in value)
+    return 1
+
+
+@functools.cache
+def _warn_of_fallback() -> None:
+    import logging
+
+    logging.getLogger("edgellm").warning(
+        "edgellm: this model has no chat template; ChatML is used instead, and the answers may be poor "
+        "(it may not be a chat model: `edgellm run --raw` continues a text)"
+    )
