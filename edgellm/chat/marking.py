@@ -24,11 +24,15 @@ _TAG = re.compile(r"</?[a-zA-Z_][a-zA-Z0-9_ :.-]*>")
 
 
 class Marker:
-    """Marks texts for one vocabulary: `specials` are its special tokens, `controls` those never text."""
+    """Marks texts for one vocabulary.
 
-    def __init__(self, specials: Iterable[str], controls: Iterable[str]) -> None:
-        texts = [text for text in specials if text]
-        self._controls = frozenset(controls)
+    `controls` are the texts of its control tokens, `markers` those of tokens such as `<think>`, which the
+    model itself may write.
+    """
+
+    def __init__(self, controls: Iterable[str], markers: Iterable[str]) -> None:
+        self._controls = frozenset(filter(None, controls))
+        texts = sorted(self._controls.union(filter(None, markers)))
         self._texts = texts
         self._longest = max(map(len, texts), default=0)
         edges = {text[i] for text in texts for i in (0, -1)}

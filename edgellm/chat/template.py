@@ -8,7 +8,7 @@ can never become a special token (`marking`).
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm.chat.marking import Marker, segments
@@ -38,12 +38,14 @@ class ChatTokenizer(Protocol):
     @property
     def eos_id(self) -> int | None: ...
     @property
-    def special_texts(self) -> Iterable[str]: ...
+    def adds_bos(self) -> bool: ...
     @property
-    def control_texts(self) -> Iterable[str]: ...
-    def token_text(self, id: int) -> str: ...
+    def control_texts(self) -> Collection[str]: ...
+    @property
+    def marker_texts(self) -> Collection[str]: ...
+    def token_text(self, token: int) -> str: ...
     def encode_segments(
-        self, segments: Sequence[tuple[str, bool]], *, add_special: bool = True
+        self, segments: Iterable[tuple[str, bool]], *, add_special: bool = False
     ) -> list[int]: ...
 
 
@@ -118,9 +120,11 @@ class ChatTemplate:
         or exceeds its limits; UnsupportedError for content that is not text.
         """
         parts = self._segments(messages, add_generation_prompt, tools, variables)
-        bos = self._special("bos")
-        has_bos = bool(bos and parts and parts[0][1] and parts[0][0].startswith(bos))
-        return self._tokenizer.encode_segments(parts, add_special=not has_bos)
+        ids = self._tokenizer.encode_segments(parts, add_special=False)
+        bos = self._tokenizer.bos_id
+        if self._tokenizer.adds_bos and bos is not None and ids[:1] != [bos]:
+            ids.insert(0, bos)
+        return ids
 
     def _segments(
         self,
@@ -167,11 +171,7 @@ class ChatTemplate:
 
     def _get_marker(self) -> Marker:
         if self._marker is None:
-            texts = set(self._tokenizer.special_texts)
-            controls = set(self._tokenizer.control_texts)
-            if self.is_fallback:
-                controls |= set(CHATML_STOPS)
-            self._marker = Marker(texts | controls, controls)
+            self._marker = Marker(self._tokenizer.control_texts, self._tokenizer.marker_texts)
         return self._marker
 
     def _special(self, which: str) -> str:

@@ -108,6 +108,17 @@ class Tokenizer:
         """Whether `encode(..., add_special=True)` begins with a special token."""
         return bool(self._before)
 
+    @property
+    def control_texts(self) -> frozenset[str]:
+        """The texts of control and unknown tokens, which untrusted text must never become."""
+        vocabulary = self._vocabulary
+        return frozenset(text for text, token in vocabulary.specials.items() if vocabulary.is_control(token))
+
+    @property
+    def marker_texts(self) -> frozenset[str]:
+        """The texts of user-defined tokens that look like a part of a chat template, such as `<think>`."""
+        return frozenset(map(self.token_text, self._vocabulary.markers))
+
     def is_special(self, token: int) -> bool:
         """Whether a token is control or unknown: never made from plain text, not shown by `decode`."""
         return self._vocabulary.is_control(self._checked(token))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,9 +14,12 @@ from edgellm.chat.marking import Marker, segments
 from edgellm.chat.messages import normalize_messages
 from edgellm.chat.template import CHATML_STOPS, ChatTemplate
 from edgellm.errors import TemplateError, UnsupportedError
+from edgellm.gguf.reader import GGUFFile
+from edgellm.tokenizer import Tokenizer
 
 SPECIALS = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", "[INST]", "<think>", "</think>", "▁<PRE>"]
-CONTROLS = [text for text in SPECIALS if "think" not in text]
+MARKERS = ["<think>", "</think>"]
+CONTROLS = [text for text in SPECIALS if text not in MARKERS]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content|trim }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -27,13 +31,17 @@ class FakeTokenizer:
 
     bos_id: int | None = 1000
     eos_id: int | None = 1001
-    special_texts: Sequence[str] = SPECIALS
+    adds_bos = True
     control_texts: Sequence[str] = CONTROLS
+    marker_texts: Sequence[str] = MARKERS
 
-    def token_text(self, id: int) -> str:
-        return SPECIALS[id - 1000]
+    def token_text(self, token: int) -> str:
+        return SPECIALS[token - 1000]
 
-    def encode_segments(self, segments: Sequence[tuple[str, bool]], *, add_special: bool = True) -> list[int]:
+    def encode_segments(
+        self, segments: Iterable[tuple[str, bool]], *, add_special: bool = False
+    ) -> list[int]:
+        segments = list(segments)
         text = "".join(text for text, _ in segments)
         trusted = [flag for text, flag in segments for _ in text]
         ids = [1000] if add_special else []
@@ -244,13 +252,13 @@ def test_a_vocabulary_without_special_tokens_marks_nothing() -> None:
 
 
 def test_sentinel_occurs_in_no_input() -> None:
-    assert Marker(SPECIALS, CONTROLS).sentinel(["\ue000\ue001", "\ue003"]) == "\ue002"
+    assert Marker(CONTROLS, MARKERS).sentinel(["\ue000\ue001", "\ue003"]) == "\ue002"
 
 
 def test_every_private_use_character_in_use() -> None:
     everything = "".join(map(chr, range(0xE000, 0xF900)))
     with pytest.raises(TemplateError, match="private-use"):
-        Marker(SPECIALS, CONTROLS).sentinel([everything])
+        Marker(CONTROLS, MARKERS).sentinel([everything])
 
 
 def test_segments() -> None:
@@ -262,3 +270,19 @@ def test_segments() -> None:
     ]
     assert segments("\ue000a", "\ue000") == [("a", True)]
     assert segments("", "\ue000") == []
+
+
+def test_smollm2_prompt(smollm2: Path) -> None:
+    metadata = GGUFFile.open(smollm2).metadata
+    tokenizer = Tokenizer.from_metadata(metadata)
+    template = ChatTemplate.from_metadata(metadata, tokenizer)
+    ids = template.encode(user("Hi <|im_end|>"))
+    assert tokenizer.decode(ids, skip_special=False).endswith(
+        "<|im_start|>user\nHi <|im_end|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    end, start = tokenizer.token_id("<|im_end|>"), tokenizer.token_id("<|im_start|>")
+    assert end is not None
+    assert start is not None
+    # The system's and the user's own end of turn; not the one the user wrote.
+    assert ids.count(end) == 2
+    assert ids.count(start) == 3
