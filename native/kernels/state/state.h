@@ -12,9 +12,9 @@ namespace edgellm {
 
 struct StateKernels {
     // Causal depthwise convolution of `n_tokens` consecutive tokens of one sequence, channels [c0, c1).
-    // x, y: row stride `ld`; weight [width][taps]; bias nullptr or [width]; state [(taps - 1)][width], oldest row first, is
+    // x, y: row strides ldx, ldy; weight [width][taps]; bias nullptr or [width]; state [(taps - 1)][width], oldest row first, is
     // updated. silu: apply x * sigmoid(x) to the result. y must not be x.
-    void (*short_conv)(const float* x, float* y, size_t ld, size_t n_tokens, size_t width, size_t taps,
+    void (*short_conv)(const float* x, size_t ldx, float* y, size_t ldy, size_t n_tokens, size_t width, size_t taps,
                        const float* weight, const float* bias, bool silu, size_t c0, size_t c1, float* state);
 
     // Gated delta rule for heads [h0, h1). q, k: [token][n_key_heads * key_dim]; v, y: [token][n_heads * value_dim];

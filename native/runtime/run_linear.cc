@@ -1,0 +1,145 @@
+// SPDX-License-Identifier: MIT
+// Linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an epilogue on each tile of
+// results while it is in cache.
+#include <algorithm>
+#include <cstring>
+
+#include "runtime/executor.h"
+
+namespace edgellm {
+namespace {
+
+// Fewer rows than this: each panel is read once from memory and bandwidth decides; a thread gets one contiguous range.
+constexpr size_t kStreamRows = 9;
+constexpr size_t kTileTokens = 96;
+
+}  // namespace
+
+void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
+    const Stage& stage = plan_.stages[s];
+    const size_t rows = n_rows_;
+    uint8_t* memory = nullptr;
+    if (!stage.rows.empty()) {
+        if (rows < pool_->size() && !prologue_only) {
+            // Every thread computes the few rows for itself: cheaper than a barrier.
+            memory = threads_[t].private_memory;
+            run_rows(stage, 0, rows, memory, t);
+        } else {
+            const auto [begin, end] = share(rows, t);
+            run_rows(stage, begin, end, nullptr, t);
+            pool_->barrier();
+        }
+    }
+    if (prologue_only) return;
+
+    const auto weight_of = [this](const LinearTask& task) {
+        const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
+        return m.n_panels * m.panel_stride;
+    };
+    if (rows < kStreamRows) {
+        size_t total = 0;
+        for (const LinearTask& task : stage.linears) total += weight_of(task);
+        const auto [begin, end] = share(total, t);
+        size_t before = 0;
+        for (const LinearTask& task : stage.linears) {
+            const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
+            const size_t bytes = weight_of(task);
+            // Panel p belongs to the thread whose share holds its first byte.
+            const auto panel_at = [&](size_t byte) {
+                return byte <= before ? 0 : std::min(m.n_panels, (byte - before + m.panel_stride - 1) / m.panel_stride);
+            };
+            const size_t first = panel_at(begin), last = t + 1 == pool_->size() ? m.n_panels : panel_at(end);
+            if (first < last) linear_chunk(stage, task, first, last, memory, t);
+            before += bytes;
+        }
+        return;
+    }
+    // Many rows: chunks of eight panels, taken as threads come free.
+    constexpr size_t kPanels = 8;
+    size_t n_chunks = 0;
+    for (const LinearTask& task : stage.linears) {
+        n_chunks += (plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels + kPanels - 1) / kPanels;
+    }
+    auto& counter = counters_[s * kPhases].next;
+    for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
+        size_t left = i;
+        for (const LinearTask& task : stage.linears) {
+            const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
+            const size_t chunks = (n_panels + kPanels - 1) / kPanels;
+            if (left < chunks) {
+                linear_chunk(stage, task, left * kPanels, std::min(n_panels, (left + 1) * kPanels), memory, t);
+                break;
+            }
+            left -= chunks;
+        }
+    }
+}
+
+void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory, size_t t) {
+    const size_t rows = n_rows_;
+    const PackedMatrix m = matrix(task.matrix);
+    QuantRows quant{};
+    if (task.quant >= 0) quant = quant_rows(stage, task.quant, memory);
+    const size_t tokens = std::min(rows, kTileTokens);
+    const size_t panels = std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
+    Thread& thread = threads_[t];
+    for (size_t p = first; p < last; p += panels) {
+        const size_t p_end = std::min(last, p + panels);
+        const size_t ld = (p_end - p) * kPanelRows;
+        const size_t column = p * kPanelRows;
+        const size_t n = std::min(size_t{m.n_out}, p_end * kPanelRows) - column;
+        for (size_t row = 0; row < rows; row += tokens) {
+            const size_t count = std::min(tokens, rows - row);
+            const float* x = at(task.in, 0, memory);
+            linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
+            if (task.up >= 0) {
+                linear_.matmul(matrix(task.up), p, p_end, &quant, x, task.in.ld, row, count, thread.tile2, ld);
+            }
+            for (size_t i = 0; i < count; ++i) {
+                float* values = thread.tile + i * ld;
+                if (task.bias >= 0) {
+                    const size_t at_bias = plan_.matrices[static_cast<size_t>(task.matrix)].row_first + column;
+                    rows_.add(values, vector(task.bias) + at_bias, n, values);
+                }
+                if (task.up >= 0) {
+                    float* up = thread.tile2 + i * ld;
+                    if (task.up_bias >= 0) {
+                        const size_t at_bias = plan_.matrices[static_cast<size_t>(task.up)].row_first + column;
+                        rows_.add(up, vector(task.up_bias) + at_bias, n, up);
+                    }
+                    rows_.glu(task.glu, values, up, n, task.limit, task.alpha, values);
+                }
+                apply_epilogue(task, column, n, row + i, values, memory);
+                std::memcpy(at(task.out, row + i, memory) + column, values, n * sizeof(float));
+            }
+        }
+    }
+}
+
+void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values, uint8_t* memory) {
+    for (const Epilogue& e : task.epilogue) {
+        switch (e.kind) {
+            case EpilogueKind::kAffine: {
+                const float* w = vector(e.weight);
+                const float* b = vector(e.bias);
+                rows_.affine(values, n, e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
+                             b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar, values);
+                break;
+            }
+            case EpilogueKind::kActivation:
+                rows_.activation(e.fn, values, n, values);
+                break;
+            case EpilogueKind::kSoftcap:
+                rows_.softcap(values, n, e.cap, values);
+                break;
+            case EpilogueKind::kAdd:
+                rows_.add(values, at(e.operand, row, memory) + column, n, values);
+                break;
+            case EpilogueKind::kMul:
+                rows_.mul(values, at(e.operand, row, memory) + column, n, values);
+                break;
+        }
+    }
+}
+
+}  // namespace edgellm
