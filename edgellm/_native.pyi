@@ -1,0 +1,3 @@
+from typing import Any
+
+kernels: Any  # single kernels, for tests and benchmarks

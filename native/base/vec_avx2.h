@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: MIT
+// Eight float lanes with FMA and F16C; the interface of vec_portable.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#define EDGELLM_INLINE inline __attribute__((always_inline))
+
+namespace edgellm {
+namespace {
+
+constexpr size_t kLanes = 8;
+constexpr size_t kRegisters = 16;
+typedef float F32 __attribute__((vector_size(32)));
+typedef int32_t I32 __attribute__((vector_size(32)));
+
+EDGELLM_INLINE F32 splat(float x) {
+    return _mm256_set1_ps(x);
+}
+EDGELLM_INLINE I32 splat_int(int32_t x) {
+    return (I32)_mm256_set1_epi32(x);
+}
+
+EDGELLM_INLINE F32 load(const float* p) {
+    return _mm256_loadu_ps(p);
+}
+EDGELLM_INLINE void store(float* p, F32 v) {
+    _mm256_storeu_ps(p, v);
+}
+
+EDGELLM_INLINE F32 fma(F32 a, F32 b, F32 c) {
+    return _mm256_fmadd_ps(a, b, c);
+}
+EDGELLM_INLINE F32 max(F32 a, F32 b) {
+    return _mm256_max_ps(a, b);
+}
+EDGELLM_INLINE F32 min(F32 a, F32 b) {
+    return _mm256_min_ps(a, b);
+}
+
+EDGELLM_INLINE F32 load_half(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+EDGELLM_INLINE void store_half(uint16_t* p, F32 v) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+}
+EDGELLM_INLINE F32 load_int8(const int8_t* p) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+
+EDGELLM_INLINE float reduce_add(F32 v) {
+    __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)));
+}
+EDGELLM_INLINE float reduce_max(F32 v) {
+    __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+    return _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)));
+}
+
+}  // namespace
+}  // namespace edgellm

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: MIT
+// Elementary functions over F32 of a few units in the last place. Include a vec_*.h first.
+//
+// Polynomials are minimax fits of relative error; the bound is given at each.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace edgellm {
+namespace {
+
+EDGELLM_INLINE F32 negative_infinity() {
+    return splat(-__builtin_inff());
+}
+
+// The first n < kLanes values of p, `fill` in the other lanes.
+EDGELLM_INLINE F32 load_part(const float* p, size_t n, float fill = 0.0f) {
+    alignas(64) float lanes[kLanes];
+    for (size_t i = 0; i < kLanes; ++i) lanes[i] = fill;
+    __builtin_memcpy(lanes, p, n * sizeof(float));
+    return load(lanes);
+}
+EDGELLM_INLINE void store_part(float* p, F32 v, size_t n) {
+    alignas(64) float lanes[kLanes];
+    store(lanes, v);
+    __builtin_memcpy(p, lanes, n * sizeof(float));
+}
+
+EDGELLM_INLINE F32 absolute(F32 x) {
+    return (F32)((I32)x & 0x7fffffff);
+}
+EDGELLM_INLINE F32 copysign(F32 magnitude, F32 sign) {
+    return (F32)((I32)magnitude | ((I32)sign & static_cast<int32_t>(0x80000000u)));
+}
+
+constexpr float kExpUnderflow = -87.33654f;  // ln(2^-126): below, exp is 0
+constexpr float kExpOverflow = 88.72283f;    // ln(FLT_MAX): above, exp is infinite
+
+// x = n ln 2 + r, |r| <= ln 2 / 2; returns e^r (relative error 3e-9 before rounding) and n.
+EDGELLM_INLINE F32 exp_reduced(F32 x, I32* n) {
+    // Adding 1.5 * 2^23 leaves round(x / ln 2) in the low mantissa bits.
+    const F32 magic = splat(12582912.0f);
+    const F32 shifted = fma(x, splat(1.44269504f), magic);
+    const F32 whole = shifted - magic;
+    *n = (I32)shifted - (I32)magic;
+    F32 r = fma(whole, splat(-0.693359375f), x);  // ln 2 in two parts, the first exact in 9 bits
+    r = fma(whole, splat(2.12194440e-4f), r);
+    F32 p = fma(splat(1.381446476e-3f), r, splat(8.368780623e-3f));
+    p = fma(p, r, splat(4.166839426e-2f));
+    p = fma(p, r, splat(1.666652011e-1f));
+    p = fma(p, r, splat(4.999999341e-1f));
+    return fma(r * r, p, r) + 1.0f;
+}
+
+// For x <= 0, -infinity included; NaN stays NaN.
+EDGELLM_INLINE F32 exp_nonpositive(F32 x) {
+    I32 n;
+    const F32 p = exp_reduced(x, &n);
+    const F32 result = p * (F32)((n + 127) << 23);
+    return x < splat(kExpUnderflow) ? splat(0.0f) : result;
+}
+
+EDGELLM_INLINE F32 exp(F32 x) {
+    I32 n;
+    const F32 p = exp_reduced(x, &n);
+    const F32 result = (F32)((I32)p + (n << 23));
+    const F32 bounded = x < splat(kExpUnderflow) ? splat(0.0f) : result;
+    // x + infinity: infinite for large x, NaN for NaN.
+    return x <= splat(kExpOverflow) ? bounded : x + splat(__builtin_inff());
+}
+
+EDGELLM_INLINE float exp_nonpositive_1(float x) {
+    return exp_nonpositive(splat(x))[0];
+}
+
+EDGELLM_INLINE F32 sigmoid(F32 x) {
+    return splat(1.0f) / (exp(-x) + 1.0f);
+}
+
+EDGELLM_INLINE F32 tanh(F32 x) {
+    const F32 a = absolute(x);
+    // |x| < 0.625: x + x^3 P(x^2), relative error 5e-9; else 1 - 2 / (e^2|x| + 1).
+    const F32 s = x * x;
+    F32 p = fma(splat(-5.704978361e-3f), s, splat(2.063907873e-2f));
+    p = fma(p, s, splat(-5.373971215e-2f));
+    p = fma(p, s, splat(1.333144216e-1f));
+    p = fma(p, s, splat(-3.333328194e-1f));
+    const F32 small = fma(p * s, x, x);
+    const F32 large = copysign(splat(1.0f) - splat(2.0f) / (exp(a + a) + 1.0f), x);
+    return a < splat(0.625f) ? small : large;
+}
+
+// The normal distribution's probability of less than x: erfc(-x / sqrt 2) / 2, accurate in the lower tail.
+EDGELLM_INLINE F32 normal_cdf(F32 x) {
+    const F32 z = absolute(x) * 0.707106781f;
+    // z < 1: erf z = z P(z^2), relative error 2e-9.
+    const F32 s = z * z;
+    F32 p = fma(splat(7.853857726e-5f), s, splat(-8.010192527e-4f));
+    p = fma(p, s, splat(5.188327561e-3f));
+    p = fma(p, s, splat(-2.685381187e-2f));
+    p = fma(p, s, splat(1.128358515e-1f));
+    p = fma(p, s, splat(-3.761262582e-1f));
+    p = fma(p, s, splat(1.128379166f));
+    const F32 center = fma(copysign(z, x) * p, splat(0.5f), splat(0.5f));
+    // z >= 1: erfc z = exp(-z^2) t P(t), t = 1 / (z + 2), relative error 2e-8. z^2 = x^2 / 2 is split so that
+    // its rounding does not show in the tail: h has few bits, h^2 is exact.
+    const F32 h = (F32)((I32)absolute(x) & static_cast<int32_t>(0xfffff000u));
+    const F32 low = (absolute(x) - h) * (absolute(x) + h);
+    const F32 e = exp_nonpositive(h * h * -0.5f) * exp_nonpositive(low * -0.5f);
+    const F32 t = splat(1.0f) / (z + 2.0f);
+    F32 q = fma(splat(23.59086940f), t, splat(-28.43749056f));
+    q = fma(q, t, splat(4.943109277f));
+    q = fma(q, t, splat(2.067194108f));
+    q = fma(q, t, splat(2.837461327f));
+    q = fma(q, t, splat(1.978381592f));
+    q = fma(q, t, splat(1.127992328f));
+    q = fma(q, t, splat(0.5642010735f));
+    const F32 lower = e * t * q * 0.5f;
+    const F32 tail = x > splat(0.0f) ? splat(1.0f) - lower : lower;
+    return z < splat(1.0f) ? center : tail;
+}
+
+}  // namespace
+}  // namespace edgellm

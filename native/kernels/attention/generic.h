@@ -1,0 +1,482 @@
+// SPDX-License-Identifier: MIT
+// Attention over the lanes of a vec_*.h, included before this file.
+//
+// A row is one (query, head) pair. Rows are taken kTileRows at a time through a register tile, up to
+// kGroupRows rows per pass over the keys. A chunk of 512 keys is done in two passes: logits of the whole
+// chunk, its maximum, exp and sum; then the weighted values. Each row's float operations are a function of
+// that row, the keys and the chunk alone.
+#pragma once
+
+#include "base/vec_math.h"
+#include "kernels/attention/layout.h"
+
+namespace edgellm {
+namespace {
+
+// Accumulators of a tile fill the registers, less those that hold two vectors of keys or values and a
+// broadcast.
+constexpr size_t kTileRows = kRegisters >= 32 ? 12 : 6;
+constexpr size_t kAccumulators = 2 * kTileRows;
+constexpr size_t kBlockVectors = kKvBlockTokens / kLanes;
+constexpr size_t kMaxTiles = (kGroupRows + kTileRows - 1) / kTileRows;
+
+// Vectors per row of a tile: as many as keep the multipliers busy within the accumulators, a power of two.
+constexpr size_t tile_vectors(size_t rows) {
+    size_t n = kBlockVectors < 2 ? 1 : 2;
+    while (n * 2 <= kBlockVectors && n < 4 && rows * n * 2 <= kAccumulators) n *= 2;
+    return n;
+}
+
+struct HalfBlock {
+    const uint16_t* data;
+    EDGELLM_INLINE F32 at(size_t i) const { return load_half(data + i); }
+};
+struct FloatBlock {
+    const float* data;
+    EDGELLM_INLINE F32 at(size_t i) const { return load(data + i); }
+};
+
+// logits[r][0..32) = q . keys; q [key_dim][R], keys [key_dim][32].
+template <size_t R, class Block>
+EDGELLM_INLINE void dot_tile(const float* q, Block keys, size_t key_dim, float* logits) {
+    constexpr size_t N = tile_vectors(R);
+    for (size_t j0 = 0; j0 < kBlockVectors; j0 += N) {
+        F32 acc[R][N];
+        for (size_t r = 0; r < R; ++r)
+            for (size_t j = 0; j < N; ++j) acc[r][j] = splat(0.0f);
+        for (size_t d = 0; d < key_dim; ++d) {
+            F32 k[N];
+            for (size_t j = 0; j < N; ++j) k[j] = keys.at(d * kKvBlockTokens + (j0 + j) * kLanes);
+            for (size_t r = 0; r < R; ++r) {
+                const F32 x = splat(q[d * R + r]);
+                for (size_t j = 0; j < N; ++j) acc[r][j] = fma(x, k[j], acc[r][j]);
+            }
+        }
+        for (size_t r = 0; r < R; ++r)
+            for (size_t j = 0; j < N; ++j) store(logits + r * kLogitStride + (j0 + j) * kLanes, acc[r][j]);
+    }
+}
+
+// out[r] += sum of p[r][i] * values[i] over keys [i0, i1), for N vectors of dimensions from `at`.
+template <size_t R, size_t N, class Block>
+EDGELLM_INLINE void weigh_vectors(const float* p, Block values, size_t stride, size_t i0, size_t i1,
+                                  size_t at, float* out) {
+    F32 acc[R][N];
+    for (size_t r = 0; r < R; ++r)
+        for (size_t j = 0; j < N; ++j) acc[r][j] = load(out + r * stride + at + j * kLanes);
+    for (size_t i = i0; i < i1; ++i) {
+        F32 v[N];
+        for (size_t j = 0; j < N; ++j) v[j] = values.at(i * stride + at + j * kLanes);
+        for (size_t r = 0; r < R; ++r) {
+            const F32 x = splat(p[r * kLogitStride + i]);
+            for (size_t j = 0; j < N; ++j) acc[r][j] = fma(x, v[j], acc[r][j]);
+        }
+    }
+    for (size_t r = 0; r < R; ++r)
+        for (size_t j = 0; j < N; ++j) store(out + r * stride + at + j * kLanes, acc[r][j]);
+}
+
+template <size_t R, class Block>
+EDGELLM_INLINE void weigh_tile(const float* p, Block values, size_t stride, size_t i0, size_t i1,
+                               float* out) {
+    constexpr size_t N = R * 4 <= kAccumulators ? 4 : 2;
+    size_t at = 0;
+    for (; at + N * kLanes <= stride; at += N * kLanes)
+        weigh_vectors<R, N>(p, values, stride, i0, i1, at, out);
+    for (; at < stride; at += kLanes) weigh_vectors<R, 1>(p, values, stride, i0, i1, at, out);
+}
+
+// Calls the tile of a row count known at run time.
+template <class Block, size_t R = kTileRows>
+void dot_rows(size_t rows, const float* q, Block keys, size_t key_dim, float* logits) {
+    if constexpr (R > 1) {
+        if (rows < R) return dot_rows<Block, R - 1>(rows, q, keys, key_dim, logits);
+    }
+    dot_tile<R>(q, keys, key_dim, logits);
+}
+template <class Block, size_t R = kTileRows>
+void weigh_rows(size_t rows, const float* p, Block values, size_t stride, size_t i0, size_t i1, float* out) {
+    if constexpr (R > 1) {
+        if (rows < R) return weigh_rows<Block, R - 1>(rows, p, values, stride, i0, i1, out);
+    }
+    weigh_tile<R>(p, values, stride, i0, i1, out);
+}
+
+// A block of one head's keys [key_dim][32] as floats.
+void expand_keys(const AttentionShape& s, const uint8_t* block, float* out) {
+    if (s.kv_type == KvType::kF16) {
+        const auto* half = reinterpret_cast<const uint16_t*>(block);
+        for (size_t i = 0; i < s.key_dim * kKvBlockTokens; i += kLanes) store(out + i, load_half(half + i));
+        return;
+    }
+    const auto* keys = reinterpret_cast<const int8_t*>(block);
+    const auto* scales = reinterpret_cast<const uint16_t*>(block + key_scales_offset(s));
+    for (size_t d = 0; d < s.key_dim; ++d) {
+        for (size_t i = 0; i < kKvBlockTokens; i += kLanes) {
+            const F32 scale = load_half(scales + d / kQuantGroup * kKvBlockTokens + i);
+            store(out + d * kKvBlockTokens + i, load_int8(keys + d * kKvBlockTokens + i) * scale);
+        }
+    }
+}
+
+// A block of one head's values [32][value_stride] as floats; slots [i0, i1) only.
+void expand_values(const AttentionShape& s, const uint8_t* block, size_t i0, size_t i1, float* out) {
+    const size_t stride = value_stride(s);
+    if (s.kv_type == KvType::kF16) {
+        const auto* half = reinterpret_cast<const uint16_t*>(block);
+        for (size_t i = i0 * stride; i < i1 * stride; i += kLanes) store(out + i, load_half(half + i));
+        return;
+    }
+    const auto* values = reinterpret_cast<const int8_t*>(block);
+    const auto* scales = reinterpret_cast<const uint16_t*>(block + value_scales_offset(s));
+    alignas(64) float scale[kKvBlockTokens];
+    for (size_t g = 0; g < stride; g += kQuantGroup) {
+        for (size_t i = 0; i < kKvBlockTokens; i += kLanes)
+            store(scale + i, load_half(scales + g / kQuantGroup * kKvBlockTokens + i));
+        const size_t end = g + kQuantGroup < stride ? g + kQuantGroup : stride;
+        for (size_t i = i0; i < i1; ++i) {
+            for (size_t j = g; j < end; j += kLanes)
+                store(out + i * stride + j, load_int8(values + i * stride + j) * splat(scale[i]));
+        }
+    }
+}
+
+// Keys that the rows of a tile see, as blocks of the sequence.
+struct Tile {
+    size_t row, rows;  // rows [row, row + rows) of the group
+    uint32_t first_key, last_key;
+};
+
+struct RowGroup {
+    size_t n_rows, n_tiles;
+    Tile tiles[kMaxTiles];
+    KeyRange keys[kGroupRows];
+    float max[kGroupRows], sum[kGroupRows];
+};
+
+size_t query_group(const AttentionShape& s) {
+    return s.n_heads / s.n_kv_heads;
+}
+
+// Rows [first, first + n_rows) of the task, query by query: cuts them into tiles and packs the queries.
+void plan_rows(const AttentionShape& s, const AttentionTask& task, size_t first, size_t n_rows, RowGroup* g,
+               float* q) {
+    const size_t group = query_group(s);
+    g->n_rows = n_rows;
+    g->n_tiles = (n_rows + kTileRows - 1) / kTileRows;
+    size_t row = 0;
+    for (size_t t = 0; t < g->n_tiles; ++t) {
+        Tile& tile = g->tiles[t];
+        tile.row = row;
+        tile.rows = (n_rows - row + g->n_tiles - t - 1) / (g->n_tiles - t);  // even shares
+        tile.first_key = UINT32_MAX;
+        tile.last_key = 0;
+        for (size_t r = 0; r < tile.rows; ++r) {
+            const size_t query = (first + row + r) / group;
+            const size_t head = task.kv_head * group + (first + row + r) % group;
+            const float* x = task.q + query * task.q_stride + head * s.key_dim;
+            float* packed = q + row * s.key_dim + r;
+            for (size_t d = 0; d < s.key_dim; ++d) packed[d * tile.rows] = x[d] * s.scale;
+            const KeyRange keys = visible_keys(s, task.position + static_cast<uint32_t>(query), task.n_keys);
+            g->keys[row + r] = keys;
+            if (keys.first < tile.first_key) tile.first_key = keys.first;
+            if (keys.last > tile.last_key) tile.last_key = keys.last;
+        }
+        row += tile.rows;
+    }
+}
+
+// logits [begin, end) become exp(logit - max); those outside the row's keys [first, last) become 0.
+void exponentiate(const AttentionShape& s, float* logits, size_t begin, size_t end, size_t first, size_t last,
+                  float* max_out, float* sum_out) {
+    if (s.softcap > 0.0f) {
+        const F32 cap = splat(s.softcap), inverse = splat(1.0f / s.softcap);
+        for (size_t i = begin; i < end; i += kLanes)
+            store(logits + i, tanh(load(logits + i) * inverse) * cap);
+    }
+    for (size_t i = begin; i < first; ++i) logits[i] = -__builtin_inff();
+    for (size_t i = last; i < end; ++i) logits[i] = -__builtin_inff();
+    // max drops NaN; it comes back as exp(NaN), and as a NaN sum.
+    F32 high = negative_infinity();
+    for (size_t i = begin; i < end; i += kLanes) high = max(load(logits + i), high);
+    float top = reduce_max(high);
+    if (top == -__builtin_inff()) top = 0.0f;
+    F32 sum = splat(0.0f);
+    for (size_t i = begin; i < end; i += kLanes) {
+        const F32 p = exp_nonpositive(load(logits + i) - top);
+        store(logits + i, p);
+        sum = sum + p;
+    }
+    *max_out = top;
+    *sum_out = reduce_add(sum);
+}
+
+// The chunk's part of keys [first, last), in whole blocks relative to the chunk.
+struct Span {
+    size_t begin, end;
+};
+Span block_span(uint32_t first, uint32_t last, uint32_t chunk) {
+    const size_t base = size_t{chunk} * kKvChunkTokens;
+    const size_t from = first > base ? first - base : 0;
+    const size_t to = last > base ? last - base : 0;
+    return {from / kKvBlockTokens * kKvBlockTokens,
+            round_up(to < kKvChunkTokens ? to : kKvChunkTokens, kKvBlockTokens)};
+}
+
+// Max, sum and weighted values of every row over one chunk.
+void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t chunk, RowGroup* g,
+                 float* scratch) {
+    const ScratchLayout at = scratch_layout(s);
+    float* const q = scratch + at.q;
+    float* const logits = scratch + at.logits;
+    float* const values = scratch + at.values;
+    float* const expanded = scratch + at.expanded;
+    const size_t stride = value_stride(s);
+    const size_t base = size_t{chunk} * kKvChunkTokens;
+
+    Span spans[kMaxTiles];
+    Span all = {kKvChunkTokens, 0};
+    for (size_t t = 0; t < g->n_tiles; ++t) {
+        spans[t] = block_span(g->tiles[t].first_key, g->tiles[t].last_key, chunk);
+        if (spans[t].begin >= spans[t].end) continue;
+        if (spans[t].begin < all.begin) all.begin = spans[t].begin;
+        if (spans[t].end > all.end) all.end = spans[t].end;
+    }
+    const bool direct = s.kv_type == KvType::kF16 && g->n_tiles == 1;
+
+    for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
+        const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + key_offset(s, task.kv_head);
+        if (!direct) expand_keys(s, block, expanded);
+        for (size_t t = 0; t < g->n_tiles; ++t) {
+            if (b < spans[t].begin || b >= spans[t].end) continue;
+            const Tile& tile = g->tiles[t];
+            float* out = logits + tile.row * kLogitStride + b;
+            if (direct)
+                dot_rows(tile.rows, q, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, s.key_dim, out);
+            else
+                dot_rows(tile.rows, q + tile.row * s.key_dim, FloatBlock{expanded}, s.key_dim, out);
+        }
+    }
+
+    for (size_t t = 0; t < g->n_tiles; ++t) {
+        const Tile& tile = g->tiles[t];
+        for (size_t r = tile.row; r < tile.row + tile.rows; ++r) {
+            float* o = values + r * stride;
+            for (size_t i = 0; i < stride; i += kLanes) store(o + i, splat(0.0f));
+            const Span span = spans[t];
+            g->max[r] = -__builtin_inff();
+            g->sum[r] = 0.0f;
+            if (span.begin >= span.end) continue;
+            size_t first = g->keys[r].first > base ? g->keys[r].first - base : 0;
+            size_t last = g->keys[r].last > base ? g->keys[r].last - base : 0;
+            if (first > span.end) first = span.end;
+            if (first < span.begin) first = span.begin;
+            if (last > span.end) last = span.end;
+            if (last < span.begin) last = span.begin;
+            exponentiate(s, logits + r * kLogitStride, span.begin, span.end, first, last, &g->max[r],
+                         &g->sum[r]);
+        }
+    }
+
+    for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
+        const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + value_offset(s, task.kv_head);
+        bool ready = direct;
+        for (size_t t = 0; t < g->n_tiles; ++t) {
+            if (b < spans[t].begin || b >= spans[t].end) continue;
+            const Tile& tile = g->tiles[t];
+            // Slots past the last key may never have been written: 0 times what they hold need not be 0.
+            const size_t from = tile.first_key > base + b ? tile.first_key - base - b : 0;
+            const size_t to = tile.last_key - base - b;
+            const size_t last = to < kKvBlockTokens ? to : kKvBlockTokens;
+            if (!ready) {
+                size_t n =
+                    g->tiles[g->n_tiles - 1].last_key - base - b;  // the group's last tile sees furthest
+                expand_values(s, block, 0, n < kKvBlockTokens ? n : kKvBlockTokens, expanded);
+                ready = true;
+            }
+            const float* p = logits + tile.row * kLogitStride + b;
+            float* out = values + tile.row * stride;
+            if (direct)
+                weigh_rows(tile.rows, p, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, stride, from,
+                           last, out);
+            else
+                weigh_rows(tile.rows, p, FloatBlock{expanded}, stride, from, last, out);
+        }
+    }
+}
+
+// Adds a chunk's (max, sum, values) to a row's running ones. sum == 0: nothing was seen.
+void merge_row(float* out, size_t n, float* max_inout, float* sum_inout, float max, float sum,
+               const float* values) {
+    if (sum == 0.0f) return;
+    if (*sum_inout == 0.0f) {
+        __builtin_memcpy(out, values, n * sizeof(float));
+        *max_inout = max;
+        *sum_inout = sum;
+        return;
+    }
+    const float top = *max_inout > max ? *max_inout : max;
+    const float a = exp_nonpositive_1(*max_inout - top), b = exp_nonpositive_1(max - top);
+    *max_inout = top;
+    *sum_inout = *sum_inout * a + sum * b;
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) store(out + i, fma(load(values + i), splat(b), load(out + i) * a));
+    if (i < n) {
+        const F32 v = fma(load_part(values + i, n - i), splat(b), load_part(out + i, n - i) * a);
+        store_part(out + i, v, n - i);
+    }
+}
+
+// Divides by the sum, to which a sink's share is added first.
+void finish_row(float* out, size_t n, float max, float sum, const float* sink) {
+    if (sum == 0.0f) {
+        for (size_t i = 0; i < n; ++i) out[i] = 0.0f;
+        return;
+    }
+    float factor = 1.0f;
+    if (sink != nullptr) {
+        const float top = max > *sink ? max : *sink;
+        factor = exp_nonpositive_1(max - top);
+        sum = sum * factor + exp_nonpositive_1(*sink - top);
+    }
+    factor /= sum;
+    for (size_t i = 0; i < n; ++i) out[i] *= factor;
+}
+
+const float* head_sink(const AttentionShape& s, size_t head) {
+    return s.sinks == nullptr ? nullptr : s.sinks + head;
+}
+
+void attend(const AttentionShape& s, const AttentionTask& task, float* scratch) {
+    const size_t group = query_group(s);
+    const size_t n_rows = task.n_queries * group;
+    const ScratchLayout at = scratch_layout(s);
+    for (size_t row = 0; row < n_rows; row += kGroupRows) {
+        RowGroup g;
+        plan_rows(s, task, row, n_rows - row < kGroupRows ? n_rows - row : kGroupRows, &g, scratch + at.q);
+        float max[kGroupRows], sum[kGroupRows];
+        uint32_t first = UINT32_MAX, last = 0;
+        for (size_t r = 0; r < g.n_rows; ++r) {
+            max[r] = sum[r] = 0.0f;
+            if (g.keys[r].first < first) first = g.keys[r].first;
+            if (g.keys[r].last > last) last = g.keys[r].last;
+        }
+        for (uint32_t chunk = first / kKvChunkTokens; chunk * kKvChunkTokens < last; ++chunk) {
+            attend_rows(s, task, chunk, &g, scratch);
+            for (size_t r = 0; r < g.n_rows; ++r) {
+                float* out = task.out + (row + r) / group * task.out_stride +
+                             (task.kv_head * group + (row + r) % group) * s.value_dim;
+                merge_row(out, s.value_dim, &max[r], &sum[r], g.max[r], g.sum[r],
+                          scratch + at.values + r * value_stride(s));
+            }
+        }
+        for (size_t r = 0; r < g.n_rows; ++r) {
+            const size_t head = task.kv_head * group + (row + r) % group;
+            float* out = task.out + (row + r) / group * task.out_stride + head * s.value_dim;
+            finish_row(out, s.value_dim, max[r], sum[r], head_sink(s, head));
+        }
+    }
+}
+
+void attend_chunk(const AttentionShape& s, const AttentionTask& task, uint32_t chunk, float* partials,
+                  float* scratch) {
+    const size_t group = query_group(s);
+    const ScratchLayout at = scratch_layout(s);
+    for (size_t row = 0; row < group; row += kGroupRows) {
+        RowGroup g;
+        plan_rows(s, task, row, group - row < kGroupRows ? group - row : kGroupRows, &g, scratch + at.q);
+        attend_rows(s, task, chunk, &g, scratch);
+        for (size_t r = 0; r < g.n_rows; ++r) {
+            float* partial = partials + (row + r) * partial_size(s);
+            partial[0] = g.max[r];
+            partial[1] = g.sum[r];
+            __builtin_memcpy(partial + 2, scratch + at.values + r * value_stride(s),
+                             s.value_dim * sizeof(float));
+        }
+    }
+}
+
+void merge(const AttentionShape& s, const AttentionTask& task, uint32_t first, uint32_t last,
+           const float* partials, size_t chunk_stride) {
+    const size_t group = query_group(s);
+    for (size_t r = 0; r < group; ++r) {
+        const size_t head = task.kv_head * group + r;
+        float* out = task.out + head * s.value_dim;
+        float max = 0.0f, sum = 0.0f;
+        for (uint32_t chunk = first; chunk < last; ++chunk) {
+            const float* partial = partials + (chunk - first) * chunk_stride + r * partial_size(s);
+            merge_row(out, s.value_dim, &max, &sum, partial[0], partial[1], partial + 2);
+        }
+        finish_row(out, s.value_dim, max, sum, head_sink(s, head));
+    }
+}
+
+// Values past the range of binary16 are stored as its largest: an infinite key or value would poison every
+// later token.
+EDGELLM_INLINE F32 clamp_half(F32 x) {
+    const F32 limit = splat(65504.0f);
+    const F32 bounded = max(min(x, limit), -limit);
+    return x == x ? bounded : x;
+}
+
+// n values from x as binary16, in order, `stride` apart.
+void write_half(const float* x, size_t n, uint16_t* out, size_t stride) {
+    for (size_t i = 0; i < n; i += kLanes) {
+        const size_t count = n - i < kLanes ? n - i : kLanes;
+        alignas(32) uint16_t half[kLanes];
+        store_half(half, clamp_half(count == kLanes ? load(x + i) : load_part(x + i, count)));
+        for (size_t j = 0; j < count; ++j) out[(i + j) * stride] = half[j];
+    }
+}
+
+// n values from x as int8 with one binary16 scale per 32 values: x ~ scale * q, |q| <= 127.
+void write_int8(const float* x, size_t n, int8_t* out, size_t stride, uint16_t* scales) {
+    for (size_t g = 0; g < n; g += kQuantGroup) {
+        const size_t count = n - g < kQuantGroup ? n - g : kQuantGroup;
+        float largest = 0.0f;
+        for (size_t i = 0; i < count; ++i) {
+            const float a = __builtin_fabsf(x[g + i]);
+            largest = a <= largest ? largest : a;  // NaN wins
+        }
+        alignas(32) uint16_t half[kLanes];
+        store_half(half, clamp_half(splat(largest / 127.0f)));
+        const float scale = load_half(half)[0];
+        const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        scales[g / kQuantGroup * kKvBlockTokens] = half[0];
+        for (size_t i = 0; i < count; ++i) {
+            float v = x[g + i] * inverse;
+            v = v < 127.0f ? v : 127.0f;
+            v = v > -127.0f ? v : -127.0f;
+            // 1.5 * 2^23: the sum's rounding is round to nearest even.
+            out[(g + i) * stride] = static_cast<int8_t>(static_cast<int>((v + 12582912.0f) - 12582912.0f));
+        }
+    }
+}
+
+void write(const AttentionShape& s, uint8_t* block, uint32_t slot, const float* k, const float* v) {
+    const size_t stride = value_stride(s);
+    for (size_t h = 0; h < s.n_kv_heads; ++h) {
+        uint8_t* keys = block + key_offset(s, h);
+        uint8_t* values = block + value_offset(s, h);
+        const float* key = k + h * s.key_dim;
+        const float* value = v + h * s.value_dim;
+        if (s.kv_type == KvType::kF16) {
+            auto* row = reinterpret_cast<uint16_t*>(values) + slot * stride;
+            write_half(key, s.key_dim, reinterpret_cast<uint16_t*>(keys) + slot, kKvBlockTokens);
+            write_half(value, s.value_dim, row, 1);
+            for (size_t i = s.value_dim; i < stride; ++i) row[i] = 0;
+        } else {
+            auto* row = reinterpret_cast<int8_t*>(values) + slot * stride;
+            write_int8(key, s.key_dim, reinterpret_cast<int8_t*>(keys) + slot, kKvBlockTokens,
+                       reinterpret_cast<uint16_t*>(keys + key_scales_offset(s)) + slot);
+            write_int8(value, s.value_dim, row, 1,
+                       reinterpret_cast<uint16_t*>(values + value_scales_offset(s)) + slot);
+            for (size_t i = s.value_dim; i < stride; ++i) row[i] = 0;
+        }
+    }
+}
+
+constexpr AttentionKernels kKernels = {write, attend, attend_chunk, merge};
+
+}  // namespace
+}  // namespace edgellm

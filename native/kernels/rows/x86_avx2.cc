@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#if defined(__x86_64__)
+#include "base/vec_avx2.h"
+#include "kernels/rows/generic.h"
+
+namespace edgellm {
+extern const RowKernels kRowAvx2;
+const RowKernels kRowAvx2 = kKernels;
+}  // namespace edgellm
+#endif

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#if defined(__x86_64__)
+#include "base/vec_avx2.h"
+#include "kernels/state/generic.h"
+
+namespace edgellm {
+extern const StateKernels kStateAvx2;
+const StateKernels kStateAvx2 = kKernels;
+}  // namespace edgellm
+#endif

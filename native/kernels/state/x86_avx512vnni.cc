@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#if defined(__x86_64__)
+#include "base/vec_avx512.h"
+#include "kernels/state/generic.h"
+
+namespace edgellm {
+extern const StateKernels kStateAvx512Vnni;
+const StateKernels kStateAvx512Vnni = kKernels;
+}  // namespace edgellm
+#endif
