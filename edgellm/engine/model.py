@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -137,7 +138,10 @@ class Model:
         self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions | None = None, **variables: Any
     ) -> Generation:
         """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template."""
-        return self.generate(self.template.encode(messages, **variables), options)
+        chosen = options or GenerateOptions()
+        if self.template.stops:
+            chosen = replace(chosen, stop=(*chosen.stop, *self.template.stops))
+        return self.generate(self.template.encode(messages, **variables), chosen)
 
     def logits(self, ids: Sequence[int]) -> Floats:
         """Logits (n_tokens, n_vocab) of every position of one sequence.
