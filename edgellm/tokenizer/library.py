@@ -9,7 +9,8 @@ import struct
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, ModelError
+from edgellm.tokenizer.pretokenize import is_panic
 from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Value, Vocabulary, flag
 
 if TYPE_CHECKING:
@@ -55,7 +56,12 @@ class UnigramEncoder:
         """The ids of `text` without the end token."""
         normalizer = self._library.normalizer
         if normalizer is not None:
-            text = normalizer.normalize_str(text)
+            try:
+                text = normalizer.normalize_str(text)
+            except BaseException as error:
+                if not is_panic(error):
+                    raise
+                raise ModelError(f"{_CHARSMAP} is damaged ({error}): convert the model anew") from error
         if self._squeeze:
             text = " ".join(part for part in text.split(" ") if part)
         if not text:

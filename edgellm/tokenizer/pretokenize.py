@@ -58,6 +58,11 @@ class PreTokenizer:
         return pieces
 
 
+def is_panic(error: BaseException) -> bool:
+    """Whether the `tokenizers` library gave up on its input (which it does with no Exception)."""
+    return type(error).__name__ == "PanicException"
+
+
 def ascii_pattern(expression: str) -> str:
     """The same expression over ASCII text in the syntax of Python's `re` (with `re.ASCII`)."""
     inside = False
@@ -117,7 +122,7 @@ def _unicode_step(rule: Rule) -> Step:
         try:
             return [piece for piece, _ in split.pre_tokenize_str(text)]
         except BaseException as error:
-            if type(error).__name__ != "PanicException":  # the matcher's own limit, not an Exception
+            if not is_panic(error):
                 raise
             raise ModelError(
                 f"the pre-tokenizer expression {rule[:80]!r} takes too many steps on a text of {len(text)} "

@@ -151,6 +151,8 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
         elif _MARKER.fullmatch(text) and not _HTML_TAG.fullmatch(text):
             markers.add(token)
             del ids[text]
+    if "</b>" not in specials:  # without the other tags, these two are not strike-through but begin and end
+        markers.update(specials[text] for text in ("<s>", "</s>") if text in specials)
 
     for text in _END_TEXTS + _FIM_TEXTS:
         token = specials.get(text, ids.get(text, -1))

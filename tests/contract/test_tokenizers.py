@@ -170,6 +170,9 @@ def compare_with_sentencepiece(metadata: dict[str, object], subject: Tokenizer, 
         ids = subject.encode(text, add_special=False)
         assert ids == reference.encode(text), text
         assert subject.decode(ids) == text
+    for start in range(0, len(texts), 500):
+        text = " ".join(texts[start : start + 500])
+        assert subject.encode(text, add_special=False) == reference.encode(text)
 
 
 def model_proto(metadata: dict[str, object], space_prefix: bool) -> bytes:
