@@ -133,19 +133,26 @@ class GGUFBuilder:
         self.tensors.append(_Tensor(name, tuple(reversed(shape)), kind, raw, offset))
         return self
 
-    def build(self) -> bytes:
-        """The file: header, infos, padding, data."""
+    def header(self) -> bytes:
+        """All that stands before the padding and the tensor data."""
         infos: list[bytes] = []
-        data = bytearray()
+        end = 0
         for tensor in self.tensors:
-            data += bytes(-len(data) % self.alignment)
-            offset = len(data) if tensor.offset is None else tensor.offset
+            start = end + -end % self.alignment
+            end = start + len(tensor.raw)
+            offset = start if tensor.offset is None else tensor.offset
             infos.append(tensor_info(tensor.name, tensor.dims, tensor.kind, offset))
-            data += tensor.raw
         n_tensors = len(self.tensors) if self.n_tensors is None else self.n_tensors
         n_pairs = len(self.pairs) if self.n_pairs is None else self.n_pairs
         head = self.magic + u32(self.version) + u64(n_tensors) + u64(n_pairs)
-        head += b"".join(self.pairs) + b"".join(infos)
+        return head + b"".join(self.pairs) + b"".join(infos)
+
+    def build(self) -> bytes:
+        """The file: header, padding, data."""
+        data = bytearray()
+        for tensor in self.tensors:
+            data += bytes(-len(data) % self.alignment) + tensor.raw
+        head = self.header()
         return head + bytes(-len(head) % self.alignment) + bytes(data)
 
     def write(self, path: Path) -> Path:
