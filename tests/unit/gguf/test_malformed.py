@@ -187,6 +187,12 @@ def mutate(whole: bytes, header_bytes: int, rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def replace(path: Path, data: bytes) -> None:
+    """Write a file anew: overwriting in place waits for the disk on some file systems."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(data)
+
+
 def test_mutants_are_read_or_refused(tmp_path: Path) -> None:
     """4,000 mutants: each opens and can be used, or is refused with an error of ours; both happen."""
     whole, header_bytes = rich_file()
@@ -195,7 +201,7 @@ def test_mutants_are_read_or_refused(tmp_path: Path) -> None:
     n_read = 0
     messages: list[str] = []
     for _ in range(4000):
-        path.write_bytes(mutate(whole, header_bytes, rng))
+        replace(path, mutate(whole, header_bytes, rng))
         start = time.perf_counter()
         try:
             read_everything(path)
@@ -212,6 +218,6 @@ def test_every_truncation_is_refused(tmp_path: Path) -> None:
     whole, header_bytes = rich_file()
     path = tmp_path / "cut.gguf"
     for size in [*range(1, header_bytes, 5), *range(header_bytes, len(whole), 97), len(whole) - 1]:
-        path.write_bytes(whole[:size])
+        replace(path, whole[:size])
         with pytest.raises(FormatError):
             GGUFFile.open(path)
