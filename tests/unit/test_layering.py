@@ -1,0 +1,229 @@
+"""Who may import and include whom (docs/architecture.md), checked in the source and in a running process."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edgellm.families.registry import FAMILIES
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "edgellm"
+NATIVE = ROOT / "native"
+
+# Each part of edgellm and the parts that it may import; `errors` may be imported by all.
+PYTHON: dict[str, set[str]] = {
+    "errors": set(),
+    "gguf": set(),
+    "device": set(),
+    "tokenizer": set(),
+    "quant": {"gguf"},
+    "program": {"quant"},
+    "families": {"program"},
+    "chat": {"tokenizer"},
+    "backends": {"program", "gguf", "quant"},
+    "convert": {"families", "gguf", "quant", "tokenizer"},
+    "engine": {"families", "program", "gguf", "backends", "device", "tokenizer", "chat"},
+    "api": {"engine"},
+    "server": {"engine", "chat", "tokenizer"},
+    "__init__": {"api", "engine"},
+}
+# These may import anything, and nobody may import them.
+TOP = {"commands", "cli", "__main__"}
+EXTENSION_USERS = ("edgellm.backends", "edgellm.quant", "edgellm.device", "edgellm.engine.sampling")
+
+# Each part of native and the parts that it may include, besides itself; what those may include, it may too.
+INCLUDES: dict[str, set[str]] = {
+    "base": set(),
+    "formats": {"base"},
+    "kernels": {"formats", "base"},
+    "program": {"formats", "base"},
+    "runtime": {"program", "kernels"},
+    "api": {"runtime"},
+    "python": {"api"},
+}
+
+# Never imported on the way from `edgellm run` to a token.
+HEAVY = {
+    "fastapi",
+    "uvicorn",
+    "gguf",
+    "huggingface_hub",
+    "safetensors",
+    "matplotlib",
+    "torch",
+    "transformers",
+}
+
+
+def imports(text: str) -> Iterator[str]:
+    """All modules that a source file imports, anywhere in it, also by importlib with a constant name."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield f"{'.' * node.level}{node.module or ''}"
+            yield from (f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield name.value
+
+
+def python_faults(module: str, text: str, parts: set[str]) -> set[str]:
+    """What is wrong with the imports of `module`, a dotted name; `parts`: all parts of edgellm."""
+    part = module.split(".")[1] if module.count(".") else "__init__"
+    faults = set()
+    for name in imports(text):
+        if name.startswith("."):
+            faults.add(f"{module} imports {name} relatively")
+        if not name.startswith("edgellm."):
+            continue
+        target = name.split(".")[1]
+        if target == "_native":
+            if not module.startswith(EXTENSION_USERS):
+                faults.add(f"{module} imports the extension module")
+            continue
+        if target not in parts or target in (part, "errors") or part in TOP:
+            continue
+        if target in TOP or target not in PYTHON.get(part, set()):
+            faults.add(f"{module} imports {target}")
+    return faults
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def python_parts() -> set[str]:
+    return {
+        path.stem for path in PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+
+
+def test_every_python_part_has_its_rule() -> None:
+    assert python_parts() - TOP <= set(PYTHON)
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_python_imports(path: Path) -> None:
+    assert python_faults(module_name(path), path.read_text(encoding="utf-8"), python_parts()) == set()
+
+
+@pytest.mark.parametrize(
+    ("module", "text", "fault"),
+    [
+        ("edgellm.gguf.reader", "import edgellm.quant", "imports quant"),
+        ("edgellm.gguf.reader", "def f():\n    from edgellm.quant import decode", "imports quant"),
+        ("edgellm.gguf.reader", "from edgellm import program", "imports program"),
+        ("edgellm.engine.model", "from edgellm.commands.chat import main", "imports commands"),
+        ("edgellm.chat.template", "from ..gguf import reader", "relatively"),
+        (
+            "edgellm.families.llama",
+            "import importlib\nimportlib.import_module('edgellm.engine')",
+            "imports engine",
+        ),
+        ("edgellm.engine.model", "import edgellm._native", "imports the extension module"),
+        ("edgellm.engine.model", "from edgellm import _native", "imports the extension module"),
+    ],
+)
+def test_a_wrong_import_is_found(module: str, text: str, fault: str) -> None:
+    parts = set(PYTHON) | TOP
+    assert any(fault in found for found in python_faults(module, text, parts))
+
+
+def test_allowed_imports_are_allowed() -> None:
+    parts = set(PYTHON) | TOP
+    assert not python_faults("edgellm.quant.simple", "from edgellm.gguf.types import GGMLType", parts)
+    assert not python_faults("edgellm.commands.chat", "from edgellm.engine import model", parts)
+    assert not python_faults("edgellm.engine.sampling", "import edgellm._native, edgellm.errors", parts)
+
+
+def native_sources() -> list[Path]:
+    return sorted(path for path in NATIVE.rglob("*") if path.suffix in (".h", ".cc", ".inc", ".cpp"))
+
+
+def native_name(path: Path) -> str:
+    return path.relative_to(NATIVE).as_posix()
+
+
+def reachable(part: str) -> set[str]:
+    """The parts that `part` may include: itself, those in the table, and what those may include."""
+    found = {part}
+    for other in INCLUDES[part]:
+        found |= reachable(other)
+    return found
+
+
+def include_faults(name: str, text: str) -> set[str]:
+    """What is wrong with the quoted includes of a native file, `name` relative to native/."""
+    allowed = reachable(name.split("/")[0])
+    quoted = re.findall(r'^\s*#\s*include\s*"([^"]+)"', text, re.MULTILINE)
+    return {
+        f"{name} includes {target}"
+        for target in quoted
+        if target.split("/")[0] not in allowed or not (NATIVE / target).is_file()
+    }
+
+
+def test_every_native_part_has_its_rule() -> None:
+    assert {path.name for path in NATIVE.iterdir() if path.is_dir()} - {"__pycache__"} <= set(INCLUDES)
+
+
+@pytest.mark.parametrize("path", native_sources(), ids=native_name)
+def test_native_includes(path: Path) -> None:
+    assert include_faults(native_name(path), path.read_text(encoding="utf-8")) == set()
+
+
+def test_a_wrong_include_is_found() -> None:
+    assert include_faults("base/half.h", '#include "formats/formats.h"')
+    assert include_faults("runtime/plan.cc", '  #  include "python/module.cc"')
+    assert include_faults("runtime/plan.cc", '#include "base/no_such_file.h"')
+    assert not include_faults("runtime/plan.cc", '#include "base/half.h"\n#include <vector>')
+
+
+@pytest.mark.parametrize("path", native_sources(), ids=native_name)
+def test_native_code_knows_no_family(path: Path) -> None:
+    names = sorted({*FAMILIES, *FAMILIES.values()})
+    pattern = rf"(?<![a-z0-9])({'|'.join(map(re.escape, names))})(?![a-z0-9])"
+    text = f"{native_name(path)}\n{path.read_text(encoding='utf-8')}"
+    assert re.findall(pattern, text, re.IGNORECASE) == []
+
+
+def imported_after(*modules: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after importing `modules`."""
+    code = "import sys, json, importlib\n"
+    code += f"for name in {list(modules)!r}: importlib.import_module(name)\n"
+    code += "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120, check=True
+    )
+    found = json.loads(done.stdout)
+    assert isinstance(found, list)
+    return set(found)
+
+
+def modules_of(part: str) -> list[str]:
+    return [module_name(path) for path in sorted((PACKAGE / part).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("part", ["gguf", "quant", "program", "families", "tokenizer", "chat", "device"])
+def test_no_part_on_the_way_to_a_token_imports_anything_heavy(part: str) -> None:
+    assert imported_after("edgellm", *modules_of(part)) & HEAVY == set()
+
+
+def test_importing_edgellm_loads_next_to_nothing() -> None:
+    assert imported_after("edgellm") & (HEAVY | {"numpy", "jinja2", "tokenizers", "typer", "rich"}) == set()
+
+
+def test_the_engine_imports_nothing_heavy() -> None:
+    pytest.importorskip("edgellm._native", reason="needs the built extension module")
+    assert imported_after("edgellm.api", *modules_of("engine")) & HEAVY == set()
