@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgellm.engine.loading import DEFAULT_BATCH, LoadOptions
+from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
 from edgellm.engine.model import Model
 
 
@@ -17,6 +17,7 @@ def load(
     backend: str = "native",
     kv_type: str = "f16",
     batch: int = DEFAULT_BATCH,
+    parallel: int = DEFAULT_PARALLEL,
     cache_tokens: int | None = None,
     isa: str = "",
     max_memory: int | None = None,
@@ -38,5 +39,6 @@ def load(
         isa=isa,
         max_memory=max_memory,
         batch=batch,
+        parallel=parallel,
     )
     return Model.load(Path(path), chosen, vocab_only=vocab_only)

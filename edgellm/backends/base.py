@@ -49,14 +49,22 @@ class Backend(Protocol):
     def recurrent(self) -> bool:
         """Sequences carry recurrent state: they can be forked only at full length, and not truncated."""
 
+    @property
+    def windowed(self) -> bool:
+        """Keys and values that have left an attention window are dropped: only a late cut is possible."""
+
     def open_sequence(self) -> int: ...
 
     def close_sequence(self, sequence: int) -> None: ...
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
-        """A new sequence that begins with the first `n_tokens` of another."""
+        """A new sequence that begins with the first `n_tokens` of another.
 
-    def truncate_sequence(self, sequence: int, n_tokens: int) -> None: ...
+        Raises BackendError if their keys, values or states are no longer held, or no block is free.
+        """
+
+    def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
+        """Forget all but the first `n_tokens`; BackendError as for a fork."""
 
     def sequence_length(self, sequence: int) -> int: ...
 

@@ -47,7 +47,10 @@ class DecodedWeights(Mapping[str, Floats]):
 
 
 class InterpreterBackend:
-    """A backend over anything that maps a sequence to rows of logits."""
+    """A backend over anything that maps a sequence to rows of logits.
+
+    kept_tokens: a sequence can only be cut at, or behind, this many tokens before its end; None: anywhere.
+    """
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class InterpreterBackend:
         n_embd: int,
         n_ctx: int,
         recurrent: bool = False,
+        kept_tokens: int | None = None,
         cache_tokens: int | None = None,
         batch: int = 256,
         block_tokens: int = 32,
@@ -66,6 +70,7 @@ class InterpreterBackend:
         self.n_embd = n_embd
         self.n_ctx = n_ctx
         self.recurrent = recurrent
+        self._kept_tokens = kept_tokens
         self.batch = batch
         self.block_tokens = block_tokens
         self.n_blocks = blocks_for(0, cache_tokens or n_ctx, block_tokens)
@@ -73,6 +78,10 @@ class InterpreterBackend:
         self._blocks: dict[int, list[int]] = {}
         self._users = dict.fromkeys(range(self.n_blocks), 0)
         self._numbers = itertools.count()
+
+    @property
+    def windowed(self) -> bool:
+        return self._kept_tokens is not None
 
     @property
     def free_blocks(self) -> int:
@@ -177,8 +186,9 @@ class InterpreterBackend:
             raise BackendError(
                 f"Sequence {sequence} holds {len(held)} tokens; {n_tokens} of them were asked for."
             )
-        if self.recurrent and n_tokens < len(held):
-            raise BackendError("A sequence with recurrent state cannot be cut.")
+        kept = 0 if self.recurrent else self._kept_tokens
+        if kept is not None and n_tokens < len(held) - kept:
+            raise BackendError(f"The first {n_tokens} tokens of sequence {sequence} are no longer held.")
         return held[:n_tokens]
 
     def _check_free(self, count: int) -> None:

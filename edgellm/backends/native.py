@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from edgellm import _native
 from edgellm.backends.base import Bools, Floats, Ints
-from edgellm.errors import BackendError
+from edgellm.errors import BackendError, ModelError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program, to_text
 
@@ -19,12 +19,14 @@ class NativeBackend:
 
     threads: of the pool. n_ctx: the longest sequence. cache_tokens: tokens that all sequences together can
     hold. batch: tokens per step. kv_type: how the cache stores keys and values. isa: an instruction set, or
-    "" for the best that this CPU has. Raises BackendError if the engine refuses the program or an option.
+    "" for the best that this CPU has. Raises ModelError if the engine refuses the program, BackendError if
+    it refuses an option.
     """
 
     def __init__(
         self,
         program: Program,
+        file: GGUFFile,
         *,
         threads: int,
         n_ctx: int,
@@ -38,73 +40,77 @@ class NativeBackend:
         self.n_ctx = n_ctx
         self.batch = batch
         self.recurrent = bool(program.states)
-        self._weights = tuple(program.weights)
-        with _translated():
+        self.windowed = any(cache.window for cache in program.caches)
+        self._file = file
+        self._weights = [(name, int(file.tensors[name].type)) for name in program.weights]
+        with self._translated():
             self._engine = _native.Engine(
                 to_text(program),
+                self._weights,
                 threads=threads,
                 context=n_ctx,
                 cache_tokens=cache_tokens,
                 batch=batch,
                 kv_type=kv_type,
-                isa=isa,
+                isa=isa or _native.best_isa(),
             )
-            self.block_tokens: int = self._engine.block_tokens
-            self.n_blocks: int = self._engine.free_blocks
+        self.block_tokens: int = self._engine.block_tokens
+        self.n_blocks = cache_tokens // self.block_tokens
 
     def memory(self) -> dict[str, int]:
-        """Bytes by use: weights, cache, scratch."""
-        with _translated():
-            return self._engine.memory()
+        """Bytes: weights, cache, scratch, and state_per_sequence; known before `load`."""
+        return dict(self._engine.memory())
 
-    def load(self, file: GGUFFile, release: Callable[[str], None] | None) -> None:
-        """Pack the program's weights out of a file; `release` is told when a tensor's bytes are done with."""
-        with _translated():
+    def load(self, *, release: bool = True) -> None:
+        """Pack the weights; with `release` the system may drop the file's pages that are done with."""
+        with self._translated():
             self._engine.load(
-                [(name, int(file.tensors[name].type), file.data(name)) for name in self._weights], release
+                [(name, number, self._file.data(name)) for name, number in self._weights], release
             )
+        self.n_blocks = self.free_blocks
 
     @property
     def free_blocks(self) -> int:
-        return self._engine.free_blocks
+        return int(self._engine.free_tokens) // self.block_tokens
 
     def open_sequence(self) -> int:
-        with _translated():
-            return self._engine.open_sequence()
+        return int(self._engine.open_sequence())
 
     def close_sequence(self, sequence: int) -> None:
-        with _translated():
+        with self._translated():
             self._engine.close_sequence(sequence)
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
-        with _translated():
-            return self._engine.fork_sequence(sequence, n_tokens)
+        fork = int(self._engine.fork_sequence(sequence, n_tokens))
+        if fork < 0:
+            raise BackendError(f"The first {n_tokens} tokens of the sequence are no longer held.")
+        return fork
 
     def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
-        with _translated():
-            self._engine.truncate_sequence(sequence, n_tokens)
+        if not self._engine.truncate_sequence(sequence, n_tokens):
+            raise BackendError(f"The first {n_tokens} tokens of the sequence are no longer held.")
 
     def sequence_length(self, sequence: int) -> int:
-        with _translated():
-            return self._engine.sequence_length(sequence)
+        with self._translated():
+            return int(self._engine.sequence_length(sequence))
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
-        with _translated():
-            return self._engine.step(tokens, sequences, outputs)
+        with self._translated():
+            return np.asarray(self._engine.step(tokens, sequences, outputs.view(np.uint8)))
 
     def hidden(self, tokens: Ints) -> Floats:
-        with _translated():
-            return self._engine.hidden(np.ascontiguousarray(tokens))
+        with self._translated():
+            return np.asarray(self._engine.hidden(tokens))
 
     def close(self) -> None:
-        with _translated():
-            self._engine.close()
+        del self._engine
 
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    """The extension raises RuntimeError and ValueError with a sentence."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:
-        raise BackendError(str(error)) from error
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """The extension raises with a sentence that does not know the file."""
+        try:
+            yield
+        except _native.ModelError as error:
+            raise ModelError(f"{self._file.path}: {error}") from error
+        except (RuntimeError, ValueError, MemoryError) as error:
+            raise BackendError(str(error)) from error

@@ -16,8 +16,12 @@ from edgellm.program import Program
 # Without being asked, a model gets this much context at most: memory for a long one is rarely what is wanted.
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
+DEFAULT_PARALLEL = 4
 BACKENDS = ("native", "interpreter")
+KV_TYPES = ("f16", "q8_0")
 MIB = 1024 * 1024
+MAX_PARKED = 32
+STATES_BYTES = 128 * MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +30,16 @@ class LoadOptions:
 
     threads: None takes the physical cores this process may use. context: tokens; None takes the trained
     context or 4096, whichever is less; 0 takes the trained context. cache_tokens: tokens that all sequences
-    together may hold; None: one context. batch: tokens per step. kv_type: "f16", "f32" or "q8_0".
-    isa: the instruction set to use, "" for the best. max_memory: bytes that may be used; None: what is
-    available. Raises UsageError for a value out of range.
+    together may hold; None: one context. parallel: answers that may be under way at once. batch: tokens per
+    step. kv_type: how keys and values are kept, "f16" or "q8_0". isa: the instruction set to use, "" for the
+    best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a value out of
+    range.
     """
 
     threads: int | None = None
     context: int | None = None
     cache_tokens: int | None = None
+    parallel: int = DEFAULT_PARALLEL
     batch: int = DEFAULT_BATCH
     kv_type: str = "f16"
     backend: str = "native"
@@ -45,12 +51,15 @@ class LoadOptions:
             ("threads", 1),
             ("context", 0),
             ("cache_tokens", 1),
+            ("parallel", 1),
             ("batch", 1),
             ("max_memory", 1),
         ):
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
+        if self.kv_type not in KV_TYPES:
+            raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:
             raise UsageError(f"backend is {self.backend!r}; the backends are {', '.join(BACKENDS)}.")
 
@@ -65,25 +74,31 @@ class Plan:
     n_ctx: int
     threads: int
 
+    @property
+    def n_parked(self) -> int:
+        """Finished sequences to keep; recurrent states take memory of their own, so fewer of those."""
+        state_bytes = 4 * sum(state.size for state in self.program.states)
+        return max(2, min(MAX_PARKED, STATES_BYTES // state_bytes)) if state_bytes else MAX_PARKED
+
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     """Build the program of a file and settle its context; UsageError if that exceeds the trained one."""
     shapes = {name: info.shape for name, info in file.tensors.items()}
+    n_ctx = options.context
     try:
-        program = build(file.metadata, shapes, context=options.context or None)
+        trained = build(file.metadata, shapes).n_ctx_train
+        if n_ctx is None:
+            n_ctx = min(trained, DEFAULT_CONTEXT)
+        elif n_ctx == 0:
+            n_ctx = trained
+        elif n_ctx > trained:
+            raise UsageError(
+                f"a context of {n_ctx} tokens was asked for and the model was trained on {trained}; "
+                f"ask for at most {trained}."
+            )
+        program = build(file.metadata, shapes, context=n_ctx)
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
-    trained = program.n_ctx_train
-    n_ctx = options.context
-    if n_ctx is None:
-        n_ctx = min(trained, DEFAULT_CONTEXT)
-    elif n_ctx == 0:
-        n_ctx = trained
-    elif n_ctx > trained:
-        raise UsageError(
-            f"{file.path}: a context of {n_ctx} tokens was asked for and the model was trained on {trained}; "
-            f"ask for at most {trained}."
-        )
     _check_tensors(file, program)
     return Plan(file, program, options, n_ctx, options.threads or default_threads())
 
@@ -104,6 +119,7 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
     options = planned.options
     backend = NativeBackend(
         planned.program,
+        planned.file,
         threads=planned.threads,
         n_ctx=planned.n_ctx,
         cache_tokens=max(options.cache_tokens or planned.n_ctx, planned.n_ctx),
@@ -111,12 +127,16 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         kv_type=options.kv_type,
         isa=options.isa,
     )
-    memory = backend.memory()
-    # Before the weights are packed their size is that of the file's tensors, which packing keeps.
-    memory["weights"] = sum(planned.file.tensors[name].n_bytes for name in planned.program.weights)
+    memory = _memory(planned, backend.memory())
     check_memory(planned, memory)
-    backend.load(planned.file, planned.file.release)
-    return backend, backend.memory()
+    backend.load()
+    return backend, memory
+
+
+def _memory(planned: Plan, engine: dict[str, int]) -> dict[str, int]:
+    """Bytes by use, with the recurrent states of all sequences that may be open at once."""
+    per_sequence = engine.pop("state_per_sequence")
+    return {**engine, "states": per_sequence * (planned.options.parallel + planned.n_parked)}
 
 
 def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:

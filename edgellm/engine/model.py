@@ -54,9 +54,14 @@ class Model:
         finally:
             if loading is not None:
                 loading.wait()
-        if loading is not None:
+        if planned is not None and loading is not None:
             self._backend, self.memory = loading.result()
-            self._scheduler = Scheduler(self._backend, self.tokenizer.eog_ids)
+            self._scheduler = Scheduler(
+                self._backend,
+                self.tokenizer.eog_ids,
+                max_active=planned.options.parallel,
+                max_parked=planned.n_parked,
+            )
         self.load_s = time.perf_counter() - begin
 
     @classmethod

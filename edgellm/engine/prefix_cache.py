@@ -1,17 +1,20 @@
 """Finished sequences stay in the cache, so that a prompt which begins like one need not be read again.
 
 Blocks of tokens are shared by the backend: a fork of a parked sequence costs at most one block. Parked
-sequences are closed, the least recently used first, when the blocks are needed.
+sequences are closed, the least recently used first, when the blocks are needed. Recurrent and windowed
+models cannot be cut back to any earlier place, so for them copies are parked at the end of each prompt and
+where prompts were seen to part.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgellm.backends.base import Backend, Ints
+from edgellm.errors import BackendError
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +24,18 @@ class Match:
     sequence: int
     n_tokens: int
     whole: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A sequence that holds the first `n_tokens` of a prompt.
+
+    n_known: how many of its tokens some sequence began with, whether or not they could be had from it.
+    """
+
+    sequence: int
+    n_tokens: int
+    n_known: int
 
 
 class PrefixCache:
@@ -35,6 +50,11 @@ class PrefixCache:
         self._min_tokens = min_tokens
         self._parked: dict[int, Ints] = {}  # in order of use, the least recent first
 
+    @property
+    def forgets(self) -> bool:
+        """Whether the backend cannot cut sequences at will, so that copies are kept at useful places."""
+        return self._backend.recurrent or self._backend.windowed
+
     def __len__(self) -> int:
         return len(self._parked)
 
@@ -44,7 +64,7 @@ class PrefixCache:
         if len(held) < self._min_tokens or self._max_parked == 0:
             self._backend.close_sequence(sequence)
             return
-        if not self._backend.recurrent:
+        if not self.forgets:
             # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
             for other, theirs in list(self._parked.items()):
                 if len(theirs) <= len(held) and np.array_equal(theirs, held[: len(theirs)]):
@@ -53,28 +73,46 @@ class PrefixCache:
         while len(self._parked) > self._max_parked:
             self.evict()
 
-    def acquire(self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]]) -> tuple[int, int]:
-        """Open a sequence that holds as many of the prompt's first tokens as any parked or `live` one.
+    def checkpoint(self, sequence: int, tokens: Sequence[int]) -> None:
+        """Park a copy of a sequence that will go on, if there is room for one without closing another."""
+        if len(tokens) >= self._min_tokens and self._max_parked > 0 and self._backend.free_blocks > 0:
+            self.park(self._backend.fork_sequence(sequence, len(tokens)), tokens)
 
-        At least the last token is left to compute, because its logits are wanted. Live sequences are given
-        as (sequence, tokens it holds). Returns (sequence, tokens it holds).
+    def acquire(self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]]) -> Start:
+        """Open a sequence that begins with as many of the prompt's tokens as any known one can give.
+
+        At least the last token is left to compute, because its logits are wanted. `live`: sequences
+        that are in use, as (sequence, tokens it holds).
         """
         wanted = np.asarray(prompt, np.int32)
-        match = self._find(wanted, live)
-        if match is None:
-            return self._backend.open_sequence(), 0
+        matches = sorted(self._matches(wanted, live), key=lambda m: (m.n_tokens, m.whole), reverse=True)
+        n_known = matches[0].n_tokens if matches else 0
+        for match in matches:
+            sequence = self._begin(match)
+            if sequence is not None:
+                return Start(sequence, match.n_tokens, n_known)
+        return Start(self._backend.open_sequence(), 0, n_known)
+
+    def _begin(self, match: Match) -> int | None:
+        """A sequence that holds just the matching tokens; None if the backend cannot make one."""
         held = self._parked.pop(match.sequence, None)
         if held is not None:
-            if match.whole:
-                return match.sequence, match.n_tokens
+            if match.whole and not self.forgets:
+                return match.sequence
             self._parked[match.sequence] = held  # used just now
-        if match.n_tokens % self._backend.block_tokens and not self.make_room(1, keep=match.sequence):
-            if held is None:
-                return self._backend.open_sequence(), 0
-            del self._parked[match.sequence]
-            self._backend.truncate_sequence(match.sequence, match.n_tokens)
-            return match.sequence, match.n_tokens
-        return self._backend.fork_sequence(match.sequence, match.n_tokens), match.n_tokens
+        if self._backend.recurrent and not match.whole:
+            return None
+        has_room = match.n_tokens % self._backend.block_tokens == 0 or self.make_room(1, keep=match.sequence)
+        try:
+            if has_room:
+                return self._backend.fork_sequence(match.sequence, match.n_tokens)
+            if held is not None:
+                self._backend.truncate_sequence(match.sequence, match.n_tokens)
+                del self._parked[match.sequence]
+                return match.sequence
+        except BackendError:  # what the window has passed is gone
+            return None
+        return None
 
     def make_room(self, n_blocks: int, keep: int | None = None) -> bool:
         """Close parked sequences, except `keep`, until `n_blocks` are free; whether they are."""
@@ -96,17 +134,12 @@ class PrefixCache:
         while self.evict():
             pass
 
-    def _find(self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]]) -> Match | None:
-        best: Match | None = None
+    def _matches(self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Match]:
         candidates = [*self._parked.items(), *((s, np.asarray(tokens, np.int32)) for s, tokens in live)]
         for sequence, held in candidates:
             n_tokens = min(_common(held, wanted), len(wanted) - 1)
-            if n_tokens < self._min_tokens or (self._backend.recurrent and n_tokens < len(held)):
-                continue
-            match = Match(sequence, n_tokens, whole=n_tokens == len(held))
-            if best is None or (n_tokens, match.whole) > (best.n_tokens, best.whole):
-                best = match
-        return best
+            if n_tokens >= self._min_tokens:
+                yield Match(sequence, n_tokens, whole=n_tokens == len(held))
 
     def _close(self, sequence: int) -> None:
         del self._parked[sequence]

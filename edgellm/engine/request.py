@@ -80,7 +80,8 @@ class Request:
     """A prompt, how to continue it, and how far it has come.
 
     `tokens` is the prompt and then every sampled token; the first `fed` of them are in the backend's
-    `sequence`. `on_event` is called on the thread that runs the scheduler and must not block.
+    `sequence`. No step reaches past a place in `checkpoints`, because the sequence is copied there.
+    `on_event` is called on the thread that runs the scheduler and must not block.
     """
 
     prompt: Sequence[int]
@@ -94,6 +95,7 @@ class Request:
     sequence: int | None = None
     fed: int = 0
     n_cached: int | None = None
+    checkpoints: set[int] = field(default_factory=set)
     cancelled: bool = False
     finished: bool = False
     submitted_at: float = 0.0
@@ -115,6 +117,13 @@ class Request:
     def n_pending(self) -> int:
         """Tokens that the backend has not seen yet."""
         return len(self.tokens) - self.fed
+
+    @property
+    def n_until_stop(self) -> int:
+        """Pending tokens up to the next checkpoint or the end."""
+        return min(
+            (place - self.fed for place in self.checkpoints if place > self.fed), default=self.n_pending
+        )
 
     @property
     def decoding(self) -> bool:

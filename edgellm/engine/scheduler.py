@@ -45,6 +45,7 @@ class Scheduler:
 
     eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
     before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
+    min_checkpoint: a copy in the middle of a prompt must save this many tokens.
     """
 
     def __init__(
@@ -55,12 +56,14 @@ class Scheduler:
         max_active: int = 16,
         max_waiting: int = 256,
         max_parked: int = 32,
+        min_checkpoint: int = 64,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
         self._eog_ids = eog_ids
         self._max_active = min(max_active, backend.batch)
         self._max_waiting = max_waiting
+        self._min_checkpoint = min_checkpoint
         self._clock = clock
         self._prefixes = PrefixCache(backend, max_parked=max_parked)
         self._waiting: deque[Request] = deque()
@@ -177,18 +180,22 @@ class Scheduler:
                 request = self._waiting.popleft()
             try:
                 live = [(r.sequence, r.tokens[: r.fed]) for r in self._active if r.sequence is not None]
-                sequence, n_cached = self._prefixes.acquire(request.tokens, live)
+                start = self._prefixes.acquire(request.tokens, live)
             except BackendError as error:
                 self._finish(request, "error", error)
                 continue
             # One more block per answer under way, so that admitting this one does not set it back at once.
+            n_cached = start.n_tokens
             needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
             if self._active and not self._prefixes.make_room(needed):
-                self._prefixes.park(sequence, request.tokens[:n_cached])
+                self._prefixes.park(start.sequence, request.tokens[:n_cached])
                 with self._queue_lock:
                     self._waiting.appendleft(request)
                 return
-            request.sequence, request.fed = sequence, n_cached
+            request.sequence, request.fed = start.sequence, n_cached
+            if self._prefixes.forgets:
+                places = {start.n_known, len(request.prompt) - 1}
+                request.checkpoints = {place for place in places if place - n_cached >= self._min_checkpoint}
             if request.admitted_at is None:
                 request.admitted_at, request.n_cached = self._clock(), n_cached
             self._active.append(request)
@@ -206,10 +213,10 @@ class Scheduler:
             budget = min(budget, max(MIN_CHUNK, affordable))
         granted = dict.fromkeys((r.number for r in reading), 0)
         if reading:
-            granted[reading[0].number] = min(reading[0].n_pending, -(-budget // OLDEST_SHARE))
+            granted[reading[0].number] = min(reading[0].n_until_stop, -(-budget // OLDEST_SHARE))
         left = budget - sum(granted.values())
         for request in sorted(reading, key=lambda r: r.n_pending):
-            more = min(request.n_pending - granted[request.number], left)
+            more = min(request.n_until_stop - granted[request.number], left)
             granted[request.number] += more
             left -= more
         return [
@@ -277,6 +284,8 @@ class Scheduler:
             request = grant.request
             wants_logits = grant.wants_logits
             request.fed += grant.n_tokens
+            if request.fed in request.checkpoints and request.sequence is not None:
+                self._prefixes.checkpoint(request.sequence, request.tokens[: request.fed])
             if wants_logits:
                 row += 1
                 # Logits that cannot be sampled from (NaN, all forbidden) must end their request and no other.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
@@ -235,6 +236,32 @@ def test_recurrent_models_go_on_only_from_whole_sequences() -> None:
     run_all(scheduler, whole)
     assert whole.finish.stats.n_cached == 61
     assert whole.text == alone([*first.request.tokens, 7], GREEDY).text
+
+
+@pytest.mark.parametrize("options", [{"recurrent": True}, {"kept_tokens": 10}])
+def test_models_that_forget_go_on_from_the_end_of_a_prompt(options: dict[str, Any]) -> None:
+    scheduler = scheduler_over(CountingBackend(cache_tokens=1024, **options))
+    history = prompt(1, 100)
+    run_all(scheduler, Collected(history, GREEDY))
+    again, without_the_answer = Collected(history, GREEDY), Collected([*history, 7, 8], GREEDY)
+    run_all(scheduler, again)
+    assert again.finish.stats.n_cached == 99
+    run_all(scheduler, without_the_answer)
+    assert without_the_answer.finish.stats.n_cached == 99
+    assert again.text == alone(history, GREEDY).text
+    assert without_the_answer.text == alone([*history, 7, 8], GREEDY).text
+
+
+@pytest.mark.parametrize("options", [{"recurrent": True}, {"kept_tokens": 10}])
+def test_models_that_forget_go_on_from_where_prompts_parted(options: dict[str, Any]) -> None:
+    scheduler = scheduler_over(CountingBackend(cache_tokens=2048, **options))
+    cached = []
+    for n in range(3):
+        one = Collected([*prompt(1, 100), *prompt(n + 2, 50)], GREEDY)
+        run_all(scheduler, one)
+        cached.append(one.finish.stats.n_cached)
+        assert one.text == alone(one.request.prompt, GREEDY).text
+    assert cached == [0, 0, 100]
 
 
 def test_parked_sequences_give_way_to_requests() -> None:

@@ -19,18 +19,25 @@ class Traffic(RuleBasedStateMachine):
     """Submits, steps, cancels and interrupts in any order."""
 
     @initialize(
-        recurrent=st.booleans(),
+        kind=st.sampled_from([{}, {"recurrent": True}, {"kept_tokens": 9}]),
         max_parked=st.integers(0, 4),
         max_active=st.integers(1, 4),
         cache_tokens=st.sampled_from([64, 80, 128, 256]),
         batch=st.sampled_from([4, 16, 64]),
     )
-    def begin(self, recurrent: bool, max_parked: int, max_active: int, cache_tokens: int, batch: int) -> None:
+    def begin(
+        self, kind: dict[str, int], max_parked: int, max_active: int, cache_tokens: int, batch: int
+    ) -> None:
         self.backend = CountingBackend(
-            MODEL, n_ctx=N_CTX, cache_tokens=cache_tokens, batch=batch, block_tokens=8, recurrent=recurrent
+            MODEL, n_ctx=N_CTX, cache_tokens=cache_tokens, batch=batch, block_tokens=8, **kind
         )
         self.scheduler = Scheduler(
-            self.backend, frozenset({EOG}), max_active=max_active, max_waiting=4, max_parked=max_parked
+            self.backend,
+            frozenset({EOG}),
+            max_active=max_active,
+            max_waiting=4,
+            max_parked=max_parked,
+            min_checkpoint=5,
         )
         self.requests: list[Collected] = []
 
@@ -113,4 +120,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestTraffic.settings = settings(max_examples=80, stateful_step_count=25, deadline=None)
