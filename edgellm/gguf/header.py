@@ -35,6 +35,12 @@ MAX_KEY_BYTES = 65535
 MAX_NAME_BYTES = 64
 MAX_DIMS = 4
 MAX_ARRAY_DEPTH = 4
+# Far above any model's needs (a vocabulary has 262,144 tokens), so that a hostile file cannot take many
+# times its own size in memory.
+MAX_ARRAY_ELEMENTS = 1 << 22
+MAX_NESTED_ELEMENTS = 1 << 16
+MAX_STRING_BYTES = 1 << 27
+MAX_ENTRIES = 1 << 16
 
 REMOVED_TYPES: dict[int, str] = {
     4: "Q4_2",
@@ -108,6 +114,7 @@ class _Cursor:
         self.data = data
         self.end = len(data)
         self.position = 0
+        self.nested_left = MAX_NESTED_ELEMENTS
 
     def need(self, n_bytes: int, field: str) -> int:
         """Move over `n_bytes` bytes; returns where they start."""
@@ -136,6 +143,8 @@ class _Cursor:
         if limit is not None and not 0 < length <= limit:
             refuse(self.path, f"the length of {field}", f"{length}", f"1 to {limit} bytes")
         start = self.need(length, field)
+        if length > MAX_STRING_BYTES:
+            refuse(self.path, f"the length of {field}", f"{length}", f"at most {MAX_STRING_BYTES} bytes")
         raw = self.file[start : self.position]
         try:
             return raw.decode()
@@ -191,6 +200,14 @@ class _Cursor:
                 f"{count} elements",
                 f"at most {(self.end - self.position) // size} in the {self.end - self.position} bytes left",
             )
+        if count > MAX_ARRAY_ELEMENTS:
+            refuse(self.path, f"the length of {field}", f"{count} elements", f"at most {MAX_ARRAY_ELEMENTS}")
+
+    def spend(self, count: int, field: str) -> None:
+        """Count elements of nested arrays, which are decoded at once, against what a file may have."""
+        self.nested_left -= count
+        if self.nested_left < 0:
+            refuse(self.path, f"the size of {field}", "too large", f"at most {MAX_NESTED_ELEMENTS} in all")
 
     def nested(self, field: str, depth: int) -> list[Value]:
         """An array whose elements are arrays, its element type already read."""
@@ -198,6 +215,7 @@ class _Cursor:
             refuse(self.path, f"the nesting of {field}", f"over {depth} deep", f"at most {MAX_ARRAY_DEPTH}")
         count = self.u64(f"the length of {field}")
         self.fits(count, 12, field)
+        self.spend(count, field)
         result: list[Value] = []
         for _ in range(count):
             element = self.value_type(f"the elements of {field}")
@@ -206,6 +224,7 @@ class _Cursor:
                 continue
             inner = self.u64(f"the length of {field}")
             self.fits(inner, 8 if element is ValueType.STRING else NUMPY_TYPES[element].itemsize, field)
+            self.spend(inner, field)
             if element is ValueType.STRING:
                 result.append([self.text(field) for _ in range(inner)])
             else:
@@ -231,8 +250,9 @@ def parse_header(path: str, file: mmap) -> Header:
         ("the tensor count", n_tensors, _MIN_TENSOR_BYTES),
         ("the metadata count", n_pairs, _MIN_PAIR_BYTES),
     ):
-        if count * size > cursor.end:
-            refuse(path, field, f"{count}", f"at most {cursor.end // size} in a file of {cursor.end} bytes")
+        most = min(cursor.end // size, MAX_ENTRIES)
+        if count > most:
+            refuse(path, field, f"{count}", f"at most {most} in a file of {cursor.end} bytes")
     metadata = _read_metadata(cursor, n_pairs)
     alignment = _alignment(path, metadata)
     tensors = _read_tensors(cursor, n_tensors, alignment)

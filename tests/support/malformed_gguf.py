@@ -90,6 +90,9 @@ def counts() -> Iterator[Malformed]:
         yield Malformed(
             f"metadata count {count:#x}", header(n_pairs=count) + bytes(64), f"metadata count is {count}"
         )
+    room = bytes(65537 * 37)
+    yield Malformed("too many tensors", header(n_tensors=65537) + room, "is 65537, expected at most 65536")
+    yield Malformed("too many pairs", header(n_pairs=65537) + room, "is 65537, expected at most 65536")
     for n_tensors, found in ((3, "tensor 2"), (5, "tensor 2")):
         builder = good()
         builder.n_tensors = n_tensors
@@ -209,6 +212,8 @@ def arrays() -> Iterator[Malformed]:
         yield Malformed(
             f"array of {count:#x} strings", array(ValueType.STRING, count, bytes(64)), f"is {count} elements"
         )
+    count = 2**22 + 1
+    yield Malformed("too long an array", array(ValueType.UINT8, count, bytes(count)), "at most 4194304;")
     yield Malformed("array without a length", pair(u32(0) + bytes(4), ValueType.ARRAY), "8 bytes long")
     yield Malformed("array without a type", pair(bytes(2), ValueType.ARRAY), "4 bytes long")
     for length in (100, 2**32, 2**63, MAX, MAX - 7, MAX - 8, MAX - 32):
@@ -247,6 +252,9 @@ def nested() -> Iterator[Malformed]:
     yield Malformed("huge inner array", inner, f"is {2**62} elements")
     outer = pair(u32(ValueType.ARRAY) + u64(2**60) + leaf, ValueType.ARRAY)
     yield Malformed("huge outer array", outer, f"is {2**60} elements")
+    half = u32(ValueType.UINT8) + u64(2**15) + bytes(2**15)
+    large = pair(u32(ValueType.ARRAY) + u64(2) + half + half, ValueType.ARRAY)
+    yield Malformed("too many nested elements", large, "is too large, expected at most 65536 in all")
     kind = pair(wrap(1, u32(99) + u64(1) + b"\1"), ValueType.ARRAY)
     yield Malformed("bad inner type", kind, "is 99, expected 0 to 12")
     flag = pair(wrap(1, u32(ValueType.BOOL) + u64(1) + b"\7"), ValueType.ARRAY)

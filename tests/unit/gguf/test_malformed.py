@@ -14,7 +14,7 @@ import pytest
 from edgellm.errors import EdgeLLMError, FileError, FormatError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType, ValueType
-from tests.support.gguf_builder import GGUFBuilder
+from tests.support.gguf_builder import GGUFBuilder, string, u32, u64
 from tests.support.malformed_gguf import CASES, Malformed
 
 
@@ -85,6 +85,14 @@ def test_unreadable_file(tmp_path: Path) -> None:
     path.write_bytes(b"GGUF")
     path.chmod(0)
     with pytest.raises(FileError, match="cannot be read"):
+        GGUFFile.open(path)
+
+
+def test_a_text_of_absurd_length_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "long.gguf"
+    path.write_bytes(GGUFBuilder().raw_pair(string("k") + u32(ValueType.STRING) + u64(2**27 + 1)).build())
+    os.truncate(path, 2**28)
+    with pytest.raises(FormatError, match="the length of metadata key 'k' is 134217729, expected at most"):
         GGUFFile.open(path)
 
 
