@@ -283,8 +283,8 @@ std::pair<Out, Out> short_conv(const std::string& isa, In x, In weight, std::opt
             "state is (taps - 1, width)");
     Out y = make_array({x.shape(0), width}), next = copy_of(state);
     state_kernels(usable_isa(isa))
-        .short_conv(x.data(), y.data(), width, x.shape(0), width, taps, weight.data(), data_or_null(bias),
-                    silu, first, last, next.data());
+        .short_conv(x.data(), width, y.data(), width, x.shape(0), width, taps, weight.data(),
+                    data_or_null(bias), silu, first, last, next.data());
     return {y, next};
 }
 

@@ -21,9 +21,9 @@ EDGELLM_INLINE void store_count(float* p, F32 v, size_t count) {
 constexpr size_t kTapsAtOnce = 8;
 
 // Channels [c, c + count) of a convolution; its last taps - 1 inputs go to `state`.
-EDGELLM_INLINE void conv_channels(const float* x, float* y, size_t ld, size_t n_tokens, size_t width,
-                                  size_t taps, const float* weight, const float* bias, bool silu, size_t c,
-                                  size_t count, float* state) {
+EDGELLM_INLINE void conv_channels(const float* x, size_t ldx, float* y, size_t ldy, size_t n_tokens,
+                                  size_t width, size_t taps, const float* weight, const float* bias,
+                                  bool silu, size_t c, size_t count, float* state) {
     const size_t tail = taps - 1;
     const F32 start = bias == nullptr ? splat(0.0f) : load_count(bias + c, count);
     for (size_t j0 = 0; j0 < taps; j0 += kTapsAtOnce) {
@@ -32,29 +32,29 @@ EDGELLM_INLINE void conv_channels(const float* x, float* y, size_t ld, size_t n_
         for (size_t j = 0; j < n; ++j)
             for (size_t i = 0; i < count; ++i) w[j][i] = weight[(c + i) * taps + j0 + j];
         for (size_t t = 0; t < n_tokens; ++t) {
-            F32 acc = j0 == 0 ? start : load_count(y + t * ld + c, count);
+            F32 acc = j0 == 0 ? start : load_count(y + t * ldy + c, count);
             for (size_t j = 0; j < n; ++j) {
                 const size_t row = t + j0 + j;  // of the state's rows followed by the inputs
-                const float* from = row < tail ? state + row * width : x + (row - tail) * ld;
+                const float* from = row < tail ? state + row * width : x + (row - tail) * ldx;
                 acc = fma(load(w[j]), load_count(from + c, count), acc);
             }
             if (silu && j0 + n == taps) acc = acc / (exp(-acc) + 1.0f);
-            store_count(y + t * ld + c, acc, count);
+            store_count(y + t * ldy + c, acc, count);
         }
     }
     for (size_t i = 0; i < tail; ++i) {
         const size_t row = n_tokens + i;
-        const float* from = row < tail ? state + row * width : x + (row - tail) * ld;
+        const float* from = row < tail ? state + row * width : x + (row - tail) * ldx;
         store_count(state + i * width + c, load_count(from + c, count), count);
     }
 }
 
-void short_conv(const float* x, float* y, size_t ld, size_t n_tokens, size_t width, size_t taps,
+void short_conv(const float* x, size_t ldx, float* y, size_t ldy, size_t n_tokens, size_t width, size_t taps,
                 const float* weight, const float* bias, bool silu, size_t c0, size_t c1, float* state) {
     size_t c = c0;
     for (; c + kLanes <= c1; c += kLanes)
-        conv_channels(x, y, ld, n_tokens, width, taps, weight, bias, silu, c, kLanes, state);
-    if (c < c1) conv_channels(x, y, ld, n_tokens, width, taps, weight, bias, silu, c, c1 - c, state);
+        conv_channels(x, ldx, y, ldy, n_tokens, width, taps, weight, bias, silu, c, kLanes, state);
+    if (c < c1) conv_channels(x, ldx, y, ldy, n_tokens, width, taps, weight, bias, silu, c, c1 - c, state);
 }
 
 // One token of one head, N vectors of value dimensions from state, v and y; the last vector has `count`
