@@ -14,6 +14,7 @@ import base64
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from gguf import GGMLQuantizationType as Kind
@@ -109,7 +110,7 @@ CPP_TAIL = "}  // namespace edgellm\n"
 
 def bitmap(kind: Kind) -> tuple[int, tuple[int, ...], bytes, int]:
     """Coordinates per point, levels, bits and number of points of a grid of the `gguf` package."""
-    codec = quants._type_traits[kind]
+    codec: Any = quants._type_traits[kind]
     codec.init_grid()
     levels = tuple(int(level) for level in codec.grid_map)
     points = codec.grid.reshape(codec.grid_shape).astype(np.int64)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from edgellm.errors import ModelError, UnsupportedError
-from edgellm.gguf.types import LAYOUTS, GGMLType
+from edgellm.gguf.types import GGMLType
 from edgellm.quant import FORMATS, decode, encode
 from edgellm.quant.simple import Q8_1
 
@@ -108,7 +108,6 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
 
 def test_empty_tensors() -> None:
     assert decode(GGMLType.F32, np.empty(0, np.uint8), (0,)).shape == (0,)
-    assert LAYOUTS[GGMLType.F32].block_size == 1
 
 
 def test_the_grids_are_what_the_generator_writes() -> None:
