@@ -28,7 +28,8 @@ class Attention:
     """One layer's attention.
 
     `qk_norm`: normalize each query and key head with shared weights ("head"), with weights of its own
-    for each head ("heads"), or the whole row ("row"); `norm_last` does so after the rotation.
+    for each head ("heads"), or the whole row ("row"); `norm_last` does so after the rotation. `gated`:
+    a query head is followed by as many values whose sigmoid multiplies the head's result.
     """
 
     n_heads: int
@@ -48,7 +49,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """One layer's mixture of experts, beside an optional expert that always runs."""
+    """One layer's mixture of experts; `n_ff_shared`: hidden values of an expert that always runs."""
 
     n_experts: int
     n_used: int
@@ -62,6 +63,23 @@ class Experts:
     activation: str = "silu"
     limit: float = 0.0
     alpha: float = 1.0
+    n_ff_shared: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaNet:
+    """One layer's gated delta rule: key and value heads, their sizes, the convolution's taps.
+
+    `tiled`: value head h belongs to key head h % n_key_heads; else the heads of one key are neighbours.
+    """
+
+    n_heads: int
+    n_key_heads: int
+    key_dim: int
+    value_dim: int
+    n_taps: int
+    tiled: bool
+    norm: Norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +105,7 @@ def heads(
     qk_norm: Literal["head", "heads", "row"] | None = None,
     norm: Norm | None = None,
     norm_last: bool = False,
+    gated: bool = False,
     sinks: bool = False,
 ) -> Attention:
     """Layer `layer`'s attention with the head counts and sizes of the metadata."""
@@ -103,6 +122,7 @@ def heads(
         qk_norm=qk_norm,
         norm=norm,
         norm_last=norm_last,
+        gated=gated,
         sinks=sinks,
     )
 
@@ -139,6 +159,10 @@ def norm(b: Builder, x: str, part: str, how: Norm, *, groups: int = 1, shared: b
 def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
     """Query, key and value projections, norms, rotation, attention, output projection."""
     q, k, v = projections(b, x, prefix, a)
+    gate = ""
+    if a.gated:
+        gate = b.slice(q, a.head_dim, a.head_dim, groups=a.n_heads)
+        q = b.slice(q, 0, a.head_dim, groups=a.n_heads)
     if a.qk_norm and not a.norm_last:
         q, k = _norm_heads(b, q, k, prefix, a)
     if a.rope:
@@ -157,12 +181,15 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
         softcap=a.softcap,
         sinks=f"{prefix}.attn_sinks.weight" if a.sinks else None,
     )
+    if gate:
+        out = b.mul(out, b.activation(gate, "sigmoid"))
     return linear(b, out, f"{prefix}.attn_output", b.width)
 
 
 def projections(b: Builder, x: str, prefix: str, a: Attention) -> tuple[str, str, str]:
     """Query, key and value rows, from three matrices or from one that holds them in this order."""
-    sizes = (a.n_heads * a.head_dim, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.value_dim)
+    n_query = a.n_heads * a.head_dim * (2 if a.gated else 1)
+    sizes = (n_query, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.value_dim)
     if not b.has(f"{prefix}.attn_qkv.weight"):
         q, k, v = (
             linear(b, x, f"{prefix}.attn_{part}", size) for part, size in zip("qkv", sizes, strict=True)
@@ -208,10 +235,13 @@ def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
 
 
 def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
-    """Router and experts; `ffn_gate_up_exps` is used where the file holds gate and up as one tensor."""
+    """Router and experts; `ffn_gate_up_exps` is used where the file holds gate and up as one tensor.
+
+    The shared expert's row is gated by the sigmoid of one value where the file has that row.
+    """
     router = linear(b, x, f"{prefix}.ffn_gate_inp", e.n_experts)
     fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
-    return b.moe(
+    out = b.moe(
         x,
         router,
         n_ff=e.n_ff,
@@ -233,6 +263,55 @@ def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
         activation=e.activation,
         limit=e.limit,
         alpha=e.alpha,
+    )
+    if not e.n_ff_shared:
+        return out
+    gate = linear(b, x, f"{prefix}.ffn_gate_shexp", e.n_ff_shared)
+    up = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
+    shared = linear(b, b.glu(gate, up, activation=e.activation), f"{prefix}.ffn_down_shexp", b.width)
+    if b.has(f"{prefix}.ffn_gate_inp_shexp.weight"):
+        share = b.activation(linear(b, x, f"{prefix}.ffn_gate_inp_shexp", 1), "sigmoid")
+        shared = b.mul(shared, share)
+    return b.add(out, shared)
+
+
+def delta_net(b: Builder, x: str, prefix: str, d: DeltaNet) -> str:
+    """Convolved query, key and value rows; decay and beta per value head; the rule; gated norm."""
+    n_key, n_value = d.n_key_heads * d.key_dim, d.n_heads * d.value_dim
+    rows = linear(b, x, f"{prefix}.attn_qkv", 2 * n_key + n_value)
+    rows = b.short_conv(rows, f"{prefix}.ssm_conv1d.weight", d.n_taps, activation="silu")
+    q, k = (
+        b.norm(b.slice(rows, start, n_key), kind="l2", eps=d.norm.eps, groups=d.n_key_heads)
+        for start in (0, n_key)
+    )
+    beta, alpha = _beta_alpha(b, x, prefix, d)
+    alpha = b.affine(alpha, bias=f"{prefix}.ssm_dt.bias")
+    y = b.gated_delta(
+        q,
+        k,
+        b.slice(rows, 2 * n_key, n_value),
+        b.affine(b.activation(alpha, "softplus"), weight=f"{prefix}.ssm_a"),
+        b.activation(beta, "sigmoid"),
+        n_heads=d.n_heads,
+        n_key_heads=d.n_key_heads,
+        scale=d.key_dim**-0.5,
+        tiled=d.tiled,
+    )
+    y = norm(b, y, f"{prefix}.ssm_norm", d.norm, groups=d.n_heads)
+    gate = linear(b, x, f"{prefix}.attn_gate", n_value)
+    return linear(b, b.glu(gate, y), f"{prefix}.ssm_out", b.width)
+
+
+def _beta_alpha(b: Builder, x: str, prefix: str, d: DeltaNet) -> tuple[str, str]:
+    """Two matrices, or one that holds beta then alpha for the value heads of each key head."""
+    if not b.has(f"{prefix}.ssm_ba.weight"):
+        beta = linear(b, x, f"{prefix}.ssm_beta", d.n_heads)
+        return beta, linear(b, x, f"{prefix}.ssm_alpha", d.n_heads)
+    both = linear(b, x, f"{prefix}.ssm_ba", 2 * d.n_heads)
+    per_key = d.n_heads // d.n_key_heads
+    return (
+        b.slice(both, 0, per_key, groups=d.n_key_heads),
+        b.slice(both, per_key, per_key, groups=d.n_key_heads),
     )
 
 

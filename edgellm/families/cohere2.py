@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -23,4 +25,31 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm, scale=source.metadata.number("logit_scale", 1.0))
 
 
-FAMILY = Family("cohere2", ("cohere2",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Command R7B checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.sizes(c, "cohere2") | standard.rope(c, "cohere2") | standard.head_sizes(c, "cohere2")
+    out |= standard.layer_norm(c, "cohere2", "layer_norm_eps") | standard.windows(c, "cohere2", every=4)
+    out["cohere2.logit_scale"] = c.number("logit_scale")
+    out["cohere2.vocab_size"] = c.integer("vocab_size")
+    out["cohere2.rope.dimension_count"] = int(c.head_dim * c.rotary_share())
+    if c.rope().kind == "default":
+        out["cohere2.rope.scaling.type"] = "none"
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.GLU
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "cohere2",
+    build,
+    Checkpoint(("cohere2",), metadata, parts),
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -22,4 +24,25 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("ernie4_5", ("ernie4_5",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a ERNIE 4.5 checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "ernie4_5")
+    return out | standard.head_sizes(c, "ernie4_5")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "ernie4_5",
+    build,
+    Checkpoint(("ernie4_5",), metadata, parts),
+)

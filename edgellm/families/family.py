@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgellm.families.checkpoint import Checkpoint
 from edgellm.families.source import Source
 from edgellm.program import Program
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One model family: Hugging Face's model_type, GGUF's architecture names, and the program of a file.
+    """One model family: GGUF's architecture, the program of a file, and the checkpoints it comes from.
 
     `ignored` are patterns of tensors that such files may hold and the program does not need.
     """
 
-    model_type: str
-    architectures: tuple[str, ...]
+    architecture: str
     build: Callable[[Source], Program]
+    checkpoint: Checkpoint
     ignored: tuple[str, ...] = ()

@@ -4,9 +4,12 @@ The file stores norm weights with 1 added."""
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import AddOne
 from edgellm.program import Program
 
 
@@ -32,4 +35,31 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0))
 
 
-FAMILY = Family("gemma2", ("gemma2",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Gemma 2 checkpoint."""
+    c.only("hidden_activation", "gelu_pytorch_tanh")
+    out = standard.sizes(c, "gemma2") | standard.rms(c, "gemma2") | standard.head_sizes(c, "gemma2")
+    out["gemma2.attn_logit_softcapping"] = c.number("attn_logit_softcapping")
+    out["gemma2.final_logit_softcapping"] = c.number("final_logit_softcapping")
+    base = c.rope().base
+    if base != 10000.0:
+        out["gemma2.rope.freq_base"] = base
+    return out | standard.gemma_scale(c, "gemma2") | standard.windows(c, "gemma2", every=2)
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c, norm=AddOne())
+    norms = ("attn_norm", *standard.SANDWICH)
+    names = standard.ATTENTION | standard.SANDWICH | standard.GLU
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names, dict.fromkeys(norms, AddOne()))
+    return p
+
+
+FAMILY = Family(
+    "gemma2",
+    build,
+    Checkpoint(("gemma2",), metadata, parts),
+)

@@ -4,9 +4,12 @@ Local layers rotate with a base of their own and are not stretched. Norm weights
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import AddOne
 from edgellm.program import Program
 
 
@@ -42,4 +45,32 @@ def build(source: Source) -> Program:
     )
 
 
-FAMILY = Family("gemma3_text", ("gemma3",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Gemma 3 checkpoint."""
+    c.only("hidden_activation", "gelu_pytorch_tanh")
+    c.only("attn_logit_softcapping")
+    out = standard.sizes(c, "gemma3") | standard.rms(c, "gemma3") | standard.head_sizes(c, "gemma3")
+    out |= standard.rope(c, "gemma3", "full_attention")
+    local = c.get("rope_local_base_freq")
+    out["gemma3.rope.freq_base_swa"] = c.rope("sliding_attention").base if local is None else float(local)
+    if c.get("final_logit_softcapping") is not None:
+        out["gemma3.final_logit_softcapping"] = c.number("final_logit_softcapping")
+    return out | standard.gemma_scale(c, "gemma3") | standard.windows(c, "gemma3", every=6)
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c, norm=AddOne())
+    norms = ("attn_norm", *standard.SANDWICH, *standard.QK_NORM)
+    names = standard.ATTENTION | standard.QK_NORM | standard.SANDWICH | standard.GLU
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names, dict.fromkeys(norms, AddOne()))
+    return p
+
+
+FAMILY = Family(
+    "gemma3",
+    build,
+    Checkpoint(("gemma3", "gemma3_text"), metadata, parts),
+)

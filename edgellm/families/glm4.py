@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -24,4 +26,28 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("glm4", ("glm4",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a GLM-4 checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "glm4")
+    out["glm4.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.5))
+    return out | standard.head_sizes(c, "glm4")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM
+    names |= {"post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
+    names |= {"ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "glm4",
+    build,
+    Checkpoint(("glm4",), metadata, parts),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Copy, Transpose
 from edgellm.program import Program
 
 
@@ -22,4 +25,55 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("gpt2", ("gpt2",), build)
+# The matrices are stored transposed.
+_LAYER = {
+    "attn_norm": "ln_1",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a GPT-2 checkpoint."""
+    c.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
+    c.only("scale_attn_by_inverse_layer_idx", False)
+    c.only("scale_attn_weights", True)
+    return {
+        "gpt2.block_count": c.n_layers,
+        "gpt2.context_length": c.integer("n_positions", "n_ctx"),
+        "gpt2.embedding_length": c.width,
+        "gpt2.feed_forward_length": c.integer("n_inner", default=4 * c.width),
+        "gpt2.attention.head_count": c.n_heads,
+    } | standard.layer_norm(c, "gpt2", "layer_norm_epsilon")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    for root in ("transformer.", ""):
+        p.add("token_embd.weight", f"{root}wte.weight", optional=not root)
+        p.add("position_embd.weight", f"{root}wpe.weight", optional=not root)
+        for kind in ("weight", "bias"):
+            p.add(f"output_norm.{kind}", f"{root}ln_f.{kind}", optional=not root)
+    for i in range(c.n_layers):
+        for root in ("transformer.h", "h"):
+            for gguf, hf in _LAYER.items():
+                for kind in ("weight", "bias"):
+                    matrix = kind == "weight" and "norm" not in gguf
+                    p.add(
+                        f"blk.{i}.{gguf}.{kind}",
+                        f"{root}.{i}.{hf}.{kind}",
+                        make=Transpose() if matrix else Copy(),
+                        optional=root == "h",
+                    )
+    return p
+
+
+FAMILY = Family(
+    "gpt2",
+    build,
+    Checkpoint(("gpt2",), metadata, parts),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Concat, GroupRows
 from edgellm.program import Program
 
 
@@ -23,4 +26,45 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("gpt_neox", ("gptneox",), build)
+# One matrix holds query, key and value of each head in turn.
+_LAYER = {
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a GPT-NeoX checkpoint."""
+    c.only("hidden_act", "gelu")
+    out = (
+        standard.sizes(c, "gptneox")
+        | standard.rope(c, "gptneox")
+        | standard.layer_norm(c, "gptneox", "layer_norm_eps")
+    )
+    out["gptneox.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.25))
+    out["gptneox.use_parallel_residual"] = c.flag("use_parallel_residual", True)
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    p.add("token_embd.weight", "gpt_neox.embed_in.weight")
+    p.layer("", "gpt_neox", {"output_norm": "final_layer_norm"})
+    if not c.tied:
+        p.add("output.weight", "embed_out.weight", optional=c.tied is None)
+    qkv = Concat(tuple(GroupRows(c.n_heads, part * c.head_dim, c.head_dim) for part in range(3)))
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"gpt_neox.layers.{i}", _LAYER, {"attn_qkv": qkv})
+    return p
+
+
+FAMILY = Family(
+    "gptneox",
+    build,
+    Checkpoint(("gpt_neox",), metadata, parts),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Pairs
 from edgellm.program import Program
 
 
@@ -25,4 +28,33 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms, scale=1 / m.number("logit_scale", 1.0))
 
 
-FAMILY = Family("granite", ("granite",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Granite checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "granite")
+    out["granite.vocab_size"] = c.integer("vocab_size")
+    out["granite.rope.dimension_count"] = c.head_dim
+    out["granite.attention.scale"] = c.number("attention_multiplier")
+    out["granite.embedding_scale"] = c.number("embedding_multiplier")
+    out["granite.residual_scale"] = c.number("residual_multiplier")
+    out["granite.logit_scale"] = c.number("logits_scaling")
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.rope_factors(p, c)
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
+    pairs = {"attn_q": Pairs(c.n_heads), "attn_k": Pairs(c.n_kv_heads)}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names, pairs)
+    return p
+
+
+FAMILY = Family(
+    "granite",
+    build,
+    Checkpoint(("granite",), metadata, parts),
+)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
+from edgellm.program.rope import ntk_base
 
 
 def build(source: Source) -> Program:
@@ -22,4 +25,30 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("hunyuan_v1_dense", ("hunyuan-dense",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Hunyuan checkpoint."""
+    c.only("hidden_act", "silu")
+    rope = c.rope()
+    out = standard.base(c, "hunyuan-dense")
+    if rope.kind == "dynamic":
+        base = ntk_base(c.head_dim, rope.base, rope.number("alpha", 1.0))
+        out["hunyuan-dense.rope.freq_base"] = base
+    return out | standard.head_sizes(c, "hunyuan-dense")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
+    names |= {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "hunyuan-dense",
+    build,
+    Checkpoint(("hunyuan_v1_dense",), metadata, parts),
+)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Reshape
 from edgellm.program import Builder, Program
 
 
@@ -36,4 +39,77 @@ def _short_conv(b: Builder, x: str, part: str, n_taps: int) -> str:
     return blocks.linear(b, b.mul(after, y), f"{part}.out_proj", b.width)
 
 
-FAMILY = Family("lfm2", ("lfm2",), build)
+_ATTENTION = {
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.out_proj",
+    "attn_q_norm": "self_attn.q_layernorm",
+    "attn_k_norm": "self_attn.k_layernorm",
+}
+_REST = {
+    "attn_norm": "operator_norm",
+    "ffn_norm": "ffn_norm",
+    "ffn_gate": "feed_forward.w1",
+    "ffn_down": "feed_forward.w2",
+    "ffn_up": "feed_forward.w3",
+}
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a LFM2 checkpoint."""
+    out = (
+        standard.sizes(c, "lfm2")
+        | standard.rope(c, "lfm2")
+        | standard.rms(c, "lfm2", "norm_eps", "block_norm_eps")
+    )
+    out["lfm2.feed_forward_length"] = _n_ff(c)
+    out["lfm2.attention.head_count_kv"] = [c.n_kv_heads if full else 0 for full in _full(c)]
+    out["lfm2.vocab_size"] = c.integer("vocab_size")
+    out["lfm2.shortconv.l_cache"] = c.integer("conv_L_cache")
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    p.add("token_embd.weight", "model.embed_tokens.weight")
+    p.add("token_embd_norm.weight", "model.embedding_norm.weight")
+    if c.tied is False:
+        p.add("output.weight", "lm_head.weight")
+    for i, full in enumerate(_full(c)):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        if full:
+            p.layer(blk, layer, _ATTENTION)
+        else:
+            p.layer(blk, layer, {"shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj"})
+            conv = {"shortconv.conv": "conv.conv"}
+            p.layer(blk, layer, conv, {"shortconv.conv": Reshape((c.width, -1))})
+        p.layer(blk, layer, _REST)
+    return p
+
+
+def _full(c: Config) -> list[bool]:
+    """Which layers are attention."""
+    types = c.layer_types()
+    if types is not None:
+        return [name == "full_attention" for name in types]
+    indices = c.get("full_attn_idxs") or range(c.n_layers)
+    return [i in indices for i in range(c.n_layers)]
+
+
+def _n_ff(c: Config) -> int:
+    """Hidden values of the feed-forward part, which a config may leave to be adjusted."""
+    n_ff = c.integer("intermediate_size", "block_ff_dim")
+    if not c.flag("block_auto_adjust_ff_dim", False):
+        return n_ff
+    adjusted = int(c.number("block_ffn_dim_multiplier", default=1.0) * int(2 * n_ff / 3))
+    multiple = c.integer("block_multiple_of", default=256)
+    return multiple * ((adjusted + multiple - 1) // multiple)
+
+
+FAMILY = Family(
+    "lfm2",
+    build,
+    Checkpoint(("lfm2",), metadata, parts),
+)

@@ -5,9 +5,12 @@ Query and key rows are permuted in the file so that rotated pairs are neighbours
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Pairs
 from edgellm.program import Program
 
 
@@ -33,4 +36,42 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("llama", ("llama",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Llama, Mistral or Mixtral checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "llama")
+    if c.model_type == "mixtral":
+        out["llama.expert_count"] = c.integer("num_local_experts")
+        out["llama.expert_used_count"] = c.integer("num_experts_per_tok")
+    if c.model_type != "llama" and c.get("sliding_window") is not None:
+        out["llama.attention.sliding_window"] = c.integer("sliding_window")
+    out["llama.vocab_size"] = c.integer("vocab_size")
+    out["llama.rope.dimension_count"] = c.head_dim
+    return out | standard.head_sizes(c, "llama")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.rope_factors(p, c)
+    standard.ends(p, c)
+    pairs = {"attn_q": Pairs(c.n_heads), "attn_k": Pairs(c.n_kv_heads)}
+    for i in range(c.n_layers):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        p.layer(blk, layer, standard.ATTENTION | standard.FFN_NORM, pairs)
+        if c.model_type == "mixtral":
+            for moe in ("block_sparse_moe", "mlp"):
+                p.add(f"{blk}.ffn_gate_inp.weight", f"{layer}.{moe}.gate.weight", optional=moe == "mlp")
+            names = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
+            p.experts(blk, f"{layer}.mlp.experts", {}, 0)
+            p.experts(blk, f"{layer}.block_sparse_moe.experts", names, c.integer("num_local_experts"))
+        else:
+            p.layer(blk, layer, standard.GLU)
+    return p
+
+
+FAMILY = Family(
+    "llama",
+    build,
+    Checkpoint(("llama", "mistral", "mixtral"), metadata, parts),
+)

@@ -4,9 +4,13 @@ The file stores A already as -exp(A_log)."""
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.errors import UnsupportedError
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import MAX_HEAD, Source
+from edgellm.families.transforms import Chain, NegExp, Reshape
 from edgellm.program import Program
 
 
@@ -30,4 +34,55 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("mamba2", ("mamba2",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Mamba 2 checkpoint."""
+    c.only("hidden_act", "silu")
+    low = (c.get("time_step_limit") or [0.0])[0]
+    if low:
+        raise UnsupportedError(f"config.json: 'time_step_limit' starts at {low}, supported: 0")
+    return {
+        "mamba2.context_length": 2**20,
+        "mamba2.embedding_length": c.width,
+        "mamba2.feed_forward_length": 0,
+        "mamba2.attention.head_count": 0,
+        "mamba2.block_count": c.n_layers,
+        "mamba2.ssm.conv_kernel": c.integer("conv_kernel"),
+        "mamba2.ssm.inner_size": _inner(c),
+        "mamba2.ssm.state_size": c.integer("state_size"),
+        "mamba2.ssm.time_step_rank": c.integer("num_heads"),
+        "mamba2.ssm.group_count": c.integer("n_groups"),
+    } | standard.rms(c, "mamba2", "layer_norm_epsilon")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    n_groups = c.integer("n_groups")
+    n_conv = _inner(c) + 2 * n_groups * c.integer("state_size")
+    p.add("token_embd.weight", "backbone.embeddings.weight")
+    p.add("output_norm.weight", "backbone.norm_f.weight")
+    if not c.tied:
+        p.add("output.weight", "lm_head.weight", optional=c.tied is None)
+    for i in range(c.n_layers):
+        blk, mixer = f"blk.{i}", f"backbone.layers.{i}.mixer"
+        p.add(f"{blk}.attn_norm.weight", f"backbone.layers.{i}.norm.weight")
+        p.layer(blk, mixer, {"ssm_in": "in_proj", "ssm_out": "out_proj"})
+        p.add(f"{blk}.ssm_conv1d.weight", f"{mixer}.conv1d.weight", make=Reshape((n_conv, -1)))
+        p.add(f"{blk}.ssm_conv1d.bias", f"{mixer}.conv1d.bias", optional=True)
+        p.add(f"{blk}.ssm_dt.bias", f"{mixer}.dt_bias")
+        p.add(f"{blk}.ssm_a", f"{mixer}.A_log", make=Chain((NegExp(), Reshape((-1, 1)))))
+        p.add(f"{blk}.ssm_d", f"{mixer}.D", make=Reshape((-1, 1)))
+        p.add(f"{blk}.ssm_norm.weight", f"{mixer}.norm.weight", make=Reshape((n_groups, -1)))
+    return p
+
+
+def _inner(c: Config) -> int:
+    """Values of the inner row."""
+    return int(c.number("expand", default=2.0) * c.width)
+
+
+FAMILY = Family(
+    "mamba2",
+    build,
+    Checkpoint(("mamba2",), metadata, parts),
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -24,4 +26,29 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("olmo2", ("olmo2",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a OLMo 2 checkpoint."""
+    c.only("hidden_act", "silu")
+    return standard.base(c, "olmo2")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = {key: hf for key, hf in standard.ATTENTION.items() if key != "attn_norm"}
+    names |= standard.QK_NORM | standard.GLU
+    names |= {
+        "post_attention_norm": "post_attention_layernorm",
+        "post_ffw_norm": "post_feedforward_layernorm",
+    }
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "olmo2",
+    build,
+    Checkpoint(("olmo2",), metadata, parts),
+)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -35,4 +37,40 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("qwen3_moe", ("qwen3moe",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Qwen 3 MoE checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "qwen3moe")
+    if c.get("use_sliding_window"):
+        out |= standard.windows(c, "qwen3moe", every=None)
+    out["qwen3moe.expert_count"] = c.integer("num_experts", "num_local_experts")
+    out["qwen3moe.expert_used_count"] = c.integer("num_experts_per_tok")
+    out["qwen3moe.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
+    # llama.cpp always normalizes here; the key is written where a model does not.
+    if not c.flag("norm_topk_prob", False):
+        out["qwen3moe.expert_weights_norm"] = False
+    return out | standard.head_sizes(c, "qwen3moe")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    dense, step = c.get("mlp_only_layers") or [], c.integer("decoder_sparse_step", default=1)
+    n_experts = c.integer("num_experts", "num_local_experts")
+    for i in range(c.n_layers):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        p.layer(blk, layer, standard.ATTENTION | standard.QK_NORM | standard.FFN_NORM)
+        if i in dense or (i + 1) % step:
+            p.layer(blk, layer, standard.GLU)
+        else:
+            p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"})
+            p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, n_experts)
+    return p
+
+
+FAMILY = Family(
+    "qwen3moe",
+    build,
+    Checkpoint(("qwen3_moe",), metadata, parts),
+)

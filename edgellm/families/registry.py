@@ -8,18 +8,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families.checkpoint import Plan, plan_tensors
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Shape, Source
 from edgellm.program import Program
 
 # GGUF architecture -> the family's module; a module is imported when a file asks for it.
 FAMILIES: dict[str, str] = {
+    "bert": "bert",
     "cohere2": "cohere2",
+    "deepseek2": "deepseek_v2",
     "ernie4_5": "ernie4_5",
     "exaone4": "exaone4",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
+    "gemma4": "gemma4",
     "glm4": "glm4",
+    "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
     "gptneox": "gpt_neox",
     "granite": "granite",
@@ -28,9 +34,12 @@ FAMILIES: dict[str, str] = {
     "llama": "llama",
     "mamba2": "mamba2",
     "olmo2": "olmo2",
+    "phi3": "phi3",
     "qwen2": "qwen2",
     "qwen3": "qwen3",
+    "qwen35": "qwen3_5",
     "qwen3moe": "qwen3_moe",
+    "qwen3next": "qwen3_next",
     "smollm3": "smollm3",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
@@ -45,9 +54,72 @@ def family(architecture: str) -> Family:
             f"metadata 'general.architecture' is {architecture[:80]!r}, which edgellm does not implement; "
             f"supported: {', '.join(sorted(FAMILIES))}"
         )
+    return _load(module)
+
+
+def _load(module: str) -> Family:
     found = importlib.import_module(f"edgellm.families.{module}").FAMILY
     assert isinstance(found, Family)
     return found
+
+
+# Hugging Face's model_type -> the family's module.
+MODEL_TYPES: dict[str, str] = {
+    "bert": "bert",
+    "cohere2": "cohere2",
+    "deepseek_v2": "deepseek_v2",
+    "deepseek_v3": "deepseek_v2",
+    "ernie4_5": "ernie4_5",
+    "exaone4": "exaone4",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3",
+    "gemma3_text": "gemma3",
+    "gemma4": "gemma4",
+    "gemma4_text": "gemma4",
+    "glm4": "glm4",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "gpt_oss": "gpt_oss",
+    "granite": "granite",
+    "hunyuan_v1_dense": "hunyuan",
+    "lfm2": "lfm2",
+    "llama": "llama",
+    "mamba2": "mamba2",
+    "mistral": "llama",
+    "mixtral": "llama",
+    "olmo2": "olmo2",
+    "phi3": "phi3",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "qwen3_5": "qwen3_5",
+    "qwen3_5_text": "qwen3_5",
+    "qwen3_moe": "qwen3_moe",
+    "qwen3_next": "qwen3_next",
+    "smollm3": "smollm3",
+    "stablelm": "stablelm",
+    "starcoder2": "starcoder2",
+}
+
+
+def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
+    """What a GGUF file of a checkpoint will hold, from its config.json and its tensors' shapes alone.
+
+    The plan is checked by building the program of the file it describes. Raises UnsupportedError for a
+    model type or a config value that is not implemented, ModelError for tensors that do not fit.
+    """
+    settings = Config(config)
+    module = MODEL_TYPES.get(settings.model_type)
+    if module is None:
+        raise UnsupportedError(
+            f"config.json: 'model_type' is {settings.model_type[:80]!r}, which edgellm does not implement; "
+            f"supported: {', '.join(sorted(MODEL_TYPES))}"
+        )
+    made_by = _load(module)
+    metadata = made_by.checkpoint.metadata(settings)
+    tensors = plan_tensors(made_by.checkpoint, settings, shapes)
+    named = {"general.architecture": made_by.architecture, **metadata}
+    build(named, {tensor.name: tensor.shape for tensor in tensors})
+    return Plan(made_by.architecture, metadata, tensors)
 
 
 def build(
@@ -81,6 +153,6 @@ def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Sha
     for name in extra:
         if not any(pattern.fullmatch(name) for pattern in patterns):
             raise UnsupportedError(
-                f"tensor {name!r} is in the file, but the {made_by.model_type} family does not use it; "
+                f"tensor {name!r} is in the file, but the {program.family} family does not use it; "
                 "the model is a variant that edgellm does not implement"
             )

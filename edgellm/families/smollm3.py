@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Pairs
 from edgellm.program import Program
 
 
@@ -13,15 +16,47 @@ def build(source: Source) -> Program:
     b = source.builder("smollm3")
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     windows = source.windows()
+    rotated = tuple((i + 1) % 4 != 0 for i in range(source.n_layers))
+    if source.metadata.is_list("rope.layers"):
+        rotated = source.metadata.flags("rope.layers", source.n_layers)
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
-        rotated = rope if (i + 1) % 4 else None
-        attention = blocks.heads(source, i, rope=rotated, window=windows[i])
+        attention = blocks.heads(source, i, rope=rope if rotated[i] else None, window=windows[i])
         x = b.add(x, blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
     return blocks.head(source, b, x, source.rms)
 
 
-FAMILY = Family("smollm3", ("smollm3",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a SmolLM3 checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.base(c, "smollm3")
+    if c.get("use_sliding_window"):
+        out |= standard.windows(c, "smollm3", every=None)
+    out["smollm3.vocab_size"] = c.integer("vocab_size")
+    out["smollm3.rope.dimension_count"] = c.head_dim
+    rotated = [bool(flag) for flag in c.get("no_rope_layers") or ()]
+    if rotated and rotated != [(i + 1) % 4 != 0 for i in range(c.n_layers)]:
+        out["smollm3.rope.layers"] = rotated
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.rope_factors(p, c)
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
+    pairs = {"attn_q": Pairs(c.n_heads), "attn_k": Pairs(c.n_kv_heads)}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names, pairs)
+    return p
+
+
+FAMILY = Family(
+    "smollm3",
+    build,
+    Checkpoint(("smollm3",), metadata, parts),
+)

@@ -189,20 +189,23 @@ class Source:
             return b.table(name, default_inv_freq(n_dims, base), self._longrope_mscale(mscale))
         if kind == "linear":
             return b.table(name, linear_inv_freq(n_dims, base, factor), mscale)
-        options = YarnOptions(
-            factor=factor,
-            n_ctx_original=m.integer("rope.scaling.original_context_length", self.n_ctx_train),
-            beta_fast=m.number("rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=m.number("rope.scaling.yarn_beta_slow", 1.0),
-            truncate=truncate,
-        )
         if base <= 1:
             raise ModelError(f"metadata {m.key('rope.freq_base')!r} is {base}, expected more than 1 for YaRN")
         if m.number("rope.scaling.yarn_ext_factor", 1.0, positive=False) not in (1.0, -1.0):
             raise UnsupportedError(
                 f"metadata {m.key('rope.scaling.yarn_ext_factor')!r}: only 1 is implemented"
             )
-        return b.table(name, yarn_inv_freq(n_dims, base, options), mscale * yarn_mscale(factor))
+        options = YarnOptions(
+            factor=factor,
+            n_ctx_original=m.integer("rope.scaling.original_context_length", self.n_ctx_train),
+            beta_fast=m.number("rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=m.number("rope.scaling.yarn_beta_slow", 1.0),
+            truncate=m.flag("rope.scaling.yarn_truncate", truncate),
+        )
+        # A model with a log multiplier scales its attention by it instead (DeepSeek).
+        if not m.number("rope.scaling.yarn_log_multiplier", 0.0, positive=False):
+            mscale *= yarn_mscale(factor)
+        return b.table(name, yarn_inv_freq(n_dims, base, options), mscale)
 
     def rope_factors(self) -> str | None:
         """The tensor of rotation factors: Llama 3's, or LongRoPE's long or short ones by the context."""

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import Stack
 from edgellm.program import Program
 
 
@@ -28,4 +31,36 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("stablelm", ("stablelm",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a StableLM checkpoint."""
+    c.only("hidden_act", "silu")
+    out = standard.sizes(c, "stablelm") | standard.layer_norm(c, "stablelm", "layer_norm_eps")
+    if c.rope().base != 10000.0:
+        out["stablelm.rope.freq_base"] = c.rope().base
+    out["stablelm.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.25))
+    out["stablelm.use_parallel_residual"] = c.flag("use_parallel_residual", False)
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.GLU
+    if not c.flag("use_parallel_residual", False):
+        names |= standard.FFN_NORM
+    for i in range(c.n_layers):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        p.layer(blk, layer, names)
+        if c.flag("qk_layernorm", False):
+            for gguf, hf, n in (("attn_q_norm", "q", c.n_heads), ("attn_k_norm", "k", c.n_kv_heads)):
+                norms = (f"{layer}.self_attn.{hf}_layernorm.norms.{head}.weight" for head in range(n))
+                p.add(f"{blk}.{gguf}.weight", *norms, make=Stack())
+    return p
+
+
+FAMILY = Family(
+    "stablelm",
+    build,
+    Checkpoint(("stablelm",), metadata, parts),
+)

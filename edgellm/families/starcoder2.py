@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.program import Program
@@ -23,4 +25,27 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.layer_norm)
 
 
-FAMILY = Family("starcoder2", ("starcoder2",), build)
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a StarCoder 2 checkpoint."""
+    c.only("hidden_act", "gelu_pytorch_tanh")
+    out = standard.sizes(c, "starcoder2") | standard.rope(c, "starcoder2")
+    if c.get("sliding_window") is not None:
+        out["starcoder2.attention.sliding_window"] = c.integer("sliding_window")
+    return out | standard.layer_norm(c, "starcoder2", "norm_epsilon")
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | standard.FFN_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+FAMILY = Family(
+    "starcoder2",
+    build,
+    Checkpoint(("starcoder2",), metadata, parts),
+)

@@ -60,7 +60,8 @@ class Builder:
     def weight(self, name: str, *shape: int) -> str:
         """Declare weight `name` of `shape`; ModelError if the file lacks it or has another shape.
 
-        A vector may be stored with more dimensions (a column, one row per group): it is declared flat.
+        It may be stored with other dimensions of one, and a vector with more dimensions (one row per
+        group): the declared shape is the one that the op uses.
         """
         if self.tensors is not None:
             found = self.tensors.get(name)
@@ -69,7 +70,7 @@ class Builder:
                     f"tensor {name!r} is missing: the {self.family} family expects it with shape {shape}; "
                     "the file is incomplete or of another kind than it says"
                 )
-            if tuple(found) != shape and not (len(shape) == 1 and prod(found) == shape[0]):
+            if not _same_layout(tuple(found), shape):
                 raise ModelError(
                     f"tensor {name!r} has shape {tuple(found)}, but the {self.family} family expects {shape} "
                     "from the file's metadata"
@@ -148,6 +149,11 @@ class Builder:
         """x @ weight.T + bias with weight (n_out, width of x)."""
         weights = {"weight": self.weight(weight, n_out, self._widths[x])}
         return self._emit("linear", (x,), weights | self._vectors({"bias": bias}, n_out))
+
+    def linear_groups(self, x: str, weight: str, n_out: int, *, groups: int) -> str:
+        """Per group x[g] @ weight[g].T with weight (groups, n_out, width of x / groups)."""
+        weights = {"weight": self.weight(weight, groups, n_out, self._widths[x] // groups)}
+        return self._emit("linear_groups", (x,), weights, groups=groups)
 
     def affine(
         self,
@@ -386,3 +392,10 @@ class Builder:
         self._widths[out] = out_width(op, self._scope)
         self._ops.append(op)
         return out
+
+
+def _same_layout(found: Shape, expected: Shape) -> bool:
+    """Whether values stored in shape `found` can be read in shape `expected`."""
+    if len(expected) == 1:
+        return prod(found) == expected[0]
+    return [n for n in found if n != 1] == [n for n in expected if n != 1]

@@ -185,6 +185,12 @@ def _linear(v: _View) -> int:
     return n_out
 
 
+def _linear_groups(v: _View) -> int:
+    groups = v.integer("groups", 1)
+    n_in = v.split("x", v.widths[0], groups)
+    return groups * v.shape("weight", (groups, None, n_in))[1]
+
+
 def _affine(v: _View) -> int:
     v.vector("weight", v.widths[0], 1)
     v.vector("bias", v.widths[0], 1)
@@ -342,6 +348,7 @@ _RULES: dict[str, Callable[[_View], int]] = {
     "embed": _embed,
     "norm": _norm,
     "linear": _linear,
+    "linear_groups": _linear_groups,
     "affine": _affine,
     "rope": _rope,
     "attention": _attention,

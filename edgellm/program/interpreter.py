@@ -164,6 +164,12 @@ def _linear(run: _Run, op: Op, x: Array) -> Array:
     return out if bias is None else out + bias
 
 
+def _linear_groups(run: _Run, op: Op, x: Array) -> Array:
+    weight = run.required(op, "weight")
+    rows = x.reshape(len(x), len(weight), -1)
+    return np.asarray(np.einsum("ngi,goi->ngo", rows, weight).reshape(len(x), -1), np.float32)
+
+
 def _affine(run: _Run, op: Op, x: Array) -> Array:
     out = x * np.float32(op.attrs["factor"])
     weight, bias = run.weight(op, "weight"), run.weight(op, "bias")
@@ -395,6 +401,7 @@ _OPS: dict[str, Callable[..., Array]] = {
     "embed": _embed,
     "norm": _norm,
     "linear": _linear,
+    "linear_groups": _linear_groups,
     "affine": _affine,
     "rope": _rope,
     "attention": _attention,

@@ -70,6 +70,12 @@ SPECS: dict[str, OpSpec] = {
         },
     ),
     "linear": OpSpec("x @ weight.T + bias; weight (n_out, n_in).", ("x",), ("weight", "bias?")),
+    "linear_groups": OpSpec(
+        "Per group: x[g] @ weight[g].T; weight (groups, n_out, n_in); the value holds groups * n_out.",
+        ("x",),
+        ("weight",),
+        {"groups": Attr("int")},
+    ),
     "affine": OpSpec(
         "x * factor * weight + bias; weight and bias of width values, or of one.",
         ("x",),

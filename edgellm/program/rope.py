@@ -32,19 +32,15 @@ def linear_inv_freq(n_dims: int, base: float, factor: float) -> tuple[float, ...
     return tuple(f / factor for f in default_inv_freq(n_dims, base))
 
 
-def dynamic_inv_freq(
-    n_dims: int, base: float, factor: float, n_ctx: int, n_ctx_train: int
-) -> tuple[float, ...]:
-    """NTK-aware scaling for a context of `n_ctx`: the base grows once it passes the trained length."""
-    n = max(n_ctx, n_ctx_train)
-    grown = base * (factor * n / n_ctx_train - (factor - 1)) ** (n_dims / (n_dims - 2))
-    return default_inv_freq(n_dims, grown)
+def ntk_base(n_dims: int, base: float, alpha: float) -> float:
+    """NTK-aware scaling: the base that stretches the slowest pair by `alpha` and the fastest by nothing."""
+    return float(base * alpha ** (n_dims / (n_dims - 2)))
 
 
-def proportional_inv_freq(n_dims: int, base: float, share: float) -> tuple[float, ...]:
-    """Frequencies spread over all `n_dims`, of which only the first `share` rotate: the rest are 0."""
+def proportional_factors(n_dims: int, share: float) -> tuple[float, ...]:
+    """Divisors that let only the first `share` of the pairs rotate: 1, then a number too large to turn."""
     n_rotated = int(share * n_dims // 2)
-    return tuple(f if i < n_rotated else 0.0 for i, f in enumerate(default_inv_freq(n_dims, base)))
+    return tuple(1.0 if i < n_rotated else 1e30 for i in range(n_dims // 2))
 
 
 def llama3_factors(

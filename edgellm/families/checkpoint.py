@@ -1,0 +1,168 @@
+"""From a checkpoint's config and tensor names to a GGUF file's metadata and tensors, before any data is read.
+
+A family lists the parts of its file: a GGUF name, the checkpoint tensors it comes from, and the step
+between. Where checkpoints of one family differ, several parts have the same name and the first whose
+sources are all there is taken.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgellm.errors import ModelError
+from edgellm.families.config import Config
+from edgellm.families.transforms import Copy, Half, Shape, Stack, Transform
+
+Value = int | float | bool | str | list[int] | list[bool]
+
+# What wraps a text model's names: the name in the checkpoint -> the name that families use.
+_PREFIXES = (
+    ("model.language_model.", "model."),
+    ("language_model.model.", "model."),
+    ("language_model.lm_head.", "lm_head."),
+    ("bert.", ""),
+)
+# Tensors that no family needs: caches of constants, other modalities, heads of other tasks.
+_IGNORED = (
+    r".*\.rotary_emb\.inv_freq",
+    r".*\.(attn|attention)\.(masked_)?bias",
+    r"mtp\..*",
+    r"model\.mtp\..*",
+    r".*(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|embed_vision|embed_audio)\..*",
+)
+
+
+_COPY = Copy()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One tensor of the file, the checkpoint tensors it is made from, and how."""
+
+    name: str
+    sources: tuple[str, ...]
+    make: Transform = _COPY
+    optional: bool = False
+
+
+@dataclass(slots=True)
+class Parts:
+    """The tensors of a file, in order, as a family lists them for one config."""
+
+    items: list[Part] = field(default_factory=list)
+
+    def add(self, name: str, *sources: str, make: Transform = _COPY, optional: bool = False) -> None:
+        """One tensor by its full names."""
+        self.items.append(Part(name, sources, make, optional))
+
+    def layer(
+        self,
+        to: str,
+        source: str,
+        names: Mapping[str, str],
+        make: Mapping[str, Transform] | None = None,
+    ) -> None:
+        """A layer's weights, each with its bias where there is one: `to`.gguf from `source`.hf."""
+        for gguf, hf in names.items():
+            step = (make or {}).get(gguf, _COPY)
+            target = f"{to}.{gguf}" if to else gguf
+            self.add(f"{target}.weight", f"{source}.{hf}.weight", make=step)
+            self.add(f"{target}.bias", f"{source}.{hf}.bias", make=step, optional=True)
+
+    def experts(self, to: str, source: str, names: Mapping[str, str], n_experts: int) -> None:
+        """A layer's experts: `to`.gguf from `source`.0.hf, `source`.1.hf, ..., or from stacked tensors."""
+        for gguf, half in (("ffn_gate_exps", Half(False, 1)), ("ffn_up_exps", Half(True, 1))):
+            self.add(f"{to}.{gguf}.weight", f"{source}.gate_up_proj", make=half, optional=True)
+        self.add(f"{to}.ffn_down_exps.weight", f"{source}.down_proj", optional=True)
+        for gguf, hf in names.items():
+            sources = (f"{source}.{expert}.{hf}.weight" for expert in range(n_experts))
+            self.add(f"{to}.{gguf}.weight", *sources, make=Stack())
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The checkpoint side of a family: its model types, the file's metadata and tensors for a config."""
+
+    model_types: tuple[str, ...]
+    metadata: Callable[[Config], dict[str, Value]]
+    parts: Callable[[Config], Parts]
+    ignored: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedTensor:
+    """One tensor to write: its name and shape, the sources by their names in the checkpoint, the step."""
+
+    name: str
+    shape: Shape
+    sources: tuple[str, ...]
+    make: Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a file will hold: metadata of the architecture (keys without tokenizer) and tensors in order."""
+
+    architecture: str
+    metadata: dict[str, Any]
+    tensors: tuple[PlannedTensor, ...]
+
+
+def plan_tensors(
+    checkpoint: Checkpoint, config: Config, shapes: Mapping[str, Shape]
+) -> tuple[PlannedTensor, ...]:
+    """Match a family's parts with a checkpoint's tensors (name -> shape).
+
+    Raises ModelError for a missing tensor, one that does not fit, and one that the family does not know.
+    """
+    actual = {_canonical(name): name for name in shapes}
+    planned: dict[str, PlannedTensor] = {}
+    used: set[str] = set()
+    parts = checkpoint.parts(config).items
+    for part in parts:
+        if part.name in planned or not all(source in actual for source in part.sources):
+            continue
+        sources = tuple(actual[source] for source in part.sources)
+        used.update(sources)
+        planned[part.name] = PlannedTensor(part.name, _shape(part, sources, shapes), sources, part.make)
+    _refuse_missing(parts, planned, actual)
+    _refuse_unknown((name for name in shapes if name not in used), checkpoint, config)
+    return tuple(planned.values())
+
+
+def _canonical(name: str) -> str:
+    for prefix, plain in _PREFIXES:
+        if name.startswith(prefix):
+            return plain + name.removeprefix(prefix)
+    return name
+
+
+def _shape(part: Part, sources: Sequence[str], shapes: Mapping[str, Shape]) -> Shape:
+    try:
+        return part.make.shape([shapes[source] for source in sources])
+    except (ValueError, IndexError) as error:
+        raise ModelError(f"checkpoint tensor {sources[0]!r} does not make {part.name!r}: {error}") from None
+
+
+def _refuse_missing(parts: Sequence[Part], planned: Mapping[str, object], actual: Mapping[str, str]) -> None:
+    for part in parts:
+        if part.name not in planned and not part.optional:
+            missing = next(source for source in part.sources if source not in actual)
+            raise ModelError(
+                f"checkpoint tensor {missing!r} is missing (for {part.name!r}); "
+                "the checkpoint is incomplete, download it again"
+            )
+
+
+def _refuse_unknown(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> None:
+    tied = (r"lm_head\.weight", r"embed_out\.weight") if config.tied else ()
+    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied)]
+    for name in names:
+        if not any(pattern.fullmatch(_canonical(name)) for pattern in patterns):
+            raise ModelError(
+                f"checkpoint tensor {name!r} has no place in a model of type {config.model_type!r}; "
+                "the checkpoint is a variant that edgellm does not implement"
+            )

@@ -1,0 +1,164 @@
+"""A Hugging Face checkpoint's config.json as a family reads it: both generations, refused by the key's name.
+
+Version 4 of transformers writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`; text models
+inside multimodal ones are nested in `text_config`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edgellm.errors import ModelError, UnsupportedError
+
+_MAX_COUNT = 2**31 - 1
+_MAX_LAYERS = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class RopeConfig:
+    """One kind of layer's rotation: its type, base, and the parameters of its scaling."""
+
+    kind: str
+    base: float
+    parameters: Mapping[str, Any]
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number out of the scaling's parameters."""
+        value = self.parameters.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ModelError(f"config.json: rope parameter {key!r} is {value!r}, expected a number")
+        return float(value)
+
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers out of the scaling's parameters."""
+        values = self.parameters.get(key)
+        if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
+            raise ModelError(f"config.json: rope parameter {key!r}: expected a list of numbers")
+        return tuple(float(v) for v in values)
+
+
+class Config:
+    """Typed reads of config.json; a null is as good as a missing key."""
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        nested = values.get("text_config")
+        self.values: dict[str, Any] = {**values, **nested} if isinstance(nested, Mapping) else dict(values)
+        self.model_type = self.string("model_type")
+
+    def get(self, *keys: str) -> Any:
+        """The first of the keys that is there and not null."""
+        return next((self.values[key] for key in keys if self.values.get(key) is not None), None)
+
+    def integer(
+        self, *keys: str, default: int | None = None, minimum: int = 1, maximum: int = _MAX_COUNT
+    ) -> int:
+        """An integer within its bounds, under one of several names."""
+        value = self._required(keys, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not minimum <= value <= maximum:
+            raise self._refuse(keys[0], value, f"an integer of {minimum} to {maximum}")
+        return value
+
+    def number(self, *keys: str, default: float | None = None) -> float:
+        """A finite number."""
+        value = self._required(keys, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise self._refuse(keys[0], value, "a number")
+        return float(value)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """True or false."""
+        value = self._required((key,), default)
+        if not isinstance(value, bool):
+            raise self._refuse(key, value, "true or false")
+        return value
+
+    def string(self, *keys: str, default: str | None = None) -> str:
+        """A string."""
+        value = self._required(keys, default)
+        if not isinstance(value, str):
+            raise self._refuse(keys[0], value, "a string")
+        return value
+
+    def only(self, key: str, *allowed: object) -> None:
+        """UnsupportedError unless the key is missing, null, or one of the allowed values."""
+        value = self.values.get(key)
+        if value is not None and value not in allowed:
+            raise UnsupportedError(
+                f"config.json: {key!r} is {str(value)[:80]!r}, which edgellm does not implement; "
+                f"supported: {', '.join(map(repr, allowed))}"
+            )
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers."""
+        return self.integer("num_hidden_layers", "n_layer", maximum=_MAX_LAYERS)
+
+    @property
+    def width(self) -> int:
+        """Values of one token's row."""
+        return self.integer("hidden_size", "n_embd")
+
+    @property
+    def n_heads(self) -> int:
+        """Query heads."""
+        return self.integer("num_attention_heads", "n_head")
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Key and value heads."""
+        return self.integer("num_key_value_heads", default=self.n_heads)
+
+    @property
+    def head_dim(self) -> int:
+        """Values of one head."""
+        return self.integer("head_dim", default=self.width // self.n_heads)
+
+    @property
+    def tied(self) -> bool | None:
+        """Whether the token embedding is also the head; None: the tensors say so."""
+        return None if self.get("tie_word_embeddings") is None else self.flag("tie_word_embeddings")
+
+    def layer_types(self) -> tuple[str, ...] | None:
+        """The type of each layer, where the config lists them."""
+        value = self.get("layer_types")
+        if value is None:
+            return None
+        if not isinstance(value, Sequence) or len(value) < self.n_layers:
+            raise self._refuse("layer_types", value, f"{self.n_layers} names")
+        return tuple(str(name) for name in value[: self.n_layers])
+
+    def rope(self, layer_type: str | None = None) -> RopeConfig:
+        """The rotation of layers of `layer_type`, or of all."""
+        parameters = self.get("rope_parameters", "rope_scaling") or {}
+        if not isinstance(parameters, Mapping):
+            raise self._refuse("rope_scaling", parameters, "an object or null")
+        if layer_type is not None and isinstance(parameters.get(layer_type), Mapping):
+            parameters = parameters[layer_type]
+        kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        base = parameters.get("rope_theta") or self.get("rope_theta", "rotary_emb_base") or 10000.0
+        if isinstance(base, bool) or not isinstance(base, (int, float)) or not 0 < base < math.inf:
+            raise self._refuse("rope_theta", base, "a number more than 0")
+        return RopeConfig(str(kind), float(base), parameters)
+
+    def rotary_share(self, default: float = 1.0) -> float:
+        """Share of each head that is rotated."""
+        parameters = self.get("rope_parameters") or {}
+        share = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
+        return self.number("partial_rotary_factor", "rotary_pct", default=default if share is None else share)
+
+    def _required(self, keys: tuple[str, ...], default: Any) -> Any:
+        value = self.get(*keys)
+        if value is None:
+            value = default
+        if value is None:
+            raise ModelError(
+                f"config.json has no {keys[0]!r}; the checkpoint is incomplete or of another kind"
+            )
+        return value
+
+    def _refuse(self, key: str, found: object, expected: str) -> ModelError:
+        return ModelError(f"config.json: {key!r} is {str(found)[:80]}, expected {expected}")

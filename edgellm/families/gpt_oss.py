@@ -1,0 +1,80 @@
+"""GPT-OSS: experts with clamped SwiGLU and biases, attention sinks, every other layer local."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.families.transforms import Chain, Every, Transpose
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `gpt-oss`."""
+    n_experts, n_used = source.experts
+    moe = blocks.Experts(
+        n_experts,
+        n_used,
+        source.metadata.integer("expert_feed_forward_length"),
+        gating="softmax_chosen",
+        activation="swiglu_oai",
+        limit=7.0,
+        alpha=1.702,
+    )
+    b = source.builder("gpt_oss")
+    windows = source.windows(every=2)
+    rope = blocks.Rope(source.rope_table(b, truncate=False))
+    x = blocks.embed(b)
+    for i, window in enumerate(windows):
+        blk = f"blk.{i}"
+        attention = blocks.heads(source, i, rope=rope, window=window, sinks=True)
+        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        x = b.add(x, blocks.attention(b, y, blk, attention))
+        y = blocks.norm(b, x, f"{blk}.post_attention_norm", source.rms)
+        x = b.add(x, blocks.experts(b, y, blk, moe))
+    return blocks.head(source, b, x, source.rms)
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a GPT-OSS checkpoint."""
+    c.only("hidden_act", "silu")
+    c.only("swiglu_limit", 7.0)
+    c.only("swiglu_alpha", 1.702)
+    out = standard.base(c, "gpt-oss")
+    out |= standard.head_sizes(c, "gpt-oss") | standard.windows(c, "gpt-oss", every=2)
+    # The family's YaRN does not round; a config that does is written as such.
+    if out.get("gpt-oss.rope.scaling.yarn_truncate") is False:
+        del out["gpt-oss.rope.scaling.yarn_truncate"]
+    out["gpt-oss.expert_count"] = c.integer("num_local_experts", "num_experts")
+    out["gpt-oss.expert_used_count"] = c.integer("num_experts_per_tok", "experts_per_token")
+    out["gpt-oss.expert_feed_forward_length"] = c.integer("intermediate_size")
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c)
+    names = standard.ATTENTION | {"post_attention_norm": "post_attention_layernorm"}
+    names |= {"ffn_gate_inp": "mlp.router"}
+    for i in range(c.n_layers):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        p.layer(blk, layer, names)
+        p.add(f"{blk}.attn_sinks.weight", f"{layer}.self_attn.sinks")
+        experts = f"{layer}.mlp.experts"
+        for start, part in ((0, "ffn_gate_exps"), (1, "ffn_up_exps")):
+            columns = Chain((Transpose(), Every(start, 2, 1)))
+            p.add(f"{blk}.{part}.weight", f"{experts}.gate_up_proj", make=columns)
+            p.add(f"{blk}.{part}.bias", f"{experts}.gate_up_proj_bias", make=Every(start, 2, 1))
+        p.add(f"{blk}.ffn_down_exps.weight", f"{experts}.down_proj", make=Transpose())
+        p.add(f"{blk}.ffn_down_exps.bias", f"{experts}.down_proj_bias")
+    return p
+
+
+FAMILY = Family(
+    "gpt-oss",
+    build,
+    Checkpoint(("gpt_oss",), metadata, parts),
+)

@@ -1,0 +1,80 @@
+"""Phi 3, 3.5 and 4: Llama's layer with fused matrices and LongRoPE's factors by context."""
+
+from __future__ import annotations
+
+from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.families.transforms import Constant
+from edgellm.program import Program
+from edgellm.program.rope import longrope_mscale
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `phi3`."""
+    window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
+    b = source.builder("phi3")
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+    x = blocks.embed(b)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=window)))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i], fused=True))
+    return blocks.head(source, b, x, source.rms)
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Phi 3 checkpoint."""
+    c.only("hidden_act", "silu")
+    rope = c.rope()
+    if rope.kind not in ("default", "longrope", "su"):
+        raise UnsupportedError(f"config.json: rope type {rope.kind!r}, supported: default, longrope")
+    n_ctx = c.integer("max_position_embeddings")
+    original = c.integer("original_max_position_embeddings", default=n_ctx)
+    out = standard.sizes(c, "phi3") | standard.rms(c, "phi3")
+    out["phi3.rope.freq_base"] = rope.base
+    out["phi3.rope.dimension_count"] = _rotated(c)
+    out["phi3.rope.scaling.original_context_length"] = original
+    if rope.kind != "default":
+        attn_factor = rope.number("attention_factor", longrope_mscale(n_ctx, original))
+        out["phi3.rope.scaling.attn_factor"] = attn_factor
+    # Zero is written too: it tells Phi 4 from older files without the key.
+    out["phi3.attention.sliding_window"] = c.integer("sliding_window", default=0, minimum=0)
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    rope = c.rope()
+    if rope.kind != "default":
+        for name in ("long", "short"):
+            factors = rope.numbers(f"{name}_factor")
+            if len(factors) != _rotated(c) // 2:
+                raise ModelError(
+                    f"config.json: {name}_factor has {len(factors)} values, expected {_rotated(c) // 2}"
+                )
+            p.add(f"rope_factors_{name}.weight", make=Constant(factors))
+    standard.ends(p, c)
+    names = {"attn_norm": "input_layernorm", "attn_qkv": "self_attn.qkv_proj"} | standard.FFN_NORM
+    names |= {"attn_output": "self_attn.o_proj", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+def _rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share())
+
+
+FAMILY = Family(
+    "phi3",
+    build,
+    Checkpoint(("phi3",), metadata, parts),
+)

@@ -1,0 +1,74 @@
+"""Qwen3-Next: three gated delta layers to one of gated attention; experts beside a shared one.
+
+Norm weights have 1 added in the file, but for the delta layers' own norm.
+"""
+
+from __future__ import annotations
+
+from edgellm.families import blocks, qwen3_5, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.families.transforms import AddOne, Reshape
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """The program of a GGUF file of architecture `qwen3next`."""
+    m = source.metadata
+    n_experts, n_used = source.experts
+    moe = blocks.Experts(
+        n_experts,
+        n_used,
+        m.integer("expert_feed_forward_length"),
+        normalize=m.flag("expert_weights_norm", True),
+        n_ff_shared=m.integer("expert_shared_feed_forward_length"),
+    )
+    return qwen3_5.stack(source, "qwen3_next", tiled=False, experts=moe)
+
+
+_SHARED = {
+    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
+    "ffn_up_shexp": "mlp.shared_expert.up_proj",
+    "ffn_down_shexp": "mlp.shared_expert.down_proj",
+}
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Qwen3-Next checkpoint."""
+    out = qwen3_5.delta_metadata(c, "qwen3next")
+    out["qwen3next.expert_count"] = c.integer("num_experts")
+    out["qwen3next.expert_used_count"] = c.integer("num_experts_per_tok")
+    out["qwen3next.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
+    out["qwen3next.expert_shared_feed_forward_length"] = c.integer("shared_expert_intermediate_size")
+    if not c.flag("norm_topk_prob", True):
+        out["qwen3next.expert_weights_norm"] = False
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.ends(p, c, norm=AddOne())
+    dense, step = c.get("mlp_only_layers") or [], c.integer("decoder_sparse_step", default=1)
+    n_experts = c.integer("num_experts")
+    for i in range(c.n_layers):
+        blk, layer = f"blk.{i}", f"model.layers.{i}"
+        qwen3_5.mixer_parts(p, c, i)
+        if i in dense or (i + 1) % step:
+            p.layer(blk, layer, standard.GLU)
+            continue
+        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | _SHARED)
+        gate = f"{layer}.mlp.shared_expert_gate.weight"
+        p.add(f"{blk}.ffn_gate_inp_shexp.weight", gate, make=Reshape((-1,)))
+        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, n_experts)
+    return p
+
+
+FAMILY = Family(
+    "qwen3next",
+    build,
+    Checkpoint(("qwen3_next",), metadata, parts),
+    ignored=(r"blk\.\d+\.nextn\..*",),
+)

@@ -1,0 +1,153 @@
+"""What most checkpoints have in common: Hugging Face's names, and the metadata that llama.cpp writes."""
+
+from __future__ import annotations
+
+from edgellm.errors import UnsupportedError
+from edgellm.families.checkpoint import Parts, Value
+from edgellm.families.config import Config, RopeConfig
+from edgellm.families.transforms import Constant, Transform
+from edgellm.program.rope import default_inv_freq, llama3_factors, yarn_mscale
+
+ATTENTION = {
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+}
+QK_NORM = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
+FFN_NORM = {"ffn_norm": "post_attention_layernorm"}
+GLU = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+EXPERTS = {"ffn_gate_exps": "gate_proj", "ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+POST_NORMS = {
+    "post_attention_norm": "post_attention_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+SANDWICH = {
+    "post_attention_norm": "post_attention_layernorm",
+    "ffn_norm": "pre_feedforward_layernorm",
+    "post_ffw_norm": "post_feedforward_layernorm",
+}
+
+
+def sizes(config: Config, architecture: str) -> dict[str, Value]:
+    """Layers, context, widths and heads."""
+    return {
+        f"{architecture}.block_count": config.n_layers,
+        f"{architecture}.context_length": config.integer("max_position_embeddings", "n_positions"),
+        f"{architecture}.embedding_length": config.width,
+        f"{architecture}.feed_forward_length": config.integer("intermediate_size"),
+        f"{architecture}.attention.head_count": config.n_heads,
+        f"{architecture}.attention.head_count_kv": config.n_kv_heads,
+    }
+
+
+def base(config: Config, architecture: str) -> dict[str, Value]:
+    """Sizes, rotation and the epsilon of RMS norms: what most families start from."""
+    return sizes(config, architecture) | rope(config, architecture) | rms(config, architecture)
+
+
+def rms(config: Config, architecture: str, *keys: str) -> dict[str, Value]:
+    """Epsilon of RMS norms."""
+    return {f"{architecture}.attention.layer_norm_rms_epsilon": config.number(*(keys or ("rms_norm_eps",)))}
+
+
+def layer_norm(config: Config, architecture: str, *keys: str) -> dict[str, Value]:
+    """Epsilon of layer norms."""
+    return {f"{architecture}.attention.layer_norm_epsilon": config.number(*keys)}
+
+
+def head_sizes(config: Config, architecture: str) -> dict[str, Value]:
+    """Head sizes, where the config states them."""
+    if config.get("head_dim") is None:
+        return {}
+    return {
+        f"{architecture}.attention.key_length": config.head_dim,
+        f"{architecture}.attention.value_length": config.head_dim,
+    }
+
+
+def gemma_scale(config: Config, architecture: str) -> dict[str, Value]:
+    """The attention's scale, where it is not that of the head's size."""
+    scalar = config.number("query_pre_attn_scalar", default=float(config.head_dim))
+    return {} if scalar == config.head_dim else {f"{architecture}.attention.scale": scalar**-0.5}
+
+
+def rope(config: Config, architecture: str, layer_type: str | None = None) -> dict[str, Value]:
+    """Base and scaling of the rotation; Llama 3's scaling goes into a tensor (rope_factors)."""
+    r = config.rope(layer_type)
+    out: dict[str, Value] = {f"{architecture}.rope.freq_base": r.base}
+    scaling = f"{architecture}.rope.scaling"
+    match r.kind:
+        # Dynamic scaling starts past the trained length, which is the most that a file's context offers.
+        case "default" | "llama3" | "dynamic":
+            return out
+        case "linear":
+            return out | {f"{scaling}.type": "linear", f"{scaling}.factor": r.number("factor")}
+        case "yarn":
+            return out | {f"{scaling}.type": "yarn"} | _yarn(config, scaling, r)
+        case _:
+            raise UnsupportedError(
+                f"config.json: rope type {r.kind!r} is not implemented for this family; "
+                "supported: default, dynamic, linear, llama3, yarn"
+            )
+
+
+def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
+    n_ctx = config.integer("max_position_embeddings")
+    original = int(r.number("original_max_position_embeddings", n_ctx))
+    factor = r.number("factor")
+    out: dict[str, Value] = {f"{scaling}.factor": factor, f"{scaling}.original_context_length": original}
+    if r.parameters.get("attention_factor") is not None:
+        out[f"{scaling}.attn_factor"] = r.number("attention_factor") / yarn_mscale(factor)
+    for key in ("beta_fast", "beta_slow"):
+        if r.parameters.get(key) is not None:
+            out[f"{scaling}.yarn_{key}"] = r.number(key)
+    if isinstance(r.parameters.get("truncate"), bool):
+        out[f"{scaling}.yarn_truncate"] = r.parameters["truncate"]
+    return out
+
+
+def rope_factors(parts: Parts, config: Config, n_dims: int | None = None) -> None:
+    """The tensor of Llama 3's factors, if the config scales so."""
+    r = config.rope()
+    if r.kind == "llama3":
+        factors = llama3_factors(
+            default_inv_freq(n_dims or config.head_dim, r.base),
+            r.number("factor"),
+            r.number("low_freq_factor"),
+            r.number("high_freq_factor"),
+            int(r.number("original_max_position_embeddings")),
+        )
+        parts.add("rope_freqs.weight", make=Constant(factors))
+
+
+def windows(
+    config: Config, architecture: str, *, every: int | None, key: str = "sliding_window"
+) -> dict[str, Value]:
+    """The sliding window, and which layers have it where that is not the family's pattern.
+
+    `every`: by the family's pattern all but each n-th layer slide; None: the pattern is always written.
+    """
+    types = config.layer_types()
+    if types is None:
+        step = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=every or 1)
+        types = tuple(
+            "sliding_attention" if (i + 1) % step else "full_attention" for i in range(config.n_layers)
+        )
+    slides = [name == "sliding_attention" for name in types]
+    if config.get(key) is None or not any(slides):
+        return {}
+    out: dict[str, Value] = {f"{architecture}.attention.sliding_window": config.integer(key)}
+    if every is None or slides != [(i + 1) % every != 0 for i in range(config.n_layers)]:
+        out[f"{architecture}.attention.sliding_window_pattern"] = slides
+    return out
+
+
+def ends(parts: Parts, config: Config, *, norm: Transform | None = None) -> None:
+    """Token embedding, final norm and head by the usual names."""
+    parts.add("token_embd.weight", "model.embed_tokens.weight")
+    parts.layer("", "model", {"output_norm": "norm"}, {"output_norm": norm} if norm else None)
+    if not config.tied:
+        parts.add("output.weight", "lm_head.weight", optional=config.tied is None)
+        parts.add("output.bias", "lm_head.bias", optional=True)

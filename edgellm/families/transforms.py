@@ -1,0 +1,272 @@
+"""How tensors of a checkpoint become tensors of a GGUF file: small steps that know their result's shape.
+
+A step takes the arrays of its sources and returns one array; `shape` says the same of shapes alone, so
+that a file's header can be written before any weight is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[np.float32]
+
+Shape = tuple[int, ...]
+
+
+class Transform(Protocol):
+    """One step from source arrays to an array."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        """Shape of the result; ValueError if the sources' shapes do not fit."""
+        ...
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        """The result."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """The one source as it is."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        return arrays[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Values that no source holds."""
+
+    values: tuple[float, ...]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        return (len(self.values),)
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        return np.array(self.values, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class AddOne:
+    """x + 1: norm weights that are stored as their distance from 1."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        return arrays[0] + 1
+
+
+@dataclass(frozen=True, slots=True)
+class NegExp:
+    """-exp(x): state decay that is stored as its logarithm."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        return np.asarray(-np.exp(arrays[0]), np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Transpose:
+    """Swap the last two dimensions."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        if len(shape) < 2:
+            raise ValueError(f"shape {shape}, expected at least 2 dimensions")
+        return (*shape[:-2], shape[-1], shape[-2])
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        return arrays[0].swapaxes(-1, -2)
+
+
+@dataclass(frozen=True, slots=True)
+class Reshape:
+    """The same values in another shape; one size may be -1."""
+
+    to: Shape
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        total = prod(shapes[0])
+        known = prod(n for n in self.to if n != -1)
+        full = tuple(total // known if n == -1 else n for n in self.to)
+        if prod(full) != total:
+            raise ValueError(f"shape {shapes[0]}, expected {prod(full)} values")
+        return full
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        return arrays[0].reshape(self.to)
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Rows of each head from (first halves, second halves) to neighbours: RoPE's interleaved order."""
+
+    n_heads: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        if shapes[0][0] % (2 * self.n_heads):
+            raise ValueError(f"shape {shapes[0]}, expected rows for {self.n_heads} heads of even size")
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        (x,) = arrays
+        halves = x.reshape(self.n_heads, 2, x.shape[0] // self.n_heads // 2, *x.shape[1:])
+        return halves.swapaxes(1, 2).reshape(x.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRows:
+    """Rows start .. start+size of each of `groups` equal groups of rows."""
+
+    groups: int
+    start: int
+    size: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        if shape[0] % self.groups or self.start + self.size > shape[0] // self.groups:
+            raise ValueError(
+                f"shape {shape}, expected {self.groups} groups of at least {self.start + self.size} rows"
+            )
+        return (self.groups * self.size, *shape[1:])
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        (x,) = arrays
+        rows = x.reshape(self.groups, x.shape[0] // self.groups, *x.shape[1:])
+        return rows[:, self.start : self.start + self.size].reshape(-1, *x.shape[1:])
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Every `step`-th index from `start` on along the axis `axis`."""
+
+    start: int
+    step: int
+    axis: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        shape = list(shapes[0])
+        if shape[self.axis] % self.step:
+            raise ValueError(f"shape {shapes[0]}, expected a multiple of {self.step} along axis {self.axis}")
+        shape[self.axis] //= self.step
+        return tuple(shape)
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        (x,) = arrays
+        index: list[slice] = [slice(None)] * x.ndim
+        index[self.axis] = slice(self.start, None, self.step)
+        return x[tuple(index)]
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """The first or the second half along an axis."""
+
+    second: bool
+    axis: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        shape = list(shapes[0])
+        if shape[self.axis] % 2:
+            raise ValueError(f"shape {shapes[0]}, expected an even size along axis {self.axis}")
+        shape[self.axis] //= 2
+        return tuple(shape)
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        (x,) = arrays
+        half = x.shape[self.axis] // 2
+        index: list[slice] = [slice(None)] * x.ndim
+        index[self.axis] = slice(half, None) if self.second else slice(0, half)
+        return x[tuple(index)]
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Reorder heads along an axis: from those of one key head together to one of each key head in turn.
+
+    The last `n_keys` * `per_key` * `size` indices are heads; those before them stay.
+    """
+
+    n_keys: int
+    per_key: int
+    size: int
+    axis: int = 0
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        if shapes[0][self.axis] < self.n_keys * self.per_key * self.size:
+            raise ValueError(f"shape {shapes[0]}, expected {self.n_keys * self.per_key} heads of {self.size}")
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        (x,) = arrays
+        total = self.n_keys * self.per_key * self.size
+        first = x.shape[self.axis] - total
+        order = np.arange(total).reshape(self.n_keys, self.per_key, self.size).swapaxes(0, 1).reshape(-1)
+        return np.take(x, np.concatenate((np.arange(first), first + order)), axis=self.axis)
+
+
+@dataclass(frozen=True, slots=True)
+class Stack:
+    """All sources along a new first axis."""
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        if any(shape != shapes[0] for shape in shapes):
+            raise ValueError(f"shapes {sorted(set(shapes))}, expected all the same")
+        return (len(shapes), *shapes[0])
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        return np.stack(arrays)
+
+
+@dataclass(frozen=True, slots=True)
+class Concat:
+    """Results of several steps over the same sources, rows after rows."""
+
+    parts: tuple[Transform, ...]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        all_shapes = [part.shape(shapes) for part in self.parts]
+        return (sum(shape[0] for shape in all_shapes), *all_shapes[0][1:])
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        return np.concatenate([part.apply(arrays) for part in self.parts])
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Steps one after another."""
+
+    steps: tuple[Transform, ...]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        for step in self.steps:
+            shapes = (step.shape(shapes),)
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        for step in self.steps:
+            arrays = (step.apply(arrays),)
+        return arrays[0]
