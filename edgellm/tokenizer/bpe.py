@@ -8,7 +8,8 @@ from edgellm.errors import FormatError, ModelError, UnsupportedError
 from edgellm.tokenizer.merge import merge_pairs
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec
 from edgellm.tokenizer.pretokenize import PreTokenizer
-from edgellm.tokenizer.vocabulary import MAX_MERGES, Value, Vocabulary, flag, strings, text_value
+from edgellm.tokenizer.table import Value, string_table, strings
+from edgellm.tokenizer.vocabulary import MAX_MERGES, Vocabulary, flag, text_value
 
 SPACE = "\u2581"
 
@@ -67,9 +68,7 @@ class BpeEncoder:
     """Encodes plain text (no special tokens) by merging the pairs that the file ranks."""
 
     def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary, spec: PreTokenizerSpec) -> None:
-        merges = strings(metadata, "tokenizer.ggml.merges", MAX_MERGES)
-        # Backwards, so that of a merge listed twice the first counts.
-        self._ranks = dict(zip(reversed(merges), range(len(merges) - 1, -1, -1), strict=True))
+        self._merges = string_table(metadata, "tokenizer.ggml.merges", MAX_MERGES)
         self._vocabulary = vocabulary
         self._spec = spec
         self._pre_tokenizer = PreTokenizer(spec.rules, from_file="edgellm.tokenizer.pre_regexes" in metadata)
@@ -94,31 +93,34 @@ class BpeEncoder:
 
     def check(self) -> None:
         """Look at every merge; raises ModelError for one whose parts or result are not tokens."""
-        tokens = self._vocabulary.ids
-        for merge in self._ranks:
+        find = self._vocabulary.tokens.find
+        for merge in map(self._merges.text, range(len(self._merges))):
             left, _, right = merge.partition(" ")
-            if left not in tokens or right not in tokens or left + right not in tokens:
+            if min(find(left), find(right), find(left + right)) < 0:
                 raise ModelError(
                     f"tokenizer.ggml.merges holds {merge[:80]!r}, whose parts and result are not all in "
                     "tokenizer.ggml.tokens: convert the model anew"
                 )
 
     def _priority(self, left: str, right: str) -> int | None:
-        return self._ranks.get(f"{left} {right}")
+        rank = self._merges.find(f"{left} {right}")
+        return None if rank < 0 else rank
 
     def _encode_piece(self, piece: str) -> list[int]:
-        tokens = self._vocabulary.ids
+        plain_id = self._vocabulary.plain_id
         if self._spec.byte_level:
             word = piece.encode().decode("latin-1").translate(BYTE_TO_CHAR)
         else:
             word = piece
-        whole = tokens.get(word)
-        if whole is not None and (self._spec.ignore_merges or len(word) == 1 or not word.strip("\n")):
-            return [whole]
+        # Gemma's runs of newlines are tokens that no merges lead to.
+        if self._spec.ignore_merges or not word.strip("\n"):
+            whole = plain_id(word)
+            if whole >= 0:
+                return [whole]
         ids: list[int] = []
         for symbol in merge_pairs(list(word), self._priority):
-            token = tokens.get(symbol)
-            if token is not None:
+            token = plain_id(symbol)
+            if token >= 0:
                 ids.append(token)
             elif len(symbol) > 1:
                 raise ModelError(

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from edgellm.errors import FormatError, ModelError
 from edgellm.tokenizer.pretokenize import is_panic
-from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Value, Vocabulary, flag
+from edgellm.tokenizer.table import Value, integers
+from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, flag
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -44,7 +45,7 @@ class UnigramEncoder:
 
     def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
         unknown = _unknown(vocabulary)
-        if not vocabulary.scores:
+        if not len(vocabulary.scores):
             raise FormatError(
                 "tokenizer.ggml.scores is missing, expected one score for each token: convert the model anew"
             )
@@ -87,9 +88,11 @@ def _word_piece(
 ) -> LibraryTokenizer:
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-    unknown_text = vocabulary.tokens[unknown]
+    unknown_text = vocabulary.tokens.text(unknown)
     pieces = {
-        text[1:] if text.startswith(SPACE) else "##" + text: token for text, token in vocabulary.ids.items()
+        text[1:] if text.startswith(SPACE) else "##" + text: token
+        for token, text in enumerate(map(vocabulary.tokens.text, range(len(vocabulary.tokens))))
+        if text and not vocabulary.hidden[token]
     }
     pieces[unknown_text] = unknown
     library = Tokenizer(
@@ -106,10 +109,8 @@ def _unigram(vocabulary: Vocabulary, unknown: int, charsmap: bytes) -> LibraryTo
     # Tokens that text must not become keep their ids under texts that cannot occur in a normalized text.
     hidden = (CONTROL, UNKNOWN, BYTE)
     pieces = [
-        (f"\0{token}" if kind in hidden else text, float(score))
-        for token, (text, kind, score) in enumerate(
-            zip(vocabulary.tokens, vocabulary.types, vocabulary.scores, strict=True)
-        )
+        (f"\0{token}" if vocabulary.types[token] in hidden else vocabulary.tokens.text(token), score)
+        for token, score in enumerate(vocabulary.scores)
     ]
     library = Tokenizer(models.Unigram(pieces, unknown, False))
     if charsmap:
@@ -121,15 +122,7 @@ def _unigram(vocabulary: Vocabulary, unknown: int, charsmap: bytes) -> LibraryTo
 
 
 def _charsmap(metadata: Mapping[str, Value]) -> bytes:
-    value = metadata.get(_CHARSMAP, ())
-    if isinstance(value, (str, int, float)):
-        raise FormatError(
-            f"{_CHARSMAP} is a {type(value).__name__}, expected an array of bytes: fetch the file again"
-        )
-    try:
-        data = bytes(int(entry) & 0xFF for entry in value)  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
-        raise FormatError(f"{_CHARSMAP} holds something that is not a byte: fetch the file again") from error
+    data = bytes(byte & 0xFF for byte in integers(metadata, _CHARSMAP, -128, 255))
     if data and (len(data) < 4 or struct.unpack_from("<I", data)[0] + 4 >= len(data)):
         raise FormatError(f"{_CHARSMAP} is shorter than it says, at {len(data)} bytes: fetch the file again")
     return data

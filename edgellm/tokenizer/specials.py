@@ -20,11 +20,12 @@ class SpecialMatcher:
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self._vocabulary = vocabulary
+        # By its first two characters, so that a single space is not mistaken for the start of many.
         lengths: dict[str, set[int]] = {}
         for text in vocabulary.specials:
-            lengths.setdefault(text[0], set()).add(len(text))
-        self._lengths = {first: sorted(sizes, reverse=True) for first, sizes in lengths.items()}
-        firsts = "".join(re.escape(first) for first in lengths)
+            lengths.setdefault(text[:2], set()).add(len(text))
+        self._lengths = {start: sorted(sizes, reverse=True) for start, sizes in lengths.items()}
+        firsts = "".join(map(re.escape, sorted({start[0] for start in lengths})))
         self._first = re.compile(f"[{firsts}]") if lengths else None
 
     def split(self, text: str, trusted: bytes | bytearray, *, strict: bool) -> Iterator[str | int]:
@@ -54,7 +55,8 @@ class SpecialMatcher:
 
     def _match(self, text: str, position: int, trusted: bytes | bytearray, strict: bool) -> tuple[int, int]:
         vocabulary = self._vocabulary
-        for length in self._lengths[text[position]]:
+        two = text[position : position + 2]
+        for length in (*self._lengths.get(two, ()), 1):
             end = position + length
             token = vocabulary.specials.get(text[position:end], -1)
             if token < 0 or end > len(text):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from edgellm.errors import FormatError
 from edgellm.tokenizer.bpe import SPACE, byte_fallback
 from edgellm.tokenizer.merge import merge_pairs
-from edgellm.tokenizer.vocabulary import Value, Vocabulary
+from edgellm.tokenizer.table import Value
+from edgellm.tokenizer.vocabulary import Vocabulary
 
 _LONG = 512
 _CACHED_PIECES = 65_536
@@ -23,7 +24,7 @@ class SpmEncoder:
     """
 
     def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
-        if not vocabulary.scores:
+        if not len(vocabulary.scores):
             raise FormatError(
                 "tokenizer.ggml.scores is missing, expected one score for each token: convert the model anew"
             )
@@ -38,7 +39,7 @@ class SpmEncoder:
         if len(text) <= _LONG:
             return self._encode_piece(text)
         if self._cut is None:
-            self._cut = _safe_cut(self._vocabulary.tokens)
+            self._cut = _safe_cut(map(self._vocabulary.tokens.text, range(len(self._vocabulary.tokens))))
         ids: list[int] = []
         cache = self._cache
         for piece in self._cut.split(text):
@@ -53,22 +54,22 @@ class SpmEncoder:
         return ids
 
     def _priority(self, left: str, right: str) -> float | None:
-        token = self._vocabulary.ids.get(left + right)
-        return None if token is None else -self._vocabulary.scores[token]
+        token = self._vocabulary.plain_id(left + right)
+        return None if token < 0 else -self._vocabulary.scores[token]
 
     def _encode_piece(self, piece: str) -> list[int]:
-        tokens = self._vocabulary.ids
+        plain_id = self._vocabulary.plain_id
         ids: list[int] = []
         for symbol in merge_pairs(list(piece), self._priority):
-            token = tokens.get(symbol)
-            if token is None:
+            token = plain_id(symbol)
+            if token < 0:
                 ids += byte_fallback(symbol, self._vocabulary)
             else:
                 ids.append(token)
         return ids
 
 
-def _safe_cut(tokens: list[str]) -> re.Pattern[str]:
+def _safe_cut(tokens: Iterable[str]) -> re.Pattern[str]:
     """Matches the empty text before a space where no token continues from the character before it."""
     spanning = set(re.findall(f"([^{SPACE}\0]){SPACE}", "\0".join(tokens)))
     kept = "".join(map(re.escape, sorted(spanning)))

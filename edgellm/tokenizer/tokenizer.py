@@ -13,16 +13,15 @@ from edgellm.tokenizer.library import UnigramEncoder, WordPieceEncoder
 from edgellm.tokenizer.specials import SpecialMatcher
 from edgellm.tokenizer.spm import SpmEncoder
 from edgellm.tokenizer.stream import StreamDecoder
+from edgellm.tokenizer.table import Value, strings
 from edgellm.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
     UNKNOWN,
     USER_DEFINED,
-    Value,
     Vocabulary,
     flag,
     read_vocabulary,
-    strings,
 )
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
@@ -125,12 +124,12 @@ class Tokenizer:
 
     def token_text(self, token: int) -> str:
         """The token as the vocabulary writes it."""
-        return self._vocabulary.tokens[self._checked(token)]
+        return self._vocabulary.tokens.text(self._checked(token))
 
     def token_id(self, text: str) -> int | None:
         """The id of the token that the vocabulary writes so, or None."""
-        found = self._vocabulary.specials.get(text)
-        return self._vocabulary.ids.get(text) if found is None else found
+        found = self._vocabulary.tokens.find(text) if text else -1
+        return None if found < 0 else found
 
     def encode(self, text: str, *, add_special: bool = True, parse_special: bool = False) -> list[int]:
         """The ids of `text`.

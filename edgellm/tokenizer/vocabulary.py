@@ -1,25 +1,24 @@
 """What a GGUF file says about its tokenizer, checked once and kept in the form the encoders use.
 
-Nothing here walks the vocabulary token by token: a Gemma vocabulary has 262,144 entries and the whole
-tokenizer has to be ready a quarter of a second after the process started. The checks are single passes
-of C code (`zip`, `map`, `bytes`, a regular expression over the token types).
+Nothing here walks the vocabulary token by token, which for Gemma's 262,144 would be most of the time to
+the first token; only the few that are not normal tokens are looked at one by one.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from edgellm.errors import FormatError, UnsupportedError
+import numpy as np
 
-Value = int | float | bool | str | Sequence[object]
+from edgellm.errors import FormatError, UnsupportedError
+from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
 
-MAX_TOKEN_CHARS = 16_384
-MAX_SPECIAL_CHARS = 256
+MAX_TOKEN_BYTES = 16_384
+MAX_SPECIAL_BYTES = 512
 MAX_TOKENS = 4_000_000
 MAX_MERGES = 8_000_000
 
@@ -74,16 +73,16 @@ _DEFAULT_IDS = {
 class Vocabulary:
     """The checked tokenizer metadata of one model.
 
-    `tokens[id]` and `types[id]` describe a token. `ids` maps text to id for the tokens that text may
-    become by itself (never a control, unknown or byte token, nor a marker); `specials` maps the texts
-    that are matched whole.
+    `tokens` and `types[id]` describe the tokens. `hidden[id]` is 1 for those that text must not become by
+    itself: control, unknown and byte tokens, and markers. `specials` maps the texts that are matched
+    whole to their ids. `scores`: (n_tokens,) float64, or empty.
     """
 
     model: str
-    tokens: list[str]
+    tokens: StringTable
     types: bytearray
-    scores: Sequence[float]
-    ids: dict[str, int]
+    hidden: bytearray
+    scores: memoryview
     specials: dict[str, int]
     markers: frozenset[int]
     byte_ids: list[int | None]
@@ -96,6 +95,11 @@ class Vocabulary:
     def is_control(self, token: int) -> bool:
         """Whether plain text must never become this token (control or unknown)."""
         return self.types[token] in (CONTROL, UNKNOWN)
+
+    def plain_id(self, text: str) -> int:
+        """The token that plain text may become, -1 if there is none."""
+        token = self.tokens.find(text)
+        return -1 if token < 0 or self.hidden[token] else token
 
 
 def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
@@ -110,67 +114,68 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
             f"tokenizer.ggml.model is {model[:80]!r}; supported are {', '.join(MODELS)}: convert the model "
             "anew, or use a model with one of these tokenizers"
         )
-    tokens = strings(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
-    if not tokens:
+    tokens = string_table(metadata, "tokenizer.ggml.tokens", MAX_TOKENS)
+    if not len(tokens):
         raise FormatError(
             "tokenizer.ggml.tokens is empty, expected the vocabulary: the file is damaged, fetch it again"
         )
-    longest = max(map(len, tokens))
-    if longest > MAX_TOKEN_CHARS:
-        token = next(i for i, text in enumerate(tokens) if len(text) == longest)
+    if tokens.longest > MAX_TOKEN_BYTES:
         raise FormatError(
-            f"tokenizer.ggml.tokens[{token}] has {longest} characters, at most {MAX_TOKEN_CHARS} are "
+            f"tokenizer.ggml.tokens has a token of {tokens.longest} bytes, at most {MAX_TOKEN_BYTES} are "
             "accepted: the vocabulary is damaged, fetch the file again"
         )
-    ids = _index(tokens)
+    if (pair := tokens.repeated()) is not None:
+        raise FormatError(
+            f"tokenizer.ggml.tokens holds {tokens.text(pair[0])[:80]!r} twice, at {pair[0]} and {pair[1]}, "
+            "expected different tokens: convert the model anew"
+        )
     types = _types(metadata, len(tokens))
-    scores = _scores(metadata, len(tokens))
-    special_ids = _special_ids(metadata, model, len(tokens))
-
-    # Everything that is not a normal token: few, except for the thousands of <unusedN> of some models.
-    odd = [(found.start(), types[found.start()]) for found in re.finditer(rb"[\x02\x03\x04\x06]", types)]
+    hidden = bytearray(len(tokens))
     specials: dict[str, int] = {}
     markers: set[int] = set()
     byte_ids: list[int | None] = [None] * 256
-    for token, kind in odd:
-        text = tokens[token]
-        if not text:
+    # Everything that is not a normal token: few, except for the thousands of <unusedN> of some models.
+    for found in re.finditer(rb"[\x02\x03\x04\x06]", types):
+        token = found.start()
+        kind = types[token]
+        raw = tokens.raw(token)
+        if not raw:
             continue
+        hidden[token] = kind != USER_DEFINED
         if kind == BYTE:
-            byte_ids[_byte_of(text, token)] = token
-            del ids[text]
+            byte_ids[_byte_of(raw, token)] = token
             continue
-        if len(text) > MAX_SPECIAL_CHARS:
+        if len(raw) > MAX_SPECIAL_BYTES:
             raise FormatError(
-                f"tokenizer.ggml.tokens[{token}] is a special token of {len(text)} characters, at most "
-                f"{MAX_SPECIAL_CHARS} are accepted: the vocabulary is damaged, fetch the file again"
+                f"tokenizer.ggml.tokens[{token}] is a special token of {len(raw)} bytes, at most "
+                f"{MAX_SPECIAL_BYTES} are accepted: the vocabulary is damaged, fetch the file again"
             )
+        text = raw.decode("utf-8", "surrogateescape")
         specials[text] = token
-        if kind != USER_DEFINED:
-            del ids[text]
-        elif _MARKER.fullmatch(text) and not _HTML_TAG.fullmatch(text):
+        if kind == USER_DEFINED and _MARKER.fullmatch(text) and not _HTML_TAG.fullmatch(text):
             markers.add(token)
-            del ids[text]
     if "</b>" not in specials:  # without the other tags, these two are not strike-through but begin and end
         markers.update(specials[text] for text in ("<s>", "</s>") if text in specials)
+    for token in markers:
+        hidden[token] = 1
 
     for text in _END_TEXTS + _FIM_TEXTS:
-        token = specials.get(text, ids.get(text, -1))
+        token = tokens.find(text)
         if token >= 0 and types[token] not in (CONTROL, UNKNOWN):
             types[token] = CONTROL
             specials[text] = token
-            ids.pop(text, None)
+            hidden[token] = 1
 
     vocabulary = Vocabulary(
         model=model,
         tokens=tokens,
         types=types,
-        scores=scores,
-        ids=ids,
+        hidden=hidden,
+        scores=_scores(metadata, len(tokens)),
         specials=specials,
         markers=frozenset(markers),
         byte_ids=byte_ids,
-        special_ids=special_ids,
+        special_ids=_special_ids(metadata, model, len(tokens)),
     )
     vocabulary.eog_ids = _eog_ids(vocabulary)
     vocabulary.lstrip_ids, vocabulary.rstrip_ids = _strips(metadata, vocabulary)
@@ -201,99 +206,23 @@ def flag(metadata: Mapping[str, Value], key: str, default: bool) -> bool:
     return bool(value)
 
 
-def strings(metadata: Mapping[str, Value], key: str, limit: int) -> list[str]:
-    """The array of strings under `key` (not copied if it is a list)."""
-    value = metadata.get(key)
-    if value is None:
-        raise FormatError(f"{key} is missing, expected an array of strings: convert the model anew")
-    if isinstance(value, (str, int, float)):
-        raise FormatError(
-            f"{key} is a {type(value).__name__}, expected an array of strings: fetch the file again"
-        )
-    if len(value) > limit:
-        raise FormatError(
-            f"{key} has {len(value)} entries, at most {limit} are accepted: fetch the file again"
-        )
-    kinds = set(map(type, value))
-    if not kinds <= {str}:
-        wrong = next(kind for kind in kinds if kind is not str)
-        raise FormatError(
-            f"{key} holds a {wrong.__name__}, expected only strings: the file is damaged, fetch it again"
-        )
-    return value if isinstance(value, list) else list(value)  # type: ignore[arg-type]
-
-
-def integers(metadata: Mapping[str, Value], key: str, below: int) -> list[int]:
-    """The array of integers under `key`, each in [0, below); empty if there is none."""
-    value = metadata.get(key, ())
-    if isinstance(value, (str, int, float)):
-        raise FormatError(
-            f"{key} is a {type(value).__name__}, expected an array of integers: fetch the file again"
-        )
-    result: list[int] = []
-    for entry in value:
-        if not isinstance(entry, int) or not 0 <= entry < below:
-            raise FormatError(f"{key} holds {str(entry)[:80]}, expected integers from 0 to {below - 1}")
-        result.append(entry)
-    return result
-
-
-def _index(tokens: list[str]) -> dict[str, int]:
-    ids = dict(zip(tokens, range(len(tokens)), strict=True))
-    ids.pop("", None)
-    if len(ids) == len(tokens):
-        return ids
-    n_empty = tokens.count("")
-    if len(ids) + n_empty != len(tokens):
-        seen: set[str] = set()
-        for token, text in enumerate(tokens):
-            if text in seen:
-                raise FormatError(
-                    f"tokenizer.ggml.tokens holds {text[:80]!r} twice, at {tokens.index(text)} and {token}, "
-                    "expected different tokens: convert the model anew"
-                )
-            if text:
-                seen.add(text)
-    return ids
-
-
 def _types(metadata: Mapping[str, Value], n_tokens: int) -> bytearray:
     key = "tokenizer.ggml.token_type"
-    value = metadata.get(key)
-    if value is None:
-        return bytearray(b"\x01" * n_tokens)
-    if isinstance(value, (str, int, float)) or len(value) != n_tokens:
-        found = type(value).__name__ if isinstance(value, (str, int, float)) else f"{len(value)} entries"
-        raise FormatError(
-            f"{key} has {found}, expected {n_tokens} entries, one for each token: fetch the file again"
-        )
-    try:
-        return bytearray(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError) as error:
-        raise FormatError(
-            f"{key} holds something that is not a token type (0 to 6): fetch the file again"
-        ) from error
+    if key not in metadata:
+        return bytearray(bytes([NORMAL]) * n_tokens)
+    return bytearray(integers(metadata, key, 0, BYTE, n_tokens))
 
 
-def _scores(metadata: Mapping[str, Value], n_tokens: int) -> Sequence[float]:
+def _scores(metadata: Mapping[str, Value], n_tokens: int) -> memoryview:
     key = "tokenizer.ggml.scores"
-    value = metadata.get(key)
-    if value is None:
-        return ()
-    if isinstance(value, (str, int, float)) or len(value) != n_tokens:
-        found = type(value).__name__ if isinstance(value, (str, int, float)) else f"{len(value)} entries"
-        raise FormatError(
-            f"{key} has {found}, expected {n_tokens} entries, one for each token: fetch the file again"
-        )
-    try:
-        finite = math.isfinite(sum(value))  # type: ignore[arg-type]
-    except (TypeError, OverflowError) as error:
-        raise FormatError(f"{key} holds something that is not a number: fetch the file again") from error
-    if not finite:
+    array = numbers(metadata, key, n_tokens)
+    if array is None:
+        return np.empty(0).data
+    if not np.isfinite(array).all():
         raise FormatError(
             f"{key} holds a score that is not finite, expected finite numbers: fetch the file again"
         )
-    return value  # type: ignore[return-value]
+    return array.data
 
 
 def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> dict[str, int]:
@@ -312,14 +241,14 @@ def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> di
     return found
 
 
-def _byte_of(text: str, token: int) -> int:
+def _byte_of(raw: bytes, token: int) -> int:
     """The byte of a token `<0xXX>`."""
-    if not re.fullmatch("<0x[0-9A-Fa-f]{2}>", text):
+    if not re.fullmatch(b"<0x[0-9A-Fa-f]{2}>", raw):
         raise FormatError(
-            f"tokenizer.ggml.tokens[{token}] is typed as a byte but reads {text[:80]!r}, expected <0x00> to "
+            f"tokenizer.ggml.tokens[{token}] is typed as a byte but reads {raw[:80]!r}, expected <0x00> to "
             "<0xFF>: convert the model anew"
         )
-    return int(text[3:5], 16)
+    return int(raw[3:5], 16)
 
 
 def _eog_ids(vocabulary: Vocabulary) -> frozenset[int]:
@@ -346,8 +275,8 @@ def _strips(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> tuple[froz
     are recognised by name.
     """
     n_tokens = len(vocabulary.tokens)
-    left = set(integers(metadata, "edgellm.tokenizer.lstrip_ids", n_tokens))
-    right = set(integers(metadata, "edgellm.tokenizer.rstrip_ids", n_tokens))
+    left = set(integers(metadata, "edgellm.tokenizer.lstrip_ids", 0, n_tokens - 1))
+    right = set(integers(metadata, "edgellm.tokenizer.rstrip_ids", 0, n_tokens - 1))
     specials = vocabulary.specials
     name = str(metadata.get("general.name", "")).lower()
     pre = str(metadata.get("tokenizer.ggml.pre", ""))

@@ -39,17 +39,25 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "megabyte piece": (
         small_spm() | {T + "tokens": ["<unk>", "a" * 2**20]},
         FormatError,
-        "has 1048576 characters, at most 16384",
+        "a token of 1048576 bytes, at most 16384",
     ),
     "long special token": (
         small_bpe() | {T + "tokens": ["a", "<" * 1000], T + "token_type": [1, 4]},
         FormatError,
-        "special token of 1000 characters",
+        "special token of 1000 bytes",
     ),
     "types too short": (small_spm() | {T + "token_type": [1]}, FormatError, "has 1 entries, expected 269"),
-    "types are one number": (small_spm() | {T + "token_type": 1}, FormatError, "has int, expected 269"),
-    "type out of range": (small_spm() | {T + "token_type": [1000] * 269}, FormatError, "not a token type"),
-    "types are strings": (small_spm() | {T + "token_type": ["a"] * 269}, FormatError, "not a token type"),
+    "types are one number": (
+        small_spm() | {T + "token_type": 1},
+        FormatError,
+        "is a int, expected an array of numbers",
+    ),
+    "type out of range": (
+        small_spm() | {T + "token_type": [1000] * 269},
+        FormatError,
+        "holds 1000, expected integers from 0 to 6",
+    ),
+    "types are strings": (small_spm() | {T + "token_type": ["a"] * 269}, FormatError, "not a number"),
     "scores too long": (
         small_spm() | {T + "scores": [0.0] * 270},
         FormatError,
@@ -71,7 +79,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "byte token misspelt": (
         small_spm() | {T + "tokens": ["<unk>", "<0xZZ>"], T + "token_type": [2, 6], T + "scores": [0.0, 0.0]},
         FormatError,
-        "typed as a byte but reads '<0xZZ>'",
+        "typed as a byte but reads b'<0xZZ>'",
     ),
     "no merges": (without(small_bpe(), T + "merges"), FormatError, "merges is missing"),
     "merges are numbers": (small_bpe() | {T + "merges": [1]}, FormatError, "merges holds a int"),
