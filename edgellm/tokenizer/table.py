@@ -21,6 +21,7 @@ Value = int | float | bool | str | Sequence[object]
 
 _MASK = (1 << 64) - 1
 _HEAD, _TAIL, _LENGTH = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
+_CHUNK = 16_384
 _SEARCHES_PER_STRING = 0.2  # a search costs about as much as five entries of a dict
 
 
@@ -221,15 +222,15 @@ def _limit(key: str, length: int, limit: int) -> None:
 def _keys(data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
     """`_key` of every string: (n,) uint64."""
     words = np.ndarray((len(data) - 7,), "<u8", data, 0, (1,))
-    kept = np.minimum(lengths, 8).astype(np.uint64) * np.uint64(8)
-    # A shift by 64 is undefined, so the bytes beyond the string go in two steps.
-    mask = ~((np.uint64(_MASK) << (kept >> np.uint64(1))) << (kept - (kept >> np.uint64(1))))
-    heads = words[starts] & mask
-    tails = np.where(lengths >= 8, words[starts + np.maximum(lengths - 8, 0)], np.uint64(0))
-    mixed: NDArray[np.uint64] = heads * np.uint64(_HEAD)
-    mixed ^= tails * np.uint64(_TAIL)
-    mixed += lengths.astype(np.uint64) * np.uint64(_LENGTH)
-    return mixed
+    masks = np.array([(1 << 8 * n_bytes) - 1 for n_bytes in range(9)], np.uint64)
+    keys = np.empty(len(starts), np.uint64)
+    for first in range(0, len(starts), _CHUNK):  # so that the temporaries stay in the cache
+        start, length = starts[first : first + _CHUNK], lengths[first : first + _CHUNK]
+        short = np.minimum(length, 8)
+        mixed = (words[start] & masks[short]) * np.uint64(_HEAD)
+        mixed ^= np.where(short == 8, words[start + length - short], np.uint64(0)) * np.uint64(_TAIL)
+        keys[first : first + _CHUNK] = mixed + length.astype(np.uint64) * np.uint64(_LENGTH)
+    return keys
 
 
 def _key(raw: bytes) -> int:
