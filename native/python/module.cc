@@ -2,10 +2,10 @@
 // The extension module edgellm._native: one bind function per file of this folder.
 #include <nanobind/nanobind.h>
 
-namespace nb = nanobind;
-
-void bind_kernels(nb::module_& m);
+#include "python/bindings.h"
 
 NB_MODULE(_native, m) {
+    m.doc() = "The native engine of edgellm.";
+    bind_engine(m);
     bind_kernels(m);
 }

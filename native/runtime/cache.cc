@@ -192,6 +192,8 @@ bool SequenceStore::reserve(int id, size_t n_new) {
     return true;
 }
 
+void SequenceStore::unreserve(int id) { drop_after(&at(id), blocks_for(at(id).n_tokens)); }
+
 void SequenceStore::advance(int id, size_t n_new) {
     Sequence& s = at(id);
     s.n_tokens += n_new;

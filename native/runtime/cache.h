@@ -44,6 +44,8 @@ class SequenceStore {
 
     // Makes room for n_new tokens after the sequence's end; false (nothing changed) if the pool or the context is too small.
     bool reserve(int id, size_t n_new);
+    // Gives back what reserve took, where no tokens were written after all.
+    void unreserve(int id);
     // Counts n_new tokens as written and gives back blocks that no later token can see.
     void advance(int id, size_t n_new);
 
