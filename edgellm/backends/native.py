@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,7 +20,7 @@ class NativeBackend:
 
     threads: of the pool. n_ctx: the longest sequence. cache_tokens: tokens that all sequences together can
     hold. batch: tokens per step. kv_type: how the cache stores keys and values. isa: an instruction set, or
-    "" for the best that this CPU has. Raises ModelError if the engine refuses the program, BackendError if
+    "" for what EDGELLM_ISA names or else the best that this CPU has. Raises ModelError if the engine refuses the program, BackendError if
     it refuses an option.
     """
 
@@ -52,7 +53,7 @@ class NativeBackend:
                 cache_tokens=cache_tokens,
                 batch=batch,
                 kv_type=kv_type,
-                isa=isa or _native.best_isa(),
+                isa=isa or os.environ.get("EDGELLM_ISA") or _native.best_isa(),
             )
         self.block_tokens: int = self._engine.block_tokens
         self.n_blocks = cache_tokens // self.block_tokens
