@@ -20,8 +20,8 @@ class NativeBackend:
 
     threads: of the pool. n_ctx: the longest sequence. cache_tokens: tokens that all sequences together can
     hold. batch: tokens per step. kv_type: how the cache stores keys and values. isa: an instruction set, or
-    "" for what EDGELLM_ISA names or else the best that this CPU has. Raises ModelError if the engine refuses the program, BackendError if
-    it refuses an option.
+    "" for what EDGELLM_ISA names or else the best that this CPU has. Raises ModelError if the engine refuses
+    the program, BackendError if it refuses an option.
     """
 
     def __init__(
