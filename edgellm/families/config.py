@@ -76,6 +76,15 @@ class Config:
             raise self._refuse(key, value, "true or false")
         return value
 
+    def numbers(self, key: str) -> tuple[float, ...]:
+        """A list of numbers; empty where the key is missing."""
+        values = self.get(key)
+        if values is None:
+            return ()
+        if not isinstance(values, list) or not all(isinstance(v, (int, float)) for v in values):
+            raise self._refuse(key, values, "a list of numbers")
+        return tuple(values)
+
     def string(self, *keys: str, default: str | None = None) -> str:
         """A string."""
         value = self._required(keys, default)

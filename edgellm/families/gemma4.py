@@ -182,7 +182,9 @@ def _slides(c: Config) -> list[bool]:
 def _heads(c: Config) -> tuple[int, int]:
     """Values of one head in local and in global layers."""
     per_layer = c.get("per_layer_config") or {}
-    wide = {int(value["head_dim"]) for value in per_layer.values() if "head_dim" in value}
+    if not isinstance(per_layer, dict) or not all(isinstance(value, dict) for value in per_layer.values()):
+        raise ModelError("config.json: 'per_layer_config': expected an object for each layer")
+    wide = {value["head_dim"] for value in per_layer.values() if type(value.get("head_dim")) is int}
     if len(wide) > 1:
         found = sorted(wide)
         raise UnsupportedError(f"config.json: 'per_layer_config' has head sizes {found}, supported: one")

@@ -4,7 +4,8 @@ The file stores A already as -exp(A_log)."""
 
 from __future__ import annotations
 
-from edgellm.errors import UnsupportedError
+import math
+
 from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
@@ -37,9 +38,8 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Mamba 2 checkpoint."""
     c.only("hidden_act", "silu")
-    low = (c.get("time_step_limit") or [0.0])[0]
-    if low:
-        raise UnsupportedError(f"config.json: 'time_step_limit' starts at {low}, supported: 0")
+    # Later versions write infinity as an object.
+    c.only("time_step_limit", *([0.0, top] for top in (math.inf, {"__float__": "Infinity"})))
     return {
         "mamba2.context_length": 2**20,
         "mamba2.embedding_length": c.width,

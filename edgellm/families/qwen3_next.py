@@ -51,7 +51,7 @@ def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
     standard.ends(p, c, norm=AddOne())
-    dense, step = c.get("mlp_only_layers") or [], c.integer("decoder_sparse_step", default=1)
+    dense, step = c.numbers("mlp_only_layers"), c.integer("decoder_sparse_step", default=1)
     n_experts = c.integer("num_experts")
     for i in range(c.n_layers):
         blk, layer = f"blk.{i}", f"model.layers.{i}"

@@ -37,7 +37,7 @@ def metadata(c: Config) -> dict[str, Value]:
         out |= standard.windows(c, "smollm3", every=None)
     out["smollm3.vocab_size"] = c.integer("vocab_size")
     out["smollm3.rope.dimension_count"] = c.head_dim
-    rotated = [bool(flag) for flag in c.get("no_rope_layers") or ()]
+    rotated = [bool(flag) for flag in c.numbers("no_rope_layers")][: c.n_layers]
     if rotated and rotated != [(i + 1) % 4 != 0 for i in range(c.n_layers)]:
         out["smollm3.rope.layers"] = rotated
     return out

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.errors import UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError
 from edgellm.families.checkpoint import Parts, Value
 from edgellm.families.config import Config, RopeConfig
 from edgellm.families.transforms import Constant, Transform
@@ -70,6 +70,8 @@ def head_sizes(config: Config, architecture: str) -> dict[str, Value]:
 def gemma_scale(config: Config, architecture: str) -> dict[str, Value]:
     """The attention's scale, where it is not that of the head's size."""
     scalar = config.number("query_pre_attn_scalar", default=float(config.head_dim))
+    if scalar <= 0:
+        raise ModelError(f"config.json: 'query_pre_attn_scalar' is {scalar}, expected more than 0")
     return {} if scalar == config.head_dim else {f"{architecture}.attention.scale": scalar**-0.5}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
 from edgellm.families import FAMILIES, build
 from edgellm.families.registry import family
 from edgellm.gguf.reader import GGUFFile
@@ -188,3 +188,42 @@ def test_thirty_layers_build_quickly() -> None:
         to_text(build(metadata, tensors))
         best = min(best, time.perf_counter() - start)
     assert best < 0.03
+
+
+JUNK: tuple[object, ...] = (
+    True,
+    -1,
+    0,
+    1,
+    3,
+    2**40,
+    0.5,
+    float("nan"),
+    "junk",
+    [],
+    [7],
+    [0, 0, 0, 0, 0, 0, 0],
+)
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_no_metadata_value_ends_in_a_crash(name: str, unpacked: Path) -> None:
+    metadata, tensors = _parts(name, unpacked)
+    for key in metadata:
+        if not key.startswith(metadata["general.architecture"]):
+            continue
+        for junk in JUNK:
+            try:
+                program = build(metadata | {key: junk}, tensors)
+            except EdgeLLMError:
+                continue
+            assert program.ops
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_no_tensor_shape_ends_in_a_crash(name: str, unpacked: Path) -> None:
+    metadata, tensors = _parts(name, unpacked)
+    for key in tensors:
+        for junk in ((), (0,), (1, 0), (2**40, 64), (1, 1, 1, 1, 1)):
+            with pytest.raises(ModelError):
+                build(metadata, tensors | {key: junk})

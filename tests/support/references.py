@@ -6,10 +6,13 @@ folder, where a case is a folder `references/<case>`.
 
 from __future__ import annotations
 
+import json
 import lzma
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +46,21 @@ OFFICIAL = (
     "smollm3",
     "stablelm",
     "starcoder2",
+)
+# The other cases, which are checkpoints with logits only.
+CHECKPOINTS_ONLY = (
+    "deepseek_v2",
+    "ernie4_5",
+    "exaone4",
+    "gemma4",
+    "glm4",
+    "gpt2",
+    "gpt_neox",
+    "gpt_oss",
+    "mistral_swa",
+    "phi3",
+    "qwen3_5",
+    "qwen3_next",
 )
 
 
@@ -102,3 +120,26 @@ def float_weights(file: GGUFFile) -> Mapping[str, NDArray[np.float32]]:
         assert info.type == GGMLType.F32, f"{name} is {info.type.name}"
         weights[name] = file.data(name).view("<f4").reshape(info.shape).astype(np.float32)
     return weights
+
+
+def checkpoint_folder(name: str) -> Path:
+    """The case's checkpoint; skips the test where only the shared folder would have it."""
+    folder = COMMITTED / name
+    return folder if (folder / "config.json").exists() else shared(f"references/{name}")
+
+
+def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
+    """The case's config.json and its tensors, widened from BF16."""
+    folder = checkpoint_folder(name)
+    weights: dict[str, NDArray[np.float32]] = {}
+    for path in sorted(folder.glob("model*.safetensors")):
+        raw = path.read_bytes()
+        (n_header,) = struct.unpack_from("<Q", raw)
+        header = json.loads(raw[8 : 8 + n_header])
+        header.pop("__metadata__", None)
+        for tensor, info in header.items():
+            assert info["dtype"] == "BF16"
+            start, end = (8 + n_header + offset for offset in info["data_offsets"])
+            words = np.frombuffer(raw[start:end], "<u2").astype(np.uint32) << 16
+            weights[tensor] = words.view(np.float32).reshape(info["shape"])
+    return json.loads((folder / "config.json").read_text()), weights
