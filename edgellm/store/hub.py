@@ -1,0 +1,141 @@
+"""GGUF files of the Hugging Face Hub: `user/repo:QUANT` or `user/repo/file.gguf`, in its own cache.
+
+The cache is read without `huggingface_hub`, so a model that is on disk needs neither it nor the network.
+Cache layout: `models--USER--REPO/{refs/main, snapshots/COMMIT/FILE}`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgellm.errors import DownloadError
+from edgellm.store.paths import hub_cache
+
+_NAME = re.compile(
+    r"(?:hf\.co/|https://huggingface\.co/)?(?P<repo>[\w.-]+/[\w.-]+?)"
+    r"(?:/(?P<file>[\w./ -]+\.gguf)|:(?P<quant>[\w.-]+))?"
+)
+_SPLIT = re.compile(r"-(\d{5})-of-(\d{5})\.gguf$")
+_PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_K_M", "Q8_0")
+
+
+@dataclass(frozen=True, slots=True)
+class HubName:
+    """A model on the Hub: a file, or the one of a quantization, or (neither) the repository's usual one."""
+
+    repo: str
+    file: str | None
+    quant: str | None
+
+
+def parse_name(name: str) -> HubName | None:
+    """`user/repo`, `user/repo:QUANT` or `user/repo/file.gguf`; None for anything else."""
+    match = _NAME.fullmatch(name)
+    if match is None or ".." in name:
+        return None
+    return HubName(match["repo"], match["file"], match["quant"])
+
+
+def choose(files: Sequence[str], name: HubName) -> str:
+    """Which of a repository's files is meant (the first part of a split one); DownloadError if none is."""
+    models = [f for f in sorted(files) if f.endswith(".gguf") and "mmproj" not in f.lower()]
+    firsts = [f for f in models if (m := _SPLIT.search(f)) is None or int(m[1]) == 1]
+    if name.file is not None:
+        if name.file in models:
+            return name.file
+        raise DownloadError(f"{name.repo} has no file {name.file}; it has {_listed(firsts)}")
+    wanted = [name.quant] if name.quant else list(_PREFERRED)
+    for quant in wanted:
+        pattern = re.compile(rf"(?:^|[-._/]){re.escape(quant)}(?:[-._/]|$)", re.IGNORECASE)
+        for file in firsts:
+            if pattern.search(file):
+                return file
+    if name.quant is None and len(firsts) == 1:
+        return firsts[0]
+    asked = f"no quantization {name.quant}" if name.quant else "none of the usual quantizations"
+    raise DownloadError(f"{name.repo} has {asked}; it has {_listed(firsts)}")
+
+
+def cached(name: HubName) -> Path | None:
+    """The file in the cache, or None if it (or a part of it) is not there."""
+    repository = hub_cache() / ("models--" + name.repo.replace("/", "--"))
+    for snapshot in _snapshots(repository):
+        files = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*.gguf") if path.is_file()]
+        try:
+            chosen = choose(files, name)
+        except DownloadError:
+            continue
+        if set(parts(chosen)) <= set(files):
+            return snapshot / chosen
+    return None
+
+
+def cached_files() -> Iterator[tuple[str, Path]]:
+    """(name, path) of each GGUF in the cache, `user/repo/file.gguf`, first parts only."""
+    seen = set()
+    for repository in sorted(hub_cache().glob("models--*--*")):
+        repo = repository.name.removeprefix("models--").replace("--", "/", 1)
+        for snapshot in _snapshots(repository):
+            for path in sorted(snapshot.rglob("*.gguf")):
+                split = _SPLIT.search(path.name)
+                name = f"{repo}/{path.relative_to(snapshot)}"
+                if path.is_file() and name not in seen and (split is None or int(split[1]) == 1):
+                    seen.add(name)
+                    yield name, path
+
+
+def parts(file: str) -> list[str]:
+    """All files of a split model, given its first; of any other, itself."""
+    split = _SPLIT.search(file)
+    if split is None:
+        return [file]
+    stem = file[: split.start()]
+    return [f"{stem}-{n:05}-of-{split[2]}.gguf" for n in range(1, int(split[2]) + 1)]
+
+
+def fetch(name: HubName) -> Path:
+    """The file, downloaded into the cache unless it is there; DownloadError if it cannot be had."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = HfApi().list_repo_files(name.repo)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DownloadError(f"{name.repo} cannot be read on the Hub: {_first_line(error)}") from None
+    chosen = choose(files, name)
+    paths = [download(name.repo, file) for file in parts(chosen)]
+    return paths[0]
+
+
+def download(repo: str, file: str, revision: str | None = None) -> Path:
+    """One file of a repository, resumed if it was begun; DownloadError if it cannot be had."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return Path(hf_hub_download(repo, file, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise DownloadError(f"{repo}/{file} cannot be fetched from the Hub: {_first_line(error)}") from None
+
+
+def _snapshots(repository: Path) -> list[Path]:
+    """A repository's snapshots, that of its main branch first."""
+    snapshots = sorted((repository / "snapshots").glob("*"))
+    main = repository / "refs" / "main"
+    commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""
+    return sorted(snapshots, key=lambda path: path.name != commit)
+
+
+def _listed(files: Sequence[str]) -> str:
+    if not files:
+        return "no GGUF file"
+    more = f" and {len(files) - 12} more" if len(files) > 12 else ""
+    return ", ".join(files[:12]) + more
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,114 @@
+"""From what a person calls a model to a file: a path, a name of the catalog, or a name on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellm.errors import DownloadError, FileError
+from edgellm.store.catalog import KnownModel, default_model, find_known, is_stored, known_models, stored_path
+from edgellm.store.paths import offline_by_environment
+
+if TYPE_CHECKING:
+    from edgellm.store.http import Report
+
+
+def resolve(
+    name: str | os.PathLike[str] | None,
+    *,
+    offline: bool = False,
+    on_disk: bool = False,
+    report: Report | None = None,
+) -> Path:
+    """The file of a model, fetched if it has to be and may be.
+
+    `name` is a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for
+    the default model. A path that exists always wins. `offline` (as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE`
+    do) keeps the network out of it; `on_disk` takes only what is there. Raises FileError for what does not
+    exist, DownloadError for what cannot be fetched.
+    """
+    forbidden = ""
+    if offline or offline_by_environment():
+        forbidden = "and the network is off; with a network, "
+    elif on_disk:
+        forbidden = "; "
+    if name is None:
+        return _known(default_model(), forbidden, report)
+    text = os.fspath(name)
+    if not text:
+        raise FileError("The model's name is empty, expected a path or a name that `edgellm list` shows")
+    path = Path(text).expanduser()
+    if path.exists():
+        return path
+    if known := find_known(text):
+        return _known(known, forbidden, report)
+    if not isinstance(name, Path) and not _is_path(text) and (found := _hub(text, forbidden)):
+        return found
+    raise FileError(f"{text}: there is no such file{_advice(text)}")
+
+
+def is_model_name(text: str) -> bool:
+    """Whether `text` can only be meant as a model: a path that exists, a `.gguf`, or a known name."""
+    if not text or "\n" in text or len(text) > 4096:
+        return False
+    return text.endswith(".gguf") or find_known(text) is not None or Path(text).expanduser().exists()
+
+
+def local_path(name: str | None) -> Path | None:
+    """The model's file if it is on disk, else None."""
+    try:
+        return resolve(name, on_disk=True)
+    except (FileError, DownloadError):
+        return None
+
+
+def _known(model: KnownModel, forbidden: str, report: Report | None) -> Path:
+    if is_stored(model):
+        return stored_path(model)
+    if forbidden:
+        raise DownloadError(_absent(model.name, forbidden))
+    from edgellm.store.fetch import fetch
+
+    return fetch(model, report)
+
+
+def _absent(name: str, forbidden: str) -> str:
+    separator = "" if forbidden.startswith(";") else " "
+    return f"{name} is not on disk{separator}{forbidden}`edgellm pull {name}` fetches it"
+
+
+def _is_path(text: str) -> bool:
+    return (
+        text.startswith(("/", "./", "../", "~"))
+        or "\\" in text
+        or (text.endswith(".gguf") and text.count("/") < 2)
+    )
+
+
+def _hub(text: str, forbidden: str) -> Path | None:
+    from edgellm.store import hub
+
+    name = hub.parse_name(text)
+    if name is None:
+        return None
+    if found := hub.cached(name):
+        return found
+    if forbidden:
+        raise DownloadError(_absent(text, forbidden))
+    return hub.fetch(name)
+
+
+def _advice(text: str) -> str:
+    """What may have been meant: a file beside it, or a known name."""
+    import difflib
+
+    names = [name for model in known_models() for name in (model.name, *model.aliases)]
+    near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.5)
+    folder = Path(text).expanduser().parent
+    if folder.is_dir():
+        files = [path.name for path in folder.glob("*.gguf")]
+        near += [str(folder / n) for n in difflib.get_close_matches(Path(text).name, files, n=3, cutoff=0.5)]
+    if near:
+        return f", and no model of that name; did you mean {' or '.join(near)}?"
+    return f", and no model of that name; known names are {', '.join(model.name for model in known_models())}"
