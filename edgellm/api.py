@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
 from edgellm.engine.model import Model
+from edgellm.store.resolve import resolve
 
 
 def load(
@@ -22,7 +23,9 @@ def load(
     isa: str = "",
     max_memory: int | None = None,
 ) -> Model:
-    """Load a GGUF model from a path.
+    """Load a GGUF model from a path, a name of the catalog (`edgellm list`), or `user/repo:QUANT` on the Hub.
+
+    A named model that is not on disk is fetched, unless `EDGELLM_OFFLINE` or `HF_HUB_OFFLINE` forbids it.
 
     threads: None takes the physical cores this process may use. context: tokens of a prompt and its answer
     together; None takes the trained context or 4096, whichever is less; 0 takes the trained context.
@@ -41,4 +44,4 @@ def load(
         batch=batch,
         parallel=parallel,
     )
-    return Model.load(Path(path), chosen, vocab_only=vocab_only)
+    return Model.load(resolve(path), chosen, vocab_only=vocab_only)

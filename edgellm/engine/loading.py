@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from edgellm.backends.base import Backend
 from edgellm.device.cores import default_threads
 from edgellm.device.memory import available_memory
-from edgellm.errors import EdgeLLMError, MemoryLimitError, ModelError, UsageError
+from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program
@@ -114,7 +114,12 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
-    from edgellm.backends.native import NativeBackend
+    try:
+        from edgellm.backends.native import NativeBackend
+    except ImportError as error:
+        raise BackendError(
+            f"The native engine cannot be loaded ({error}); install edgellm again with `pip install .`"
+        ) from None
 
     options = planned.options
     backend = NativeBackend(

@@ -1,0 +1,198 @@
+"""The command line: a table of commands, of which only the chosen one is imported.
+
+Standard output carries only what was asked for; everything else goes to standard error. The exit status is
+0, 1 (failure), 2 (usage) or 130 (interrupted).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NoReturn
+
+from edgellm import __version__
+from edgellm.errors import EdgeLLMError, UsageError
+
+if TYPE_CHECKING:
+    from edgellm.commands.options import Command, Option
+    from edgellm.commands.settings import Settings
+
+# name -> (module with COMMAND, summary). To add a command: one line here, one file there.
+COMMANDS = {
+    "chat": ("edgellm.commands.chat", "talk with a model"),
+    "run": ("edgellm.commands.run", "answer one prompt, from arguments or standard input"),
+    "pull": ("edgellm.commands.pull", "fetch a model"),
+    "list": ("edgellm.commands.list", "list the models that are on disk or known by name"),
+    "show": ("edgellm.commands.show", "show what a model file holds"),
+    "rm": ("edgellm.commands.rm", "remove a fetched model"),
+    "doctor": ("edgellm.commands.doctor", "check this machine, and a model file"),
+}
+ALIASES = {"ls": "list"}
+
+_EXAMPLES = """\
+examples:
+  edgellm chat                                  talk with the default model
+  edgellm chat model.gguf                       talk with any GGUF file
+  edgellm run "Why is the sky blue?"            one answer
+  git diff | edgellm run "Summarize this"       standard input is part of the prompt
+  edgellm COMMAND --help                        options and examples of a command
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot show a character must not end an answer.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        status = _main(arguments)
+        sys.stdout.flush()
+        return status
+    except EdgeLLMError as error:
+        _say(f"edgellm: {_one_line(str(error))}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Python must not complain again on exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        if len(arguments) > 1 and arguments[0] == "help":
+            return _main([arguments[1], "--help"])
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version", "version"):
+        print(f"edgellm {__version__}")
+        return 0
+    name = ALIASES.get(arguments[0], arguments[0])
+    if name not in COMMANDS:
+        raise UsageError(_unknown(name))
+    command = load_command(name)
+    parser = make_parser(name, command)
+    parsed = parser.parse_args(arguments[1:])
+
+    from edgellm.commands.settings import resolve
+
+    settings = resolve(name, command, parsed)
+    if parsed.print_config:
+        _print_config(command, settings)
+        return 0
+    if settings.values.get("offline"):
+        # Whatever library is used from here on: none of them may go to the network.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    return command.run(settings)
+
+
+def load_command(name: str) -> Command:
+    """The command of this name; imports its module."""
+    command: Command = importlib.import_module(COMMANDS[name][0]).COMMAND
+    return command
+
+
+def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
+    """The parser of one command's arguments; flags that are not given are None."""
+    examples = "".join(f"  {line:<46}{what}\n" for line, what in command.examples)
+    parser = _Parser(
+        prog=f"edgellm {name}",
+        description=command.description or command.summary,
+        epilog=f"examples:\n{examples}\nEach option can be set as EDGELLM_NAME in the environment, or in the "
+        "configuration\n"
+        "file (~/.config/edgellm/config.toml); --print-config shows which value counts, and why.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for positional in command.positionals:
+        count = None if positional.count == "1" else positional.count
+        parser.add_argument(
+            positional.name, nargs=count, metavar=positional.name.upper(), help=positional.help
+        )
+    for option in command.options:
+        _add_option(parser, option)
+    parser.add_argument("--print-config", action="store_true", help="show the values of all options and stop")
+    return parser
+
+
+def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
+    text = option.help.replace("%", "%%")
+    if option.kind.name == "switch":
+        no = tuple("--no-" + flag[2:] for flag in option.flags if flag.startswith("--"))
+        parser.add_argument(*option.flags, dest=option.name, action="store_true", default=None, help=text)
+        parser.add_argument(*no, dest=option.name, action="store_false", default=None, help=argparse.SUPPRESS)
+        return
+    if option.default not in (None, ""):
+        text += f" (default {option.default})"
+
+    def parse(value: str) -> object:
+        try:
+            return option.kind.parse(value)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+
+    parser.add_argument(
+        *option.flags,
+        dest=option.name,
+        type=parse,
+        action="append" if option.repeated else "store",
+        choices=option.choices or None,
+        metavar="|".join(option.choices) or option.metavar or None,
+        default=None,
+        help=text,
+    )
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{self.prog.removeprefix('edgellm ')}: {message}; see `{self.prog} --help`")
+
+
+def _overview() -> str:
+    lines = ["usage: edgellm COMMAND [OPTIONS]", "", "Runs language models on this machine.", "", "commands:"]
+    lines += [f"  {name:<10}{summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join([*lines, "", "  --version  --help", "", _EXAMPLES]).rstrip()
+
+
+def _unknown(name: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
+    if near:
+        return f"there is no command {name!r}; did you mean `edgellm {near[0]}`?"
+    if name.endswith(".gguf") or os.path.exists(name):
+        return f"{name} is not a command; to talk with that model: `edgellm chat {name}`"
+    return f"there is no command {name!r}; the commands are {', '.join(COMMANDS)}"
+
+
+def _print_config(command: Command, settings: Settings) -> None:
+    from edgellm.commands.settings import recommended
+    from edgellm.store.paths import config_file
+
+    path = config_file()
+    print(f"# {path}{'' if path.is_file() else ' (not there)'}")
+    own = recommended(settings)
+    for option in command.options:
+        value, origin = settings[option.name], settings.origins[option.name]
+        if value is None and option.name in own:
+            value, origin = own[option.name]
+        shown = "" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+        print(f"{option.name:<18} = {shown:<28} # {origin}")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, file=sys.stderr)
+    except OSError:
+        # Nobody is left to be told.
+        return

@@ -1,0 +1,210 @@
+"""A conversation with a model: the messages so far, and what a person can do with them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgellm.commands.options import SAMPLING
+from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from edgellm.engine.model import Model
+    from edgellm.engine.options import GenerateOptions
+    from edgellm.engine.session import Generation
+
+_FORMAT = "edgellm-chat"
+_LARGEST_FILE = 8 << 20
+
+
+class Conversation:
+    """Messages with a model. `write` is called with the pieces of answers as they come."""
+
+    def __init__(
+        self, model: Model, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+    ) -> None:
+        self.model = model
+        self.options = options
+        self.system = system
+        self.messages: list[dict[str, str]] = []
+        self.attached: list[str] = []
+        self.last: Generation | None = None
+        self._write = write
+
+    def ask(self, text: str) -> Generation:
+        """Send a message, with attached texts before it, and stream the answer; a failure leaves no trace."""
+        parts = [*self.attached, text]
+        self.messages.append({"role": "user", "content": "\n\n".join(parts)})
+        try:
+            generation = self._answer()
+        except BaseException:
+            self.messages.pop()
+            raise
+        self.attached = []
+        return generation
+
+    def regenerate(self) -> Generation:
+        """Answer the last message again."""
+        if not self.messages:
+            raise UsageError("There is no answer to make again")
+        answer = self.messages.pop() if self.messages[-1]["role"] == "assistant" else None
+        try:
+            return self._answer()
+        except BaseException:
+            if answer is not None:
+                self.messages.append(answer)
+            raise
+
+    def undo(self) -> str:
+        """Take back the last message and its answer; returns the message."""
+        if not self.messages:
+            raise UsageError("There is nothing to take back")
+        while self.messages:
+            message = self.messages.pop()
+            if message["role"] == "user":
+                return message["content"]
+        return ""
+
+    def clear(self) -> None:
+        """Forget all messages; the system's instructions stay."""
+        self.messages = []
+        self.attached = []
+
+    def attach(self, path: Path) -> int:
+        """Put a text file's content before the next message; returns its characters."""
+        try:
+            if path.stat().st_size > _LARGEST_FILE:
+                raise FileError(f"{path} has more than {_LARGEST_FILE >> 20} MiB; give a part of it")
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise FormatError(f"{path}: not a text in UTF-8") from None
+        self.attached.append(text)
+        return len(text)
+
+    def n_tokens(self) -> int:
+        """Tokens of the conversation so far, as the model is given it."""
+        if not self.messages:
+            return 0
+        return len(self.model.template.encode(self._prompt(), add_generation_prompt=False))
+
+    def set_option(self, name: str, text: str) -> None:
+        """Change a sampling option; UsageError for a name that is none, or a value out of range."""
+        options = {option.name: option for option in SAMPLING}
+        spelled = {flag.lstrip("-").replace("-", "_"): o.name for o in SAMPLING for flag in o.flags}
+        key = spelled.get(name.lstrip("-").replace("-", "_"), name)
+        if key not in options or key == "logit_bias":
+            known = ", ".join(option for option in options if option != "logit_bias")
+            raise UsageError(f"{name!r} cannot be set; what can be set is {known}")
+        try:
+            value = options[key].kind.parse(text)
+        except ValueError as error:
+            raise UsageError(str(error)) from None
+        if options[key].repeated:
+            value = (value,)
+        elif key in ("seed", "max_tokens") and value < 0:
+            value = None
+        self.options = replace(self.options, **{key: value})
+
+    def save(self, path: Path) -> None:
+        """Write the conversation as JSON; the file is whole or not there."""
+        content = {
+            "format": _FORMAT,
+            "version": 1,
+            "model": self.model.name,
+            "system": self.system,
+            "messages": self.messages,
+        }
+        part = path.with_name(path.name + ".part")
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                json.dump(content, file, ensure_ascii=False, indent=2)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                part.unlink()
+            raise FileError(f"{path}: cannot be written: {error.strerror}") from None
+
+    def load(self, path: Path) -> None:
+        """Take over a saved conversation; FormatError if the file is not one."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise FileError(f"{path}: cannot be read: {error.strerror}") from None
+        except (ValueError, RecursionError):
+            raise FormatError(f"{path}: not JSON, expected a conversation that /save wrote") from None
+        self.system, self.messages = _checked(path, content)
+
+    def _answer(self) -> Generation:
+        try:
+            generation = self.model.chat(self._prompt(), self.options)
+        except ContextOverflowError as error:
+            raise ContextOverflowError(f"{error} (/undo, /clear, or start again with a larger -c)") from None
+        with stoppable(generation):
+            for piece in generation:
+                self._write(piece)
+        self.last = generation
+        self.messages.append({"role": "assistant", "content": generation.text})
+        return generation
+
+    def _prompt(self) -> list[dict[str, str]]:
+        system = [{"role": "system", "content": self.system}] if self.system else []
+        return [*system, *self.messages]
+
+
+@contextlib.contextmanager
+def stoppable(generation: Generation) -> Iterator[list[int]]:
+    """While inside, Ctrl+C ends the answer instead of the program; the yielded list tells whether it did."""
+    signals: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        generation.cancel()
+
+    try:
+        previous = signal.signal(signal.SIGINT, stop)
+    except ValueError:
+        # Not the main thread: whoever runs us there has the signal.
+        yield signals
+        return
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]]:
+    from edgellm.chat.messages import normalize_messages
+
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise FormatError(f"{path}: not a conversation that /save wrote")
+    if content.get("version") != 1:
+        raise FormatError(f"{path}: has version {content.get('version')!r}, expected 1; use a newer edgellm")
+    system, messages = content.get("system"), content.get("messages")
+    if not (system is None or isinstance(system, str)) or not isinstance(messages, list):
+        raise FormatError(f"{path}: system or messages have the wrong type, expected a text and a list")
+    try:
+        plain = normalize_messages(messages) if messages else []
+    except EdgeLLMError as error:
+        raise FormatError(f"{path}: {error}") from None
+    return system, [{"role": m["role"], "content": m["content"]} for m in plain]
+
+
+def say(text: str, *, dim: bool = False) -> None:
+    """Tell the person something, on standard error."""
+    if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
+        text = f"\x1b[2m{text}\x1b[0m"
+    print(text, file=sys.stderr, flush=True)

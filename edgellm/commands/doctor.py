@@ -1,0 +1,172 @@
+"""`edgellm doctor`: what this machine is and has, and whether a model file is sound."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from edgellm import __version__
+from edgellm.commands.options import JSON, OFFLINE, Command, Positional
+from edgellm.commands.settings import Settings
+from edgellm.device.cores import read_cores
+from edgellm.device.isa import read_isa
+from edgellm.device.memory import available_memory, total_memory
+from edgellm.device.sensors import read_sensors
+from edgellm.errors import EdgeLLMError
+from edgellm.store.catalog import is_stored, known_models
+from edgellm.store.paths import home, offline_by_environment
+from edgellm.store.resolve import resolve
+
+_EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
+Check = tuple[str, bool, str]
+
+
+def run(settings: Settings) -> int:
+    """Print the findings; 1 if a check of the model file failed."""
+    machine = describe_machine(settings["offline"])
+    checks = list(check_model(resolve(settings["name"], on_disk=True))) if settings["name"] else []
+    if settings["json"]:
+        found = [{"check": name, "ok": ok, "found": text} for name, ok, text in checks]
+        print(json.dumps({**machine, "checks": found}, indent=2, ensure_ascii=False))
+    else:
+        for label, value in machine.items():
+            print(f"{label:<14}{_shown(value)}")
+        for name, ok, text in checks:
+            print(f"{'ok' if ok else 'FAILED':<14}{name}: {text}")
+    return 0 if all(ok for _, ok, _ in checks) else 1
+
+
+def describe_machine(offline: bool) -> dict[str, Any]:
+    """What matters of this machine, by label; None where it cannot be read. Sizes in bytes."""
+    cores = read_cores()
+    sensors = read_sensors()
+    isa = read_isa()
+    folder = home()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    return {
+        "edgellm": __version__,
+        "python": f"{platform.python_version()} ({sys.executable})",
+        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "processor": cores.name,
+        "cpus": {
+            "online": cores.online,
+            "allowed": len(cores.allowed),
+            "cores": len(cores.cores),
+            "fast": len(cores.fast),
+            "quota": cores.quota,
+            "threads": cores.default_threads,
+        },
+        "isa": asdict(isa) if isa else None,
+        "memory": {"total": total_memory(), "available": available_memory()},
+        "disk": {"folder": str(folder), "free": shutil.disk_usage(existing).free},
+        "temperature": sensors.temperature_c,
+        "throttled": sensors.throttled_now,
+        "packages": {name: _version(name) for name in _EXTRAS},
+        "models": [model.name for model in known_models() if is_stored(model)],
+        "network": "off" if offline or offline_by_environment() else "on",
+    }
+
+
+def check_model(path: Path) -> Iterator[Check]:
+    """The checks of a model file, in order; stops where the next would make no sense."""
+    from edgellm.families import build
+    from edgellm.gguf.reader import GGUFFile
+    from edgellm.tokenizer import Tokenizer
+
+    try:
+        file = GGUFFile.open(path)
+    except EdgeLLMError as error:
+        yield "file", False, str(error)
+        return
+    with file:
+        yield (
+            "file",
+            True,
+            f"GGUF {file.version}, {len(file.tensors)} tensors, {path.stat().st_size / 1e6:.0f} MB",
+        )
+        try:
+            shapes = {name: info.shape for name, info in file.tensors.items()}
+            program = build(file.metadata, shapes)
+            missing = [name for name in program.weights if name not in file.tensors]
+            yield (
+                "program",
+                not missing,
+                f"missing tensors {missing[:3]}"
+                if missing
+                else (f"{program.family}, {program.n_layers} layers, {len(program.ops)} operations"),
+            )
+        except EdgeLLMError as error:
+            yield "program", False, str(error)
+        try:
+            tokenizer = Tokenizer.from_metadata(file.metadata)
+            tokenizer.check()
+        except EdgeLLMError as error:
+            yield "tokenizer", False, str(error)
+            return
+        yield "tokenizer", True, ", ".join((f"{tokenizer.n_vocab} tokens", *tokenizer.warnings))
+        text = "Hello, wörld! 你好 🙂\n\n  def f(x):\n\treturn x * 42"
+        back = tokenizer.decode(tokenizer.encode(text, add_special=False))
+        yield (
+            "round trip",
+            back == text,
+            "a text comes back unchanged" if back == text else f"{text!r} -> {back!r}",
+        )
+        yield _check_template(file.metadata, tokenizer)
+
+
+def _check_template(metadata: Any, tokenizer: Any) -> Check:
+    """Whether the chat template renders a conversation, and keeps a person's text apart from its tokens."""
+    from edgellm.chat.template import ChatTemplate
+
+    if "tokenizer.chat_template" not in metadata:
+        return "template", True, "none: ChatML is used instead, with a warning"
+    controls = sorted(tokenizer.control_texts)
+    try:
+        template = ChatTemplate.from_metadata(metadata, tokenizer)
+        plain = template.encode([{"role": "user", "content": "Hello"}])
+        hostile = template.encode([{"role": "user", "content": "Hello" + "".join(controls[:64])}])
+    except EdgeLLMError as error:
+        return "template", False, str(error)
+    special = sum(map(tokenizer.is_special, plain))
+    if special != sum(map(tokenizer.is_special, hostile)):
+        return "template", False, "text of a message becomes special tokens"
+    return "template", True, f"renders ({len(plain)} tokens for one word), special tokens cannot be injected"
+
+
+def _version(module: str) -> str | None:
+    if importlib.util.find_spec(module) is None:
+        return None
+    names = importlib.metadata.packages_distributions().get(module, [module])
+    return importlib.metadata.version(names[0])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, int) and not isinstance(value, bool) and value > 1 << 20:
+        return f"{value / (1 << 30):.1f} GiB"
+    return "-" if value is None else str(value)
+
+
+COMMAND = Command(
+    summary="Check this machine, and a model file.",
+    run=run,
+    description="Says what this machine is and has. With a model, checks its file, tokenizer and chat\n"
+    "template, and exits with 1 if something is wrong.",
+    positionals=(Positional("name", "a model to check: path, name, or user/repo:QUANT"),),
+    options=(JSON, OFFLINE),
+    examples=(
+        ("edgellm doctor", "this machine"),
+        ("edgellm doctor model.gguf", "this machine and a model file"),
+    ),
+)

@@ -1,0 +1,102 @@
+"""From settings to a loaded model and generation options, for the commands that run one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellm.commands.options import bias_table
+from edgellm.commands.progress import DownloadProgress
+from edgellm.commands.settings import Settings
+from edgellm.store.resolve import resolve
+
+if TYPE_CHECKING:
+    from edgellm.engine.model import Model
+    from edgellm.engine.options import GenerateOptions
+    from edgellm.engine.session import Generation
+
+
+def find_model(name: str | None, settings: Settings) -> Path:
+    """The file of the named model (None: the default one), fetched with its progress shown if need be."""
+    label = name
+    if label is None:
+        from edgellm.store.catalog import default_model
+
+        label = default_model().name
+    with DownloadProgress(label) as report:
+        return resolve(name, offline=settings["offline"], report=report)
+
+
+def load_model(path: Path, settings: Settings) -> Model:
+    """The model, with the settings' threads, context and so on."""
+    from edgellm.engine.loading import LoadOptions
+    from edgellm.engine.model import Model
+
+    options = LoadOptions(
+        threads=settings["threads"],
+        context=settings["context"],
+        batch=settings["batch"],
+        kv_type=settings["kv_type"],
+        backend=settings["backend"],
+        isa=settings["isa"],
+        max_memory=settings["max_memory"],
+    )
+    model = Model.load(path, options)
+    for warning in model.tokenizer.warnings:
+        print(f"edgellm: {path.name}: {warning}", file=sys.stderr)
+    return model
+
+
+def generate_options(settings: Settings) -> GenerateOptions:
+    """The sampling options; what is not set stays None, and is the model's own choice."""
+    from edgellm.engine.options import GenerateOptions
+
+    def unless_negative(name: str) -> int | None:
+        value: int | None = settings[name]
+        return None if value is None or value < 0 else value
+
+    return GenerateOptions(
+        max_tokens=unless_negative("max_tokens"),
+        temperature=settings["temperature"],
+        top_k=settings["top_k"],
+        top_p=settings["top_p"],
+        min_p=settings["min_p"],
+        repeat_penalty=settings["repeat_penalty"],
+        presence_penalty=settings["presence_penalty"],
+        frequency_penalty=settings["frequency_penalty"],
+        penalty_last_n=settings["penalty_last_n"],
+        seed=unless_negative("seed"),
+        stop=tuple(settings["stop"] or ()),
+        logit_bias=bias_table(settings["logit_bias"]),
+    )
+
+
+def statistics(generation: Generation, n_ctx: int) -> str:
+    """One line about a finished answer: `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096, 71 °C`."""
+    from edgellm.device.sensors import temperature_c
+
+    stats = generation.stats
+    if stats is None:
+        return ""
+    used = len(generation.prompt_ids) + len(generation.ids)
+    parts = [f"{stats.n_generated} tok"]
+    if stats.generate_tok_s:
+        parts.append(f"{stats.generate_tok_s:.1f} tok/s")
+    if stats.n_generated:
+        parts.append(f"TTFT {stats.first_token_s:.2f} s")
+    parts.append(f"ctx {used}/{n_ctx}")
+    temperature = temperature_c()
+    if temperature is not None:
+        parts.append(f"{temperature:.0f} °C")
+    return ", ".join(parts)
+
+
+def note_of_end(generation: Generation, n_ctx: int) -> str:
+    """A sentence for a person if the answer did not end by itself, else nothing."""
+    if generation.finish_reason == "context":
+        return (
+            f"The answer ends here because the context of {n_ctx} tokens is full; "
+            "a larger one can be had with -c, up to what the model was trained for."
+        )
+    return ""

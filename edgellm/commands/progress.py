@@ -1,0 +1,65 @@
+"""Progress of a download on standard error: a bar on a terminal, a line at each tenth elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+class DownloadProgress:
+    """Shows what it is called with: bytes that have come, bytes expected. Nothing until the first call."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._tenth = -1
+
+    def __enter__(self) -> DownloadProgress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def __call__(self, done: int, total: int | None) -> None:
+        if not sys.stderr.isatty():
+            tenth = 10 * done // total if total else 0
+            if tenth > self._tenth:
+                self._tenth = tenth
+                size = f" of {total / 1e6:.0f}" if total else ""
+                print(f"fetching {self._label}: {done / 1e6:.0f}{size} MB", file=sys.stderr)
+            return
+        if self._bar is None:
+            self._bar = self._start(total)
+        assert self._task is not None
+        self._bar.update(self._task, completed=done, total=total)
+
+    def _start(self, total: int | None) -> Progress:
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        bar = Progress(
+            "fetching [bold]{task.description}[/]",
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._task = bar.add_task(self._label, total=total)
+        bar.start()
+        return bar

@@ -1,0 +1,112 @@
+"""`edgellm run`: one prompt, one answer; only the answer on standard output."""
+
+from __future__ import annotations
+
+import sys
+
+from edgellm.commands.loading import find_model, generate_options, load_model, note_of_end, statistics
+from edgellm.commands.options import (
+    LOADING,
+    OFFLINE,
+    SAMPLING,
+    SWITCH,
+    SYSTEM,
+    TEXT,
+    Command,
+    Option,
+    Positional,
+)
+from edgellm.commands.settings import Settings
+from edgellm.errors import UsageError
+from edgellm.store.resolve import is_model_name
+
+
+def run(settings: Settings) -> int:
+    """Print the answer to the prompt."""
+    name, prompt = split_arguments(settings)
+    path = find_model(name, settings)
+    model = load_model(path, settings)
+    try:
+        options = generate_options(settings)
+        if settings["raw"]:
+            generation = model.generate(prompt, options)
+        else:
+            messages = [{"role": "system", "content": settings["system"]}] if settings["system"] else []
+            generation = model.chat([*messages, {"role": "user", "content": prompt}], options)
+        out = sys.stdout
+        with generation:
+            for piece in generation:
+                out.write(piece)
+                out.flush()
+        if not generation.text.endswith("\n"):
+            out.write("\n")
+            out.flush()
+        if note := note_of_end(generation, model.n_ctx):
+            print(f"edgellm: {note}", file=sys.stderr)
+        if settings["stats"]:
+            print(statistics(generation, model.n_ctx), file=sys.stderr)
+    finally:
+        model.close()
+    return 0
+
+
+def split_arguments(settings: Settings) -> tuple[str | None, str]:
+    """The model's name (None: the default) and the prompt, which is arguments, `-p` and standard input.
+
+    Without -m the first argument is the model, unless it is the only one and can only be a prompt.
+    """
+    name: str | None = settings["model"]
+    words = list(settings["args"])
+    if words and name is None and (len(words) > 1 or is_model_name(words[0]) or not _is_prose(words[0])):
+        name = words.pop(0)
+    parts = [" ".join(words)] if words else []
+    if settings["prompt"] is not None:
+        parts.append(settings["prompt"])
+    if sys.stdin is not None and not sys.stdin.isatty():
+        piped = sys.stdin.buffer.read().decode("utf-8", "replace")
+        if piped.strip():
+            parts.append(piped if settings["raw"] else piped.strip())
+    if not parts:
+        raise UsageError(
+            'There is no prompt: give it as an argument, `edgellm run MODEL "..."`, or on standard input'
+        )
+    return name, "\n\n".join(parts)
+
+
+def _is_prose(text: str) -> bool:
+    return any(char.isspace() for char in text.strip())
+
+
+COMMAND = Command(
+    summary="Answer one prompt.",
+    run=run,
+    description="Answers one prompt and exits. Standard output carries only the answer; what comes on\n"
+    "standard input becomes part of the prompt. With no model named, the default one is used, and\n"
+    "fetched once.",
+    positionals=(
+        Positional("args", "[MODEL] PROMPT: a single argument with a space in it is a prompt", "*"),
+    ),
+    options=(
+        *LOADING,
+        Option("prompt", ("-p", "--prompt"), "the prompt", TEXT, "TEXT"),
+        SYSTEM,
+        Option(
+            "raw",
+            ("--raw",),
+            "continue the prompt as it is, without the chat template",
+            SWITCH,
+            default=False,
+        ),
+        *SAMPLING,
+        Option(
+            "stats", ("--stats",), "print tokens, speed and context to standard error", SWITCH, default=False
+        ),
+        OFFLINE,
+    ),
+    examples=(
+        ('edgellm run "Why is the sky blue?"', "the default model answers"),
+        ('edgellm run model.gguf "Why?" --temp 0', "the likeliest answer, always the same"),
+        ('cat notes.txt | edgellm run -p "Summarize:"', "standard input follows the prompt"),
+        ('edgellm run -m model.gguf --raw "Once upon"', "continue a text"),
+    ),
+)

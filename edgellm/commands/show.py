@@ -1,0 +1,216 @@
+"""`edgellm show`: what a model file holds, and the memory it takes, without loading it."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from edgellm.commands.options import (
+    CONTEXT,
+    JSON,
+    KV_TYPE,
+    MODEL,
+    OFFLINE,
+    SWITCH,
+    Command,
+    Option,
+    Positional,
+)
+from edgellm.commands.settings import Settings
+from edgellm.engine.loading import DEFAULT_CONTEXT
+from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.families import build
+from edgellm.gguf.reader import GGUFFile
+from edgellm.program import Program, to_text
+from edgellm.store.resolve import resolve
+
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+_LONGEST = 8
+
+
+def run(settings: Settings) -> int:
+    """Print what was asked for of a model's file."""
+    name = settings["name"] or settings["model"]
+    path = resolve(name, offline=settings["offline"], on_disk=True)
+    with GGUFFile.open(path) as file:
+        if settings["program"]:
+            print(to_text(_program(file, settings)), end="")
+        elif settings["tensors"]:
+            _show_tensors(file, settings["json"])
+        elif settings["metadata"]:
+            _show_metadata(file, settings["json"])
+        elif settings["template"]:
+            print(_template(file.metadata))
+        else:
+            summary = summarize(file, settings)
+            print(json.dumps(summary, indent=2, ensure_ascii=False) if settings["json"] else _text(summary))
+    return 0
+
+
+def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
+    """The file in short: what it is, its sizes in bytes, tensors by type, memory at the asked context."""
+    metadata = file.metadata
+    architecture = str(metadata.get("general.architecture", ""))
+    types: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    n_parameters = 0
+    for info in file.tensors.values():
+        entry = types[info.type.name]
+        entry[0] += 1
+        entry[1] += info.n_bytes
+        count = 1
+        for size in info.shape:
+            count *= size
+        n_parameters += count
+    summary: dict[str, Any] = {
+        "path": str(file.path),
+        "name": metadata.get("general.name"),
+        "architecture": architecture,
+        "licence": metadata.get("general.license"),
+        "gguf_version": file.version,
+        "file_bytes": file.path.stat().st_size,
+        "n_parameters": n_parameters,
+        "n_tensors": len(file.tensors),
+        "context_trained": metadata.get(f"{architecture}.context_length"),
+        "tokenizer": metadata.get("tokenizer.ggml.model"),
+        "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
+        "n_vocab": _length(metadata, "tokenizer.ggml.tokens"),
+        "chat_template": "tokenizer.chat_template" in metadata,
+        "types": {name: {"tensors": n, "bytes": size} for name, (n, size) in sorted(types.items())},
+    }
+    try:
+        summary["memory"] = memory(_program(file, settings), file, settings)
+    except EdgeLLMError as error:
+        # The file may still be looked at where it cannot be run.
+        summary["cannot_run"] = str(error)
+    return summary
+
+
+def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, int]:
+    """Bytes for weights and for the cache, at a context of `context` tokens."""
+    context = settings["context"] or min(program.n_ctx_train, DEFAULT_CONTEXT)
+    if settings["context"] == 0:
+        context = program.n_ctx_train
+    per_value = _KV_BYTES[settings["kv_type"]]
+    cache = 0.0
+    for spec in program.caches:
+        cache += context * spec.n_kv_heads * (spec.key_dim + spec.value_dim) * per_value
+    states = 4 * sum(state.size for state in program.states)
+    weights = sum(file.tensors[name].n_bytes for name in program.weights)
+    return {"context": context, "weights": weights, "cache": round(cache) + states}
+
+
+def _program(file: GGUFFile, settings: Settings) -> Program:
+    shapes = {name: info.shape for name, info in file.tensors.items()}
+    try:
+        return build(file.metadata, shapes, context=settings["context"] or None)
+    except EdgeLLMError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+
+
+def _text(summary: Mapping[str, Any]) -> str:
+    def line(label: str, value: object) -> str:
+        return f"{label:<14}{value}"
+
+    def mib(size: int) -> str:
+        return f"{size / (1 << 20):.0f} MiB"
+
+    lines = [
+        line("file", summary["path"]),
+        line("name", summary["name"] or "-"),
+        line("architecture", summary["architecture"] or "-"),
+        line("licence", summary["licence"] or "-"),
+        line("parameters", f"{summary['n_parameters'] / 1e6:.1f} M in {summary['n_tensors']} tensors"),
+        line("size", mib(summary["file_bytes"])),
+        line("context", f"{summary['context_trained'] or '-'} tokens (trained)"),
+        line(
+            "tokenizer",
+            f"{summary['tokenizer'] or '-'} {summary['pre_tokenizer'] or ''}, {summary['n_vocab']} tokens",
+        ),
+        line("chat template", "yes" if summary["chat_template"] else "no"),
+    ]
+    for name, entry in summary["types"].items():
+        lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {mib(entry['bytes'])}"))
+    if "memory" in summary:
+        part = summary["memory"]
+        total = part["weights"] + part["cache"]
+        lines.append(
+            line(
+                "memory",
+                f"{mib(total)} at a context of {part['context']}: "
+                f"weights {mib(part['weights'])}, cache {mib(part['cache'])}",
+            )
+        )
+    else:
+        lines.append(line("cannot run", summary["cannot_run"]))
+    return "\n".join(lines)
+
+
+def _show_tensors(file: GGUFFile, as_json: bool) -> None:
+    if as_json:
+        rows = [
+            {"name": i.name, "type": i.type.name, "shape": list(i.shape), "bytes": i.n_bytes}
+            for i in file.tensors.values()
+        ]
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    width = max((len(name) for name in file.tensors), default=0)
+    for info in file.tensors.values():
+        shape = " x ".join(map(str, info.shape))
+        print(f"{info.name:<{width}}  {info.type.name:<8} {info.n_bytes:>12}  {shape}")
+
+
+def _show_metadata(file: GGUFFile, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(dict(file.metadata), indent=2, ensure_ascii=False))
+        return
+    for key, value in file.metadata.items():
+        if isinstance(value, list):
+            more = f", ... ({len(value)} values)" if len(value) > _LONGEST else ""
+            shown = "[" + ", ".join(repr(item) for item in value[:_LONGEST]) + more + "]"
+        else:
+            shown = repr(value)
+        print(f"{key} = {shown}")
+
+
+def _template(metadata: Mapping[str, Any]) -> str:
+    template = metadata.get("tokenizer.chat_template")
+    if not isinstance(template, str):
+        raise UsageError("This model has no chat template")
+    return template
+
+
+def _length(metadata: Mapping[str, Any], key: str) -> int:
+    value = metadata.get(key)
+    return len(value) if isinstance(value, list) else 0
+
+
+def _view(name: str, text: str) -> Option:
+    return Option(name, (f"--{name}",), text, SWITCH, default=False)
+
+
+COMMAND = Command(
+    summary="Show what a model file holds.",
+    run=run,
+    description="Shows a model's name, sizes, tensor types, and the memory it takes at a context, without\n"
+    "loading it.",
+    positionals=(Positional("name", "path of a GGUF file, name, or user/repo:QUANT"),),
+    options=(
+        MODEL,
+        CONTEXT,
+        KV_TYPE,
+        _view("program", "print the program that the engine runs"),
+        _view("tensors", "print every tensor's type, bytes and shape"),
+        _view("metadata", "print all metadata"),
+        _view("template", "print the chat template"),
+        JSON,
+        OFFLINE,
+    ),
+    examples=(
+        ("edgellm show model.gguf", "what it is, and the memory it takes"),
+        ("edgellm show model.gguf -c 32768", "the memory at a context of 32768 tokens"),
+        ("edgellm show model.gguf --program", "the operations of its forward pass"),
+        ("edgellm show model.gguf --json", "for a program"),
+    ),
+)  # fmt: skip
