@@ -31,7 +31,8 @@ PYTHON: dict[str, set[str]] = {
     "backends": {"program", "gguf", "quant"},
     "convert": {"families", "gguf", "quant", "tokenizer"},
     "engine": {"families", "program", "gguf", "backends", "device", "tokenizer", "chat"},
-    "api": {"engine"},
+    "store": set(),
+    "api": {"engine", "store"},
     "server": {"engine", "chat", "tokenizer"},
     "__init__": {"api", "engine"},
 }
