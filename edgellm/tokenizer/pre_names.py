@@ -12,9 +12,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Thousands:
-    """Cut each run of digits that `run` matches into groups of three, counted from its end."""
+    """Cut each run that `run` matches into groups of three, counted from its end.
+
+    `category` is the Unicode category of all its characters: N (numbers) or Nd (decimal digits).
+    """
 
     run: str
+    category: str = "Nd"
 
 
 Rule = str | Thousands
@@ -32,7 +36,6 @@ class PreTokenizerSpec:
     rules: tuple[Rule, ...]
     ignore_merges: bool = False
     add_bos: bool = False
-    add_sep: bool = False
     byte_level: bool = True
 
 
@@ -145,7 +148,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
         ("afmoe",),
         PreTokenizerSpec(
             (
-                Thousands(r"\p{N}+"),
+                Thousands(r"\p{N}+", "N"),
                 "[一-鿿㐀-䶿豈-\ufaff぀-ゟ゠-ヿ･-ﾟ⼀-⿟\u0e00-\u0e7f\u0e80-\u0eff\u1780-\u17ff\u1000-\u109f"
                 "\uaa60-\uaa7f\ua9e0-\ua9ff가-\ud7af\u1100-\u11ff]+",
                 _PUNCTUATED + r"[\r\n]*" + _TAIL,
@@ -185,10 +188,12 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
             "trillion",
             "granite-docling",
             "exaone4",
+            "jina-v1-en",
+            "jina-v2-code",
+            "roberta-bpe",
         ),
         _PLAIN_GPT2,
     ),
-    (("jina-v1-en", "jina-v2-code", "roberta-bpe"), PreTokenizerSpec((_GPT2,), add_sep=True)),
     (
         (
             "qwen2",
@@ -227,7 +232,7 @@ _FAMILIES: tuple[tuple[tuple[str, ...], PreTokenizerSpec], ...] = (
     (("granite-embed-multi-97m",), PreTokenizerSpec((_GPT4O,), ignore_merges=True)),
     (("tiny_aya", "cohere2moe"), PreTokenizerSpec((Thousands(r"(?<!\d)\d++(?!\w)"), _GPT4O))),
     (("kimi-k2",), PreTokenizerSpec((_KIMI,))),
-    (("superbpe",), PreTokenizerSpec((Thousands(r"\p{N}+"),))),
+    (("superbpe",), PreTokenizerSpec((r"\p{N}+", Thousands(r"\d+")))),
     (
         ("bailingmoe", "bailingmoe2", "llada-moe"),
         PreTokenizerSpec(

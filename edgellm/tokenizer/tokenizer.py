@@ -42,19 +42,19 @@ class Tokenizer:
         model = vocabulary.model
         self._vocabulary = vocabulary
         self._byte_level = False
-        add_bos, add_eos, add_sep, space_prefix = False, False, False, False
+        add_bos, add_eos, space_prefix = False, False, False
         self._encoder: _Encoder
         if model in ("gpt2", "gemma4"):
             spec = pre_tokenizer_spec(metadata, vocabulary)
             self._encoder = BpeEncoder(metadata, vocabulary, spec)
             self._byte_level = spec.byte_level
-            add_bos, add_sep = spec.add_bos, spec.add_sep
+            add_bos = spec.add_bos
         elif model == "llama":
             self._encoder = SpmEncoder(metadata, vocabulary)
             add_bos, space_prefix = True, True
         elif model == "bert":
             self._encoder = WordPieceEncoder(metadata, vocabulary)
-            add_bos, add_sep = True, True
+            add_bos = True
         else:
             self._encoder = UnigramEncoder(metadata, vocabulary)
             add_eos = True
@@ -65,10 +65,10 @@ class Tokenizer:
         self._after: list[int] = []
         if flag(metadata, "tokenizer.ggml.add_bos_token", add_bos) or model == "gemma4":
             self._before.append(self._required("bos"))
-        if flag(metadata, "tokenizer.ggml.add_eos_token", add_eos):
-            self._after.append(self._required("eos"))
-        elif model == "bert" or flag(metadata, "tokenizer.ggml.add_sep_token", add_sep):
+        if model == "bert":
             self._after.append(self._required("sep"))
+        elif flag(metadata, "tokenizer.ggml.add_eos_token", add_eos):
+            self._after.append(self._required("eos"))
         self._normal_form = _normalizer(metadata)
         self._matcher = SpecialMatcher(vocabulary)
         self.warnings: tuple[str, ...] = tuple(vocabulary.warnings)

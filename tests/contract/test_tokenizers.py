@@ -237,6 +237,17 @@ def test_long_runs_take_linear_time(name: str, text: str) -> None:
 
 
 def test_thousands_are_counted_from_the_end() -> None:
-    subject = PreTokenizer((Thousands(r"\p{N}+"),))
+    subject = PreTokenizer((Thousands(r"\p{N}+", "N"),))
     assert subject.split("a1234567b12") == ["a", "1", "234", "567", "b", "12"]
     assert subject.split("é1234") == ["é", "1", "234"]
+
+
+def test_thousands_stand_for_an_expression_that_would_be_quadratic() -> None:
+    rules = PRE_TOKENIZERS["tiny_aya"].rules[:1]
+    reference = PreTokenizer((r"\d{1,3}(?=(?:\d{3})*\b)",), from_file=True)
+    rng = random.Random(9)
+    for text in random_texts(10, 2000):
+        text += str(rng.randrange(10 ** rng.randrange(1, 12))) + rng.choice(
+            ("", "x", "é", " ", "_", "½", "ก", "́")
+        )
+        assert PreTokenizer(rules).split(text) == reference.split(text), text
