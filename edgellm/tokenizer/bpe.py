@@ -5,29 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from edgellm.errors import FormatError, ModelError, UnsupportedError
+from edgellm.tokenizer.alphabet import BYTE_TO_CHAR, SPACE
 from edgellm.tokenizer.merge import merge_pairs
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec
 from edgellm.tokenizer.pretokenize import PreTokenizer
 from edgellm.tokenizer.table import Value, string_table, strings
 from edgellm.tokenizer.vocabulary import MAX_MERGES, Vocabulary, flag, text_value
 
-SPACE = "\u2581"
-
 MAX_PRE_REGEXES = 32
 MAX_PRE_REGEX_CHARS = 8_192
 _CACHED_PIECES = 65_536
 _CACHED_CHARS = 64
-
-
-def _byte_alphabet() -> dict[int, int]:
-    """GPT-2's byte to character table: printable Latin-1 as itself, the other 68 bytes from U+0100 on."""
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    return {**{byte: byte for byte in printable}, **{byte: 256 + i for i, byte in enumerate(others)}}
-
-
-BYTE_TO_CHAR = _byte_alphabet()
-CHAR_TO_BYTE = {chr(char): byte for byte, char in BYTE_TO_CHAR.items()}
 
 
 def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
@@ -132,19 +120,5 @@ class BpeEncoder:
                 # has no id: it is left out, as in `tokenizers` and llama.cpp.
                 continue
             else:
-                ids += byte_fallback(symbol, self._vocabulary)
+                ids += self._vocabulary.byte_fallback(symbol)
         return ids
-
-
-def byte_fallback(symbol: str, vocabulary: Vocabulary) -> list[int]:
-    """The byte tokens of a text that is not a token; the unknown token where the vocabulary has no bytes."""
-    ids = [vocabulary.byte_ids[byte] for byte in symbol.encode()]
-    if None not in ids:
-        return [token for token in ids if token is not None]
-    unknown = vocabulary.special_ids.get("unk")
-    if unknown is None:
-        raise ModelError(
-            f"the vocabulary has no token for {symbol[:80]!r}, no byte tokens and no unknown token: "
-            "convert the model anew"
-        )
-    return [unknown]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from edgellm.errors import FormatError, ModelError
+from edgellm.tokenizer.alphabet import SPACE
 from edgellm.tokenizer.pretokenize import is_panic
 from edgellm.tokenizer.table import Value, integers
 from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, flag
@@ -17,7 +18,6 @@ from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, fla
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
 
-SPACE = "\u2581"
 _WORD_CHARS = 100  # BERT gives up on longer words
 _CHARSMAP = "tokenizer.ggml.precompiled_charsmap"
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from edgellm.errors import FormatError
-from edgellm.tokenizer.bpe import SPACE, byte_fallback
+from edgellm.tokenizer.alphabet import SPACE
 from edgellm.tokenizer.merge import merge_pairs
-from edgellm.tokenizer.table import Value
 from edgellm.tokenizer.vocabulary import Vocabulary
 
 _LONG = 512
@@ -23,12 +22,11 @@ class SpmEncoder:
     changes nothing in the result and lets words be remembered.
     """
 
-    def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
+    def __init__(self, vocabulary: Vocabulary) -> None:
         if not len(vocabulary.scores):
             raise FormatError(
                 "tokenizer.ggml.scores is missing, expected one score for each token: convert the model anew"
             )
-        del metadata
         self._vocabulary = vocabulary
         self._cut: re.Pattern[str] | None = None
         self._cache: dict[str, list[int]] = {}
@@ -63,7 +61,7 @@ class SpmEncoder:
         for symbol in merge_pairs(list(piece), self._priority):
             token = plain_id(symbol)
             if token < 0:
-                ids += byte_fallback(symbol, self._vocabulary)
+                ids += self._vocabulary.byte_fallback(symbol)
             else:
                 ids.append(token)
         return ids

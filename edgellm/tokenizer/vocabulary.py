@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgellm.errors import FormatError, UnsupportedError
+from edgellm.errors import FormatError, ModelError, UnsupportedError
 from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -100,6 +100,19 @@ class Vocabulary:
         """The token that plain text may become, -1 if there is none."""
         token = self.tokens.find(text)
         return -1 if token < 0 or self.hidden[token] else token
+
+    def byte_fallback(self, text: str) -> list[int]:
+        """The byte tokens of a text that is not a token; the unknown token where there are none."""
+        ids = [token for byte in text.encode() if (token := self.byte_ids[byte]) is not None]
+        if len(ids) == len(text.encode()):
+            return ids
+        unknown = self.special_ids.get("unk")
+        if unknown is None:
+            raise ModelError(
+                f"the vocabulary has no token for {text[:80]!r}, no byte tokens and no unknown token: "
+                "convert the model anew"
+            )
+        return [unknown]
 
 
 def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
