@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: MIT
+// The portable kernels: registers of 64 bytes as plain arrays.
+#include <cmath>
+
+#include "base/half.h"
+#define EDGELLM_UNROLL
+#include "kernels/linear/generic.h"
+#include "kernels/linear/select.h"
+
+namespace edgellm {
+namespace {
+
+struct Scalar {
+    struct Bytes {
+        uint8_t v[64];
+    };
+    struct Ints {
+        int32_t v[16];
+    };
+    struct Floats {
+        float v[16];
+    };
+    static constexpr int kParts = 1;
+    static constexpr bool kSigned = false;
+
+    template <class F>
+    EDGELLM_INLINE static Floats floats(F f) {
+        Floats r;
+        for (int i = 0; i < 16; ++i) r.v[i] = f(i);
+        return r;
+    }
+    template <class F>
+    EDGELLM_INLINE static Bytes bytes(F f) {
+        Bytes r;
+        for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(f(i));
+        return r;
+    }
+    template <class F>
+    EDGELLM_INLINE static Bytes words(F f) {
+        Bytes r;
+        for (int i = 0; i < 32; ++i) {
+            const auto w = static_cast<int16_t>(f(i));
+            std::memcpy(r.v + 2 * i, &w, 2);
+        }
+        return r;
+    }
+    EDGELLM_INLINE static int word(const Bytes& b, int i) {
+        int16_t w;
+        std::memcpy(&w, b.v + 2 * i, 2);
+        return w;
+    }
+
+    static Floats load_floats(const float* p) {
+        return floats([p](int i) { return p[i]; });
+    }
+    static void store_floats(float* p, const Floats& a) { std::memcpy(p, a.v, 64); }
+    static Floats load_halves(const uint8_t* p) {
+        return floats([p](int i) { return load_half(p + 2 * i); });
+    }
+    static Floats load_bfloats(const uint8_t* p) {
+        return floats([p](int i) { return bf16_to_float(load_u16(p + 2 * i)); });
+    }
+    static Floats load_u8(const uint8_t* p) {
+        return floats([p](int i) { return static_cast<float>(p[i]); });
+    }
+    static Floats load_i8(const uint8_t* p) {
+        return floats([p](int i) { return static_cast<float>(static_cast<int8_t>(p[i])); });
+    }
+    static Floats load_exponents(const uint8_t* p) {
+        return floats([p](int i) { return std::bit_cast<float>(uint32_t{p[i]} << 23) * 0.5f; });
+    }
+    static Floats broadcast(float a) {
+        return floats([a](int) { return a; });
+    }
+    static Floats mul(const Floats& a, const Floats& b) {
+        return floats([&](int i) { return a.v[i] * b.v[i]; });
+    }
+    static Floats sub(const Floats& a, const Floats& b) {
+        return floats([&](int i) { return a.v[i] - b.v[i]; });
+    }
+    static Floats negate(const Floats& a) {
+        return floats([&](int i) { return -a.v[i]; });
+    }
+    static Floats fma(const Floats& a, const Floats& b, const Floats& c) {
+        return floats([&](int i) { return std::fmaf(a.v[i], b.v[i], c.v[i]); });
+    }
+    static Floats to_floats(const Ints& a) {
+        return floats([&](int i) { return static_cast<float>(a.v[i]); });
+    }
+
+    static Bytes load(const uint8_t* p) {
+        Bytes r;
+        std::memcpy(r.v, p, 64);
+        return r;
+    }
+    static void store(uint8_t* p, const Bytes& a) { std::memcpy(p, a.v, 64); }
+    static Bytes low_nibbles(const Bytes& a) {
+        return bytes([&](int i) { return a.v[i] & 15; });
+    }
+    static Bytes high_nibbles(const Bytes& a) {
+        return bytes([&](int i) { return a.v[i] >> 4; });
+    }
+    static Bytes flip_sign(const Bytes& a) {
+        return bytes([&](int i) { return a.v[i] ^ 0x80; });
+    }
+    // a | (b << shift & mask); a negative shift goes right.
+    static Bytes or_bits(const Bytes& a, const Bytes& b, int shift, int mask) {
+        return bytes([&](int i) {
+            const int moved = shift >= 0 ? b.v[i] << shift : b.v[i] >> -shift;
+            return a.v[i] | (moved & mask);
+        });
+    }
+    template <GGMLType type, int offset>
+    static Bytes lookup(const Bytes& a) {
+        return bytes([&](int i) { return layout_of(type).levels[a.v[i]] + offset; });
+    }
+    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
+    static Bytes even_words(const Bytes& a) {
+        return words([&](int i) { return static_cast<int8_t>(a.v[2 * i]); });
+    }
+    static Bytes odd_words(const Bytes& a) {
+        return words([&](int i) { return static_cast<int8_t>(a.v[2 * i + 1]); });
+    }
+    static Bytes mul_words(const Bytes& a, const Bytes& b) {
+        return words([&](int i) { return word(a, i) * word(b, i); });
+    }
+    // Signed bytes of rows as words, each twice.
+    static Bytes double_words(const uint8_t* p) {
+        return words([p](int i) { return static_cast<int8_t>(p[i / 2]); });
+    }
+    static Bytes broadcast_word(const void* p) {
+        uint8_t v[4];
+        std::memcpy(v, p, 4);
+        return bytes([&](int i) { return v[i % 4]; });
+    }
+    static Ints zero() { return {}; }
+    static Ints dot_bytes(const Ints& sum, const Bytes& codes, const Bytes& x) {
+        Ints r = sum;
+        for (int i = 0; i < 64; ++i) r.v[i / 4] += codes.v[i] * static_cast<int8_t>(x.v[i]);
+        return r;
+    }
+    static Ints dot_words(const Ints& sum, const Bytes& codes, const Bytes& x) {
+        Ints r = sum;
+        for (int i = 0; i < 32; ++i) r.v[i / 2] += word(codes, i) * word(x, i);
+        return r;
+    }
+
+    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
+        for (size_t b = 0; b < n_in / 32; ++b) {
+            uint32_t largest = 0;  // the order of magnitudes as integers is theirs as floats, NaN above infinity
+            for (int i = 0; i < 32; ++i) largest = std::max(largest, std::bit_cast<uint32_t>(x[32 * b + i]) & 0x7fffffffu);
+            const BlockScale scale = block_scale(std::bit_cast<float>(largest));
+            int sum[2] = {0, 0};
+            int8_t* q = out.q + token * n_in + 32 * b;
+            for (int i = 0; i < 32; ++i) {
+                const float v = x[32 * b + i] * scale.inverse;
+                // Outside -127..127 only if x is not finite; the scale then says so.
+                q[i] = static_cast<int8_t>(std::fabs(v) <= 127.0f ? std::nearbyintf(v) : 0.0f);
+                sum[i / 16] += q[i];
+            }
+            store_sums(out, n_in, token, b, scale.scale, sum[0] + sum[1], sum[1]);
+        }
+    }
+};
+
+}  // namespace
+
+const LinearKernels kLinearScalar = make_kernels<WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>>>();
+
+}  // namespace edgellm

@@ -1,0 +1,165 @@
+// SPDX-License-Identifier: MIT
+// AVX2: products of bytes are summed in 16 bits, as many as are safe, before they are widened.
+#if defined(__AVX2__)
+
+#include "kernels/linear/select.h"
+#include "kernels/linear/x86_ymm.h"
+
+namespace edgellm {
+namespace {
+
+struct Avx2 : YmmPrimitives {
+    static constexpr bool kSigned = true;
+};
+
+// Groups of 4 columns whose 16-bit sums of |code| <= max by |x| <= 127 cannot overflow: each adds 2 products.
+constexpr int safe_groups(int max) { return max <= 15 ? 8 : max <= 31 ? 4 : max <= 63 ? 2 : 1; }
+
+struct Avx2Engine {
+    using Simd = Avx2;
+    using PackedTiles = TileSizes<4, 3, 2, 1>;
+    using Tiles = TileSizes<6, 4, 3, 2, 1>;
+    static constexpr size_t kPackedLimit = 4;
+
+    static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
+
+    template <int T, class Source>
+    static void tile(Source w, size_t n_blocks, Activations a, float* y) {
+        for (size_t b = 0; b < n_blocks; ++b) {
+            w.prefetch();
+            if constexpr (Source::kSignedCodes) {
+                signed_block<T>(w, a, y);
+            } else if constexpr (Source::kPairs) {
+                pair_block<T>(w, a, y);
+            } else {
+                unsigned_block<T>(w, a, y);
+            }
+            w.next();
+            a.q += 32;
+            a.scale += 1;
+            a.sum += 2;
+        }
+    }
+
+  private:
+    EDGELLM_INLINE static __m256i activations(const Activations& a, int t, int group) {
+        return Avx2::broadcast_word(a.q + static_cast<size_t>(t) * a.n_in + 4 * group);
+    }
+
+    // y of all tokens and parts from 32-bit dots.
+    template <int T, class Source, class Dot>
+    EDGELLM_INLINE static void finish(const Source& w, const Activations& a, float* y, const Dot& dot) {
+        EDGELLM_UNROLL
+        for (int part = 0; part < 2; ++part) {
+            const __m256 scale = w.scale(part);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                float* to = y + t * 16 + part * 8;
+                const size_t token = static_cast<size_t>(t);
+                const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(a.scale + token * (a.n_in / 32)));
+                __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, _mm256_loadu_ps(to));
+                const float* sum = a.sum + token * (a.n_in / 16);
+                if constexpr (Source::kPairs) {
+                    const __m256 offset = _mm256_set1_ps(-kPairOffset);
+                    const __m256 low = w.pair_scale(0, part), extra = _mm256_sub_ps(w.pair_scale(1, part), low);
+                    v = _mm256_fmadd_ps(_mm256_mul_ps(low, offset), _mm256_broadcast_ss(sum), v);
+                    v = _mm256_fmadd_ps(_mm256_mul_ps(extra, offset), _mm256_broadcast_ss(sum + 1), v);
+                } else if constexpr (!Source::kSignedCodes) {
+                    v = _mm256_fmadd_ps(w.minimum(part), _mm256_broadcast_ss(sum), v);
+                }
+                _mm256_storeu_ps(to, v);
+            }
+        }
+    }
+
+    template <int T, class Source>
+    EDGELLM_INLINE static void unsigned_block(const Source& w, const Activations& a, float* y) {
+        constexpr int kSafe = safe_groups(Source::kMax);
+        const __m256i ones = _mm256_set1_epi16(1);
+        alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
+        __m256i sum[T][2];
+        EDGELLM_UNROLL
+        for (int group = 0; group < 8; ++group) {
+            const __m256i low = w.codes(group, 0), high = w.codes(group, 1);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                const __m256i x = activations(a, t, group);
+                const __m256i product_low = _mm256_maddubs_epi16(low, x), product_high = _mm256_maddubs_epi16(high, x);
+                const bool start = group % kSafe == 0;
+                sum[t][0] = start ? product_low : _mm256_add_epi16(sum[t][0], product_low);
+                sum[t][1] = start ? product_high : _mm256_add_epi16(sum[t][1], product_high);
+            }
+            if (group % kSafe == kSafe - 1 && group < 7) {
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t) {
+                    EDGELLM_UNROLL
+                    for (int part = 0; part < 2; ++part) {
+                        auto* to = reinterpret_cast<__m256i*>(earlier[t] + 8 * part);
+                        __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
+                        if (group >= kSafe) wide = _mm256_add_epi32(wide, _mm256_load_si256(to));
+                        _mm256_store_si256(to, wide);
+                    }
+                }
+            }
+        }
+        finish<T>(w, a, y, [&](int t, int part) {
+            const __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
+            if constexpr (kSafe == 8) {
+                return wide;
+            } else {
+                return _mm256_add_epi32(wide, _mm256_load_si256(reinterpret_cast<const __m256i*>(earlier[t] + 8 * part)));
+            }
+        });
+    }
+
+    // A scale per 16 columns: its integer factor is multiplied in while widening.
+    template <int T, class Source>
+    EDGELLM_INLINE static void pair_block(const Source& w, const Activations& a, float* y) {
+        __m256i sum[T][2];
+        EDGELLM_UNROLL
+        for (int group = 0; group < 8; group += 2) {
+            EDGELLM_UNROLL
+            for (int part = 0; part < 2; ++part) {
+                const __m256i first = w.codes(group, part), second = w.codes(group + 1, part);
+                const __m256i factor = w.pair_words(group / 4, part);
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t) {
+                    const __m256i product = _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(a, t, group)),
+                                                             _mm256_maddubs_epi16(second, activations(a, t, group + 1)));
+                    const __m256i wide = _mm256_madd_epi16(product, factor);
+                    sum[t][part] = group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide);
+                }
+            }
+        }
+        finish<T>(w, a, y, [&](int t, int part) { return sum[t][part]; });
+    }
+
+    // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
+    template <int T, class Source>
+    EDGELLM_INLINE static void signed_block(const Source& w, const Activations& a, float* y) {
+        const __m256i ones = _mm256_set1_epi16(1);
+        __m256i sum[T][2];
+        EDGELLM_UNROLL
+        for (int group = 0; group < 8; ++group) {
+            EDGELLM_UNROLL
+            for (int part = 0; part < 2; ++part) {
+                const __m256i codes = w.codes(group, part), magnitude = _mm256_abs_epi8(codes);
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t) {
+                    const __m256i x = _mm256_sign_epi8(activations(a, t, group), codes);
+                    const __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
+                    sum[t][part] = group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide);
+                }
+            }
+        }
+        finish<T>(w, a, y, [&](int t, int part) { return sum[t][part]; });
+    }
+};
+
+}  // namespace
+
+const LinearKernels kLinearAvx2 = make_kernels<Avx2Engine>();
+
+}  // namespace edgellm
+
+#endif

@@ -1,0 +1,109 @@
+// SPDX-License-Identifier: MIT
+// AVX-512 with VNNI: a 512-bit register is 16 rows.
+#if defined(__AVX512VNNI__)
+
+#include <immintrin.h>
+
+#include <bit>
+
+#include "kernels/linear/generic.h"
+#include "kernels/linear/select.h"
+
+namespace edgellm {
+namespace {
+
+struct Avx512Vnni {
+    using Bytes = __m512i;
+    using Ints = __m512i;
+    using Floats = __m512;
+    static constexpr int kParts = 1;
+    static constexpr bool kSigned = false;
+
+    static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
+    static __m256i load32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+
+    static Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
+    static void store_floats(float* p, Floats a) { _mm512_storeu_ps(p, a); }
+    static Floats load_halves(const uint8_t* p) { return _mm512_cvtph_ps(load32(p)); }
+    static Floats load_bfloats(const uint8_t* p) {
+        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load32(p)), 16));
+    }
+    static Floats load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(p))); }
+    static Floats load_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p))); }
+    // 2^(e - 128), subnormal ones as zero.
+    static Floats load_exponents(const uint8_t* p) {
+        const __m512i e = _mm512_slli_epi32(_mm512_cvtepu8_epi32(load16(p)), 23);
+        return _mm512_mul_ps(_mm512_castsi512_ps(e), _mm512_set1_ps(0.5f));
+    }
+    static Floats broadcast(float a) { return _mm512_set1_ps(a); }
+    static Floats mul(Floats a, Floats b) { return _mm512_mul_ps(a, b); }
+    static Floats sub(Floats a, Floats b) { return _mm512_sub_ps(a, b); }
+    static Floats negate(Floats a) { return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f)); }
+    static Floats fma(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
+    static Floats to_floats(Ints a) { return _mm512_cvtepi32_ps(a); }
+
+    static Bytes load(const uint8_t* p) { return _mm512_loadu_si512(p); }
+    static void store(uint8_t* p, Bytes a) { _mm512_storeu_si512(p, a); }
+    static Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+    static Bytes high_nibbles(Bytes a) { return low_nibbles(_mm512_srli_epi16(a, 4)); }
+    static Bytes flip_sign(Bytes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
+    // a | (b << shift & mask); a negative shift goes right.
+    EDGELLM_INLINE static Bytes or_bits(Bytes a, Bytes b, int shift, int mask) {
+        const Bytes moved = shift >= 0 ? _mm512_slli_epi16(b, static_cast<unsigned>(shift))
+                                       : _mm512_srli_epi16(b, static_cast<unsigned>(-shift));
+        return _mm512_ternarylogic_epi32(a, moved, _mm512_set1_epi8(static_cast<char>(mask)), 0xf8);
+    }
+    template <GGMLType type, int offset>
+    EDGELLM_INLINE static Bytes lookup(Bytes a) {
+        alignas(16) static constexpr auto kTable = level_table<type, offset>();
+        return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load16(kTable.data())), a);
+    }
+    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
+    static Bytes even_words(Bytes a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
+    static Bytes odd_words(Bytes a) { return _mm512_srai_epi16(a, 8); }
+    static Bytes mul_words(Bytes a, Bytes b) { return _mm512_mullo_epi16(a, b); }
+    // Signed bytes of rows as words, each twice.
+    static Bytes double_words(const uint8_t* p) {
+        const __m512i wide = _mm512_cvtepi8_epi32(load16(p));
+        return _mm512_or_si512(_mm512_slli_epi32(wide, 16), _mm512_and_si512(wide, _mm512_set1_epi32(0xffff)));
+    }
+    static Bytes broadcast_word(const void* p) {
+        int32_t v;
+        std::memcpy(&v, p, 4);
+        return _mm512_set1_epi32(v);
+    }
+    static Ints zero() { return _mm512_setzero_si512(); }
+    static Ints dot_bytes(Ints sum, Bytes codes, Bytes x) { return _mm512_dpbusd_epi32(sum, codes, x); }
+    static Ints dot_words(Ints sum, Bytes codes, Bytes x) { return _mm512_dpwssd_epi32(sum, codes, x); }
+
+    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
+        const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+        int8_t* q = out.q + token * n_in;
+        for (size_t b = 0; b < n_in / 32; ++b, x += 32, q += 32) {
+            const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
+            // The order of magnitudes as integers is theirs as floats, NaN above infinity.
+            const __m512i largest = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
+                                                     _mm512_and_si512(_mm512_castps_si512(high), magnitude));
+            const BlockScale scale = block_scale(std::bit_cast<float>(_mm512_reduce_max_epi32(largest)));
+            const __m512 inverse = _mm512_set1_ps(scale.inverse);
+            // Beyond -127 come infinities and NaN only; the scale then says so.
+            const __m512i least = _mm512_set1_epi32(-127), most = _mm512_set1_epi32(127);
+            __m512i n_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
+            __m512i n_high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
+            n_low = _mm512_min_epi32(_mm512_max_epi32(n_low, least), most);
+            n_high = _mm512_min_epi32(_mm512_max_epi32(n_high, least), most);
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(n_low));
+            _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(n_high));
+            const int sum_low = _mm512_reduce_add_epi32(n_low), sum_high = _mm512_reduce_add_epi32(n_high);
+            store_sums(out, n_in, token, b, scale.scale, sum_low + sum_high, sum_high);
+        }
+    }
+};
+
+}  // namespace
+
+const LinearKernels kLinearAvx512Vnni = make_kernels<WideEngine<Avx512Vnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>>>();
+
+}  // namespace edgellm
+
+#endif

@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: MIT
+// Primitives over 256-bit registers, shared by the sets that have AVX2, FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/linear/generic.h"
+
+namespace edgellm {
+namespace {
+
+struct YmmPrimitives {
+    using Bytes = __m256i;
+    using Ints = __m256i;
+    using Floats = __m256;
+    static constexpr int kParts = 2;
+
+    static Floats load_floats(const float* p) { return _mm256_loadu_ps(p); }
+    static void store_floats(float* p, Floats a) { _mm256_storeu_ps(p, a); }
+    static Floats load_halves(const uint8_t* p) {
+        return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    }
+    static Floats load_bfloats(const uint8_t* p) {
+        const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+    }
+    static Floats load_u8(const uint8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+    static Floats load_i8(const uint8_t* p) {
+        return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+    }
+    // 2^(e - 128), subnormal ones as zero.
+    static Floats load_exponents(const uint8_t* p) {
+        const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_slli_epi32(e, 23)), _mm256_set1_ps(0.5f));
+    }
+    static Floats broadcast(float a) { return _mm256_set1_ps(a); }
+    static Floats mul(Floats a, Floats b) { return _mm256_mul_ps(a, b); }
+    static Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
+    static Floats negate(Floats a) { return _mm256_xor_ps(a, _mm256_set1_ps(-0.0f)); }
+    static Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
+    static Floats to_floats(Ints a) { return _mm256_cvtepi32_ps(a); }
+
+    static Bytes load(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static void store(uint8_t* p, Bytes a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), a); }
+    static Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
+    static Bytes high_nibbles(Bytes a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
+    static Bytes flip_sign(Bytes a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
+    // a | (b << shift & mask); a negative shift goes right.
+    EDGELLM_INLINE static Bytes or_bits(Bytes a, Bytes b, int shift, int mask) {
+        const Bytes moved = shift >= 0 ? _mm256_slli_epi16(b, shift) : _mm256_srli_epi16(b, -shift);
+        return _mm256_or_si256(a, _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask))));
+    }
+    template <GGMLType type, int offset>
+    EDGELLM_INLINE static Bytes lookup(Bytes a) {
+        alignas(16) static constexpr auto kTable = level_table<type, offset>();
+        const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kTable.data()));
+        return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a);
+    }
+    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
+    static Bytes even_words(Bytes a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+    static Bytes odd_words(Bytes a) { return _mm256_srai_epi16(a, 8); }
+    static Bytes mul_words(Bytes a, Bytes b) { return _mm256_mullo_epi16(a, b); }
+    // Signed bytes of rows as words, each twice.
+    static Bytes double_words(const uint8_t* p) {
+        const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_or_si256(_mm256_slli_epi32(wide, 16), _mm256_and_si256(wide, _mm256_set1_epi32(0xffff)));
+    }
+    static Bytes broadcast_word(const void* p) {
+        int32_t v;
+        std::memcpy(&v, p, 4);
+        return _mm256_set1_epi32(v);
+    }
+    static Ints zero() { return _mm256_setzero_si256(); }
+    static Ints dot_words(Ints sum, Bytes codes, Bytes x) {
+        return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
+    }
+
+    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
+        const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+        int8_t* q = out.q + token * n_in;
+        for (size_t b = 0; b < n_in / 32; ++b, x += 32, q += 32) {
+            __m256 v[4];
+            // The order of magnitudes as integers is theirs as floats, NaN above infinity.
+            __m256i largest = _mm256_setzero_si256();
+            for (int i = 0; i < 4; ++i) {
+                v[i] = _mm256_loadu_ps(x + 8 * i);
+                largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+            }
+            __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
+            m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+            m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+            const BlockScale scale = block_scale(_mm_cvtss_f32(_mm_castsi128_ps(m)));
+            const __m256 inverse = _mm256_set1_ps(scale.inverse);
+            __m256i n[4];
+            for (int i = 0; i < 4; ++i) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
+            // packs works in 128-bit halves; the permutation restores the order.
+            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+            const __m256i words_low = _mm256_packs_epi32(n[0], n[1]), words_high = _mm256_packs_epi32(n[2], n[3]);
+            __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words_low, words_high), order);
+            // -128 comes of infinities and NaN only; the scale then says so.
+            codes = _mm256_max_epi8(codes, _mm256_set1_epi8(-127));
+            _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), codes);
+            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+            const __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+            __m128i low = _mm256_castsi256_si128(quads), high = _mm256_extracti128_si256(quads, 1);
+            __m128i sums = _mm_hadd_epi32(low, high);
+            sums = _mm_hadd_epi32(sums, sums);
+            const int sum_low = _mm_cvtsi128_si32(sums), sum_high = _mm_extract_epi32(sums, 1);
+            store_sums(out, n_in, token, b, scale.scale, sum_low + sum_high, sum_high);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace edgellm
