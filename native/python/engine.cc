@@ -233,7 +233,6 @@ void bind_engine(nb::module_& m) {
         .def("restore_sequence", &PyEngine::restore)
         .def("set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; })
         .def("profile", &PyEngine::profile)
-        .def_prop_ro("free_blocks",
-                     [](PyEngine& e) { return e.loaded().sequences().free_tokens() / kKvBlockTokens; })
+        .def_prop_ro("free_tokens", [](PyEngine& e) { return e.loaded().sequences().free_tokens(); })
         .def_prop_ro("block_tokens", [](const PyEngine&) { return kKvBlockTokens; });
 }
