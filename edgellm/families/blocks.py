@@ -6,16 +6,14 @@ A block reads tensors by GGUF's names: `prefix` is "blk.3", a tensor is `prefix`
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal, NamedTuple, cast
 
 from edgellm.families.source import Norm, Source
 from edgellm.program import Builder, Program
 from edgellm.program.builder import Gating, NormKind, RopeKind
 
 
-@dataclass(frozen=True, slots=True)
-class Rope:
+class Rope(NamedTuple):
     """Rotation of query and key heads: the table, which values pair up, the tensor of factors."""
 
     table: str
@@ -23,8 +21,7 @@ class Rope:
     factors: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Attention:
+class Attention(NamedTuple):
     """One layer's attention.
 
     `qk_norm`: normalize each query and key head with shared weights ("head"), with weights of its own
@@ -47,8 +44,7 @@ class Attention:
     sinks: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Experts:
+class Experts(NamedTuple):
     """One layer's mixture of experts; `n_ff_shared`: hidden values of an expert that always runs."""
 
     n_experts: int
@@ -66,8 +62,7 @@ class Experts:
     n_ff_shared: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class DeltaNet:
+class DeltaNet(NamedTuple):
     """One layer's gated delta rule: key and value heads, their sizes, the convolution's taps.
 
     `tiled`: value head h belongs to key head h % n_key_heads; else the heads of one key are neighbours.
@@ -82,8 +77,7 @@ class DeltaNet:
     norm: Norm
 
 
-@dataclass(frozen=True, slots=True)
-class Mamba2:
+class Mamba2(NamedTuple):
     """One layer's state-space mixer: sizes of its inner row, heads, groups, state and convolution."""
 
     inner: int

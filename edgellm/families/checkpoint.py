@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError
 from edgellm.families.config import Config
@@ -38,8 +38,7 @@ _IGNORED = (
 _COPY = Copy()
 
 
-@dataclass(frozen=True, slots=True)
-class Part:
+class Part(NamedTuple):
     """One tensor of the file, the checkpoint tensors it is made from, and how."""
 
     name: str
@@ -82,8 +81,7 @@ class Parts:
             self.add(f"{to}.{gguf}.weight", *sources, make=Stack())
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """The checkpoint side of a family: its model types, the file's metadata and tensors for a config."""
 
     model_types: tuple[str, ...]
@@ -92,8 +90,7 @@ class Checkpoint:
     ignored: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedTensor:
+class PlannedTensor(NamedTuple):
     """One tensor to write: its name and shape, the sources by their names in the checkpoint, the step."""
 
     name: str
@@ -102,8 +99,7 @@ class PlannedTensor:
     make: Transform
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a file will hold: metadata of the architecture (keys without tokenizer) and tensors in order."""
 
     architecture: str

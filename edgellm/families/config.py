@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError
 
@@ -17,8 +16,7 @@ _MAX_COUNT = 2**31 - 1
 _MAX_LAYERS = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class RopeConfig:
+class RopeConfig(NamedTuple):
     """One kind of layer's rotation: its type, base, and the parameters of its scaling."""
 
     kind: str

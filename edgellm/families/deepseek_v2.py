@@ -7,7 +7,7 @@ to the latent instead and the cache keeps only the latent row and the rotated ke
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgellm.errors import ModelError
 from edgellm.families import blocks, standard
@@ -39,8 +39,7 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-@dataclass(frozen=True, slots=True)
-class _Latent:
+class _Latent(NamedTuple):
     """Sizes of latent attention: the latent rows of queries and of keys and values, the parts of a head."""
 
     q_rank: int

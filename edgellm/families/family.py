@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgellm.families.checkpoint import Checkpoint
 from edgellm.families.source import Source
 from edgellm.program import Program
 
 
-@dataclass(frozen=True, slots=True)
-class Family:
+class Family(NamedTuple):
     """One model family: GGUF's architecture, the program of a file, and the checkpoints it comes from.
 
     `ignored` are patterns of tensors that such files may hold and the program does not need.

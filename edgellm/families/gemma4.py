@@ -4,7 +4,7 @@ an embedding per layer and a scale per layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError
 from edgellm.families import blocks, standard
@@ -53,8 +53,7 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms, softcap=softcap)
 
 
-@dataclass(frozen=True, slots=True)
-class _Kind:
+class _Kind(NamedTuple):
     """Heads of local or of global layers."""
 
     head_dim: int

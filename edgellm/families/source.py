@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError
 from edgellm.families.metadata import MAX_LAYERS, Metadata
@@ -23,8 +23,7 @@ Shape = tuple[int, ...]
 MAX_HEAD = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Norm:
+class Norm(NamedTuple):
     """How a family normalizes: by root mean square or by mean and variance."""
 
     kind: str

@@ -7,9 +7,8 @@ that a file's header can be written before any weight is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,8 +31,7 @@ class Transform(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(NamedTuple):
     """The one source as it is."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -43,8 +41,7 @@ class Copy:
         return arrays[0]
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
+class Constant(NamedTuple):
     """Values that no source holds."""
 
     values: tuple[float, ...]
@@ -58,8 +55,7 @@ class Constant:
         return np.array(self.values, np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class AddOne:
+class AddOne(NamedTuple):
     """x + 1: norm weights that are stored as their distance from 1."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -69,8 +65,7 @@ class AddOne:
         return arrays[0] + 1
 
 
-@dataclass(frozen=True, slots=True)
-class NegExp:
+class NegExp(NamedTuple):
     """-exp(x): state decay that is stored as its logarithm."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -82,8 +77,7 @@ class NegExp:
         return np.asarray(-np.exp(arrays[0]), np.float32)
 
 
-@dataclass(frozen=True, slots=True)
-class Transpose:
+class Transpose(NamedTuple):
     """Swap the last two dimensions."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -96,8 +90,7 @@ class Transpose:
         return arrays[0].swapaxes(-1, -2)
 
 
-@dataclass(frozen=True, slots=True)
-class Reshape:
+class Reshape(NamedTuple):
     """The same values in another shape; one size may be -1."""
 
     to: Shape
@@ -114,8 +107,7 @@ class Reshape:
         return arrays[0].reshape(self.to)
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
+class Pairs(NamedTuple):
     """Rows of each head from (first halves, second halves) to neighbours: RoPE's interleaved order."""
 
     n_heads: int
@@ -131,8 +123,7 @@ class Pairs:
         return halves.swapaxes(1, 2).reshape(x.shape)
 
 
-@dataclass(frozen=True, slots=True)
-class GroupRows:
+class GroupRows(NamedTuple):
     """Rows start .. start+size of each of `groups` equal groups of rows."""
 
     groups: int
@@ -153,8 +144,7 @@ class GroupRows:
         return rows[:, self.start : self.start + self.size].reshape(-1, *x.shape[1:])
 
 
-@dataclass(frozen=True, slots=True)
-class Every:
+class Every(NamedTuple):
     """Every `step`-th index from `start` on along the axis `axis`."""
 
     start: int
@@ -175,8 +165,7 @@ class Every:
         return x[tuple(index)]
 
 
-@dataclass(frozen=True, slots=True)
-class Half:
+class Half(NamedTuple):
     """The first or the second half along an axis."""
 
     second: bool
@@ -197,8 +186,7 @@ class Half:
         return x[tuple(index)]
 
 
-@dataclass(frozen=True, slots=True)
-class Tile:
+class Tile(NamedTuple):
     """Reorder heads along an axis: from those of one key head together to one of each key head in turn.
 
     The last `n_keys` * `per_key` * `size` indices are heads; those before them stay.
@@ -224,8 +212,7 @@ class Tile:
         return np.take(x, np.concatenate((np.arange(first), first + order)), axis=self.axis)
 
 
-@dataclass(frozen=True, slots=True)
-class Stack:
+class Stack(NamedTuple):
     """All sources along a new first axis."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -239,8 +226,7 @@ class Stack:
         return np.stack(arrays)
 
 
-@dataclass(frozen=True, slots=True)
-class Concat:
+class Concat(NamedTuple):
     """Results of several steps over the same sources, rows after rows."""
 
     parts: tuple[Transform, ...]
@@ -255,8 +241,7 @@ class Concat:
         return np.concatenate([part.apply(arrays) for part in self.parts])
 
 
-@dataclass(frozen=True, slots=True)
-class Chain:
+class Chain(NamedTuple):
     """Steps one after another."""
 
     steps: tuple[Transform, ...]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class YarnOptions:
+class YarnOptions(NamedTuple):
     """YaRN's parameters under their paper names (arXiv 2309.00071), with the usual defaults."""
 
     factor: float
