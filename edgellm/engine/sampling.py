@@ -1,43 +1,128 @@
+"""From logits to a token: penalties, mask, greedy choice or a seeded draw."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+
+from edgellm._native import TokenSampler
+from edgellm.errors import ModelError, UsageError
+
+NO_TOKENS = np.empty(0, np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sampled:
+    """A chosen token; where asked for (else NaN and ()), its log probability and the likeliest tokens."""
+
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...]
 
 
+def _number(option: str, value: float, low: float, high: float, expected: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise UsageError(f"{option} is {value!r}; expected {expected}.")
+
+
+def _count(option: str, value: int, low: int, high: int, expected: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise UsageError(f"{option} is {value!r}; expected {expected}.")
+    return value
+
+
 class Sampler:
+    """Chooses tokens from rows of logits.
+
+    In this order: logit bias; repeat, presence and frequency penalties over the last `penalty_last_n`
+    tokens of the history (-1: all of it, 0: none); the mask. Temperature 0 then takes the largest logit,
+    the lowest id among equals. Any other temperature draws from softmax(logits / temperature) over what
+    top-k (0: off), top-p and min-p leave of the distribution before temperature. Log probabilities are
+    those of the logits as they came: n_probs None: none; 0: the chosen token's; more: the likeliest too.
+
+    The draw of step n depends on (seed, n) alone, so other sequences of a batch cannot change it. `step`
+    counts calls of `sample`; setting it back replays. Raises UsageError naming a bad option.
+    """
+
     def __init__(
         self,
         *,
-        temperature=0.8,
-        top_k=40,
-        top_p=0.95,
-        min_p=0.05,
-        repeat_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
-        penalty_last_n=64,
-        seed=None,
-        logit_bias=None,
-        n_probs=0,
-    ):
-        self.t = temperature
-        self.rng = np.random.default_rng(seed)
-        self.n = n_probs
-
-    def sample(self, logits, history, mask=None):
-        x = logits.astype(np.float64)
-        p = np.exp(x - x.max())
-        p /= p.sum()
-        if self.t == 0:
-            i = int(x.argmax())
-        else:
-            i = int(self.rng.choice(len(p), p=p))
-        return Sampled(
-            i, float(np.log(p[i])), tuple((int(j), float(np.log(p[j]))) for j in np.argsort(-p)[: self.n])
+        temperature: float = 0.8,
+        top_k: int = 40,
+        top_p: float = 0.95,
+        min_p: float = 0.05,
+        repeat_penalty: float = 1.0,
+        presence_penalty: float = 0.0,
+        frequency_penalty: float = 0.0,
+        penalty_last_n: int = 64,
+        seed: int | None = None,
+        logit_bias: Mapping[int, float] | None = None,
+        n_probs: int | None = None,
+    ) -> None:
+        self.step = 0
+        self.seed = (
+            secrets.randbits(64)
+            if seed is None
+            else _count("seed", seed, 0, 2**64 - 1, "an integer from 0 to 2^64 - 1, or None for a random one")
         )
+        _number("temperature", temperature, 0.0, 1e6, "0 (greedy) or more")
+        _count("top_k", top_k, 0, 2**31 - 1, "0 (off) or more")
+        _number("top_p", top_p, 0.0, 1.0, "a number from 0 to 1 (off)")
+        _number("min_p", min_p, 0.0, 1.0, "a number from 0 (off) to 1")
+        _number("repeat_penalty", repeat_penalty, 1e-6, 1e6, "a number above 0; 1 is off")
+        _number("presence_penalty", presence_penalty, -1e6, 1e6, "a finite number; 0 is off")
+        _number("frequency_penalty", frequency_penalty, -1e6, 1e6, "a finite number; 0 is off")
+        _count("penalty_last_n", penalty_last_n, -1, 2**31 - 1, "-1 (the whole history), 0 (off) or more")
+        bias = list((logit_bias or {}).items())
+        for token, value in bias:
+            _count("logit_bias", token, 0, 2**31 - 1, "token ids as keys")
+            _number(
+                f"logit_bias of token {token}", value, -math.inf, 1e30, "a number, or -infinity to forbid"
+            )
+        if n_probs is not None:
+            _count("n_probs", n_probs, 0, 2**31 - 1, "None (off), 0 or more")
+        penalties = (repeat_penalty, presence_penalty, frequency_penalty) != (1.0, 0.0, 0.0)
+        self._penalty_last_n = penalty_last_n if penalties else 0
+        self._native = TokenSampler(
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            min_p=min_p,
+            repeat_penalty=repeat_penalty,
+            presence_penalty=presence_penalty,
+            frequency_penalty=frequency_penalty,
+            logit_bias=bias,
+            n_probs=-1 if n_probs is None else n_probs,
+        )
+
+    def sample(
+        self,
+        logits: npt.NDArray[np.float32],
+        history: Sequence[int] | npt.NDArray[np.int32] = (),
+        mask: npt.NDArray[np.uint32] | None = None,
+    ) -> Sampled:
+        """Choose a token from `logits` (n_vocab,).
+
+        history: the tokens so far, oldest first. mask: bit id % 32 of word id // 32 is set where a token is
+        allowed; tokens past its end are not. Raises ModelError for logits that are not finite, UsageError
+        if no token is allowed or a biased token is not in the vocabulary.
+        """
+        recent = NO_TOKENS
+        if self._penalty_last_n != 0:
+            start = 0 if self._penalty_last_n < 0 else max(0, len(history) - self._penalty_last_n)
+            recent = np.ascontiguousarray(history[start:], dtype=np.int32)
+        try:
+            token, logprob, top = self._native.sample(logits, recent, mask, self.seed, self.step)
+        except FloatingPointError:
+            raise ModelError(
+                "The model's logits hold NaN or infinity; its weights are damaged or its values overflow."
+            ) from None
+        except LookupError as error:
+            raise UsageError(f"{error}.") from None
+        self.step += 1
+        return Sampled(token, logprob, tuple(top))

@@ -48,7 +48,7 @@ def make_request(
         penalty_last_n=known.penalty_last_n,
         seed=known.seed,
         logit_bias=dict(known.logit_bias) or None,
-        n_probs=known.logprobs or 0,
+        n_probs=known.logprobs,
     )
     return Request(prompt=prompt, options=known, sampler=sampler, decoder=decoder, on_event=on_event)
 

@@ -6,3 +6,4 @@
 
 void bind_engine(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
+void bind_sampling(nanobind::module_& m);

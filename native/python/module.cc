@@ -8,4 +8,5 @@ NB_MODULE(_native, m) {
     m.doc() = "The native engine of edgellm.";
     bind_engine(m);
     bind_kernels(m);
+    bind_sampling(m);
 }

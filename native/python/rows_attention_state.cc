@@ -19,6 +19,7 @@
 #include "kernels/attention/attention.h"
 #include "kernels/rows/rows.h"
 #include "kernels/state/state.h"
+#include "python/bindings.h"
 
 namespace nb = nanobind;
 using namespace edgellm;

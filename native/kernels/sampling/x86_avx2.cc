@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#if defined(__x86_64__)
+#include "base/vec_avx2.h"
+#include "kernels/sampling/generic.h"
+
+namespace edgellm {
+extern const SamplingKernels kSamplingAvx2;
+const SamplingKernels kSamplingAvx2 = kKernels;
+}  // namespace edgellm
+#endif

@@ -1,0 +1,10 @@
+// SPDX-License-Identifier: MIT
+#if defined(__x86_64__)
+#include "base/vec_avx512.h"
+#include "kernels/sampling/generic.h"
+
+namespace edgellm {
+extern const SamplingKernels kSamplingAvx512Vnni;
+const SamplingKernels kSamplingAvx512Vnni = kKernels;
+}  // namespace edgellm
+#endif

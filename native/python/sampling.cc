@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// edgellm._native.TokenSampler: parameters and room for one sampler. edgellm/engine/sampling.py checks the
+// parameters.
+#include "kernels/sampling/sampling.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include "base/arch.h"
+#include "python/bindings.h"
+
+namespace nb = nanobind;
+using namespace edgellm;
+
+namespace {
+
+using Logits = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ids = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Mask = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Logprobs = std::vector<std::pair<uint32_t, float>>;
+
+Isa chosen_isa(const std::string& name) {
+    if (name.empty()) return best_isa(detect_cpu());
+    Isa isa;
+    if (!isa_from_name(name, &isa) || !isa_usable(isa, detect_cpu()))
+        throw std::invalid_argument("this CPU cannot run the kernel set " + name);
+    return isa;
+}
+
+class TokenSampler {
+  public:
+    TokenSampler(float temperature, uint32_t top_k, float top_p, float min_p, float repeat_penalty,
+                 float presence_penalty, float frequency_penalty,
+                 const std::vector<std::pair<uint32_t, float>>& bias, int64_t n_probs, const std::string& isa)
+        : kernels_(sampling_kernels(chosen_isa(isa))), n_probs_(n_probs) {
+        for (const auto& [id, value] : bias) bias_.push_back({id, value});
+        params_ = {temperature,       top_k, top_p, min_p, repeat_penalty, presence_penalty,
+                   frequency_penalty, bias_};
+    }
+    TokenSampler(const TokenSampler&) = delete;
+
+    // (id, logprob, top): logprob is NaN and top empty where n_probs < 0.
+    std::tuple<uint32_t, float, Logprobs> sample(Logits logits, Ids history, std::optional<Mask> mask,
+                                                 uint64_t seed, uint64_t step) {
+        const std::span<const float> row(logits.data(), logits.size());
+        fit(row.size());
+        const std::span<const uint32_t> ids(reinterpret_cast<const uint32_t*>(history.data()),
+                                            history.size());
+        for (uint32_t id : ids) {
+            if (id >= row.size())
+                throw nb::index_error(("The history holds token " + std::to_string(static_cast<int32_t>(id)) +
+                                       "; the vocabulary has " + std::to_string(row.size()))
+                                          .c_str());
+        }
+        std::span<const uint32_t> words;
+        if (mask) words = {mask->data(), mask->size()};
+        uint32_t id = 0;
+        float logprob = std::nanf("");
+        Logprobs top;
+        SamplingStatus status;
+        {
+            nb::gil_scoped_release release;
+            status = sample_token(kernels_, params_, row, ids, mask ? &words : nullptr, uniform(seed, step),
+                                  *work_, &id);
+            if (n_probs_ >= 0 && status == SamplingStatus::kOk) {
+                size_t n_top;
+                status = token_logprobs(kernels_, row, id, *work_, &logprob, top_, &n_top);
+                for (size_t i = 0; i < n_top; ++i) top.emplace_back(top_[i].id, top_[i].logprob);
+            }
+        }
+        if (status == SamplingStatus::kNothingAllowed)
+            throw nb::index_error("No token is allowed: the mask or logit_bias forbids every one");
+        if (status == SamplingStatus::kNotFinite) {
+            PyErr_SetString(PyExc_FloatingPointError, "a logit is NaN or infinite");
+            throw nb::python_error();
+        }
+        return {id, logprob, std::move(top)};
+    }
+
+  private:
+    // Makes room for rows of n logits, at the first of them.
+    void fit(size_t n) {
+        if (work_ && work_->n_vocab == n) return;
+        if (n == 0) throw std::invalid_argument("a row of logits cannot be empty");
+        for (const LogitBias& b : bias_) {
+            if (b.id >= n)
+                throw nb::index_error(("logit_bias names token " + std::to_string(b.id) +
+                                       "; the vocabulary has " + std::to_string(n))
+                                          .c_str());
+        }
+        work_ = std::make_unique<SamplingWorkspace>(n);
+        top_.resize(std::min(n, static_cast<size_t>(std::max<int64_t>(n_probs_, 0))));
+    }
+
+    const SamplingKernels& kernels_;
+    int64_t n_probs_;
+    std::unique_ptr<SamplingWorkspace> work_;
+    std::vector<LogitBias> bias_;
+    SamplingParams params_;
+    std::vector<TokenLogprob> top_;
+};
+
+}  // namespace
+
+void bind_sampling(nb::module_& m) {
+    using namespace nb::literals;
+    nb::class_<TokenSampler>(m, "TokenSampler")
+        .def(nb::init<float, uint32_t, float, float, float, float, float,
+                      const std::vector<std::pair<uint32_t, float>>&, int64_t, const std::string&>(),
+             nb::kw_only(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a,
+             "presence_penalty"_a, "frequency_penalty"_a, "logit_bias"_a, "n_probs"_a, "isa"_a = "")
+        .def("sample", &TokenSampler::sample, "logits"_a, "history"_a, "mask"_a.none(), "seed"_a, "step"_a,
+             "(id, logprob, top). FloatingPointError: a logit is NaN or infinite. IndexError: no token is "
+             "allowed.");
+}
