@@ -149,7 +149,7 @@ def windows(
 def ends(parts: Parts, config: Config, *, norm: Transform | None = None) -> None:
     """Token embedding, final norm and head by the usual names."""
     parts.add("token_embd.weight", "model.embed_tokens.weight")
-    parts.layer("", "model", {"output_norm": "norm"}, {"output_norm": norm} if norm else None)
+    parts.layer("", "model", {"output_norm": "norm"}, {"output_norm": norm} if norm is not None else None)
     if not config.tied:
         parts.add("output.weight", "lm_head.weight", optional=config.tied is None)
         parts.add("output.bias", "lm_head.bias", optional=True)

@@ -31,7 +31,7 @@ class Transform(Protocol):
         ...
 
 
-class Copy(NamedTuple):
+class Copy:
     """The one source as it is."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -55,7 +55,7 @@ class Constant(NamedTuple):
         return np.array(self.values, np.float32)
 
 
-class AddOne(NamedTuple):
+class AddOne:
     """x + 1: norm weights that are stored as their distance from 1."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -65,7 +65,7 @@ class AddOne(NamedTuple):
         return arrays[0] + 1
 
 
-class NegExp(NamedTuple):
+class NegExp:
     """-exp(x): state decay that is stored as its logarithm."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -77,7 +77,7 @@ class NegExp(NamedTuple):
         return np.asarray(-np.exp(arrays[0]), np.float32)
 
 
-class Transpose(NamedTuple):
+class Transpose:
     """Swap the last two dimensions."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -212,7 +212,7 @@ class Tile(NamedTuple):
         return np.take(x, np.concatenate((np.arange(first), first + order)), axis=self.axis)
 
 
-class Stack(NamedTuple):
+class Stack:
     """All sources along a new first axis."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
