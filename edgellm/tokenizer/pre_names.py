@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Thousands:
     """Cut each run that `run` matches into groups of three, counted from its end.
 
@@ -24,7 +24,7 @@ class Thousands:
 Rule = str | Thousands
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PreTokenizerSpec:
     """The rules of one name and the defaults that go with it.
 

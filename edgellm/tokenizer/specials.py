@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from edgellm.tokenizer.vocabulary import Vocabulary
 
 _C_SPACES = " \t\n\v\f\r"
-_SPACES = re.compile(r"[ \t\n\v\f\r]*")
 
 
 class SpecialMatcher:
@@ -48,7 +47,8 @@ class SpecialMatcher:
                 yield plain
             yield token
             if token in vocabulary.rstrip_ids:
-                end = _SPACES.match(text, end).end()  # type: ignore[union-attr]  # matches the empty text
+                while end < len(text) and text[end] in _C_SPACES:
+                    end += 1
             start = position = end
         if start < len(text):
             yield text[start:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.tokenizer.alphabet import CHAR_TO_BYTE, SPACE
@@ -22,12 +22,13 @@ from edgellm.tokenizer.vocabulary import (
     read_vocabulary,
 )
 
-_SURROGATES = re.compile("[\ud800-\udfff]")
 _NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
-class _Encoder(Protocol):
-    def encode(self, text: str) -> list[int]: ...
+if TYPE_CHECKING:
+
+    class _Encoder(Protocol):
+        def encode(self, text: str) -> list[int]: ...
 
 
 class Tokenizer:
@@ -248,7 +249,11 @@ class Tokenizer:
 
 def _clean(text: str) -> str:
     """Lone surrogates, which JSON can carry and UTF-8 cannot, become U+FFFD."""
-    return text if text.isascii() else _SURROGATES.sub("\ufffd", text)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return re.sub("[\ud800-\udfff]", "\ufffd", text)
+    return text
 
 
 def _normalizer(metadata: Mapping[str, Value]) -> str:

@@ -42,13 +42,12 @@ _FIM_TEXTS = (
     "<|prefix|>", "<|suffix|>", "<|middle|>",
 )  # fmt: skip
 
-# User-defined tokens that are markup a person may write; every other <...> or [...] is a
-# marker of some chat template.
-_HTML_TAG = re.compile(
-    r"</?(?:a|b|bbox|blockquote|body|caption|code|div|em|footer|h[1-6]|html|i|iframe|img|li|ol|p|pre|s|span|strong"
-    r"|sub|sup|table|tbody|td|tfoot|th|thead|tr|u|ul)>"
-)
-_MARKER = re.compile(r"[<\[]\S.*\S[>\]]", re.DOTALL)
+# Markup that a person may write; any other user-defined <...> or [...] is a marker of some chat template.
+_HTML_TAGS = (
+    "a", "b", "bbox", "blockquote", "body", "caption", "code", "div", "em", "footer", "h1", "h2", "h3", "h4",
+    "h5", "h6", "html", "i", "iframe", "img", "li", "ol", "p", "pre", "s", "span", "strong", "sub", "sup",
+    "table", "tbody", "td", "tfoot", "th", "thead", "tr", "u", "ul",
+)  # fmt: skip
 
 _ID_KEYS = {
     "bos": "bos_token_id",
@@ -69,7 +68,7 @@ _DEFAULT_IDS = {
 }
 
 
-@dataclass(slots=True)
+@dataclass
 class Vocabulary:
     """The checked tokenizer metadata of one model.
 
@@ -165,7 +164,7 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
             )
         text = raw.decode("utf-8", "surrogateescape")
         specials[text] = token
-        if kind == USER_DEFINED and _MARKER.fullmatch(text) and not _HTML_TAG.fullmatch(text):
+        if kind == USER_DEFINED and _is_marker(text):
             markers.add(token)
     if "</b>" not in specials:  # without the other tags, these two are not strike-through but begin and end
         markers.update(specials[text] for text in ("<s>", "</s>") if text in specials)
@@ -252,6 +251,15 @@ def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> di
             )
         found[name] = value
     return found
+
+
+def _is_marker(text: str) -> bool:
+    return (
+        len(text) > 2
+        and text[0] in "<["
+        and text[-1] in ">]"
+        and text[1:-1].removeprefix("/") not in _HTML_TAGS
+    )
 
 
 def _byte_of(raw: bytes, token: int) -> int:
