@@ -7,11 +7,10 @@ the pieces the one before left, and never drop text. None of them backtracks mor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Thousands:
+class Thousands(NamedTuple):
     """Cut each run that `run` matches into groups of three, counted from its end.
 
     `category` is the Unicode category of all its characters: N (numbers) or Nd (decimal digits).
@@ -24,8 +23,7 @@ class Thousands:
 Rule = str | Thousands
 
 
-@dataclass(frozen=True)
-class PreTokenizerSpec:
+class PreTokenizerSpec(NamedTuple):
     """The rules of one name and the defaults that go with it.
 
     `ignore_merges`: a piece that is a token stays whole. `byte_level`: bytes are written as GPT-2's 256

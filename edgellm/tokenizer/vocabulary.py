@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -68,7 +67,6 @@ _DEFAULT_IDS = {
 }
 
 
-@dataclass
 class Vocabulary:
     """The checked tokenizer metadata of one model.
 
@@ -77,19 +75,27 @@ class Vocabulary:
     whole to their ids. `scores`: (n_tokens,) float64, or empty.
     """
 
-    model: str
-    tokens: StringTable
-    types: bytearray
-    hidden: bytearray
-    scores: memoryview
-    specials: dict[str, int]
-    markers: frozenset[int]
-    byte_ids: list[int | None]
-    special_ids: dict[str, int]
-    eog_ids: frozenset[int] = frozenset()
-    lstrip_ids: frozenset[int] = frozenset()
-    rstrip_ids: frozenset[int] = frozenset()
-    warnings: list[str] = field(default_factory=list)
+    def __init__(
+        self,
+        model: str,
+        tokens: StringTable,
+        types: bytearray,
+        scores: memoryview,
+        special_ids: dict[str, int],
+    ) -> None:
+        self.model = model
+        self.tokens = tokens
+        self.types = types
+        self.scores = scores
+        self.special_ids = special_ids
+        self.hidden = bytearray(len(tokens))
+        self.specials: dict[str, int] = {}
+        self.markers: set[int] = set()
+        self.byte_ids: list[int | None] = [None] * 256
+        self.eog_ids: frozenset[int] = frozenset()
+        self.lstrip_ids: frozenset[int] = frozenset()
+        self.rstrip_ids: frozenset[int] = frozenset()
+        self.warnings: list[str] = []
 
     def is_control(self, token: int) -> bool:
         """Whether plain text must never become this token (control or unknown)."""
@@ -141,54 +147,14 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
             f"tokenizer.ggml.tokens holds {tokens.text(pair[0])[:80]!r} twice, at {pair[0]} and {pair[1]}, "
             "expected different tokens: convert the model anew"
         )
-    types = _types(metadata, len(tokens))
-    hidden = bytearray(len(tokens))
-    specials: dict[str, int] = {}
-    markers: set[int] = set()
-    byte_ids: list[int | None] = [None] * 256
-    # Everything that is not a normal token: few, except for the thousands of <unusedN> of some models.
-    for found in re.finditer(rb"[\x02\x03\x04\x06]", types):
-        token = found.start()
-        kind = types[token]
-        raw = tokens.raw(token)
-        if not raw:
-            continue
-        hidden[token] = kind != USER_DEFINED
-        if kind == BYTE:
-            byte_ids[_byte_of(raw, token)] = token
-            continue
-        if len(raw) > MAX_SPECIAL_BYTES:
-            raise FormatError(
-                f"tokenizer.ggml.tokens[{token}] is a special token of {len(raw)} bytes, at most "
-                f"{MAX_SPECIAL_BYTES} are accepted: the vocabulary is damaged, fetch the file again"
-            )
-        text = raw.decode("utf-8", "surrogateescape")
-        specials[text] = token
-        if kind == USER_DEFINED and _is_marker(text):
-            markers.add(token)
-    if "</b>" not in specials:  # without the other tags, these two are not strike-through but begin and end
-        markers.update(specials[text] for text in ("<s>", "</s>") if text in specials)
-    for token in markers:
-        hidden[token] = 1
-
-    for text in _END_TEXTS + _FIM_TEXTS:
-        token = tokens.find(text)
-        if token >= 0 and types[token] not in (CONTROL, UNKNOWN):
-            types[token] = CONTROL
-            specials[text] = token
-            hidden[token] = 1
-
     vocabulary = Vocabulary(
-        model=model,
-        tokens=tokens,
-        types=types,
-        hidden=hidden,
-        scores=_scores(metadata, len(tokens)),
-        specials=specials,
-        markers=frozenset(markers),
-        byte_ids=byte_ids,
-        special_ids=_special_ids(metadata, model, len(tokens)),
+        model,
+        tokens,
+        _types(metadata, len(tokens)),
+        _scores(metadata, len(tokens)),
+        _special_ids(metadata, model, len(tokens)),
     )
+    _find_specials(vocabulary)
     vocabulary.eog_ids = _eog_ids(vocabulary)
     vocabulary.lstrip_ids, vocabulary.rstrip_ids = _strips(metadata, vocabulary)
     return vocabulary
@@ -251,6 +217,42 @@ def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> di
             )
         found[name] = value
     return found
+
+
+def _find_specials(vocabulary: Vocabulary) -> None:
+    """Fill `specials`, `markers`, `byte_ids` and `hidden`; type what ends a generation as control."""
+    tokens, types, hidden = vocabulary.tokens, vocabulary.types, vocabulary.hidden
+    specials, markers = vocabulary.specials, vocabulary.markers
+    # Everything that is not a normal token: few, except for the thousands of <unusedN> of some models.
+    for found in re.finditer(rb"[\x02\x03\x04\x06]", types):
+        token = found.start()
+        kind = types[token]
+        raw = tokens.raw(token)
+        if not raw:
+            continue
+        hidden[token] = kind != USER_DEFINED
+        if kind == BYTE:
+            vocabulary.byte_ids[_byte_of(raw, token)] = token
+            continue
+        if len(raw) > MAX_SPECIAL_BYTES:
+            raise FormatError(
+                f"tokenizer.ggml.tokens[{token}] is a special token of {len(raw)} bytes, at most "
+                f"{MAX_SPECIAL_BYTES} are accepted: the vocabulary is damaged, fetch the file again"
+            )
+        text = raw.decode("utf-8", "surrogateescape")
+        specials[text] = token
+        if kind == USER_DEFINED and _is_marker(text):
+            markers.add(token)
+    if "</b>" not in specials:  # without the other tags, these two are not strike-through but begin and end
+        markers.update(specials[text] for text in ("<s>", "</s>") if text in specials)
+    for token in markers:
+        hidden[token] = 1
+    for text in _END_TEXTS + _FIM_TEXTS:
+        token = tokens.find(text)
+        if token >= 0 and types[token] not in (CONTROL, UNKNOWN):
+            types[token] = CONTROL
+            specials[text] = token
+            hidden[token] = 1
 
 
 def _is_marker(text: str) -> bool:
