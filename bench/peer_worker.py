@@ -90,7 +90,8 @@ class Peer:
         params.n_threads = threads
         params.n_threads_batch = threads
         if self.engine == "ik_llama.cpp":
-            params.flash_attn = True
+            # Its flash attention stops with a failed assertion on a cache of several sequences.
+            params.flash_attn = sequences == 1
         self.ctx = self.api.llama_init_from_model(self.model, params)
         if not self.ctx:
             raise RuntimeError(f"{self.engine} cannot make a context of {context} tokens x {sequences}")

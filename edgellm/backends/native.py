@@ -42,6 +42,7 @@ class NativeBackend:
         self.batch = batch
         self.recurrent = bool(program.states)
         self.windowed = any(cache.window for cache in program.caches)
+        self.isa: str = isa or os.environ.get("EDGELLM_ISA") or _native.best_isa()
         self._file = file
         self._weights = [(name, int(file.tensors[name].type)) for name in program.weights]
         with self._translated():
@@ -53,7 +54,7 @@ class NativeBackend:
                 cache_tokens=cache_tokens,
                 batch=batch,
                 kv_type=kv_type,
-                isa=isa or os.environ.get("EDGELLM_ISA") or _native.best_isa(),
+                isa=self.isa,
             )
         self.block_tokens: int = self._engine.block_tokens
         self.n_blocks = cache_tokens // self.block_tokens

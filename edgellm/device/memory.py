@@ -35,14 +35,23 @@ def available_memory(root: Path = ROOT) -> int | None:
     return min(limits, default=None)
 
 
-def peak_memory(root: Path = ROOT) -> int | None:
-    """Return the most bytes of memory that were resident at once since the process began, or None."""
-    peak = _kib(read_fields(root / "proc/self/status").get("VmHWM"))
-    if peak is None and sys.platform == "darwin":
+def peak_memory(root: Path = ROOT, pid: int | None = None) -> int | None:
+    """Return the most bytes that this process, or process `pid`, has had resident at once, or None."""
+    peak = _kib(read_fields(root / "proc" / str(pid or "self") / "status").get("VmHWM"))
+    if peak is None and pid is None and sys.platform == "darwin":
         import resource
 
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak
+
+
+def reset_peak_memory() -> bool:
+    """Let the peak be counted from now on; False where the system cannot."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
 
 
 def _kib(text: str | None) -> int | None:

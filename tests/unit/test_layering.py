@@ -31,6 +31,7 @@ PYTHON: dict[str, set[str]] = {
     "backends": {"program", "gguf", "quant"},
     "convert": {"families", "gguf", "quant", "tokenizer"},
     "engine": {"families", "program", "gguf", "backends", "device", "tokenizer", "chat"},
+    "benchmark": {"engine", "backends", "device", "program", "gguf"},
     "store": set(),
     "api": {"engine", "store"},
     "server": {"engine", "chat", "tokenizer"},

@@ -1,0 +1,256 @@
+"""A benchmark's results as rows, and rows as Markdown, JSON, JSON lines and CSV.
+
+The keys are a superset of llama-bench's, so that what reads those reads these.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from edgellm import __version__
+from edgellm.benchmark.coldstart import ColdStart
+from edgellm.benchmark.runner import Result, Runner
+from edgellm.benchmark.version import build_commit
+from edgellm.device.cores import cpu_name
+from edgellm.device.limits import Limits
+from edgellm.gguf.file_types import file_type_name
+from edgellm.gguf.types import GGMLType
+
+Row = dict[str, Any]
+FORMATS = ("md", "json", "jsonl", "csv")
+
+# Keys of llama-bench that are about graphics processors or switches that edgellm does not have.
+_CONSTANTS: Row = {
+    "build_number": 0,
+    "gpu_info": "",
+    "backends": "CPU",
+    "cpu_mask": "0x0",
+    "cpu_strict": False,
+    "poll": 0,
+    "n_gpu_layers": 0,
+    "n_cpu_moe": 0,
+    "split_mode": "none",
+    "main_gpu": 0,
+    "no_kv_offload": False,
+    "flash_attn": True,
+    "devices": "none",
+    "tensor_split": "0.00",
+    "tensor_buft_overrides": "none",
+    "use_mmap": True,
+    "embeddings": False,
+    "no_op_offload": 0,
+    "no_host": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What a model file is: its family and mix of formats, its size in bytes, and its number of weights."""
+
+    type: str
+    size: int
+    n_params: int
+
+
+def model_facts(runner: Runner) -> ModelFacts:
+    """Describe a loaded model from its file."""
+    bytes_by_type: dict[GGMLType, int] = defaultdict(int)
+    for tensor in runner.file.tensors.values():
+        bytes_by_type[tensor.type] += tensor.n_bytes
+    n_params = sum(math.prod(tensor.shape) for tensor in runner.file.tensors.values())
+    mix = file_type_name(runner.file.metadata.get("general.file_type"))
+    if mix is None:
+        mix = max(bytes_by_type, key=lambda kind: bytes_by_type[kind]).name
+    scale, unit = (1e9, "B") if n_params >= 1e9 else (1e6, "M")
+    name = f"{runner.plan.program.family} {n_params / scale:.4g}{unit} {mix}"
+    return ModelFacts(name, sum(bytes_by_type.values()), n_params)
+
+
+def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdStart | None) -> Row:
+    """Return everything known about one test as one flat row."""
+    test, options, facts = result.test, runner.plan.options, model_facts(runner)
+    seconds = result.seconds
+    rates = [test.n_tokens / s for s in seconds]
+    median_s = statistics.median(seconds)
+    read_gb_s, gmac_s = _achieved(runner, result, median_s)
+    sensors = result.sensors
+    row: Row = {
+        **_CONSTANTS,
+        "build_commit": build_commit(),
+        "version": __version__,
+        "cpu_info": cpu_name() or "",
+        "model_filename": str(runner.file.path),
+        "model_type": facts.type,
+        "model_size": facts.size,
+        "model_n_params": facts.n_params,
+        "n_params": facts.n_params,
+        "n_batch": runner.backend.batch,
+        "n_ubatch": runner.backend.batch,
+        "n_threads": runner.plan.threads,
+        "n_ctx": runner.plan.n_ctx,
+        "type_k": options.kv_type,
+        "type_v": options.kv_type,
+        "isa": getattr(runner.backend, "isa", ""),
+        "test": test.name,
+        "n_prompt": test.n_prompt,
+        "n_gen": test.n_gen,
+        "n_depth": test.n_depth,
+        "n_parallel": test.n_parallel,
+        "test_time": datetime.fromtimestamp(result.test_time, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "avg_ns": round(statistics.fmean(seconds) * 1e9),
+        "stddev_ns": round(_stddev(seconds) * 1e9),
+        "avg_ts": statistics.fmean(rates),
+        "stddev_ts": _stddev(rates),
+        "median_ts": statistics.median(rates),
+        "min_ts": min(rates),
+        "max_ts": max(rates),
+        "samples_ns": [round(s * 1e9) for s in seconds],
+        "samples_ts": rates,
+        "read_gb_s": read_gb_s,
+        "limit_read_gb_s": None if limits is None else limits.read_gb_s,
+        "read_percent": _percent(read_gb_s, None if limits is None else limits.read_gb_s),
+        "int8_gmac_s": gmac_s,
+        "limit_int8_gmac_s": None if limits is None else limits.int8_gmac_s,
+        "int8_percent": _percent(gmac_s, None if limits is None else limits.int8_gmac_s),
+        "load_s": runner.load_s,
+        "cold_start_s": None if cold is None else cold.median_s,
+        "cold_start_first_s": None if cold is None else cold.first_s,
+        "cold_start_peak_bytes": None if cold is None else cold.peak_bytes,
+        "peak_bytes": runner.peak_bytes(),
+        "weights_bytes": runner.memory.get("weights"),
+        "temperature_c": sensors.temperature_c if sensors else None,
+        "clock_mhz": sensors.clock_mhz if sensors else None,
+        "throttled": result.throttled,
+        "energy_j_per_token": None if result.energy_j is None else result.energy_j / test.n_tokens,
+        "energy_source": result.energy_source,
+        "tokens_hash": result.tokens_hash,
+    }
+    return row
+
+
+def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | None, float]:
+    """GB/s read while generating (None where prompts are read too), and GMAC/s with weights."""
+    test, work = result.test, runner.work
+    macs = work.prompt_macs(test.n_prompt) if test.n_prompt else 0.0
+    macs = (macs + work.token_macs() * test.n_gen) * test.n_parallel
+    read = None
+    if test.n_gen and not test.n_prompt:
+        first = max(test.n_depth, 1)
+        n_bytes = sum(work.step_bytes([first + i] * test.n_parallel) for i in range(test.n_gen))
+        read = n_bytes / median_s / 1e9
+    return read, macs / median_s / 1e9
+
+
+def _percent(value: float | None, limit: float | None) -> float | None:
+    return None if value is None or not limit else 100 * value / limit
+
+
+def _stddev(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def render(rows: Sequence[Row], form: str) -> str:
+    """Write rows in one of FORMATS, with a final newline."""
+    if form == "json":
+        return json.dumps(rows, indent=2) + "\n"
+    if form == "jsonl":
+        return "".join(json.dumps(row) + "\n" for row in rows)
+    if form == "csv":
+        return _csv(rows)
+    return _markdown(rows)
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    out = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(out, fieldnames=list(rows[0]), quoting=csv.QUOTE_ALL, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({key: json.dumps(v) if isinstance(v, list) else v for key, v in row.items()})
+    return out.getvalue()
+
+
+def _markdown(rows: Sequence[Row]) -> str:
+    """A table of the tests, then a line for each thing that is one per model and thread count."""
+    titles = (
+        "model",
+        "size",
+        "params",
+        "threads",
+        "isa",
+        "test",
+        "t/s",
+        "GB/s",
+        "of limit",
+        "GMAC/s",
+        "of peak",
+    )
+    lines = [_cells(titles), _cells(["---"] * 3 + ["--:"] + ["---"] * 2 + ["--:"] * 5)]
+    for row in rows:
+        lines.append(
+            _cells(
+                [
+                    row["model_type"],
+                    f"{row['model_size'] / (1 << 20):.2f} MiB",
+                    f"{row['n_params'] / 1e6:.2f} M",
+                    str(row["n_threads"]),
+                    row["isa"],
+                    row["test"],
+                    f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}",
+                    _number(row["read_gb_s"], ".1f"),
+                    _number(row["read_percent"], ".0f", " %"),
+                    _number(row["int8_gmac_s"], ".1f"),
+                    _number(row["int8_percent"], ".0f", " %"),
+                ]
+            )
+        )
+    seen: dict[tuple[str, int], Row] = {}
+    for row in rows:
+        # The last test of a model has its peak.
+        seen[row["model_filename"], row["n_threads"]] = row
+    notes = [_note(row) for row in seen.values()]
+    hashes = [f"{row['test']}: {row['tokens_hash']}" for row in rows if row["tokens_hash"]]
+    if rows:
+        notes.append(f"greedy tokens: {', '.join(hashes)}" if hashes else "greedy tokens: none generated")
+        notes.append(f"{rows[0]['cpu_info']}; edgellm {rows[0]['version']} ({rows[0]['build_commit']})")
+    return "\n".join([*lines, "", *notes]) + "\n"
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    parts = [f"{row['model_type']}, {row['n_threads']} threads: peak {_mib(row['peak_bytes'])}"]
+    if row["cold_start_s"] is not None:
+        parts.append(f"cold start {row['cold_start_s']:.2f} s with peak {_mib(row['cold_start_peak_bytes'])}")
+    if row["limit_read_gb_s"] is not None:
+        parts.append(
+            f"limits {row['limit_read_gb_s']:.1f} GB/s read, {row['limit_int8_gmac_s']:.1f} GMAC/s int8"
+        )
+    if row["temperature_c"] is not None:
+        parts.append(f"{row['temperature_c']:.0f} °C")
+    if row["clock_mhz"] is not None:
+        parts.append(f"{row['clock_mhz']:.0f} MHz")
+    if row["throttled"] is not None:
+        parts.append("throttled" if row["throttled"] else "not throttled")
+    if row["energy_j_per_token"] is not None:
+        parts.append(f"{row['energy_j_per_token']:.3f} J per token ({row['energy_source']})")
+    return ", ".join(parts)
+
+
+def _mib(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / (1 << 20):.0f} MiB"
+
+
+def _number(value: float | None, form: str, unit: str = "") -> str:
+    return "" if value is None else format(value, form) + unit
+
+
+def _cells(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,192 @@
+"""Runs one model at one thread count and times prompts, answers, and answers at a depth."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from edgellm.backends.base import Backend, Ints
+from edgellm.benchmark.work import Work, count_work
+from edgellm.device.memory import peak_memory, reset_peak_memory
+from edgellm.device.sensors import EnergyMeter, Reading, read_sensors, throttled_between
+from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
+from edgellm.errors import UsageError
+from edgellm.gguf.reader import GGUFFile
+
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+_SPARE_TOKENS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What is timed: `n_prompt` tokens in one go, then `n_gen` one by one, after `n_depth` tokens, untimed.
+
+    All of it in each of `n_parallel` sequences at once.
+    """
+
+    n_prompt: int
+    n_gen: int
+    n_depth: int = 0
+    n_parallel: int = 1
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sequence at the end."""
+        return max(self.n_depth, 0 if self.n_prompt else 1) + self.n_prompt + self.n_gen
+
+    @property
+    def n_tokens(self) -> int:
+        """Tokens that are timed."""
+        return (self.n_prompt + self.n_gen) * self.n_parallel
+
+    @property
+    def name(self) -> str:
+        """As in llama-bench: pp512, tg128, pp512+tg128, `x 8` for parallel sequences, `@ d512` for depth."""
+        parts = [f"{kind}{n}" for kind, n in (("pp", self.n_prompt), ("tg", self.n_gen)) if n]
+        name = "+".join(parts)
+        if self.n_parallel > 1:
+            name += f" x {self.n_parallel}"
+        return f"{name} @ d{self.n_depth}" if self.n_depth else name
+
+
+@dataclass(slots=True)
+class Result:
+    """The seconds of each repetition of a test, and what was seen while they ran."""
+
+    test: Trial
+    seconds: list[float] = field(default_factory=list)
+    tokens_hash: str = ""
+    energy_j: float | None = None
+    energy_source: str | None = None
+    throttled: bool | None = None
+    sensors: Reading | None = None
+    test_time: float = 0.0
+
+
+class Runner:
+    """A loaded model whose steps are timed, with nothing but the engine and the search for the largest logit.
+
+    Raises UsageError if the tests do not fit the context, and what loading raises.
+    """
+
+    def __init__(self, path: Path, options: LoadOptions, tests: Sequence[Trial]) -> None:
+        reset_peak_memory()
+        self.file = GGUFFile.open(path)
+        try:
+            self.plan: Plan = plan(self.file, options)
+            self._check(tests)
+            begin = time.perf_counter()
+            self.backend: Backend
+            self.backend, self.memory = load_backend(self.plan)
+            self.load_s = time.perf_counter() - begin
+        except BaseException:
+            self.file.close()
+            raise
+        self.work: Work = count_work(self.plan.program, self.file.tensors, _KV_BYTES[options.kv_type])
+        # The same tokens on every machine and in every run.
+        random = np.random.default_rng(0)
+        longest = max(test.length for test in tests)
+        self._ids: Ints = random.integers(0, self.plan.program.n_vocab, longest, np.int32)
+
+    def _check(self, tests: Sequence[Trial]) -> None:
+        program = self.plan.program
+        if program.logits is None:
+            raise UsageError(
+                f"{self.file.path}: {program.family} models make embeddings and generate nothing to time; "
+                "benchmark a generative model."
+            )
+        for test in tests:
+            if test.length > self.plan.n_ctx:
+                raise UsageError(
+                    f"{test.name} needs {test.length} tokens and the context has {self.plan.n_ctx}; "
+                    "ask for fewer tokens or a larger context (-c)."
+                )
+            if test.n_parallel > self.plan.n_ctx:
+                raise UsageError(
+                    f"{test.n_parallel} sequences at once exceed the context of {self.plan.n_ctx} tokens; "
+                    "ask for a smaller batch (-b)."
+                )
+
+    def run(self, test: Trial, repetitions: int, *, warmup: bool = True) -> Result:
+        """Time a test `repetitions` times, after one run that does not count."""
+        if warmup:
+            self._once(Trial(min(test.n_prompt, 64), min(test.n_gen, 8), 0, test.n_parallel))
+        result = Result(test, test_time=time.time())
+        meter = EnergyMeter()
+        energy: list[float] = []
+        before = read_sensors()
+        for _ in range(repetitions):
+            seconds, joules, digest = self._once(test, meter)
+            result.seconds.append(seconds)
+            result.tokens_hash = digest
+            if joules is not None:
+                energy.append(joules)
+        result.sensors = read_sensors()
+        result.throttled = throttled_between(before, result.sensors)
+        if len(energy) == repetitions:
+            result.energy_j, result.energy_source = sum(energy) / len(energy), meter.source
+        return result
+
+    def peak_bytes(self) -> int | None:
+        """The most memory the process has held since this model's loading began."""
+        return peak_memory()
+
+    def close(self) -> None:
+        """Free the model."""
+        self.backend.close()
+        self.file.close()
+
+    def _once(self, test: Trial, meter: EnergyMeter | None = None) -> tuple[float, float | None, str]:
+        """Seconds, joules, and the hash of the greedy tokens of one run."""
+        backend = self.backend
+        sequences = [backend.open_sequence() for _ in range(test.n_parallel)]
+        try:
+            start = max(test.n_depth, 0 if test.n_prompt else 1)
+            rows = self._feed(sequences, self._ids[:start]) if start else None
+            if meter:
+                meter.start()
+            begin = time.perf_counter()
+            if test.n_prompt:
+                rows = self._feed(sequences, self._ids[start : start + test.n_prompt])
+            chosen = self._generate(sequences, rows, test.n_gen)
+            seconds = time.perf_counter() - begin
+            joules = meter.stop() if meter else None
+        finally:
+            for sequence in sequences:
+                backend.close_sequence(sequence)
+        return seconds, joules, hashlib.sha256(chosen.tobytes()).hexdigest()[:16] if test.n_gen else ""
+
+    def _feed(self, sequences: Sequence[int], ids: Ints) -> Ints:
+        """Append `ids` to every sequence, a step's worth at a time; the likeliest next token of each."""
+        tokens = np.tile(ids, len(sequences))
+        owners = np.repeat(np.asarray(sequences, np.int32), len(ids))
+        outputs = np.zeros(len(tokens), np.bool_)
+        outputs[len(ids) - 1 :: len(ids)] = True
+        best = []
+        for start in range(0, len(tokens), self.backend.batch):
+            part = slice(start, start + self.backend.batch)
+            logits = self.backend.step(tokens[part], owners[part], outputs[part])
+            best.append(logits.argmax(axis=1))
+        return np.concatenate(best).astype(np.int32)
+
+    def _generate(self, sequences: Sequence[int], tokens: Ints | None, n: int) -> Ints:
+        """Append the likeliest token to every sequence, `n` times; (n, n_sequences)."""
+        if tokens is None or n == 0:
+            return np.zeros((0, len(sequences)), np.int32)
+        owners = np.asarray(sequences, np.int32)
+        outputs = np.ones(len(sequences), np.bool_)
+        chosen = np.empty((n, len(sequences)), np.int32)
+        for i in range(n):
+            chosen[i] = tokens
+            tokens = self.backend.step(tokens, owners, outputs).argmax(axis=1).astype(np.int32)
+        return chosen
+
+
+def cache_tokens(tests: Sequence[Trial]) -> int:
+    """Tokens that the cache must hold for the largest of the tests, with room for blocks partly filled."""
+    return max((test.length + _SPARE_TOKENS) * test.n_parallel for test in tests)

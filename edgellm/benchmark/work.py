@@ -1,0 +1,84 @@
+"""How many bytes a model reads and how many multiply-adds it does: what its speed is held against.
+
+A matrix's bytes are those of the file. Rotations, norms and activations are left out: together they are a few
+thousandths of either.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgellm.gguf.reader import TensorInfo
+from edgellm.program import Program
+from edgellm.program.ops import Op
+
+_EXPERT_ROLES = ("gate", "up", "down", "gate_up")
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What one token takes: bytes of weights and multiply-adds, with the output head apart, and the cache.
+
+    `layers` has an entry for each attention: bytes of the cache and multiply-adds per earlier token that is
+    attended to, and the window (0: unlimited).
+    """
+
+    body_bytes: float
+    body_macs: float
+    head_bytes: float
+    head_macs: float
+    layers: tuple[tuple[int, int, int], ...]
+
+    def step_bytes(self, lengths: Sequence[int]) -> float:
+        """Bytes read by one step that adds a token to each sequence, given their lengths."""
+        cache = sum(size * _seen(length, window) for size, _, window in self.layers for length in lengths)
+        return self.body_bytes + self.head_bytes + cache
+
+    def token_macs(self) -> float:
+        """Multiply-adds with weights for one token whose logits are wanted."""
+        return self.body_macs + self.head_macs
+
+    def prompt_macs(self, n_tokens: int) -> float:
+        """Multiply-adds with weights for a prompt of which only the last token's logits are wanted."""
+        return self.body_macs * n_tokens + self.head_macs
+
+
+def _seen(length: int, window: int) -> int:
+    return min(length, window) if window else length
+
+
+def count_work(program: Program, tensors: Mapping[str, TensorInfo], kv_bytes: float) -> Work:
+    """Count a program's work; `kv_bytes` is the size of one cached value (f16: 2, q8_0: 34/32)."""
+    body_bytes = body_macs = head_bytes = head_macs = 0.0
+    head = _head(program)
+    layers = []
+    for op in program.ops:
+        if op.kind in ("linear", "moe"):
+            for role, name in op.weights.items():
+                shape = program.weights[name]
+                used = _used_share(op, program) if role in _EXPERT_ROLES else 1.0
+                n_bytes = tensors[name].n_bytes * used
+                macs = math.prod(shape) * used if len(shape) > 1 else 0.0
+                if name == head:
+                    head_bytes, head_macs = n_bytes, macs
+                else:
+                    body_bytes, body_macs = body_bytes + n_bytes, body_macs + macs
+        elif op.kind in ("attention", "attention_shared") and op.attrs.get("causal", True):
+            cache = program.caches[int(op.attrs["cache"])]
+            n_bytes = cache.n_kv_heads * (cache.key_dim + cache.value_dim) * kv_bytes
+            n_macs = int(op.attrs["n_heads"]) * (cache.key_dim + cache.value_dim)
+            layers.append((int(n_bytes), n_macs, int(op.attrs["window"])))
+    return Work(body_bytes, body_macs, head_bytes, head_macs, tuple(layers))
+
+
+def _head(program: Program) -> str | None:
+    """The weight of the last matrix before the logits, which may still be scaled or capped after it."""
+    matrices = [op.weights["weight"] for op in program.ops if op.kind == "linear"]
+    return matrices[-1] if program.logits is not None and matrices else None
+
+
+def _used_share(op: Op, program: Program) -> float:
+    """The share of a mixture's experts that one token uses; 1 for a plain matrix."""
+    return int(op.attrs["n_used"]) / program.weights[op.weights["down"]][0] if op.kind == "moe" else 1.0
