@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import tokenizers
-from tokenizers import Regex, decoders, models, pre_tokenizers
+from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from edgellm.tokenizer import Tokenizer
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, Thousands
@@ -133,6 +133,32 @@ def test_llama_agrees_with_the_sentencepiece_library() -> None:
     compare_with_sentencepiece(
         vocabulary_metadata("llama-spm"), tokenizer("llama-spm"), random_texts(6, 3000)
     )
+
+
+def test_utf8_bpe_agrees_with_the_tokenizers_library() -> None:
+    """Gemma 4's kind of vocabulary: Llama's pieces, with the merges that lead to them."""
+    metadata = vocabulary_metadata("llama-spm")
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list)
+    ids = {text: token for token, text in enumerate(tokens)}
+    splits = [(text[:i], text[i:]) for text in tokens[259:] for i in range(1, len(text))]
+    merges = [pair for pair in splits if pair[0] in ids and pair[1] in ids]
+    reference = tokenizers.Tokenizer(
+        models.BPE(vocab=ids, merges=merges, unk_token="<unk>", byte_fallback=True, fuse_unk=True)
+    )
+    reference.normalizer = normalizers.Replace(" ", "\u2581")
+    reference.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|[\n]+"), "isolated")
+    subject = Tokenizer.from_metadata(
+        metadata  # type: ignore[arg-type]
+        | {
+            "tokenizer.ggml.model": "gemma4",
+            "tokenizer.ggml.merges": [" ".join(pair) for pair in merges],
+        }
+    )
+    for text in random_texts(12, 3000):
+        ids_of_text = subject.encode(text, add_special=False)
+        assert ids_of_text == reference.encode(text).ids, text
+        assert subject.decode(ids_of_text) == text
 
 
 def test_gemma_agrees_with_the_sentencepiece_library(gemma: Path) -> None:
