@@ -52,13 +52,18 @@ constexpr int8_t kIQ4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 
 // Twice the e2m1 values of OCP MX 1.0, so that they are integers.
 constexpr int8_t kMXFP4Levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
-// 2^(e - 128): the e8m0 scale 2^(e - 127), halved because the levels are doubled. The first two are subnormal.
+// 2^(e - 128): the e8m0 scale 2^(e - 127), halved because the levels are doubled. The first two are
+// subnormal.
 inline float mxfp4_scale(uint8_t e) {
     return std::bit_cast<float>(e < 2 ? 0x00200000u << e : (uint32_t{e} - 1) << 23);
 }
 
-inline int nibble(const uint8_t* qs, int i) { return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4; }
-inline int fifth_bit(const uint8_t* qh, int i) { return ((qh[i / 8] >> (i % 8)) & 1) << 4; }
+inline int nibble(const uint8_t* qs, int i) {
+    return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4;
+}
+inline int fifth_bit(const uint8_t* qh, int i) {
+    return ((qh[i / 8] >> (i % 8)) & 1) << 4;
+}
 
 template <class Block, class Value>
 void decode_blocks32(const uint8_t* bytes, size_t n_blocks, float* out, Value value) {

@@ -7,8 +7,8 @@
 
 namespace edgellm {
 
-// value[i] = d * scale[i / 16] * code value - dmin * minimum[i / 16], where the code value is levels[code[i]] of the
-// format. d holds every constant factor, so the products are exact in float until the last rounding.
+// value[i] = d * scale[i / 16] * code value - dmin * minimum[i / 16], where the code value is levels[code[i]]
+// of the format. d holds every constant factor, so the products are exact in float until the last rounding.
 struct ExpandedBlock {
     float d;
     float dmin;

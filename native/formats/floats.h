@@ -22,9 +22,13 @@ inline uint32_t load_u32(const uint8_t* bytes) {
     return v;
 }
 
-inline float load_half(const uint8_t* bytes) { return half_to_float(load_u16(bytes)); }
+inline float load_half(const uint8_t* bytes) {
+    return half_to_float(load_u16(bytes));
+}
 
-inline void decode_f32(const uint8_t* bytes, size_t n, float* out) { std::memcpy(out, bytes, n * 4); }
+inline void decode_f32(const uint8_t* bytes, size_t n, float* out) {
+    std::memcpy(out, bytes, n * 4);
+}
 
 inline void decode_f16(const uint8_t* bytes, size_t n, float* out) {
     for (size_t i = 0; i < n; ++i) out[i] = load_half(bytes + 2 * i);

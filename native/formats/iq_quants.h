@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// IQ1, IQ2, IQ3: 256 values as points of a grid (8 or 4 values each), with signs or a shift, and 3 or 4-bit scales.
+// IQ1, IQ2, IQ3: 256 values as points of a grid (8 or 4 values each), with signs or a shift, and 3 or 4-bit
+// scales.
 #pragma once
 
 #include <bit>
@@ -116,7 +117,8 @@ inline void expand_iq2_s(const uint8_t* bytes, ExpandedBlock* out) {
     BlockIQ2_S b;
     std::memcpy(&b, bytes, sizeof(b));
     expand_iq_header(load_half(b.d) * 0.125f, out);
-    for (int i = 0; i < 16; ++i) out->scale[i] = static_cast<int8_t>(2 * (b.scales[i / 2] >> (i % 2 * 4) & 15) + 1);
+    for (int i = 0; i < 16; ++i)
+        out->scale[i] = static_cast<int8_t>(2 * (b.scales[i / 2] >> (i % 2 * 4) & 15) + 1);
     for (int k = 0; k < 32; ++k) {
         const int index = b.qs[k] | (b.qh[k / 4] >> (k % 4 * 2) & 3) << 8;
         iq_codes(iq2_s_grid[index], b.signs[k], 4, 8, out->code + 8 * k);
@@ -142,7 +144,8 @@ inline void expand_iq3_s(const uint8_t* bytes, ExpandedBlock* out) {
     BlockIQ3_S b;
     std::memcpy(&b, bytes, sizeof(b));
     expand_iq_header(load_half(b.d), out);
-    for (int i = 0; i < 16; ++i) out->scale[i] = static_cast<int8_t>(2 * (b.scales[i / 4] >> (i / 2 % 2 * 4) & 15) + 1);
+    for (int i = 0; i < 16; ++i)
+        out->scale[i] = static_cast<int8_t>(2 * (b.scales[i / 4] >> (i / 2 % 2 * 4) & 15) + 1);
     for (int k = 0; k < 64; ++k) {
         const int index = b.qs[k] | (b.qh[k / 8] >> (k % 8) & 1) << 8;
         iq_codes(iq3_s_grid[index], b.signs[k / 2] >> (k % 2 * 4), 1, 4, out->code + 4 * k);
@@ -170,7 +173,8 @@ inline void expand_iq1_m(const uint8_t* bytes, ExpandedBlock* out) {
     for (int i = 0; i < 4; ++i) {
         const unsigned word = load_u16(b.scales + 2 * i);
         d = static_cast<uint16_t>(d | (word >> 12) << (4 * i));
-        for (int j = 0; j < 4; ++j) out->scale[4 * i + j] = static_cast<int8_t>(2 * (word >> (3 * j) & 7) + 1);
+        for (int j = 0; j < 4; ++j)
+            out->scale[4 * i + j] = static_cast<int8_t>(2 * (word >> (3 * j) & 7) + 1);
     }
     expand_iq_header(half_to_float(d) * 0.125f, out);
     for (int k = 0; k < 32; ++k) {

@@ -13,11 +13,12 @@ namespace edgellm {
 
 struct BlockQ2_K {  // d * (scale & 15) * q - dmin * (scale >> 4), per 16 values
     uint8_t scales[16];
-    uint8_t qs[64];  // 2 x 32 bytes; byte i of a half holds values i, i + 32, i + 64, i + 96 of its 128, low bits first
+    uint8_t qs[64];  // 2 x 32 bytes; byte i of a half holds values i, i + 32, i + 64, i + 96 of its 128, low
+                     // bits first
     uint8_t d[2];
     uint8_t dmin[2];
 };
-struct BlockQ3_K {  // d * (scale - 32) * (q - 4), per 16 values
+struct BlockQ3_K {      // d * (scale - 32) * (q - 4), per 16 values
     uint8_t hmask[32];  // third bits: bit j of byte i for value 32 j + i
     uint8_t qs[64];     // low two bits, as in Q2_K
     uint8_t scales[12];
@@ -36,9 +37,10 @@ struct BlockQ5_K {  // as Q4_K
     uint8_t qh[32];  // fifth bits: bit j of byte i for value 32 j + i
     uint8_t qs[128];
 };
-struct BlockQ6_K {  // d * scale * (q - 32), per 16 values
+struct BlockQ6_K {    // d * scale * (q - 32), per 16 values
     uint8_t ql[128];  // 2 x 64 bytes; byte i holds the low nibbles of values i (low) and i + 64 of its 128
-    uint8_t qh[64];   // 2 x 32 bytes; byte i holds the high bits of values i, i + 32, i + 64, i + 96, low bits first
+    uint8_t qh[64];  // 2 x 32 bytes; byte i holds the high bits of values i, i + 32, i + 64, i + 96, low bits
+                     // first
     int8_t scales[16];
     uint8_t d[2];
 };

@@ -34,13 +34,6 @@ void require(bool condition, const char* message) {
     if (!condition) throw std::invalid_argument(message);
 }
 
-Isa usable_isa(const std::string& name) {
-    Isa isa;
-    require(isa_from_name(name, &isa), ("no kernel set is named " + name).c_str());
-    require(isa_usable(isa, detect_cpu()), ("this CPU cannot run " + name).c_str());
-    return isa;
-}
-
 // The position of `name` in `names`.
 template <class T>
 T choice(const std::string& name, std::initializer_list<const char*> names) {
@@ -327,6 +320,13 @@ std::vector<std::string> isas() {
 
 }  // namespace
 
+Isa usable_isa(const std::string& name) {
+    Isa isa;
+    require(isa_from_name(name, &isa), ("no kernel set is named " + name).c_str());
+    require(isa_usable(isa, detect_cpu()), ("this CPU cannot run " + name).c_str());
+    return isa;
+}
+
 void bind_kernels(nb::module_& m) {
     using namespace nb::literals;
     nb::module_ k = m.def_submodule("kernels", "Single kernels, for tests and benchmarks.");
@@ -358,4 +358,5 @@ void bind_kernels(nb::module_& m) {
         .def("drop_before", &AttentionLayer::drop_before, "position"_a)
         .def("attend", &AttentionLayer::attend, "q"_a, "position"_a, "n_keys"_a = 0, "tile"_a = 64)
         .def("attend_chunks", &AttentionLayer::attend_chunks, "q"_a, "position"_a, "n_keys"_a = 0);
+    bind_linear(k);
 }

@@ -1,15 +1,17 @@
 // SPDX-License-Identifier: MIT
-// The body of the linear kernels, instantiated once per instruction set by a file that includes it. Everything has
-// internal linkage, because those files are compiled with different flags.
+// The body of the linear kernels, instantiated once per instruction set by a file that includes it.
+// Everything has internal linkage, because those files are compiled with different flags.
 //
-// A set of primitives S works on one register at a time; 64 bytes (16 rows x 4 columns) are S::kParts registers.
+// A set of primitives S works on one register at a time; 64 bytes (16 rows x 4 columns) are S::kParts
+// registers.
 //   Bytes       codes of kLanes rows x 4 columns        Ints, Floats   kLanes = 16 / kParts lanes
 //   kSigned     signed codes are wanted as they are (else + 128, as unsigned)
 //
-// A tile is kPanels panels x T tokens over a run of blocks. Its sums y[panel][token][row] stay in memory (L1) and are
-// read and written once per block:
+// A tile is kPanels panels x T tokens over a run of blocks. Its sums y[panel][token][row] stay in memory (L1)
+// and are read and written once per block:
 //   y = fma(integer dot, d_w * d_x, y);  y = fma(m_w, sum_x, y)
-// in ascending order of blocks: the same operations whatever the tile is, so results do not depend on the batch.
+// in ascending order of blocks: the same operations whatever the tile is, so results do not depend on the
+// batch.
 #pragma once
 
 #include <algorithm>
@@ -29,9 +31,9 @@ namespace {
 #define EDGELLM_UNROLL _Pragma("GCC unroll 64")
 #endif
 
-constexpr size_t kChunkBlocks = 16;       // columns expanded at a time, in blocks of 32
-constexpr size_t kPrefetchBytes = 1280;   // ahead of the block in work
-constexpr size_t kMacroColumns = 4096;    // columns for which a block of tokens stays in L2
+constexpr size_t kChunkBlocks = 16;      // columns expanded at a time, in blocks of 32
+constexpr size_t kPrefetchBytes = 1280;  // ahead of the block in work
+constexpr size_t kMacroColumns = 4096;   // columns for which a block of tokens stays in L2
 constexpr size_t kTokenBlockBytes = 192 << 10;
 
 // Activations of a tile's first token at a block.
@@ -60,7 +62,8 @@ inline BlockScale block_scale(float largest) {
 }
 
 // sum: of the block's 32 codes; high: of the last 16.
-inline void store_sums(const QuantRows& out, size_t n_in, size_t token, size_t block, float scale, int sum, int high) {
+inline void store_sums(const QuantRows& out, size_t n_in, size_t token, size_t block, float scale, int sum,
+                       int high) {
     out.scale[token * (n_in / 32) + block] = scale;
     float* sums = out.sum16 + token * (n_in / 16) + 2 * block;
     sums[0] = scale * static_cast<float>(sum);
@@ -85,11 +88,11 @@ struct PackedSource {
     static constexpr bool kPairs = kLayout.scales == Scales::kSuperPairs;
     static constexpr bool kSignedCodes = S::kSigned && kLayout.offset == 128;
     // Largest unsigned code.
-    static constexpr int kMax = kLayout.offset == 128                ? 255
-                                : kLayout.levels != nullptr          ? 2 * kLayout.offset
-                                : kLayout.codes == Codes::kNibbles   ? 15
-                                : kLayout.codes == Codes::kFiveBits  ? 31
-                                                                     : 63;
+    static constexpr int kMax = kLayout.offset == 128               ? 255
+                                : kLayout.levels != nullptr         ? 2 * kLayout.offset
+                                : kLayout.codes == Codes::kNibbles  ? 15
+                                : kLayout.codes == Codes::kFiveBits ? 31
+                                                                    : 63;
     static constexpr int kLanes = 16 / S::kParts;
 
     const uint8_t* header;
@@ -141,7 +144,8 @@ struct PackedSource {
         }
     }
 
-    // Of formats with a scale per 16 columns, for columns 16 half and up: the scale, and its integer factor alone.
+    // Of formats with a scale per 16 columns, for columns 16 half and up: the scale, and its integer factor
+    // alone.
     EDGELLM_INLINE typename S::Floats pair_scale(int half, int part) const {
         return S::mul(scale(part), S::load_i8(block + 16 * half + part * kLanes));
     }
@@ -193,7 +197,8 @@ struct alignas(64) PairBlock : ByteBlock {
     int16_t pair_words[2][32];  // each row's integer factor twice: a 32-bit lane is a row
 };
 
-// Signed integers of 16 bits, their integer scales multiplied in. Lane: columns (c, c + 2) of the group.
+// Signed integers of 16 bits; integer scales per 16 columns are multiplied in. Lane: columns (c, c + 2) of
+// the group.
 struct alignas(64) WordBlock {
     uint8_t codes[16][64];  // [2 group + odd]
     float scale[16];
@@ -214,8 +219,12 @@ struct ByteSource {
 
     EDGELLM_INLINE void next() { ++block; }
     EDGELLM_INLINE void prefetch() const {}
-    EDGELLM_INLINE typename S::Floats scale(int part) const { return S::load_floats(block->scale + part * kLanes); }
-    EDGELLM_INLINE typename S::Floats minimum(int part) const { return S::load_floats(block->minimum + part * kLanes); }
+    EDGELLM_INLINE typename S::Floats scale(int part) const {
+        return S::load_floats(block->scale + part * kLanes);
+    }
+    EDGELLM_INLINE typename S::Floats minimum(int part) const {
+        return S::load_floats(block->minimum + part * kLanes);
+    }
     EDGELLM_INLINE typename S::Bytes codes(int group, int part) const {
         return S::load(block->codes[group] + static_cast<size_t>(part) * (64 / S::kParts));
     }
@@ -239,7 +248,8 @@ void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* ou
             S::store_floats(out[b].minimum + part * Packed::kLanes, source.minimum(part));
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group) {
-                S::store(out[b].codes[group] + static_cast<size_t>(part) * kPartBytes, source.codes(group, part));
+                S::store(out[b].codes[group] + static_cast<size_t>(part) * kPartBytes,
+                         source.codes(group, part));
             }
         }
         if constexpr (Packed::kPairs) {
@@ -247,7 +257,8 @@ void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* ou
                 for (int part = 0; part < S::kParts; ++part) {
                     const int row = part * Packed::kLanes;
                     S::store_floats(out[b].pair_scale[half] + row, source.pair_scale(half, part));
-                    S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row), source.pair_words(half, part));
+                    S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row),
+                             source.pair_words(half, part));
                 }
             }
         }
@@ -255,7 +266,6 @@ void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* ou
     }
 }
 
-// Formats of signed levels: `pairs` integer scales per block multiply the codes.
 template <class S, GGMLType type>
 void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock* out) {
     constexpr Layout kLayout = layout_of(type);
@@ -269,30 +279,22 @@ void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock
             header = block;
             block += kHeader;
         }
-        alignas(64) int16_t factor[2][32];
-        if constexpr (kLayout.scales == Scales::kHalf) {
-            std::fill_n(&factor[0][0], 64, int16_t{1});
-        } else {
-            const auto* scales = reinterpret_cast<const int8_t*>(block);
-            constexpr int kSecond = kLayout.scales == Scales::kSuper ? 0 : 16;
-            for (int i = 0; i < 32; ++i) {
-                factor[0][i] = scales[i / 2];
-                factor[1][i] = scales[kSecond + i / 2];
-            }
-        }
         const uint8_t* data = block + scale_bytes(kLayout.scales);
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
             const int row = part * kLanes;
             if constexpr (kLayout.scales == Scales::kExpanded) {
-                const auto dmin = S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
+                const auto dmin =
+                    S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
                 const auto low = S::mul(dmin, S::load_u8(block + 32 + row));
                 const auto high = S::mul(dmin, S::load_u8(block + 48 + row));
-                S::store_floats(out[b].scale + row, S::load_floats(reinterpret_cast<const float*>(header) + row));
+                S::store_floats(out[b].scale + row,
+                                S::load_floats(reinterpret_cast<const float*>(header) + row));
                 S::store_floats(out[b].minimum + row, low);
                 S::store_floats(out[b].minimum_high + row, S::sub(high, low));
-            } else if constexpr (kHeader > 0) {
-                S::store_floats(out[b].scale + row, S::load_halves(header + 2 * row));
+            } else if constexpr (kLayout.scales == Scales::kSuper) {
+                S::store_floats(out[b].scale + row,
+                                S::mul(S::load_halves(header + 2 * row), S::load_i8(block + row)));
             } else {
                 S::store_floats(out[b].scale + row, S::load_halves(block + 2 * row));
             }
@@ -302,13 +304,19 @@ void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock
                 if constexpr (kLayout.codes == Codes::kBytes) {
                     v = S::load(data + 64 * group + static_cast<size_t>(part) * kPartBytes);
                 } else {
-                    const auto raw = S::load(data + 64 * (group % 4) + static_cast<size_t>(part) * kPartBytes);
+                    const auto raw =
+                        S::load(data + 64 * (group % 4) + static_cast<size_t>(part) * kPartBytes);
                     v = S::template lookup<type, 0>(group < 4 ? S::low_nibbles(raw) : S::high_nibbles(raw));
                 }
-                const auto f = S::load(reinterpret_cast<const uint8_t*>(factor[group / 4] + row * 2));
+                typename S::Bytes even = S::even_words(v), odd = S::odd_words(v);
+                if constexpr (kLayout.scales == Scales::kExpanded) {
+                    const auto factor = S::double_words(block + group / 4 * 16 + row);
+                    even = S::mul_words(even, factor);
+                    odd = S::mul_words(odd, factor);
+                }
                 const size_t at = static_cast<size_t>(part) * kPartBytes;
-                S::store(out[b].codes[2 * group] + at, S::mul_words(S::even_words(v), f));
-                S::store(out[b].codes[2 * group + 1] + at, S::mul_words(S::odd_words(v), f));
+                S::store(out[b].codes[2 * group] + at, even);
+                S::store(out[b].codes[2 * group + 1] + at, odd);
             }
         }
         block += packed_block_bytes(kLayout);
@@ -332,7 +340,8 @@ inline void widen_activations(const int8_t* q, size_t n_blocks, WordActivations*
 
 // A run of word blocks against T tokens.
 template <class S, bool kHasMin, int T>
-void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, const Activations& a, float* y) {
+void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, const Activations& a,
+               float* y) {
     constexpr int kLanes = 16 / S::kParts;
     constexpr size_t kPartBytes = 64 / S::kParts;
     const float* scale = a.scale;
@@ -343,13 +352,15 @@ void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, co
         for (int k = 0; k < 16; ++k) {
             typename S::Bytes codes[S::kParts];
             EDGELLM_UNROLL
-            for (int part = 0; part < S::kParts; ++part) codes[part] = S::load(w->codes[k] + static_cast<size_t>(part) * kPartBytes);
+            for (int part = 0; part < S::kParts; ++part)
+                codes[part] = S::load(w->codes[k] + static_cast<size_t>(part) * kPartBytes);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 const auto pair = S::broadcast_word(x[t].q[b][k % 2] + k / 2 * 2);
                 EDGELLM_UNROLL
                 for (int part = 0; part < S::kParts; ++part) {
-                    dot[t][part] = k == 0 ? S::dot_words(S::zero(), codes[part], pair) : S::dot_words(dot[t][part], codes[part], pair);
+                    dot[t][part] = k == 0 ? S::dot_words(S::zero(), codes[part], pair)
+                                          : S::dot_words(dot[t][part], codes[part], pair);
                 }
             }
         }
@@ -361,7 +372,8 @@ void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, co
                 float* to = y + t * 16 + part * kLanes;
                 const size_t token = static_cast<size_t>(t);
                 auto v = S::fma(S::to_floats(dot[t][part]),
-                                S::mul(weight_scale, S::broadcast(scale[token * (a.n_in / 32)])), S::load_floats(to));
+                                S::mul(weight_scale, S::broadcast(scale[token * (a.n_in / 32)])),
+                                S::load_floats(to));
                 if constexpr (kHasMin) {
                     const float* s = sum + token * (a.n_in / 16);
                     v = S::fma(S::load_floats(w->minimum + part * kLanes), S::broadcast(s[0]), v);
@@ -395,7 +407,8 @@ void float_tile(const uint8_t* w, size_t n_columns, const float* x, size_t ldx, 
     EDGELLM_UNROLL
     for (int t = 0; t < T; ++t) {
         EDGELLM_UNROLL
-        for (int part = 0; part < S::kParts; ++part) sum[t][part] = S::load_floats(y + t * 16 + part * kLanes);
+        for (int part = 0; part < S::kParts; ++part)
+            sum[t][part] = S::load_floats(y + t * 16 + part * kLanes);
     }
     for (size_t k = 0; k < n_columns; ++k, w += kColumnBytes) {
         if (k % (64 / kColumnBytes) == 0) __builtin_prefetch(w + kPrefetchBytes);
@@ -404,14 +417,16 @@ void float_tile(const uint8_t* w, size_t n_columns, const float* x, size_t ldx, 
             const auto column = load_float_column<S, type>(w, part);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
-                sum[t][part] = S::fma(column, S::broadcast(x[static_cast<size_t>(t) * ldx + k]), sum[t][part]);
+                sum[t][part] =
+                    S::fma(column, S::broadcast(x[static_cast<size_t>(t) * ldx + k]), sum[t][part]);
             }
         }
     }
     EDGELLM_UNROLL
     for (int t = 0; t < T; ++t) {
         EDGELLM_UNROLL
-        for (int part = 0; part < S::kParts; ++part) S::store_floats(y + t * 16 + part * kLanes, sum[t][part]);
+        for (int part = 0; part < S::kParts; ++part)
+            S::store_floats(y + t * 16 + part * kLanes, sum[t][part]);
     }
 }
 
@@ -445,7 +460,6 @@ struct Call {
         const Activations all{xq->q, xq->scale, xq->sum16, m.n_in};
         return all.at(token0 + token, block);
     }
-    size_t rows(size_t p) const { return std::min(kPanelRows, m.n_out - p * kPanelRows); }
 
     // Sums of a tile from and to y, rows that exist only. Column 0 starts at zero.
     void load(size_t p, size_t token, size_t n, bool zero, float* tile) const {
@@ -453,25 +467,21 @@ struct Call {
             std::memset(tile, 0, n * kPanelRows * sizeof(float));
             return;
         }
-        const size_t bytes = rows(p) * sizeof(float);
-        for (size_t t = 0; t < n; ++t) {
-            const float* from = y + (token + t) * ldy + (p - first) * kPanelRows;
-            if (bytes == 64) {
-                std::memcpy(tile + t * kPanelRows, from, 64);
-            } else {
-                std::memcpy(tile + t * kPanelRows, from, bytes);
-            }
-        }
+        for (size_t t = 0; t < n; ++t)
+            copy_row(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
     }
     void store(size_t p, size_t token, size_t n, const float* tile) const {
-        const size_t bytes = rows(p) * sizeof(float);
-        for (size_t t = 0; t < n; ++t) {
-            float* to = y + (token + t) * ldy + (p - first) * kPanelRows;
-            if (bytes == 64) {
-                std::memcpy(to, tile + t * kPanelRows, 64);
-            } else {
-                std::memcpy(to, tile + t * kPanelRows, bytes);
-            }
+        for (size_t t = 0; t < n; ++t)
+            copy_row(p, y + (token + t) * ldy + (p - first) * kPanelRows, tile + t * kPanelRows);
+    }
+
+  private:
+    void copy_row(size_t p, float* to, const float* from) const {
+        const size_t n = m.n_out - p * kPanelRows;
+        if (n >= kPanelRows) {
+            std::memcpy(to, from, kPanelRows * sizeof(float));
+        } else {
+            for (size_t i = 0; i < n; ++i) to[i] = from[i];
         }
     }
 };
@@ -501,8 +511,8 @@ void multiply_packed(const Call& c) {
     }
 }
 
-// Many tokens: chunks of a panel are expanded and meet a block of tokens. `expand(panel, first, n)` fills the scratch,
-// `run.operator()<T>(activations, n_blocks, tile)` multiplies it.
+// Many tokens: chunks of a panel are expanded and meet a block of tokens. `expand(panel, first, n)` fills the
+// scratch, `run.operator()<T>(activations, n_blocks, tile)` multiplies it.
 template <class E, class Expand, class Run>
 EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const Run& run) {
     alignas(64) float tile[E::Tiles::kLargest * kPanelRows];
@@ -556,7 +566,8 @@ void multiply_words(const Call& c) {
     multiply_expanded<E>(
         c, [&](const uint8_t* panel, size_t b, size_t n) { expand_words<S, type>(panel, b, n, scratch); },
         [&]<int T>(const Activations& a, size_t n, float* tile) {
-            for (int t = 0; t < T; ++t) widen_activations(a.q + static_cast<size_t>(t) * a.n_in, n, words + t);
+            for (int t = 0; t < T; ++t)
+                widen_activations(a.q + static_cast<size_t>(t) * a.n_in, n, words + t);
             word_tile<S, layout_of(type).scales == Scales::kExpanded, T>(scratch, n, words, a, tile);
         });
 }
@@ -576,8 +587,8 @@ void multiply_floats(const Call& c) {
                 for (size_t t = t0; t < t_end;) {
                     E::Tiles::pick(t_end - t, [&]<int T>() {
                         c.load(p, t, T, k == 0, tile);
-                        float_tile<S, type, T>(c.panel(p) + k * kColumnBytes, n, c.x + (c.token0 + t) * c.ldx + k,
-                                               c.ldx, tile);
+                        float_tile<S, type, T>(c.panel(p) + k * kColumnBytes, n,
+                                               c.x + (c.token0 + t) * c.ldx + k, c.ldx, tile);
                         c.store(p, t, T, tile);
                         t += T;
                     });
@@ -595,12 +606,12 @@ void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* x
 #define EDGELLM_CASE(kind, type) \
     case GGMLType::type:         \
         return multiply_##kind<E, GGMLType::type>(call);
-#define EDGELLM_SIGNED(type)                                           \
-    case GGMLType::type:                                               \
-        if constexpr (E::Simd::kSigned) {                              \
-            return multiply_words<E, GGMLType::type>(call);            \
-        } else {                                                       \
-            return multiply_bytes<E, GGMLType::type>(call);            \
+#define EDGELLM_SIGNED(type)                                \
+    case GGMLType::type:                                    \
+        if constexpr (E::Simd::kSigned) {                   \
+            return multiply_words<E, GGMLType::type>(call); \
+        } else {                                            \
+            return multiply_bytes<E, GGMLType::type>(call); \
         }
         EDGELLM_CASE(floats, F32)
         EDGELLM_CASE(floats, F16)
@@ -678,7 +689,8 @@ struct WideEngine {
 
   private:
     template <int T, int kFirst, int kLast, class Source>
-    EDGELLM_INLINE static void dot_groups(const Source& w, const Activations& a, typename S::Ints (*dot)[S::kParts]) {
+    EDGELLM_INLINE static void dot_groups(const Source& w, const Activations& a,
+                                          typename S::Ints (*dot)[S::kParts]) {
         EDGELLM_UNROLL
         for (int group = kFirst; group < kLast; ++group) {
             typename S::Bytes codes[S::kParts];

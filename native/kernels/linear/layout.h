@@ -3,9 +3,9 @@
 //
 // Float formats: column by column, 16 values (rows) each.
 //
-// Quantized formats: blocks of 16 rows x 32 columns in column order. The columns of a block are 8 groups of 4.
-// A group's 64 bytes are [row][column of the group], so that a 32-bit lane is a row. A block is its scales, then
-// its codes:
+// Quantized formats: blocks of 16 rows x 32 columns in column order. The columns of a block are 8 groups
+// of 4. A group's 64 bytes are [row][column of the group], so that a 32-bit lane is a row. A block is its
+// scales, then its codes:
 //   nibbles    4 x 64 bytes: low nibble group j, high nibble group j + 4, for j in 0..3
 //   five bits  the same, then 64 bytes of fifth bits: bit j for group j
 //   six bits   the same, then 2 x 64 bytes of high bits: bits 2 (j % 4) and up of half j / 4 for group j
@@ -130,7 +130,8 @@ constexpr size_t packed_block_bytes(const Layout& layout) {
     return scale_bytes(layout.scales) + code_bytes(layout.codes);
 }
 
-// Bytes of the first n_blocks blocks of a panel with their headers; n_blocks a multiple of 8 where there are headers.
+// Bytes of the first n_blocks blocks of a panel with their headers; n_blocks a multiple of 8 where there are
+// headers.
 constexpr size_t packed_bytes(const Layout& layout, size_t n_blocks) {
     return n_blocks * packed_block_bytes(layout) + n_blocks / 8 * header_bytes(layout.scales);
 }

@@ -20,13 +20,19 @@ struct RowOfBlock {
     uint8_t* codes;
     size_t row;
 
-    void half(size_t field, const uint8_t* value) const { std::memcpy(scales + field * 32 + 2 * row, value, 2); }
+    void half(size_t field, const uint8_t* value) const {
+        std::memcpy(scales + field * 32 + 2 * row, value, 2);
+    }
     void byte(size_t field, uint8_t value) const { scales[field * 16 + row] = value; }
     // Four codes of group j (64-byte plane j), one per byte.
-    void word(size_t plane, uint32_t value) const { std::memcpy(codes + plane * kGroupBytes + 4 * row, &value, 4); }
+    void word(size_t plane, uint32_t value) const {
+        std::memcpy(codes + plane * kGroupBytes + 4 * row, &value, 4);
+    }
 };
 
-bool finite_half(const uint8_t* half) { return (load_u16(half) & 0x7c00u) != 0x7c00u; }
+bool finite_half(const uint8_t* half) {
+    return (load_u16(half) & 0x7c00u) != 0x7c00u;
+}
 
 // 4-bit codes as Q4_0 lays them out: exactly the packed form of one row.
 void put_nibbles(const RowOfBlock& to, const uint8_t* qs) {
@@ -34,7 +40,9 @@ void put_nibbles(const RowOfBlock& to, const uint8_t* qs) {
 }
 
 // Bits 0..3 of `bits` to bit 0 of bytes 0..3.
-uint32_t spread_bits(uint32_t bits) { return (bits * 0x00204081u) & 0x01010101u; }
+uint32_t spread_bits(uint32_t bits) {
+    return (bits * 0x00204081u) & 0x01010101u;
+}
 
 // Fifth bits in column order to the plane whose byte c holds bit j for column 4 j + c.
 void put_fifth_bits(const RowOfBlock& to, uint32_t columns) {
@@ -100,7 +108,9 @@ struct RowOfSuper {
     size_t block_bytes, scale_bytes, header_bytes;
     size_t row;
 
-    void half(size_t field, const uint8_t* value) const { std::memcpy(header + field * 32 + 2 * row, value, 2); }
+    void half(size_t field, const uint8_t* value) const {
+        std::memcpy(header + field * 32 + 2 * row, value, 2);
+    }
     void single(size_t field, float value) const { std::memcpy(header + field * 64 + 4 * row, &value, 4); }
     RowOfBlock block(size_t i) const {
         uint8_t* start = header + header_bytes + i * block_bytes;
@@ -209,8 +219,8 @@ bool pack_panel32(const Layout& layout, const uint8_t* rows, size_t n_rows, size
 }
 
 template <class Source>
-bool pack_panel256(const Layout& layout, const uint8_t* rows, size_t n_rows, size_t n_blocks, size_t block_bytes,
-                   uint8_t* dst, Source source) {
+bool pack_panel256(const Layout& layout, const uint8_t* rows, size_t n_rows, size_t n_blocks,
+                   size_t block_bytes, uint8_t* dst, Source source) {
     bool finite = true;
     for (size_t i = 0; i < n_blocks; ++i) {
         const RowOfSuper to{dst + i * packed_bytes(layout, 8), packed_block_bytes(layout),
@@ -298,11 +308,15 @@ bool pack_panel(const PackedMatrix& m, const uint8_t* rows, size_t n_rows, uint8
     }
 }
 
-size_t align64(size_t n) { return (n + 63) / 64 * 64; }
+size_t align64(size_t n) {
+    return (n + 63) / 64 * 64;
+}
 
 }  // namespace
 
-size_t quant_row_bytes(size_t n_in) { return align64(n_in) + align64(n_in / 32 * 4) + align64(n_in / 16 * 4); }
+size_t quant_row_bytes(size_t n_in) {
+    return align64(n_in) + align64(n_in / 32 * 4) + align64(n_in / 16 * 4);
+}
 
 bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out) {
     const FormatInfo* format = find_format(static_cast<uint32_t>(type));
@@ -314,8 +328,8 @@ bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out
     out->n_out = static_cast<uint32_t>(n_out);
     out->n_in = static_cast<uint32_t>(n_in);
     out->n_panels = (n_out + kPanelRows - 1) / kPanelRows;
-    out->panel_bytes =
-        align64(is_float ? n_in * kPanelRows * format->block_bytes : packed_bytes(layout, n_in / kBlockColumns));
+    out->panel_bytes = align64(is_float ? n_in * kPanelRows * format->block_bytes
+                                        : packed_bytes(layout, n_in / kBlockColumns));
     out->panel_stride = out->panel_bytes;
     return true;
 }

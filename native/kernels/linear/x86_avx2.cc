@@ -13,7 +13,9 @@ struct Avx2 : YmmPrimitives {
 };
 
 // Groups of 4 columns whose 16-bit sums of |code| <= max by |x| <= 127 cannot overflow: each adds 2 products.
-constexpr int safe_groups(int max) { return max <= 15 ? 8 : max <= 31 ? 4 : max <= 63 ? 2 : 1; }
+constexpr int safe_groups(int max) {
+    return max <= 15 ? 8 : max <= 31 ? 4 : max <= 63 ? 2 : 1;
+}
 
 struct Avx2Engine {
     using Simd = Avx2;
@@ -56,12 +58,14 @@ struct Avx2Engine {
             for (int t = 0; t < T; ++t) {
                 float* to = y + t * 16 + part * 8;
                 const size_t token = static_cast<size_t>(t);
-                const __m256 factor = _mm256_mul_ps(scale, _mm256_broadcast_ss(a.scale + token * (a.n_in / 32)));
+                const __m256 factor =
+                    _mm256_mul_ps(scale, _mm256_broadcast_ss(a.scale + token * (a.n_in / 32)));
                 __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, _mm256_loadu_ps(to));
                 const float* sum = a.sum + token * (a.n_in / 16);
                 if constexpr (Source::kPairs) {
                     const __m256 offset = _mm256_set1_ps(-kPairOffset);
-                    const __m256 low = w.pair_scale(0, part), extra = _mm256_sub_ps(w.pair_scale(1, part), low);
+                    const __m256 low = w.pair_scale(0, part),
+                                 extra = _mm256_sub_ps(w.pair_scale(1, part), low);
                     v = _mm256_fmadd_ps(_mm256_mul_ps(low, offset), _mm256_broadcast_ss(sum), v);
                     v = _mm256_fmadd_ps(_mm256_mul_ps(extra, offset), _mm256_broadcast_ss(sum + 1), v);
                 } else if constexpr (!Source::kSignedCodes) {
@@ -84,7 +88,8 @@ struct Avx2Engine {
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 const __m256i x = activations(a, t, group);
-                const __m256i product_low = _mm256_maddubs_epi16(low, x), product_high = _mm256_maddubs_epi16(high, x);
+                const __m256i product_low = _mm256_maddubs_epi16(low, x),
+                              product_high = _mm256_maddubs_epi16(high, x);
                 const bool start = group % kSafe == 0;
                 sum[t][0] = start ? product_low : _mm256_add_epi16(sum[t][0], product_low);
                 sum[t][1] = start ? product_high : _mm256_add_epi16(sum[t][1], product_high);
@@ -107,7 +112,8 @@ struct Avx2Engine {
             if constexpr (kSafe == 8) {
                 return wide;
             } else {
-                return _mm256_add_epi32(wide, _mm256_load_si256(reinterpret_cast<const __m256i*>(earlier[t] + 8 * part)));
+                return _mm256_add_epi32(
+                    wide, _mm256_load_si256(reinterpret_cast<const __m256i*>(earlier[t] + 8 * part)));
             }
         });
     }
@@ -124,8 +130,9 @@ struct Avx2Engine {
                 const __m256i factor = w.pair_words(group / 4, part);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
-                    const __m256i product = _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(a, t, group)),
-                                                             _mm256_maddubs_epi16(second, activations(a, t, group + 1)));
+                    const __m256i product =
+                        _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(a, t, group)),
+                                         _mm256_maddubs_epi16(second, activations(a, t, group + 1)));
                     const __m256i wide = _mm256_madd_epi16(product, factor);
                     sum[t][part] = group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide);
                 }

@@ -20,7 +20,9 @@ struct Avx512Vnni {
     static constexpr bool kSigned = false;
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
-    static __m256i load32(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+    static __m256i load32(const uint8_t* p) {
+        return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    }
 
     static Floats load_floats(const float* p) { return _mm512_loadu_ps(p); }
     static void store_floats(float* p, Floats a) { _mm512_storeu_ps(p, a); }
@@ -65,7 +67,8 @@ struct Avx512Vnni {
     // Signed bytes of rows as words, each twice.
     static Bytes double_words(const uint8_t* p) {
         const __m512i wide = _mm512_cvtepi8_epi32(load16(p));
-        return _mm512_or_si512(_mm512_slli_epi32(wide, 16), _mm512_and_si512(wide, _mm512_set1_epi32(0xffff)));
+        return _mm512_or_si512(_mm512_slli_epi32(wide, 16),
+                               _mm512_and_si512(wide, _mm512_set1_epi32(0xffff)));
     }
     static Bytes broadcast_word(const void* p) {
         int32_t v;
@@ -102,7 +105,8 @@ struct Avx512Vnni {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512Vnni = make_kernels<WideEngine<Avx512Vnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>>>();
+const LinearKernels kLinearAvx512Vnni =
+    make_kernels<WideEngine<Avx512Vnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>>>();
 
 }  // namespace edgellm
 

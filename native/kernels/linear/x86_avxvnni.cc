@@ -16,7 +16,8 @@ struct AvxVnni : YmmPrimitives {
 
 }  // namespace
 
-const LinearKernels kLinearAvxVnni = make_kernels<WideEngine<AvxVnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>>>();
+const LinearKernels kLinearAvxVnni =
+    make_kernels<WideEngine<AvxVnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>>>();
 
 }  // namespace edgellm
 

@@ -65,7 +65,8 @@ struct YmmPrimitives {
     // Signed bytes of rows as words, each twice.
     static Bytes double_words(const uint8_t* p) {
         const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
-        return _mm256_or_si256(_mm256_slli_epi32(wide, 16), _mm256_and_si256(wide, _mm256_set1_epi32(0xffff)));
+        return _mm256_or_si256(_mm256_slli_epi32(wide, 16),
+                               _mm256_and_si256(wide, _mm256_set1_epi32(0xffff)));
     }
     static Bytes broadcast_word(const void* p) {
         int32_t v;
@@ -97,7 +98,8 @@ struct YmmPrimitives {
             for (int i = 0; i < 4; ++i) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
             // packs works in 128-bit halves; the permutation restores the order.
             const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            const __m256i words_low = _mm256_packs_epi32(n[0], n[1]), words_high = _mm256_packs_epi32(n[2], n[3]);
+            const __m256i words_low = _mm256_packs_epi32(n[0], n[1]),
+                          words_high = _mm256_packs_epi32(n[2], n[3]);
             __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words_low, words_high), order);
             // -128 comes of infinities and NaN only; the scale then says so.
             codes = _mm256_max_epi8(codes, _mm256_set1_epi8(-127));

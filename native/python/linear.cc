@@ -1,0 +1,148 @@
+// SPDX-License-Identifier: MIT
+// Weight formats and linear kernels in edgellm._native.kernels, for tests and benchmarks.
+#include "kernels/linear/linear.h"
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+
+#include <cstdlib>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "base/arch.h"
+#include "formats/formats.h"
+#include "python/bindings.h"
+
+namespace nb = nanobind;
+using namespace edgellm;
+
+namespace {
+
+using Raw = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using FloatsOut = nb::ndarray<nb::numpy, float>;
+using CodesOut = nb::ndarray<nb::numpy, int8_t>;
+
+void require(bool condition, const char* message) {
+    if (!condition) throw std::invalid_argument(message);
+}
+
+template <class T>
+T* aligned_array(size_t n) {
+    const size_t bytes = (n * sizeof(T) + 64) / 64 * 64;
+    void* data = std::aligned_alloc(64, bytes);
+    if (data == nullptr) throw std::bad_alloc();
+    return static_cast<T*>(data);
+}
+
+struct Free {
+    void operator()(void* p) const { std::free(p); }
+};
+template <class T>
+using Buffer = std::unique_ptr<T[], Free>;
+
+template <class Out, class T>
+Out to_numpy(T* data, std::initializer_list<size_t> shape) {
+    nb::capsule owner(data, [](void* p) noexcept { std::free(p); });
+    return Out(data, shape.size(), shape.begin(), owner);
+}
+
+// Activation rows of their own memory.
+struct OwnedRows {
+    Buffer<int8_t> q;
+    Buffer<float> scale, sum;
+    QuantRows rows;
+
+    OwnedRows(const LinearKernels& kernels, const float* x, size_t n_tokens, size_t n_in)
+        : q(aligned_array<int8_t>(n_tokens * n_in)),
+          scale(aligned_array<float>(n_tokens * (n_in / 32))),
+          sum(aligned_array<float>(n_tokens * (n_in / 16))),
+          rows{q.get(), scale.get(), sum.get()} {
+        for (size_t t = 0; t < n_tokens; ++t) kernels.quantize_row(x + t * n_in, n_in, rows, t);
+    }
+};
+
+const FormatInfo& format_of(uint32_t type) {
+    const FormatInfo* format = find_format(type);
+    require(format != nullptr, "no weight format has this type number");
+    return *format;
+}
+
+FloatsOut decode(uint32_t type, Raw raw) {
+    const FormatInfo& format = format_of(type);
+    require(raw.size() % format.block_bytes == 0, "raw must be whole blocks");
+    const size_t n_blocks = raw.size() / format.block_bytes, n = n_blocks * format.block_size;
+    auto* values = aligned_array<float>(n);
+    format.decode(raw.data(), n_blocks, values);
+    return to_numpy<FloatsOut>(values, {n});
+}
+
+std::tuple<CodesOut, FloatsOut, FloatsOut> quantize(const std::string& isa, Matrix x) {
+    const size_t n = x.shape(0), n_in = x.shape(1);
+    require(n_in % 32 == 0, "rows are multiples of 32 values");
+    OwnedRows owned(linear_kernels(usable_isa(isa)), x.data(), n, n_in);
+    return {to_numpy<CodesOut>(owned.q.release(), {n, n_in}),
+            to_numpy<FloatsOut>(owned.scale.release(), {n, n_in / 32}),
+            to_numpy<FloatsOut>(owned.sum.release(), {n, n_in / 16})};
+}
+
+class Linear {
+  public:
+    Linear(const std::string& isa, uint32_t type, size_t n_out, size_t n_in, Raw raw)
+        : kernels_(linear_kernels(usable_isa(isa))) {
+        require(kernels_.describe(format_of(type).type, n_out, n_in, &matrix_),
+                "rows must be whole blocks of the format");
+        require(raw.size() == n_out * row_bytes(format_of(type), n_in), "raw must be n_out rows");
+        data_.reset(aligned_array<uint8_t>(nbytes()));
+        require(kernels_.pack(matrix_, raw.data(), 0, matrix_.n_panels, data_.get()),
+                "weights hold NaN or infinity");
+        matrix_.data = data_.get();
+    }
+
+    size_t nbytes() const { return matrix_.n_panels * matrix_.panel_stride; }
+
+    // `step` panels a call; tokens from `token0` in one call.
+    FloatsOut matmul(Matrix x, size_t step, size_t token0) const {
+        require(x.shape(1) == matrix_.n_in && token0 <= x.shape(0) && step > 0, "x is (n_tokens, n_in)");
+        const size_t n = x.shape(0), n_tokens = n - token0, ldy = matrix_.n_out;
+        auto* y = aligned_array<float>(n_tokens * ldy);
+        FloatsOut out = to_numpy<FloatsOut>(y, {n_tokens, ldy});
+        const auto run = [&](const QuantRows* rows) {
+            for (size_t p = 0; p < matrix_.n_panels; p += step) {
+                kernels_.matmul(matrix_, p, std::min(p + step, matrix_.n_panels), rows, x.data(),
+                                matrix_.n_in, token0, n_tokens, y + p * kPanelRows, ldy);
+            }
+        };
+        if (matrix_.input == InputKind::kFloat) {
+            run(nullptr);
+        } else {
+            const OwnedRows owned(kernels_, x.data(), n, matrix_.n_in);
+            run(&owned.rows);
+        }
+        return out;
+    }
+
+  private:
+    const LinearKernels& kernels_;
+    PackedMatrix matrix_{};
+    Buffer<uint8_t> data_;
+};
+
+}  // namespace
+
+void bind_linear(nb::module_& k) {
+    using namespace nb::literals;
+    k.def("decode", &decode, "type"_a, "raw"_a, "Values of whole blocks of a GGUF tensor type, float32.");
+    k.def("quantize", &quantize, "isa"_a, "x"_a,
+          "(n, n_in) rows as int8 codes, a scale per 32, and scaled sums per 32 (even) and last 16 (odd).");
+    nb::class_<Linear>(k, "Linear")
+        .def(nb::init<const std::string&, uint32_t, size_t, size_t, Raw>(), "isa"_a, "type"_a, "n_out"_a,
+             "n_in"_a, "raw"_a)
+        .def_prop_ro("nbytes", &Linear::nbytes)
+        .def("matmul", &Linear::matmul, "x"_a, "step"_a = 1 << 30, "token0"_a = 0);
+}
