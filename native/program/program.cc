@@ -25,6 +25,7 @@ const std::vector<Spec>& specs() {
         {"embed", OpKind::kEmbed, 0, {"weight"}, {"source"}},
         {"norm", OpKind::kNorm, 1, {"weight?", "bias?"}, {"kind", "eps", "groups"}},
         {"linear", OpKind::kLinear, 1, {"weight", "bias?"}, {}},
+        {"linear_groups", OpKind::kLinearGroups, 1, {"weight"}, {"groups"}},
         {"affine", OpKind::kAffine, 1, {"weight?", "bias?"}, {"factor"}},
         {"rope", OpKind::kRope, 1, {"factors?"}, {"groups", "kind", "table"}},
         {"attention",

@@ -14,6 +14,7 @@ enum class OpKind : uint8_t {
     kEmbed,
     kNorm,
     kLinear,
+    kLinearGroups,
     kAffine,
     kRope,
     kAttention,

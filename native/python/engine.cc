@@ -70,14 +70,21 @@ struct PyEngine {
         if (threads < 1 || context < 1 || cache_tokens < 1 || batch < 1) {
             throw std::invalid_argument("threads, context, cache_tokens and batch must be 1 or more");
         }
-        if (kv_type != "f16" && kv_type != "q8_0") throw std::invalid_argument("kv_type must be f16 or q8_0");
+        if (kv_type == "f16") {
+            o.kv_type = KvType::kF16;
+        } else if (kv_type == "q8_0") {
+            o.kv_type = KvType::kQ8_0;
+        } else if (kv_type == "f32") {
+            o.kv_type = KvType::kF32;
+        } else {
+            throw std::invalid_argument("kv_type must be f32, f16 or q8_0");
+        }
         if (!isa_from_name(isa, &o.isa)) throw std::invalid_argument("unknown instruction set '" + isa + "'");
         if (!isa_usable(o.isa, detect_cpu())) throw std::invalid_argument("this CPU cannot run '" + isa + "'");
         o.threads = threads;
         o.context = context;
         o.cache_tokens = cache_tokens;
         o.batch = batch;
-        o.kv_type = kv_type == "f16" ? KvType::kF16 : KvType::kQ8_0;
         return o;
     }
 
@@ -215,7 +222,7 @@ void bind_engine(nb::module_& m) {
                       const std::string&, const std::string&>(),
              nb::arg("program"), nb::arg("types"), nb::kw_only(), nb::arg("threads"), nb::arg("context"),
              nb::arg("cache_tokens"), nb::arg("batch"), nb::arg("kv_type"), nb::arg("isa"))
-        .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = true)
+        .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = false)
         .def("memory", &PyEngine::memory)
         .def("step", &PyEngine::step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("outputs"))
         .def("hidden", &PyEngine::hidden, nb::arg("tokens"))

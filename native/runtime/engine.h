@@ -45,7 +45,8 @@ class Engine {
     Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types, const EngineOptions& options);
 
     // Packs the weights, all threads together, tensor by tensor. The data must outlive the engine: embedding rows are read
-    // where they are. release: tell the system that packed source pages are not needed for now. Throws ModelError naming the
+    // where they are. release: let the system drop packed source pages; only for data in a file mapping, from which they come
+    // back when they are read again. Throws ModelError naming the
     // tensor that is missing, misshapen or not finite.
     void load(const std::vector<TensorSource>& tensors, bool release);
 

@@ -126,6 +126,10 @@ class Planner {
         return -1;
     }
 
+    bool is_linear(const Node& n) const {
+        return linear_source(n.op) >= 0 || op(n.op).kind == OpKind::kLinearGroups;
+    }
+
     bool ready(const Node& n) const {
         const Op& o = op(n.op);
         const auto made = [this](int v) { return made_[static_cast<size_t>(v)]; };
@@ -157,6 +161,7 @@ class Planner {
         if (n.part != Part::kWhole) return false;
         switch (kind) {
             case OpKind::kLinear:
+            case OpKind::kLinearGroups:
             case OpKind::kAttentionShared:
             case OpKind::kShortConv:
             case OpKind::kGatedDelta:
@@ -181,7 +186,7 @@ class Planner {
             for (bool more = true; more;) {
                 more = false;
                 for (Node& n : nodes_) {
-                    if (n.done || linear_source(n.op) >= 0 || !row_local(n, op(n.op).kind) || !ready(n)) continue;
+                    if (n.done || is_linear(n) || !row_local(n, op(n.op).kind) || !ready(n)) continue;
                     place_row(n, &stage);
                     n.done = true;
                     ++placed;
@@ -190,7 +195,7 @@ class Planner {
             }
             std::vector<Node*> linears;
             for (Node& n : nodes_) {
-                if (!n.done && linear_source(n.op) >= 0 && ready(n)) linears.push_back(&n);
+                if (!n.done && is_linear(n) && ready(n)) linears.push_back(&n);
             }
             if (!linears.empty()) {
                 stage.kind = StageKind::kLinear;
@@ -199,7 +204,7 @@ class Planner {
             if (!stage.rows.empty() || !stage.linears.empty()) plan_.stages.push_back(std::move(stage));
             if (linears.empty()) {
                 for (Node& n : nodes_) {
-                    if (n.done || row_local(n, op(n.op).kind) || linear_source(n.op) >= 0 || !ready(n)) continue;
+                    if (n.done || row_local(n, op(n.op).kind) || is_linear(n) || !ready(n)) continue;
                     place_heavy(n);
                     n.done = true;
                     ++placed;
@@ -444,18 +449,40 @@ class Planner {
         }
     }
 
-    int cache_index(const Op& o) const {
+    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: all its layers use one after another
+    // the same blocks, which the step's own tokens fill.
+    int cache_index(const Op& o) {
         const int64_t cache = o.integer("cache");
+        if (cache == -1 && o.kind == OpKind::kAttention && !o.boolean("causal")) return encoder_cache(o);
         require(cache >= 0 && cache < static_cast<int64_t>(p_.caches.size()), o, "no such cache");
         return static_cast<int>(cache);
+    }
+
+    int encoder_cache(const Op& o) {
+        const size_t n_heads = positive(o, "n_heads");
+        const size_t q = width_of(o.ins[0]), k = width_of(o.ins[1]), v = width_of(o.ins[2]);
+        const size_t key_dim = q / n_heads;
+        require(q % n_heads == 0 && k % key_dim == 0 && v % (k / key_dim) == 0, o, "queries, keys and values do not agree in heads");
+        AttentionShape shape{};
+        shape.key_dim = static_cast<uint32_t>(key_dim);
+        shape.n_kv_heads = static_cast<uint32_t>(k / key_dim);
+        shape.value_dim = static_cast<uint32_t>(v / (k / key_dim));
+        shape.kv_type = plan_.options.kv_type;
+        for (size_t i = p_.caches.size(); i < plan_.cache_shapes.size(); ++i) {
+            const AttentionShape& s = plan_.cache_shapes[i];
+            if (s.key_dim == shape.key_dim && s.n_kv_heads == shape.n_kv_heads && s.value_dim == shape.value_dim) {
+                return static_cast<int>(i);
+            }
+        }
+        plan_.cache_shapes.push_back(shape);
+        return static_cast<int>(plan_.cache_shapes.size() - 1);
     }
 
     void place_kv_write(int i, Stage* stage) {
         const Op& o = op(i);
         const int cache = cache_index(o);
-        const CacheDecl& c = p_.caches[static_cast<size_t>(cache)];
-        require(width_of(o.ins[1]) == static_cast<size_t>(c.n_kv_heads) * static_cast<size_t>(c.key_dim) &&
-                    width_of(o.ins[2]) == static_cast<size_t>(c.n_kv_heads) * static_cast<size_t>(c.value_dim),
+        const AttentionShape& c = plan_.cache_shapes[static_cast<size_t>(cache)];
+        require(width_of(o.ins[1]) == size_t{c.n_kv_heads} * c.key_dim && width_of(o.ins[2]) == size_t{c.n_kv_heads} * c.value_dim,
                 o, "keys or values do not fit cache " + std::to_string(cache));
         RowOp r{};
         r.kind = RowOpKind::kKvWrite;
@@ -578,6 +605,11 @@ class Planner {
             if (n->done) continue;
             n->done = true;
             ++placed;
+            if (op(n->op).kind == OpKind::kLinearGroups) {
+                place_groups(n->op, stage);
+                made_here.push_back(n->op);
+                continue;
+            }
             const Op& linear = op(linear_source(n->op));
             LinearTask task;
             task.in = use(linear.ins[0]);
@@ -595,6 +627,32 @@ class Planner {
             if (task.up >= 0 && matrix(task.up).packed.input == InputKind::kInt8) quant_slot(task.in, stage);
         }
         return placed;
+    }
+
+    // Each group is a linear of its own, from a column range of the input to one of the output.
+    void place_groups(int i, Stage* stage) {
+        const Op& o = op(i);
+        const size_t groups = positive(o, "groups");
+        const int weight = o.weight("weight");
+        const auto& shape = decl(weight).shape;
+        const ValueRef in = use(o.ins[0]);
+        require(shape.size() == 3 && shape[0] == static_cast<int64_t>(groups) &&
+                    in.width == groups * static_cast<size_t>(shape[2]) &&
+                    width_of(i) == groups * static_cast<size_t>(shape[1]),
+                o, decl(weight).name + " does not fit its groups");
+        const auto n_out = static_cast<size_t>(shape[1]), n_in = static_cast<size_t>(shape[2]);
+        const ValueRef out = new_value(i);
+        for (size_t g = 0; g < groups; ++g) {
+            LinearTask task;
+            task.in = in;
+            task.in.column += g * n_in;
+            task.in.width = n_in;
+            task.out = out;
+            task.out.column += g * n_out;
+            task.out.width = n_out;
+            task.matrix = new_matrix(o, weight, g * n_out, n_out, n_in);
+            stage->linears.push_back(std::move(task));
+        }
     }
 
     int make_linear_matrix(int value, const Op& linear) {

@@ -2,7 +2,8 @@
 // Attention of new tokens over a sequence's paged key/value cache.
 //
 // The cache of one layer is cut into blocks of 32 tokens. A block holds, for each KV head, the keys transposed
-// [key_dim][32] (a vector lane is a token: no horizontal sums) and the values [32][value_dim], in binary16.
+// [key_dim][32] (a vector lane is a token: no horizontal sums) and the values [32][value_dim], in the
+// cache's KvType.
 //
 // Batch-invariant: keys are visited in chunks of 512, aligned to multiples of 512 from the start of the sequence;
 // each chunk gives (max, sum, weighted values) in one fixed order, and chunks are merged in ascending order.
@@ -18,7 +19,7 @@ namespace edgellm {
 constexpr size_t kKvBlockTokens = 32;
 constexpr size_t kKvChunkTokens = 512;
 
-enum class KvType : uint8_t { kF16, kQ8_0 };
+enum class KvType : uint8_t { kF16, kQ8_0, kF32 };
 
 struct AttentionShape {
     uint32_t n_heads, n_kv_heads, key_dim, value_dim;

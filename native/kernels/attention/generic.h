@@ -246,7 +246,11 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
 
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + key_offset(s, task.kv_head);
-        if (!direct) expand_keys(s, block, expanded);
+        const float* keys = expanded;
+        if (s.kv_type == KvType::kF32)
+            keys = reinterpret_cast<const float*>(block);
+        else if (!direct)
+            expand_keys(s, block, expanded);
         for (size_t t = 0; t < g->n_tiles; ++t) {
             if (b < spans[t].begin || b >= spans[t].end) continue;
             const Tile& tile = g->tiles[t];
@@ -254,7 +258,7 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
             if (direct)
                 dot_rows(tile.rows, q, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, s.key_dim, out);
             else
-                dot_rows(tile.rows, q + tile.row * s.key_dim, FloatBlock{expanded}, s.key_dim, out);
+                dot_rows(tile.rows, q + tile.row * s.key_dim, FloatBlock{keys}, s.key_dim, out);
         }
     }
 
@@ -280,7 +284,9 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
 
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + value_offset(s, task.kv_head);
-        bool ready = direct;
+        const bool floats = s.kv_type == KvType::kF32;
+        const float* rows = floats ? reinterpret_cast<const float*>(block) : expanded;
+        bool ready = direct || floats;
         for (size_t t = 0; t < g->n_tiles; ++t) {
             if (b < spans[t].begin || b >= spans[t].end) continue;
             const Tile& tile = g->tiles[t];
@@ -300,7 +306,7 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
                 weigh_rows(tile.rows, p, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, stride, from,
                            last, out);
             else
-                weigh_rows(tile.rows, p, FloatBlock{expanded}, stride, from, last, out);
+                weigh_rows(tile.rows, p, FloatBlock{rows}, stride, from, last, out);
         }
     }
 }
@@ -460,7 +466,13 @@ void write(const AttentionShape& s, uint8_t* block, uint32_t slot, const float* 
         uint8_t* values = block + value_offset(s, h);
         const float* key = k + h * s.key_dim;
         const float* value = v + h * s.value_dim;
-        if (s.kv_type == KvType::kF16) {
+        if (s.kv_type == KvType::kF32) {
+            auto* row = reinterpret_cast<float*>(values) + slot * stride;
+            auto* column = reinterpret_cast<float*>(keys) + slot;
+            for (size_t i = 0; i < s.key_dim; ++i) column[i * kKvBlockTokens] = key[i];
+            for (size_t i = 0; i < s.value_dim; ++i) row[i] = value[i];
+            for (size_t i = s.value_dim; i < stride; ++i) row[i] = 0.0f;
+        } else if (s.kv_type == KvType::kF16) {
             auto* row = reinterpret_cast<uint16_t*>(values) + slot * stride;
             write_half(key, s.key_dim, reinterpret_cast<uint16_t*>(keys) + slot, kKvBlockTokens);
             write_half(value, s.value_dim, row, 1);

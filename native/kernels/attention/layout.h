@@ -21,7 +21,7 @@ constexpr size_t value_stride(const AttentionShape& s) {
     return round_up(s.value_dim, 16);
 }
 
-// kF16: keys [key_dim][32], values [32][value_stride], binary16.
+// kF16, kF32: keys [key_dim][32], values [32][value_stride].
 // kQ8_0: keys int8 [key_dim][32], then their scales [ceil(key_dim / 32)][32] in binary16; values int8
 // [32][value_stride], then their scales [ceil(value_dim / 32)][32].
 constexpr size_t key_scales_offset(const AttentionShape& s) {
@@ -32,11 +32,11 @@ constexpr size_t value_scales_offset(const AttentionShape& s) {
 }
 
 constexpr size_t key_bytes(const AttentionShape& s) {
-    if (s.kv_type == KvType::kF16) return s.key_dim * kKvBlockTokens * 2;
+    if (s.kv_type != KvType::kQ8_0) return s.key_dim * kKvBlockTokens * (s.kv_type == KvType::kF16 ? 2 : 4);
     return key_scales_offset(s) + round_up(s.key_dim, kQuantGroup) / kQuantGroup * kKvBlockTokens * 2;
 }
 constexpr size_t value_bytes(const AttentionShape& s) {
-    if (s.kv_type == KvType::kF16) return value_stride(s) * kKvBlockTokens * 2;
+    if (s.kv_type != KvType::kQ8_0) return value_stride(s) * kKvBlockTokens * (s.kv_type == KvType::kF16 ? 2 : 4);
     return value_scales_offset(s) + round_up(s.value_dim, kQuantGroup) / kQuantGroup * kKvBlockTokens * 2;
 }
 constexpr size_t key_offset(const AttentionShape& s, size_t kv_head) {

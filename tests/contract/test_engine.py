@@ -1,0 +1,197 @@
+"""The native engine: every family's logits, and the same bits whatever the threads, chunks and batch mates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from edgellm import _native
+from edgellm.families import build, plan
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program, to_text
+from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint, reference
+
+Logits = NDArray[np.float32]
+Weights = dict[str, NDArray[np.float32]]
+
+ISAS = _native.usable_isas()
+
+
+def _planned(name: str) -> tuple[Program, Weights]:
+    """A case's program and its float32 weights, from its checkpoint."""
+    config, source = checkpoint(name)
+    planned = plan(config, {key: array.shape for key, array in source.items()})
+    weights = {
+        tensor.name: np.ascontiguousarray(tensor.make.apply([source[key] for key in tensor.sources]), np.float32)
+        for tensor in planned.tensors
+    }
+    metadata = {"general.architecture": planned.architecture, **planned.metadata}
+    return build(metadata, {key: array.shape for key, array in weights.items()}), weights
+
+
+def _engine(program: Program, weights: Weights, *, threads: int = 2, isa: str = "", kv: str = "f32") -> _native.Engine:
+    engine = _native.Engine(
+        to_text(program),
+        [(name, int(GGMLType.F32)) for name in program.weights],
+        threads=threads,
+        context=512,
+        cache_tokens=2048,
+        batch=128,
+        kv_type=kv,
+        isa=isa or _native.best_isa(),
+    )
+    engine.load([(name, int(GGMLType.F32), weights[name].reshape(-1).view(np.uint8)) for name in program.weights])
+    return engine
+
+
+def _logits(engine: _native.Engine, ids: Sequence[int], chunk: int) -> Logits:
+    """Logits of every position of a sequence of its own, read in chunks."""
+    sequence = engine.open_sequence()
+    rows = []
+    for start in range(0, len(ids), chunk):
+        tokens = np.asarray(ids[start : start + chunk], np.int32)
+        every = np.ones(len(tokens), np.uint8)
+        rows.append(engine.step(tokens, np.full(len(tokens), sequence, np.int32), every))
+    engine.close_sequence(sequence)
+    return np.concatenate(rows)
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, *CHECKPOINTS_ONLY])
+def test_logits_match_the_reference(name: str) -> None:
+    expected = reference(name)
+    program, weights = _planned(name)
+    expected.check(_logits(_engine(program, weights), expected.token_ids.tolist(), 128))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral", "mamba2"])
+def test_every_instruction_set_matches_the_reference(name: str, isa: str) -> None:
+    expected = reference(name)
+    program, weights = _planned(name)
+    expected.check(_logits(_engine(program, weights, isa=isa), expected.token_ids.tolist(), 128))
+
+
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3_moe", "lfm2", "mamba2", "stablelm"])
+def test_bits_do_not_depend_on_threads_chunks_or_company(name: str, kv: str) -> None:
+    ids = reference(name).token_ids.tolist()
+    program, weights = _planned(name)
+    whole = _logits(_engine(program, weights, threads=1, kv=kv), ids, 128)
+    engine = _engine(program, weights, threads=2, kv=kv)
+    for chunk in (128, 7, 1):
+        assert np.array_equal(_logits(engine, ids, chunk), whole), f"chunks of {chunk}"
+    assert np.array_equal(_logits(_engine(program, weights, threads=3, kv=kv), ids, 5), whole)
+
+    # The same tokens again, in steps that three other sequences share, each at its own place.
+    others = [np.roll(ids, shift).tolist() for shift in (3, 17, 40)]
+    sequences = [engine.open_sequence() for _ in range(4)]
+    rows = []
+    for start in range(0, len(ids), 9):
+        parts = [other[start : start + 4 + i] for i, other in enumerate(others)]
+        parts.insert(2, ids[start : start + 9])
+        tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
+        owners = np.repeat(np.asarray(sequences, np.int32), [len(part) for part in parts])
+        rows.append(engine.step(tokens, owners, (owners == sequences[2]).astype(np.uint8)))
+    assert np.array_equal(np.concatenate(rows), whole)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2"])
+def test_forks_and_saved_sequences_go_on_with_the_same_bits(name: str) -> None:
+    ids = reference(name).token_ids.tolist()
+    program, weights = _planned(name)
+    engine = _engine(program, weights)
+    whole = _logits(engine, ids, 128)
+    sequence = engine.open_sequence()
+
+    def append(to: int, tokens: Sequence[int]) -> Logits:
+        n = len(tokens)
+        return np.asarray(
+            engine.step(np.asarray(tokens, np.int32), np.full(n, to, np.int32), np.ones(n, np.uint8))
+        )
+
+    append(sequence, ids[:45])
+    fork = engine.fork_sequence(sequence, 45)
+    saved = engine.save_sequence(sequence)
+    assert np.array_equal(append(sequence, ids[45:]), whole[45:])
+    assert np.array_equal(append(fork, ids[45:]), whole[45:])
+    restored = engine.restore_sequence(saved)
+    assert np.array_equal(append(restored, ids[45:]), whole[45:])
+    if not program.states:
+        assert engine.truncate_sequence(fork, 33)
+        assert np.array_equal(append(fork, ids[33:]), whole[33:])
+        early = engine.fork_sequence(sequence, 20)
+        assert np.array_equal(append(early, ids[20:]), whole[20:])
+    assert engine.restore_sequence(saved[:-1]) == -1
+    free = engine.free_tokens
+    engine.close_sequence(restored)
+    assert engine.free_tokens >= free
+
+
+def test_steps_refuse_what_does_not_fit() -> None:
+    program, weights = _planned("llama")
+    engine = _engine(program, weights)
+    sequence = engine.open_sequence()
+    one = np.ones(1, np.uint8)
+
+    def step(token: int, owner: int) -> None:
+        engine.step(np.asarray([token], np.int32), np.asarray([owner], np.int32), one)
+
+    with pytest.raises(ValueError, match="token id"):
+        step(program.n_vocab, sequence)
+    with pytest.raises(ValueError, match="not open"):
+        step(1, sequence + 1)
+    with pytest.raises(ValueError, match="batch size"):
+        engine.step(np.zeros(129, np.int32), np.full(129, sequence, np.int32), np.zeros(129, np.uint8))
+    for _ in range(4):
+        engine.step(np.zeros(128, np.int32), np.full(128, sequence, np.int32), np.zeros(128, np.uint8))
+    with pytest.raises(_native.ContextFull):
+        step(1, sequence)
+    for _ in range(3):
+        full = engine.open_sequence()
+        for _ in range(4):
+            engine.step(np.zeros(128, np.int32), np.full(128, full, np.int32), np.zeros(128, np.uint8))
+    with pytest.raises(_native.CacheFull):
+        step(1, engine.open_sequence())
+    assert engine.sequence_length(sequence) == 512
+
+
+def test_weights_that_are_not_finite_are_named() -> None:
+    program, weights = _planned("llama")
+    for name in ("blk.0.attn_q.weight", "blk.1.ffn_norm.weight"):
+        damaged = dict(weights)
+        damaged[name] = weights[name].copy()
+        damaged[name].flat[5] = np.nan
+        with pytest.raises(_native.ModelError, match=name.replace(".", r"\.")):
+            _engine(program, damaged)
+
+
+def test_program_text_with_one_wrong_line_is_refused() -> None:
+    program, weights = _planned("llama")
+    text = to_text(program)
+    types = [(name, int(GGMLType.F32)) for name in program.weights]
+    for before, after in (
+        ("kind=rms", "kind=median"),
+        ("-> 64", "-> 65"),
+        ("= linear x", "= linear y"),
+        ("n_kv_heads=2", "n_kv_heads=0"),
+        ("weight:blk.0.attn_q.weight", "weight:blk.0.attn_k.weight"),
+        ("cache=0", "cache=9"),
+        ("eps=", "epsilon="),
+        ("output hidden", "outputs hidden"),
+        ("rope x", "spin x"),
+    ):
+        assert before in text, before
+        with pytest.raises(_native.ModelError):
+            _native.Engine(
+                text.replace(before, after, 1),
+                types,
+                threads=1,
+                context=64,
+                cache_tokens=64,
+                batch=8,
+                kv_type="f16",
+                isa="scalar",
+            )
