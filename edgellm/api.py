@@ -16,7 +16,7 @@ def load(
     context: int | None = None,
     vocab_only: bool = False,
     backend: str = "native",
-    kv_type: str = "f16",
+    kv_type: str = "auto",
     batch: int = DEFAULT_BATCH,
     parallel: int = DEFAULT_PARALLEL,
     cache_tokens: int | None = None,

@@ -162,10 +162,10 @@ BATCH = Option(
 KV_TYPE = Option(
     "kv_type",
     ("--kv-type",),
-    "how the cache keeps keys and values",
+    "how the cache keeps keys and values; auto: f16, and f32 for a model whose weights all are",
     TEXT,
-    default="f16",
-    choices=("f16", "f32", "q8_0"),
+    default="auto",
+    choices=("auto", "f16", "f32", "q8_0"),
 )
 ISA = Option(
     "isa", ("--isa",), "instruction set to use; otherwise the best there is", TEXT, "NAME", default=""

@@ -26,7 +26,7 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program, to_text
 from edgellm.store.resolve import resolve
 
-_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+_KV_BYTES = {"auto": 2.0, "f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _LONGEST = 8
 
 

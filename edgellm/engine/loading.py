@@ -11,6 +11,7 @@ from edgellm.device.memory import available_memory
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 
 # Without being asked, a model gets this much context at most: memory for a long one is rarely what is wanted.
@@ -18,7 +19,7 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
 BACKENDS = ("native", "interpreter")
-KV_TYPES = ("f16", "q8_0")
+KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
 MAX_PARKED = 32
 STATES_BYTES = 128 * MIB
@@ -31,7 +32,8 @@ class LoadOptions:
     threads: None takes the physical cores this process may use. context: tokens; None takes the trained
     context or 4096, whichever is less; 0 takes the trained context. cache_tokens: tokens that all sequences
     together may hold; None: one context. parallel: answers that may be under way at once. batch: tokens per
-    step. kv_type: how keys and values are kept, "f16" or "q8_0". isa: the instruction set to use, "" for the
+    step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where
+    all weights are. isa: the instruction set to use, "" for the
     best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a value out of
     range.
     """
@@ -41,7 +43,7 @@ class LoadOptions:
     cache_tokens: int | None = None
     parallel: int = DEFAULT_PARALLEL
     batch: int = DEFAULT_BATCH
-    kv_type: str = "f16"
+    kv_type: str = "auto"
     backend: str = "native"
     isa: str = ""
     max_memory: int | None = None
@@ -129,7 +131,7 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         n_ctx=planned.n_ctx,
         cache_tokens=max(options.cache_tokens or planned.n_ctx, planned.n_ctx),
         batch=_batch(planned),
-        kv_type=options.kv_type,
+        kv_type=_kv_type(planned),
         isa=options.isa,
     )
     memory = _memory(planned, backend.memory())
@@ -161,6 +163,14 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
         batch=_batch(planned),
     )
     return backend, memory
+
+
+def _kv_type(planned: Plan) -> str:
+    """The cache's type: an f16 cache would lose digits that a model of f32 weights has."""
+    if planned.options.kv_type != "auto":
+        return planned.options.kv_type
+    types = {planned.file.tensors[name].type for name in planned.program.weights}
+    return "f32" if types == {GGMLType.F32} else "f16"
 
 
 def _batch(planned: Plan) -> int:
