@@ -18,6 +18,7 @@ from edgellm.program import Program
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
+DEFAULT_WAITING = 256
 BACKENDS = ("native", "interpreter")
 KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
@@ -31,17 +32,18 @@ class LoadOptions:
 
     threads: None takes the physical cores this process may use. context: tokens; None takes the trained
     context or 4096, whichever is less; 0 takes the trained context. cache_tokens: tokens that all sequences
-    together may hold; None: one context. parallel: answers that may be under way at once. batch: tokens per
-    step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where
-    all weights are. isa: the instruction set to use, "" for the
-    best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a value out of
-    range.
+    together may hold; None: one context. parallel: answers that may be under way at
+    once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
+    kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
+    use, "" for the best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a
+    value out of range.
     """
 
     threads: int | None = None
     context: int | None = None
     cache_tokens: int | None = None
     parallel: int = DEFAULT_PARALLEL
+    max_waiting: int = DEFAULT_WAITING
     batch: int = DEFAULT_BATCH
     kv_type: str = "auto"
     backend: str = "native"
@@ -54,6 +56,7 @@ class LoadOptions:
             ("context", 0),
             ("cache_tokens", 1),
             ("parallel", 1),
+            ("max_waiting", 1),
             ("batch", 1),
             ("max_memory", 1),
         ):

@@ -60,6 +60,7 @@ class Model:
                 self._backend,
                 self.tokenizer.eog_ids,
                 max_active=planned.options.parallel,
+                max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
             )
         self.load_s = time.perf_counter() - begin

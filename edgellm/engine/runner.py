@@ -1,0 +1,90 @@
+"""The scheduler on a thread of its own, for callers that must not block: the HTTP server."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+from edgellm.engine.request import Request
+from edgellm.engine.scheduler import Scheduler
+from edgellm.errors import OverloadedError
+
+T = TypeVar("T")
+
+
+class EngineThread:
+    """Steps a scheduler while it has work; requests and jobs come from any thread.
+
+    Events are delivered on this thread, so a listener must hand them on and return.
+    """
+
+    def __init__(self, scheduler: Scheduler, name: str = "edgellm-engine") -> None:
+        self._scheduler = scheduler
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._stopping = False
+        self._gate = threading.Lock()  # nothing may be queued after the thread has looked for the last time
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    @property
+    def scheduler(self) -> Scheduler:
+        return self._scheduler
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; raises as Scheduler.submit, and OverloadedError once the thread is stopping."""
+        with self._gate:
+            self._check_open()
+            self._scheduler.submit(request)
+        self._wake.set()
+
+    def cancel(self, request: Request) -> None:
+        """End a request before the next step; one that has ended already is left alone."""
+        request.cancel()
+        self._wake.set()
+
+    def call(self, job: Callable[[], T]) -> Future[T]:
+        """Run a job between two steps; raises OverloadedError once the thread is stopping."""
+        future: Future[T] = Future()
+
+        def run() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                future.set_result(job())
+            except BaseException as error:
+                future.set_exception(error)
+
+        with self._gate:
+            self._check_open()
+            self._jobs.put(run)
+        self._wake.set()
+        return future
+
+    def stop(self) -> None:
+        """Cancel everything, run the jobs that wait, and end the thread."""
+        with self._gate:
+            self._stopping = True
+        self._wake.set()
+        self._thread.join()
+
+    def _check_open(self) -> None:
+        if self._stopping:
+            raise OverloadedError("The model is being unloaded; try again.")
+
+    def _run(self) -> None:
+        while not self._stopping:
+            self._wake.wait()
+            self._wake.clear()
+            while not self._stopping and (self._scheduler.busy or not self._jobs.empty()):
+                self._run_jobs()
+                self._scheduler.step()
+        self._scheduler.stop()
+        self._run_jobs()
+
+    def _run_jobs(self) -> None:
+        while not self._jobs.empty():
+            self._jobs.get()()

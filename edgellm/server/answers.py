@@ -1,0 +1,111 @@
+"""Requests on an engine thread, awaited on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Delta, Event, Finish, Request
+from edgellm.engine.sampling import Sampled
+from edgellm.engine.session import make_request
+from edgellm.server.metrics import Metrics
+from edgellm.server.models import Loaded
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """One answer and what has come of it."""
+
+    request: Request
+    text: str = ""
+    tokens: list[Sampled] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+class Job:
+    """The answers that one HTTP request asks for; `end` must be called when it is over, whatever happened.
+
+    prompts: one answer to each; answer i of `n` to the same prompt has the seed plus i. Raises UsageError,
+    ContextOverflowError or OverloadedError at once if one of them cannot be queued.
+    """
+
+    def __init__(
+        self,
+        loaded: Loaded,
+        prompts: Sequence[Sequence[int]],
+        options: GenerateOptions,
+        metrics: Metrics,
+        *,
+        n: int = 1,
+    ) -> None:
+        self.loaded = loaded
+        self.answers: list[Answer] = []
+        self._metrics = metrics
+        self._events: asyncio.Queue[tuple[Answer, Event]] = asyncio.Queue()
+        self._loop = asyncio.get_running_loop()
+        self._ended = False
+        loaded.n_users += 1
+        try:
+            for prompt in prompts:
+                for choice in range(n):
+                    seed = None if options.seed is None else (options.seed + choice) % 2**64
+                    self._start(prompt, replace(options, seed=seed))
+        except BaseException:
+            self.end()
+            raise
+
+    async def events(self) -> AsyncIterator[tuple[int, Event]]:
+        """(index of the answer, event) as they come; raises what the engine failed with."""
+        while any(answer.finish is None for answer in self.answers):
+            answer, event = await self._events.get()
+            if isinstance(event, Delta):
+                answer.text += event.text
+                answer.tokens.extend(event.tokens)
+            else:
+                answer.finish = event
+                self._metrics.count(event)
+                if event.error is not None:
+                    raise event.error
+            yield self.answers.index(answer), event
+
+    async def collect(self) -> list[Finish]:
+        """Wait for the end of all answers."""
+        async for _ in self.events():
+            pass
+        return [answer.finish for answer in self.answers if answer.finish is not None]
+
+    def end(self) -> None:
+        """Cancel what has not ended and let go of the model."""
+        if self._ended:
+            return
+        self._ended = True
+        for answer in self.answers:
+            if answer.finish is None:
+                self.loaded.runner.cancel(answer.request)
+                self._metrics.requests["cancelled"] += 1
+        self.loaded.release()
+
+    def _start(self, prompt: Sequence[int], options: GenerateOptions) -> None:
+        model = self.loaded.model
+        request = make_request(
+            prompt,
+            options.over(model.sampling_defaults),
+            n_vocab=model.backend.n_vocab,
+            decoder=model.tokenizer.stream(),
+            on_event=lambda event: deliver(event),
+        )
+        answer = Answer(request)
+        deliver = self._deliverer(answer)
+        self.loaded.runner.submit(request)
+        self.answers.append(answer)
+
+    def _deliverer(self, answer: Answer) -> Callable[[Event], None]:
+        def deliver(event: Event) -> None:
+            # The loop may be gone when the engine ends its last requests.
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._events.put_nowait, (answer, event))
+
+        return deliver

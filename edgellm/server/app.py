@@ -1,0 +1,44 @@
+"""The ASGI application: every API on the models of one manager."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
+
+from edgellm import __version__
+from edgellm.server import errors, native, openai
+from edgellm.server.guard import Guard
+from edgellm.server.models import ModelManager
+from edgellm.server.service import Service
+from edgellm.server.settings import ServerSettings
+
+
+def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
+    """The application; it loads the models when it starts and ends them when it stops."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        models.start()
+        yield
+        await models.close()
+
+    app = FastAPI(title="edgellm", version=__version__, lifespan=lifespan)
+    app.state.service = Service(settings, models)
+    errors.install(app)
+    app.include_router(openai.router, prefix="/v1")
+    app.include_router(openai.router, include_in_schema=False)
+    app.include_router(native.router)
+    app.include_router(native.router, prefix="/v1", include_in_schema=False)
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-Id"],
+        )
+    app.add_middleware(Guard, settings=settings)
+    return app

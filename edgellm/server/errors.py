@@ -1,0 +1,135 @@
+"""Every error in the shape of the API that was called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from edgellm.errors import ContextOverflowError, EdgeLLMError, OverloadedError
+
+RETRY_AFTER_S = 2
+
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    405: "invalid_request_error",
+    408: "timeout_error",
+    413: "request_too_large",
+    415: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+}
+
+
+class RequestError(EdgeLLMError):
+    """A request that cannot be served as it is: status, sentence, the field it is about, a code."""
+
+    def __init__(
+        self, status: int, message: str, *, param: str | None = None, code: str | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
+        self.code = code
+
+
+def status_of(error: Exception) -> int:
+    """The HTTP status of an error."""
+    if isinstance(error, RequestError):
+        return error.status
+    return error.http_status if isinstance(error, EdgeLLMError) else 500
+
+
+def message_of(error: Exception) -> str:
+    """What a client is told; nothing of the inside for an error that nobody foresaw."""
+    return (
+        str(error)
+        if isinstance(error, EdgeLLMError)
+        else "The server failed on this request; its log says why."
+    )
+
+
+def openai_error(error: Exception) -> dict[str, Any]:
+    """An error as the OpenAI API writes it."""
+    status = status_of(error)
+    kind, code = _TYPES.get(status, "server_error"), getattr(error, "code", None)
+    if isinstance(error, ContextOverflowError):
+        kind, code = "exceed_context_size_error", "context_length_exceeded"
+    elif isinstance(error, OverloadedError):
+        code = "queue_full"
+    return {
+        "error": {
+            "message": message_of(error),
+            "type": kind,
+            "param": getattr(error, "param", None),
+            "code": code,
+        }
+    }
+
+
+def anthropic_error(error: Exception) -> dict[str, Any]:
+    """An error as the Anthropic API writes it."""
+    kind = _TYPES.get(status_of(error), "api_error")
+    return {"type": "error", "error": {"type": kind, "message": message_of(error)}}
+
+
+def ollama_error(error: Exception) -> dict[str, Any]:
+    """An error as Ollama writes it."""
+    return {"error": message_of(error)}
+
+
+def shape_for(path: str) -> Any:
+    """The function that writes errors of the API that a path belongs to."""
+    if path.startswith("/api/"):
+        return ollama_error
+    if path.removeprefix("/v1").startswith("/messages"):
+        return anthropic_error
+    return openai_error
+
+
+def error_response(path: str, error: Exception) -> JSONResponse:
+    """The whole response to a request that ended in an error."""
+    status = status_of(error)
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else None
+    return JSONResponse(shape_for(path)(error), status, headers)
+
+
+def install(app: FastAPI) -> None:
+    """Let the app answer all errors in the shape of the API that was called."""
+
+    async def known(request: Request, error: Exception) -> JSONResponse:
+        return error_response(request.url.path, error)
+
+    async def invalid(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, RequestValidationError)
+        return error_response(request.url.path, _from_validation(error))
+
+    async def http(request: Request, error: Exception) -> JSONResponse:
+        assert isinstance(error, HTTPException)
+        message = str(error.detail)
+        if error.status_code in (404, 405):
+            message = f"{request.method} {request.url.path}: {message}; see /docs for what there is."
+        return error_response(request.url.path, RequestError(error.status_code, message))
+
+    app.add_exception_handler(EdgeLLMError, known)
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, http)
+    app.add_exception_handler(Exception, known)
+
+
+def _from_validation(error: RequestValidationError) -> RequestError:
+    """The first of the problems, with the place where it is."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"] if part != "body")
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "json_invalid":
+        reason = first.get("ctx", {}).get("error", message)
+        return RequestError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
+    return RequestError(400, f"{place}: {message}." if place else f"{message}.", param=place or None)

@@ -1,0 +1,132 @@
+"""Who may call: the Host header, the origin of a web page, the API key; and how large a body may be.
+
+Plain ASGI, in front of everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+import socket
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from edgellm.server.errors import RequestError, error_response
+from edgellm.server.settings import ServerSettings, is_address
+
+# Paths that say nothing about models or conversations.
+OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/favicon.ico"})
+
+
+class Guard:
+    """Refuses requests that the settings do not allow, before any of the body is read.
+
+    The Host check keeps a web page from reaching the server under a name of its own (DNS rebinding); the
+    Origin check keeps one from sending requests whose answers it could not read.
+    """
+
+    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+        self._app = app
+        self._settings = settings
+        self._keys = [key.encode() for key in settings.api_keys]
+        names = {"localhost", *settings.allowed_hosts}
+        if not settings.loopback:
+            name = socket.gethostname().lower()
+            names |= {name, f"{name}.local", settings.host}
+        self._hosts = {name.lower() for name in names}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+            await send(message)
+
+        try:
+            self._check(scope, headers)
+        except RequestError as error:
+            await error_response(scope["path"], error)(scope, receive, send_with_id)
+            return
+        body = _Body(receive, self._settings.limits.body_bytes, self._settings.limits.body_s)
+        await self._app(scope, body.receive, send_with_id)
+
+    def _check(self, scope: Scope, headers: Headers) -> None:
+        self._check_host(headers.get("host", ""))
+        if "origin" in headers:
+            self._check_origin(headers["origin"], headers.get("host", ""))
+        if self._keys and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+            self._check_key(headers)
+        length = headers.get("content-length", "0")
+        limit = self._settings.limits.body_bytes
+        if not length.isdigit() or int(length) > limit:
+            raise RequestError(413, f"The body is {length} bytes long; at most {limit} are accepted.")
+
+    def _check_host(self, value: str) -> None:
+        host = (urlsplit(f"//{value}").hostname or "") if "@" not in value else ""
+        if host in self._hosts:
+            return
+        if is_address(host):
+            if not self._settings.loopback:
+                return  # an address cannot be rebound
+            if ServerSettings(host=host, api_keys=("-",)).loopback:
+                return
+        raise RequestError(
+            403,
+            f"The Host header names {value[:100]!r}, to which this server does not answer; "
+            "see --allowed-host.",
+        )
+
+    def _check_origin(self, origin: str, host: str) -> None:
+        allowed = self._settings.origins
+        if "*" in allowed or origin in allowed or urlsplit(origin).netloc == host:
+            return
+        raise RequestError(
+            403, f"Pages of the origin {origin[:100]!r} may not call this server; see --allowed-origin."
+        )
+
+    def _check_key(self, headers: Headers) -> None:
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        key = (given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")).encode()
+        # Every key is compared, and each in constant time.
+        if sum(hmac.compare_digest(key, known) for known in self._keys) == 0:
+            raise RequestError(
+                401,
+                "The API key is missing or wrong; send it as `Authorization: Bearer KEY`.",
+                code="invalid_api_key",
+            )
+
+
+class _Body:
+    """Counts the bytes of a body as they come, and the time they take."""
+
+    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
+        self._receive = receive
+        self._limit = limit
+        self._seconds = seconds
+        self._size = 0
+        self._complete = False
+
+    async def receive(self) -> Message:
+        if self._complete:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(self._seconds):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"The body did not come within {self._seconds:g} seconds.") from None
+        if message["type"] == "http.request":
+            self._size += len(message.get("body", b""))
+            self._complete = not message.get("more_body", False)
+            if self._size > self._limit:
+                raise HTTPException(413, f"The body is longer than {self._limit} bytes; that is the limit.")
+        return message

@@ -1,0 +1,61 @@
+"""Counters in Prometheus' text form, named as llama.cpp's with `edgellm_` in front."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from edgellm.engine.request import Finish
+from edgellm.engine.scheduler import Scheduler
+
+
+@dataclass
+class Metrics:
+    """What has happened since the start; changed on the event loop only."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    generated_tokens: int = 0
+    prompt_s: float = 0.0
+    generate_s: float = 0.0
+
+    def count(self, finish: Finish) -> None:
+        """Add a request that has ended."""
+        stats = finish.stats
+        self.requests[finish.reason] += 1
+        self.prompt_tokens += stats.n_prompt - stats.n_cached
+        self.cached_tokens += stats.n_cached
+        self.generated_tokens += stats.n_generated
+        self.prompt_s += stats.prompt_s
+        self.generate_s += stats.generate_s
+
+    def render(self, schedulers: Iterable[Scheduler]) -> str:
+        """The text that a scrape gets."""
+        running = list(schedulers)
+        lines: list[str] = []
+
+        def add(name: str, kind: str, text: str, value: float, labels: str = "") -> None:
+            if not lines or not lines[-1].startswith(f"edgellm_{name}"):
+                lines.extend((f"# HELP edgellm_{name} {text}", f"# TYPE edgellm_{name} {kind}"))
+            lines.append(f"edgellm_{name}{labels} {value:g}")
+
+        add("prompt_tokens_total", "counter", "Prompt tokens computed.", self.prompt_tokens)
+        add("prompt_cached_tokens_total", "counter", "Prompt tokens found in the cache.", self.cached_tokens)
+        add("prompt_seconds_total", "counter", "Time spent reading prompts.", self.prompt_s)
+        add("tokens_predicted_total", "counter", "Tokens generated.", self.generated_tokens)
+        add("tokens_predicted_seconds_total", "counter", "Time spent generating.", self.generate_s)
+        for reason in ("stop", "length", "context", "cancelled", "error"):
+            labels = f'{{reason="{reason}"}}'
+            add("requests_total", "counter", "Requests by how they ended.", self.requests[reason], labels)
+        add("requests_processing", "gauge", "Requests under way.", sum(s.n_active for s in running))
+        add("requests_deferred", "gauge", "Requests waiting.", sum(s.n_waiting for s in running))
+        add(
+            "sequences_parked",
+            "gauge",
+            "Sequences kept for reuse.",
+            sum(s.n_parked for s in running),
+        )
+        add("models_loaded", "gauge", "Models in memory.", len(running))
+        return "\n".join(lines) + "\n"

@@ -1,0 +1,105 @@
+"""edgellm's own endpoints: health, metrics, properties, tokens, templates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
+
+from edgellm import __version__
+from edgellm.server.errors import RETRY_AFTER_S
+from edgellm.server.service import Body, ServiceOf
+
+router = APIRouter(tags=["edgellm"])
+
+
+class TokenizeBody(Body):
+    """POST /tokenize; the defaults are those of llama.cpp's server."""
+
+    content: str
+    model: str | None = None
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class DetokenizeBody(Body):
+    """POST /detokenize."""
+
+    tokens: list[int]
+    model: str | None = None
+
+
+class TemplateBody(Body):
+    """POST /apply-template."""
+
+    messages: list[dict[str, Any]]
+    model: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    add_generation_prompt: bool = True
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+@router.get("/health")
+async def health(service: ServiceOf) -> Response:
+    """Whether requests are answered: 503 while models are being loaded."""
+    if service.models.ready:
+        return JSONResponse({"status": "ok"})
+    return JSONResponse({"status": "loading"}, 503, {"Retry-After": str(RETRY_AFTER_S)})
+
+
+@router.get("/metrics")
+async def metrics(service: ServiceOf) -> Response:
+    """Counters for Prometheus."""
+    text = service.metrics.render(loaded.model.scheduler for loaded in service.models.loaded)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+
+@router.get("/props")
+async def props(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
+    """What a model is and how it was loaded."""
+    async with service.models.use(model) as loaded:
+        own = loaded.model
+        return {
+            "model": loaded.name,
+            "n_ctx": own.n_ctx,
+            "n_vocab": own.n_vocab,
+            "threads": own.threads,
+            "memory_bytes": own.memory,
+            "default_generation_settings": own.sampling_defaults,
+            "chat_template": own.template.source,
+            "build_info": f"edgellm {__version__}",
+        }
+
+
+@router.post("/tokenize")
+async def tokenize(body: TokenizeBody, service: ServiceOf) -> dict[str, Any]:
+    """Token ids of a text, with the text of each if asked for."""
+    async with service.models.use(body.model) as loaded:
+        tokenizer = loaded.model.tokenizer
+        ids = tokenizer.encode(body.content, add_special=body.add_special, parse_special=body.parse_special)
+        if not body.with_pieces:
+            return {"tokens": ids}
+        pieces = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
+        return {"tokens": [{"id": i, "piece": piece} for i, piece in zip(ids, pieces, strict=True)]}
+
+
+@router.post("/detokenize")
+async def detokenize(body: DetokenizeBody, service: ServiceOf) -> dict[str, str]:
+    """The text of token ids."""
+    async with service.models.use(body.model) as loaded:
+        return {"content": loaded.model.detokenize(body.tokens)}
+
+
+@router.post("/apply-template")
+async def apply_template(body: TemplateBody, service: ServiceOf) -> dict[str, str]:
+    """The prompt that a conversation becomes."""
+    async with service.models.use(body.model) as loaded:
+        prompt = loaded.model.template.render(
+            body.messages,
+            add_generation_prompt=body.add_generation_prompt,
+            tools=body.tools,
+            **(body.chat_template_kwargs or {}),
+        )
+        return {"prompt": prompt}

@@ -1,0 +1,377 @@
+"""The OpenAI API: chat completions, completions, embeddings, models."""
+
+from __future__ import annotations
+
+import base64
+import math
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from pydantic import Field
+
+from edgellm.backends.base import Floats
+from edgellm.engine.request import Delta, Finish, Stats
+from edgellm.engine.sampling import Sampled
+from edgellm.errors import EdgeLLMError
+from edgellm.server.answers import Answer, Job
+from edgellm.server.errors import RequestError, openai_error
+from edgellm.server.models import Source
+from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, timings
+from edgellm.server.sse import Stream, data_event, unless_gone
+from edgellm.tokenizer import Tokenizer
+
+router = APIRouter(tags=["OpenAI"])
+
+DONE = b"data: [DONE]\n\n"
+MAX_TOP_LOGPROBS = 20
+
+TextOrTokens: TypeAlias = str | list[str] | list[int] | list[list[int]]
+
+
+class StreamOptions(Body):
+    """include_usage: one more chunk at the end with the token counts."""
+
+    include_usage: bool = False
+
+
+class ResponseFormat(Body):
+    """What the answer has to be."""
+
+    type: Literal["text"] = "text"
+
+
+class ChatBody(SamplingFields):
+    """POST /v1/chat/completions."""
+
+    model: str | None = None
+    messages: list[dict[str, Any]] = Field(min_length=1)
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    n: int = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: bool = False
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    response_format: ResponseFormat | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+
+
+class CompletionBody(SamplingFields):
+    """POST /v1/completions."""
+
+    model: str | None = None
+    prompt: TextOrTokens = ""
+    max_tokens: int | None = 16
+    n: int = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+    echo: bool = False
+
+
+class EmbeddingBody(Body):
+    """POST /v1/embeddings."""
+
+    model: str | None = None
+    input: TextOrTokens
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: int | None = None
+
+
+@router.get("/models")
+async def list_models(service: ServiceOf) -> dict[str, Any]:
+    """All models this server offers."""
+    return {"object": "list", "data": [_model(source) for source in service.models.sources]}
+
+
+@router.get("/models/{name:path}")
+async def get_model(name: str, service: ServiceOf) -> dict[str, Any]:
+    """One model."""
+    return _model(service.models.find(name))
+
+
+@router.post("/chat/completions")
+async def chat_completions(body: ChatBody, request: Request, service: ServiceOf) -> Response:
+    """Answer a conversation."""
+    if body.top_logprobs is not None and not body.logprobs:
+        raise RequestError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
+    given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
+    options = body.options(max_tokens=given, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
+    async with service.models.use(body.model) as loaded:
+        ids, options = await service.chat_prompt(
+            loaded.model, body.messages, options, variables=body.chat_template_kwargs
+        )
+        job = service.start(loaded, [ids], options, n=body.n)
+    return await _respond(_ChatShape(job, body), request, service)
+
+
+@router.post("/completions")
+async def completions(body: CompletionBody, request: Request, service: ServiceOf) -> Response:
+    """Continue a text."""
+    options = body.options(max_tokens=body.max_tokens, logprobs=body.logprobs)
+    async with service.models.use(body.model) as loaded:
+        prompts = _token_lists(body.prompt, loaded.model.tokenizer)
+        job = service.start(loaded, prompts, options, n=body.n)
+    return await _respond(_CompletionShape(job, body), request, service)
+
+
+@router.post("/embeddings")
+async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) -> Response:
+    """Embed texts."""
+    async with service.models.use(body.model) as loaded:
+        texts = _token_lists(body.input, loaded.model.tokenizer)
+        vectors = await unless_gone(request, service.embed(loaded, texts))
+    if body.dimensions is not None:
+        if not 1 <= body.dimensions <= vectors.shape[1]:
+            raise RequestError(
+                400, f"dimensions must be between 1 and {vectors.shape[1]}.", param="dimensions"
+            )
+        vectors = vectors[:, : body.dimensions]
+        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    n_tokens = sum(map(len, texts))
+    content = {
+        "object": "list",
+        "model": loaded.name,
+        "data": [
+            {"object": "embedding", "index": i, "embedding": _vector(row, body.encoding_format)}
+            for i, row in enumerate(vectors)
+        ],
+        "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
+    }
+    return JSONResponse(content, headers=body.ignored())
+
+
+class _Shape(ABC):
+    """One response in the making: what is the same for chats and completions."""
+
+    whole_name: str
+    chunk_name: str
+    id_prefix: str
+
+    def __init__(self, job: Job, body: ChatBody | CompletionBody) -> None:
+        self.job = job
+        self.body = body
+        self.tokenizer = job.loaded.model.tokenizer
+        self._id = f"{self.id_prefix}-{uuid.uuid4().hex}"
+        self._created = int(time.time())
+
+    @abstractmethod
+    def whole(self, index: int, answer: Answer) -> dict[str, Any]:
+        """A choice, complete."""
+
+    @abstractmethod
+    def first(self, index: int) -> dict[str, Any] | None:
+        """What a choice's stream begins with, if anything."""
+
+    @abstractmethod
+    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
+        """A part of a choice."""
+
+    @abstractmethod
+    def last(self, index: int, finish: Finish) -> dict[str, Any]:
+        """What a choice's stream ends with."""
+
+    @property
+    def wants_tokens(self) -> bool:
+        """Whether pieces without text count, because of their log-probabilities."""
+        return self.body.logprobs is not None and self.body.logprobs is not False
+
+    def response(self) -> dict[str, Any]:
+        """All choices, complete."""
+        choices = [self.whole(index, answer) for index, answer in enumerate(self.job.answers)]
+        content = self._envelope(self.whole_name, choices)
+        return {**content, "usage": self._usage(), "timings": timings(_stats(self.job.answers[0]))}
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The stream's events."""
+        try:
+            for index in range(len(self.job.answers)):
+                if (choice := self.first(index)) is not None:
+                    yield self._chunk(choice)
+            async for index, event in self.job.events():
+                if isinstance(event, Delta):
+                    if event.text or self.wants_tokens:
+                        yield self._chunk(self.piece(index, event))
+                else:
+                    yield self._chunk(self.last(index, event), timings=timings(event.stats))
+        except EdgeLLMError as error:
+            yield data_event(openai_error(error))
+        else:
+            if self.body.stream_options is not None and self.body.stream_options.include_usage:
+                yield data_event({**self._envelope(self.chunk_name, []), "usage": self._usage()})
+        yield DONE
+
+    def _chunk(self, choice: dict[str, Any], **more: Any) -> bytes:
+        return data_event({**self._envelope(self.chunk_name, [choice]), **more})
+
+    def _envelope(self, name: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return {
+            "id": self._id,
+            "object": name,
+            "created": self._created,
+            "model": self.job.loaded.name,
+            "choices": choices,
+        }
+
+    def _usage(self) -> dict[str, Any]:
+        """Token counts; a prompt counts once however many answers it got."""
+        stats = [_stats(answer) for answer in self.job.answers]
+        n_prompt = sum(s.n_prompt for s in stats[:: self.body.n])
+        n_generated = sum(s.n_generated for s in stats)
+        return {
+            "prompt_tokens": n_prompt,
+            "completion_tokens": n_generated,
+            "total_tokens": n_prompt + n_generated,
+            "prompt_tokens_details": {"cached_tokens": sum(s.n_cached for s in stats[:: self.body.n])},
+        }
+
+
+class _ChatShape(_Shape):
+    whole_name = "chat.completion"
+    chunk_name = "chat.completion.chunk"
+    id_prefix = "chatcmpl"
+
+    def whole(self, index: int, answer: Answer) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": self._logprobs(answer.tokens),
+            "finish_reason": _finish_reason(answer.finish),
+        }
+
+    def first(self, index: int) -> dict[str, Any]:
+        return self._choice(index, {"role": "assistant", "content": ""})
+
+    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
+        choice = self._choice(index, {"content": delta.text})
+        choice["logprobs"] = self._logprobs(delta.tokens)
+        return choice
+
+    def last(self, index: int, finish: Finish) -> dict[str, Any]:
+        return self._choice(index, {}, _finish_reason(finish))
+
+    def _choice(self, index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
+
+    def _logprobs(self, tokens: Sequence[Sampled]) -> dict[str, Any] | None:
+        assert isinstance(self.body, ChatBody)
+        if not self.body.logprobs:
+            return None
+        n_top = self.body.top_logprobs or 0
+        content = [
+            {
+                **self._token(token.id, token.logprob),
+                "top_logprobs": [self._token(*pair) for pair in token.top[:n_top]],
+            }
+            for token in tokens
+        ]
+        return {"content": content, "refusal": None}
+
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
+        raw = self.tokenizer.token_bytes(token)
+        return {"token": raw.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(raw)}
+
+
+class _CompletionShape(_Shape):
+    whole_name = chunk_name = "text_completion"
+    id_prefix = "cmpl"
+
+    def whole(self, index: int, answer: Answer) -> dict[str, Any]:
+        text = self._echo(index) + answer.text
+        return self._choice(index, text, answer.tokens, _finish_reason(answer.finish))
+
+    def first(self, index: int) -> dict[str, Any] | None:
+        echo = self._echo(index)
+        return self._choice(index, echo, ()) if echo else None
+
+    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
+        return self._choice(index, delta.text, delta.tokens)
+
+    def last(self, index: int, finish: Finish) -> dict[str, Any]:
+        return self._choice(index, "", (), _finish_reason(finish))
+
+    def _echo(self, index: int) -> str:
+        assert isinstance(self.body, CompletionBody)
+        return self.tokenizer.decode(self.job.answers[index].request.prompt) if self.body.echo else ""
+
+    def _choice(
+        self, index: int, text: str, tokens: Sequence[Sampled], reason: str | None = None
+    ) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+
+    def _logprobs(self, tokens: Sequence[Sampled]) -> dict[str, Any] | None:
+        assert isinstance(self.body, CompletionBody)
+        if self.body.logprobs is None:
+            return None
+        texts = [self._text(token.id) for token in tokens]
+        n_top = self.body.logprobs
+        return {
+            "tokens": texts,
+            "token_logprobs": [_finite(token.logprob) for token in tokens],
+            "top_logprobs": [
+                {self._text(other): _finite(logprob) for other, logprob in token.top[:n_top]}
+                for token in tokens
+            ],
+            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+        }
+
+    def _text(self, token: int) -> str:
+        return self.tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+
+async def _respond(shape: _Shape, request: Request, service: Service) -> Response:
+    """The stream, or the whole once it is there; the job ends with it."""
+    headers = shape.body.ignored()
+    if shape.body.stream:
+        return Stream(shape.chunks(), service.settings.limits, on_end=shape.job.end, headers=headers)
+    try:
+        await unless_gone(request, shape.job.collect())
+        return JSONResponse(shape.response(), headers=headers)
+    finally:
+        shape.job.end()
+
+
+def _stats(answer: Answer) -> Stats:
+    assert answer.finish is not None
+    return answer.finish.stats
+
+
+def _finish_reason(finish: Finish | None) -> str:
+    """OpenAI knows one word for every answer that was cut off."""
+    return "stop" if finish is not None and finish.reason == "stop" else "length"
+
+
+def _finite(logprob: float | None) -> float:
+    """JSON has no infinity; OpenAI writes -9999 for a token that cannot be."""
+    return -9999.0 if logprob is None or not math.isfinite(logprob) else logprob
+
+
+def _token_lists(
+    given: str | list[str] | list[int] | list[list[int]], tokenizer: Tokenizer
+) -> list[list[int]]:
+    """The token ids of each of the texts, which may be given as ids."""
+    if isinstance(given, str):
+        given = [given]
+    if given and isinstance(given[0], int):
+        return [[token for token in given if isinstance(token, int)]]
+    return [
+        tokenizer.encode(one, add_special=True) if isinstance(one, str) else list(one)
+        for one in given
+        if not isinstance(one, int)
+    ]
+
+
+def _vector(row: Floats, encoding: str) -> str | list[float]:
+    if encoding == "base64":
+        return base64.b64encode(row.astype("<f4").tobytes()).decode()
+    return [float(value) for value in row]
+
+
+def _model(source: Source) -> dict[str, Any]:
+    return {"id": source.name, "object": "model", "created": source.created, "owned_by": "edgellm"}

@@ -1,0 +1,91 @@
+"""Running the server: sockets, logs, signals."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import socket
+import sys
+from dataclasses import replace
+
+import uvicorn
+
+from edgellm.errors import EdgeLLMError
+from edgellm.server.app import create_app
+from edgellm.server.models import ModelManager
+from edgellm.server.settings import ServerSettings
+
+log = logging.getLogger("edgellm.server")
+
+DRAIN_S = 30
+KEEP_ALIVE_S = 75
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which says on stderr when it can be used."""
+
+    def __init__(self, config: uvicorn.Config, models: ModelManager) -> None:
+        super().__init__(config)
+        self._models = models
+        self.failure: EdgeLLMError | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.should_exit:
+            return
+        try:
+            await self._models.wait()
+        except EdgeLLMError as error:
+            self.failure, self.should_exit = error, True
+            return
+        log.info("ready: %s", ", ".join(loaded.name for loaded in self._models.loaded))
+
+
+def serve(settings: ServerSettings, models: ModelManager) -> None:
+    """Serve until SIGINT or SIGTERM, which lets answers under way come to their end.
+
+    Raises what the first model failed to load with, or OSError if the address cannot be had.
+    """
+    config = uvicorn.Config(
+        create_app(settings, models),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=settings.limits.header_bytes,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=DRAIN_S,
+    )
+    server = Server(config, models)
+    listener = listen(settings)
+    host, port = listener.getsockname()[:2]
+    print(f"edgellm: listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
+    server.run([listener])
+    if server.failure is not None:
+        raise server.failure
+
+
+def listen(settings: ServerSettings) -> socket.socket:
+    """The listening socket; port 0 takes a free one."""
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    listener = socket.socket(family, kind, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        raise OSError(
+            error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        ) from None
+    return listener
+
+
+def with_key(host: str, settings: ServerSettings) -> ServerSettings:
+    """Settings for a host that others can reach: an API key is made if none was given."""
+    key = f"edgellm-{secrets.token_urlsafe(24)}"
+    return replace(settings, host=host, api_keys=settings.api_keys or (key,))

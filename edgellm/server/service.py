@@ -1,0 +1,163 @@
+"""What every API needs: the models, the limits, the counters, and options out of a request's fields."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import Depends, Request
+from pydantic import BaseModel, ConfigDict
+
+from edgellm.backends.base import Floats
+from edgellm.engine.model import Model
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Stats
+from edgellm.errors import UsageError
+from edgellm.server.answers import Job
+from edgellm.server.errors import RequestError
+from edgellm.server.metrics import Metrics
+from edgellm.server.models import Loaded, ModelManager
+from edgellm.server.settings import ServerSettings
+
+IGNORED_HEADER = "X-Edgellm-Ignored"
+
+
+class Body(BaseModel):
+    """A request's fields; unknown ones are ignored and named in a header of the answer."""
+
+    model_config = ConfigDict(extra="allow", protected_namespaces=())
+
+    def ignored(self) -> dict[str, str]:
+        """The header that names the fields nobody reads."""
+        names = sorted(name[:64] for name in self.model_extra or {})
+        printable = [name for name in names if name.isascii() and name.isprintable()][:32]
+        return {IGNORED_HEADER: ", ".join(printable)} if printable else {}
+
+
+class SamplingFields(Body):
+    """The sampling fields that all APIs share; None is the model's own choice."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    repeat_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    penalty_last_n: int | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    logit_bias: dict[str, float] | None = None
+    ignore_eos: bool = False
+
+    def options(self, *, max_tokens: int | None, logprobs: int | None = None) -> GenerateOptions:
+        """Generation options; UsageError for a value out of range."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return GenerateOptions(
+            max_tokens=max_tokens,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            min_p=self.min_p,
+            repeat_penalty=self.repeat_penalty,
+            presence_penalty=self.presence_penalty,
+            frequency_penalty=self.frequency_penalty,
+            penalty_last_n=self.penalty_last_n,
+            seed=None if self.seed is None or self.seed < 0 else self.seed,
+            stop=tuple(stop),
+            logit_bias=_biases(self.logit_bias or {}),
+            logprobs=logprobs,
+            ignore_eos=self.ignore_eos,
+        )
+
+
+@dataclass(slots=True)
+class Service:
+    """What the routes work with."""
+
+    settings: ServerSettings
+    models: ModelManager
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def start(
+        self, loaded: Loaded, prompts: Sequence[Sequence[int]], options: GenerateOptions, *, n: int = 1
+    ) -> Job:
+        """Start n answers to each prompt, within the limits; RequestError names one that is exceeded."""
+        limits = self.settings.limits
+        if not 1 <= n <= limits.choices:
+            raise RequestError(400, f"n is {n}; it must be between 1 and {limits.choices}.", param="n")
+        if not 1 <= len(prompts) <= limits.inputs:
+            raise RequestError(400, f"There are {len(prompts)} prompts; 1 to {limits.inputs} are accepted.")
+        allowed, asked = limits.output_tokens, options.max_tokens
+        if allowed is not None:
+            if asked is not None and asked > allowed:
+                raise RequestError(
+                    400, f"{asked} tokens were asked for; at most {allowed} are given.", param="max_tokens"
+                )
+            options = replace(options, max_tokens=allowed if asked is None else asked)
+        return Job(loaded, prompts, options, self.metrics, n=n)
+
+    async def embed(self, loaded: Loaded, texts: Sequence[Sequence[int]]) -> Floats:
+        """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests."""
+        if not 1 <= len(texts) <= self.settings.limits.inputs:
+            raise RequestError(
+                400,
+                f"There are {len(texts)} inputs; 1 to {self.settings.limits.inputs} are accepted.",
+                param="input",
+            )
+        rows = []
+        for ids in texts:
+            rows.append(await asyncio.wrap_future(loaded.runner.call(partial(loaded.model.embed_ids, ids))))
+        return np.stack(rows)
+
+    async def chat_prompt(
+        self,
+        model: Model,
+        messages: Sequence[Mapping[str, Any]],
+        options: GenerateOptions,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> tuple[list[int], GenerateOptions]:
+        """The tokens of a conversation, and the options with the template's own stops added."""
+        ids = await asyncio.to_thread(
+            lambda: model.template.encode(messages, tools=tools, **(variables or {}))
+        )
+        return ids, replace(options, stop=(*options.stop, *model.template.stops))
+
+
+def get_service(request: Request) -> Service:
+    """The service of the app that a request came to."""
+    service = request.app.state.service
+    assert isinstance(service, Service)
+    return service
+
+
+ServiceOf = Annotated[Service, Depends(get_service)]
+
+
+def timings(stats: Stats) -> dict[str, float]:
+    """What a request cost, as llama.cpp's server writes it: counts, milliseconds, tokens per second."""
+    computed = stats.n_prompt - stats.n_cached
+    return {
+        "cache_n": stats.n_cached,
+        "prompt_n": computed,
+        "prompt_ms": stats.prompt_s * 1e3,
+        "prompt_per_token_ms": stats.prompt_s * 1e3 / computed if computed else 0.0,
+        "prompt_per_second": stats.prompt_tok_s,
+        "predicted_n": stats.n_generated,
+        "predicted_ms": stats.generate_s * 1e3,
+        "predicted_per_token_ms": stats.generate_s * 1e3 / max(1, stats.n_generated),
+        "predicted_per_second": stats.generate_tok_s,
+        "queue_ms": stats.queue_s * 1e3,
+    }
+
+
+def _biases(given: Mapping[str, float]) -> dict[int, float]:
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError:
+        raise UsageError("logit_bias must map token ids to numbers.") from None

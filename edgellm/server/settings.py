@@ -1,0 +1,65 @@
+"""What a server is told on its command line."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+
+from edgellm.errors import UsageError
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one client may cost; each has its name in the error that it causes."""
+
+    header_bytes: int = 16 * 1024
+    body_bytes: int = 8 * MIB
+    body_s: float = 30.0
+    write_stall_s: float = 30.0
+    ping_s: float = 10.0
+    queue: int = 64
+    output_tokens: int | None = None
+    choices: int = 16
+    inputs: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """Where to listen and whom to answer.
+
+    api_keys: any of them is asked for; empty: none is. allowed_hosts: names that a Host header may carry
+    besides those of the address itself. origins: web pages of other origins that may call ("*": all).
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    api_keys: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UsageError(f"port is {self.port}; it must be between 0 and 65535.")
+        if not self.loopback and not self.api_keys:
+            raise UsageError(f"host is {self.host}, which others can reach; an API key is needed for that.")
+        if "" in self.api_keys:
+            raise UsageError("An API key is empty.")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only programs on this machine can connect."""
+        return self.host == "localhost" or (
+            is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
+        )
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is written as an IP address."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True

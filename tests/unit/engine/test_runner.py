@@ -1,0 +1,93 @@
+"""The engine thread serves many callers at once and ends cleanly."""
+
+from __future__ import annotations
+
+import queue
+import threading
+
+import pytest
+
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Delta, Event, Finish, Request
+from edgellm.engine.runner import EngineThread
+from edgellm.engine.scheduler import Scheduler
+from edgellm.engine.session import make_request
+from edgellm.errors import OverloadedError
+from tests.support.fake_model import EOG, N_VOCAB, CountingBackend, Letters, alone
+
+GREEDY = GenerateOptions(temperature=0.0, max_tokens=12)
+
+
+class Caller:
+    def __init__(self, prompt: list[int], options: GenerateOptions = GREEDY) -> None:
+        self.events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self.request: Request = make_request(
+            prompt, options, n_vocab=N_VOCAB, decoder=Letters(), on_event=self.events.put
+        )
+
+    def result(self) -> tuple[str, Finish]:
+        text = ""
+        while isinstance(event := self.events.get(timeout=30), Delta):
+            text += event.text
+        return text, event
+
+
+@pytest.fixture
+def backend() -> CountingBackend:
+    return CountingBackend(cache_tokens=2048)
+
+
+def test_requests_of_many_threads_get_their_own_answers(backend: CountingBackend) -> None:
+    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+    results: dict[int, str] = {}
+
+    def ask(n: int) -> None:
+        caller = Caller([n] * (n + 1))
+        runner.submit(caller.request)
+        results[n] = caller.result()[0]
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    runner.stop()
+    assert results == {n: alone([n] * (n + 1), GREEDY).text for n in range(12)}
+    assert not backend.sequences
+
+
+def test_cancelling_one_request_leaves_the_others_alone(backend: CountingBackend) -> None:
+    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+    endless, other = Caller([1], GenerateOptions(temperature=0.0)), Caller([2])
+    runner.submit(endless.request)
+    runner.submit(other.request)
+    assert isinstance(endless.events.get(timeout=30), Delta)
+    runner.cancel(endless.request)
+    assert endless.result()[1].reason == "cancelled"
+    assert other.result()[0] == alone([2], GREEDY).text
+    runner.stop()
+
+
+def test_jobs_run_between_steps_and_raise_where_they_are_awaited(backend: CountingBackend) -> None:
+    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+    caller = Caller([1], GenerateOptions(temperature=0.0))
+    runner.submit(caller.request)
+    assert runner.call(lambda: threading.current_thread().name).result(timeout=30) == "edgellm-engine"
+    with pytest.raises(ZeroDivisionError):
+        runner.call(lambda: 1 // 0).result(timeout=30)
+    runner.stop()
+    assert caller.result()[1].reason == "cancelled"
+
+
+def test_stopping_answers_those_who_wait(backend: CountingBackend) -> None:
+    runner = EngineThread(Scheduler(backend, frozenset({EOG}), max_active=1))
+    callers = [Caller([n], GenerateOptions(temperature=0.0)) for n in range(3)]
+    for caller in callers:
+        runner.submit(caller.request)
+    runner.stop()
+    assert {caller.result()[1].reason for caller in callers} <= {"cancelled", "context"}
+    assert not backend.sequences
+    with pytest.raises(OverloadedError):
+        runner.submit(Caller([1]).request)
+    with pytest.raises(OverloadedError):
+        runner.call(lambda: 1)
