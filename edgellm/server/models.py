@@ -13,7 +13,7 @@ from pathlib import Path
 from edgellm.engine.loading import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.runner import EngineThread
-from edgellm.errors import EdgeLLMError, OverloadedError
+from edgellm.errors import BackendError, EdgeLLMError, OverloadedError
 from edgellm.server.errors import RequestError
 
 log = logging.getLogger("edgellm.server")
@@ -144,6 +144,9 @@ class ModelManager:
         except EdgeLLMError as error:
             source.error = error
             log.error("cannot load %s: %s", source.name, error)
+        except Exception:
+            source.error = BackendError(f"Loading {source.name} failed; the server's log says why.")
+            log.exception("cannot load %s", source.name)
         else:
             runner = EngineThread(model.scheduler, f"edgellm-engine-{source.name}")
             source.loaded = Loaded(source.name, model, runner)

@@ -6,11 +6,12 @@ import logging
 import secrets
 import socket
 import sys
+import threading
 from dataclasses import replace
 
 import uvicorn
 
-from edgellm.errors import EdgeLLMError
+from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.server.app import create_app
 from edgellm.server.models import ModelManager
 from edgellm.server.settings import ServerSettings
@@ -22,31 +23,43 @@ KEEP_ALIVE_S = 75
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which says on stderr when it can be used."""
+    """uvicorn's server; `ready` is set when every model is loaded, or `failure` says why not."""
 
     def __init__(self, config: uvicorn.Config, models: ModelManager) -> None:
         super().__init__(config)
         self._models = models
+        self.ready = threading.Event()
         self.failure: EdgeLLMError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.should_exit:
-            return
         try:
-            await self._models.wait()
+            if not self.should_exit:
+                await self._models.wait()
+                log.info("ready: %s", ", ".join(loaded.name for loaded in self._models.loaded))
         except EdgeLLMError as error:
             self.failure, self.should_exit = error, True
-            return
-        log.info("ready: %s", ", ".join(loaded.name for loaded in self._models.loaded))
+        finally:
+            self.ready.set()
 
 
 def serve(settings: ServerSettings, models: ModelManager) -> None:
     """Serve until SIGINT or SIGTERM, which lets answers under way come to their end.
 
-    Raises what the first model failed to load with, or OSError if the address cannot be had.
+    Raises what the first model failed to load with, or UsageError if the address cannot be had.
     """
-    config = uvicorn.Config(
+    listener = listen(settings)
+    host, port = listener.getsockname()[:2]
+    print(f"edgellm: listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
+    server = Server(make_config(settings, models), models)
+    server.run([listener])
+    if server.failure is not None:
+        raise server.failure
+
+
+def make_config(settings: ServerSettings, models: ModelManager) -> uvicorn.Config:
+    """uvicorn's configuration for an application over these models."""
+    return uvicorn.Config(
         create_app(settings, models),
         http="h11",
         ws="none",
@@ -58,13 +71,6 @@ def serve(settings: ServerSettings, models: ModelManager) -> None:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    server = Server(config, models)
-    listener = listen(settings)
-    host, port = listener.getsockname()[:2]
-    print(f"edgellm: listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
-    server.run([listener])
-    if server.failure is not None:
-        raise server.failure
 
 
 def listen(settings: ServerSettings) -> socket.socket:
@@ -79,8 +85,9 @@ def listen(settings: ServerSettings) -> socket.socket:
         listener.listen(128)
     except OSError as error:
         listener.close()
-        raise OSError(
-            error.errno, f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"
+        raise UsageError(
+            f"Cannot listen on {settings.host}:{settings.port} ({error.strerror}); "
+            "choose another address with --host or --port."
         ) from None
     return listener
 
