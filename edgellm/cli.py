@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "chat": ("edgellm.commands.chat", "talk with a model"),
     "run": ("edgellm.commands.run", "answer one prompt, from arguments or standard input"),
+    "serve": ("edgellm.commands.serve", "serve models over HTTP"),
     "bench": ("edgellm.commands.bench", "measure how fast a model runs here"),
     "pull": ("edgellm.commands.pull", "fetch a model"),
     "list": ("edgellm.commands.list", "list the models that are on disk or known by name"),

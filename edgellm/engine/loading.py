@@ -32,7 +32,7 @@ class LoadOptions:
 
     threads: None takes the physical cores this process may use. context: tokens; None takes the trained
     context or 4096, whichever is less; 0 takes the trained context. cache_tokens: tokens that all sequences
-    together may hold; None: one context. parallel: answers that may be under way at
+    together may hold; None: as many as `cache_contexts` contexts. parallel: answers that may be under way at
     once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
     kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
     use, "" for the best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a
@@ -42,6 +42,7 @@ class LoadOptions:
     threads: int | None = None
     context: int | None = None
     cache_tokens: int | None = None
+    cache_contexts: int = 1
     parallel: int = DEFAULT_PARALLEL
     max_waiting: int = DEFAULT_WAITING
     batch: int = DEFAULT_BATCH
@@ -55,6 +56,7 @@ class LoadOptions:
             ("threads", 1),
             ("context", 0),
             ("cache_tokens", 1),
+            ("cache_contexts", 1),
             ("parallel", 1),
             ("max_waiting", 1),
             ("batch", 1),
@@ -78,6 +80,11 @@ class Plan:
     options: LoadOptions
     n_ctx: int
     threads: int
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that all sequences together may hold: one whole context at least."""
+        return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
 
     @property
     def n_parked(self) -> int:
@@ -132,7 +139,7 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         planned.file,
         threads=planned.threads,
         n_ctx=planned.n_ctx,
-        cache_tokens=max(options.cache_tokens or planned.n_ctx, planned.n_ctx),
+        cache_tokens=planned.cache_tokens,
         batch=_batch(planned),
         kv_type=_kv_type(planned),
         isa=options.isa,
@@ -162,7 +169,7 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
         n_embd=program.width,
         n_ctx=planned.n_ctx,
         recurrent=bool(program.states),
-        cache_tokens=max(planned.options.cache_tokens or planned.n_ctx, planned.n_ctx),
+        cache_tokens=planned.cache_tokens,
         batch=_batch(planned),
     )
     return backend, memory

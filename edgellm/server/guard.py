@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import secrets
 import socket
+import time
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,7 +18,10 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgellm.server.errors import RequestError, error_response
-from edgellm.server.settings import ServerSettings, is_address
+from edgellm.server.logs import FIELDS
+from edgellm.server.settings import ServerSettings, is_address, is_loopback
+
+log = logging.getLogger("edgellm.server")
 
 # Paths that say nothing about models or conversations.
 OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/favicon.ico"})
@@ -47,8 +52,12 @@ class Guard:
         request_id = f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
 
+        begin, status = time.perf_counter(), 0
+
         async def send_with_id(message: Message) -> None:
+            nonlocal status
             if message["type"] == "http.response.start":
+                status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
@@ -58,7 +67,11 @@ class Guard:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
             return
         body = _Body(receive, self._settings.limits.body_bytes, self._settings.limits.body_s)
-        await self._app(scope, body.receive, send_with_id)
+        try:
+            await self._app(scope, body.receive, send_with_id)
+        finally:
+            fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
+            log.info("%s %s", scope["method"], scope["path"], extra={FIELDS: fields})
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         self._check_host(headers.get("host", ""))
@@ -75,11 +88,9 @@ class Guard:
         host = (urlsplit(f"//{value}").hostname or "") if "@" not in value else ""
         if host in self._hosts:
             return
-        if is_address(host):
-            if not self._settings.loopback:
-                return  # an address cannot be rebound
-            if ServerSettings(host=host, api_keys=("-",)).loopback:
-                return
+        # A page of another site cannot make the Host header an address: only names can be bound anew.
+        if is_address(host) and (not self._settings.loopback or is_loopback(host)):
+            return
         raise RequestError(
             403,
             f"The Host header names {value[:100]!r}, to which this server does not answer; "

@@ -13,9 +13,9 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
+from numpy.typing import NDArray
 from pydantic import Field
 
-from edgellm.backends.base import Floats
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
@@ -367,7 +367,7 @@ def _token_lists(
     ]
 
 
-def _vector(row: Floats, encoding: str) -> str | list[float]:
+def _vector(row: NDArray[np.float32], encoding: str) -> str | list[float]:
     if encoding == "base64":
         return base64.b64encode(row.astype("<f4").tobytes()).decode()
     return [float(value) for value in row]

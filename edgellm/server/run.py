@@ -7,7 +7,6 @@ import secrets
 import socket
 import sys
 import threading
-from dataclasses import replace
 
 import uvicorn
 
@@ -92,7 +91,6 @@ def listen(settings: ServerSettings) -> socket.socket:
     return listener
 
 
-def with_key(host: str, settings: ServerSettings) -> ServerSettings:
-    """Settings for a host that others can reach: an API key is made if none was given."""
-    key = f"edgellm-{secrets.token_urlsafe(24)}"
-    return replace(settings, host=host, api_keys=settings.api_keys or (key,))
+def make_key() -> str:
+    """An API key that cannot be guessed."""
+    return f"edgellm-{secrets.token_urlsafe(24)}"

@@ -10,9 +10,9 @@ from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Request
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from edgellm.backends.base import Floats
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
@@ -101,7 +101,7 @@ class Service:
             options = replace(options, max_tokens=allowed if asked is None else asked)
         return Job(loaded, prompts, options, self.metrics, n=n)
 
-    async def embed(self, loaded: Loaded, texts: Sequence[Sequence[int]]) -> Floats:
+    async def embed(self, loaded: Loaded, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
         """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests."""
         if not 1 <= len(texts) <= self.settings.limits.inputs:
             raise RequestError(

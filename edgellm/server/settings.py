@@ -51,9 +51,12 @@ class ServerSettings:
     @property
     def loopback(self) -> bool:
         """Whether only programs on this machine can connect."""
-        return self.host == "localhost" or (
-            is_address(self.host) and ipaddress.ip_address(self.host).is_loopback
-        )
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address to listen on, or that of a request, is this machine's own."""
+    return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
 def is_address(host: str) -> bool:

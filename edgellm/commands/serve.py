@@ -1,0 +1,147 @@
+"""`edgellm serve`: models behind an HTTP API."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edgellm.commands.loading import find_model
+from edgellm.commands.options import (
+    INT,
+    LOADING,
+    MODEL,
+    OFFLINE,
+    SWITCH,
+    TEXT,
+    Command,
+    Option,
+    Positional,
+)
+from edgellm.commands.settings import Settings
+from edgellm.errors import FileError
+from edgellm.store.catalog import default_model
+
+if TYPE_CHECKING:
+    from edgellm.server.settings import ServerSettings
+
+CACHE_CONTEXTS = 4
+
+
+def run(settings: Settings) -> int:
+    """Serve until interrupted."""
+    from edgellm.engine.loading import LoadOptions
+    from edgellm.server.logs import configure
+    from edgellm.server.models import ModelManager
+    from edgellm.server.run import serve
+
+    models = [found for name in settings["names"] or [None] for found in find_models(name, settings)]
+    options = LoadOptions(
+        threads=settings["threads"],
+        context=settings["context"],
+        cache_tokens=settings["cache_tokens"],
+        cache_contexts=CACHE_CONTEXTS,
+        parallel=settings["parallel"],
+        max_waiting=settings["queue"],
+        batch=settings["batch"],
+        kv_type=settings["kv_type"],
+        backend=settings["backend"],
+        isa=settings["isa"],
+        max_memory=settings["max_memory"],
+    )
+    chosen = server_settings(settings)
+    configure(as_json=settings["log_json"])
+    serve(chosen, ModelManager(models, options))
+    return 0
+
+
+def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
+    """(name in the API, file) of a model, or of every GGUF file in a folder."""
+    if name is not None and Path(name).is_dir():
+        # Of a split file the first part stands for all.
+        files = [path for path in sorted(Path(name).glob("*.gguf")) if not _is_later_part(path)]
+        if not files:
+            raise FileError(f"{name}: the folder holds no GGUF file; give one that does, or a file.")
+        return [(path.stem, path) for path in files]
+    path = find_model(name, settings)
+    label = default_model().name if name is None else name
+    return [(path.stem if label.endswith(".gguf") else label, path)]
+
+
+def server_settings(settings: Settings) -> ServerSettings:
+    """Where to listen and whom to answer; an API key is made and printed where one is needed."""
+    from edgellm.server.run import make_key
+    from edgellm.server.settings import Limits, ServerSettings, is_loopback
+
+    keys = tuple(settings["api_key"] or ())
+    if not keys and not is_loopback(settings["host"]):
+        keys = (make_key(),)
+        print(f"edgellm: the API key, which clients on the network need: {keys[0]}", file=sys.stderr)
+    return ServerSettings(
+        host=settings["host"],
+        port=settings["port"],
+        api_keys=keys,
+        allowed_hosts=tuple(settings["allowed_host"] or ()),
+        origins=tuple(settings["allowed_origin"] or ()),
+        limits=Limits(output_tokens=settings["max_output"]),
+    )
+
+
+def _is_later_part(path: Path) -> bool:
+    return "-of-" in path.stem and "-00001-of-" not in path.stem
+
+
+OPTIONS = (
+    Option(
+        "host",
+        ("--host",),
+        "address to listen on; any but this machine's own needs an API key",
+        TEXT,
+        "ADDRESS",
+        default="127.0.0.1",
+    ),
+    Option("port", ("--port",), "port to listen on; 0: a free one", INT, "N", default=8080),
+    Option(
+        "api_key", ("--api-key",), "key that clients must send (may be repeated)", TEXT, "KEY", repeated=True
+    ),
+    Option(
+        "allowed_host",
+        ("--allowed-host",),
+        "further name by which clients may call the server (may be repeated)",
+        TEXT,
+        "NAME",
+        repeated=True,
+    ),
+    Option(
+        "allowed_origin",
+        ("--allowed-origin",),
+        "origin whose web pages may call the server; *: all (may be repeated)",
+        TEXT,
+        "ORIGIN",
+        repeated=True,
+    ),
+    Option("parallel", ("-np", "--parallel"), "answers under way at the same time", INT, "N", default=16),
+    Option("queue", ("--queue",), "requests that may wait for their turn", INT, "N", default=64),
+    Option(
+        "cache_tokens",
+        ("--cache-tokens",),
+        f"tokens that all conversations together may hold; otherwise {CACHE_CONTEXTS} contexts",
+        INT,
+        "N",
+    ),
+    Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
+    Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
+)
+
+COMMAND = Command(
+    summary="Serve models over HTTP.",
+    run=run,
+    description="Serves models over HTTP, to programs that speak the OpenAI API.",
+    positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
+    options=(*OPTIONS, *(option for option in LOADING if option is not MODEL), OFFLINE),
+    examples=(
+        ("edgellm serve", "the default model on http://127.0.0.1:8080"),
+        ("edgellm serve a.gguf b.gguf", "two models"),
+        ("edgellm serve --host 0.0.0.0 model.gguf", "for the whole network, with an API key"),
+    ),
+)
