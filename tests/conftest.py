@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.paths import real_model
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only loopback connections are possible; a test of downloads serves its own files."""
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if isinstance(address, tuple) and address[0] not in _LOOPBACK:
+            raise RuntimeError(f"tests do not use the network, and something connects to {address[0]}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+@pytest.fixture(autouse=True)
+def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The store, caches and configuration of whoever runs the tests stay out of them."""
+    for name in os.environ:
+        if name.startswith(("EDGELLM_", "PIP_")) and name not in ("EDGELLM_TEST_MODELS", "EDGELLM_SHARED"):
+            monkeypatch.delenv(name)
+    home = tmp_path_factory.mktemp("home", numbered=True)
+    monkeypatch.setenv("EDGELLM_HOME", str(home / "edgellm"))
+    monkeypatch.setenv("HF_HOME", str(home / "huggingface"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
 
 
 @pytest.fixture(scope="session")
