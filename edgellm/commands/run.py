@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from edgellm.commands.conversation import stoppable
 from edgellm.commands.loading import find_model, generate_options, load_model, note_of_end, statistics
 from edgellm.commands.options import (
     LOADING,
@@ -34,7 +35,7 @@ def run(settings: Settings) -> int:
             messages = [{"role": "system", "content": settings["system"]}] if settings["system"] else []
             generation = model.chat([*messages, {"role": "user", "content": prompt}], options)
         out = sys.stdout
-        with generation:
+        with stoppable(generation) as signals:
             for piece in generation:
                 out.write(piece)
                 out.flush()
@@ -43,6 +44,8 @@ def run(settings: Settings) -> int:
             out.flush()
         if note := note_of_end(generation, model.n_ctx):
             print(f"edgellm: {note}", file=sys.stderr)
+        if signals:
+            return 130
         if settings["stats"]:
             print(statistics(generation, model.n_ctx), file=sys.stderr)
     finally:

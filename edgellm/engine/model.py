@@ -18,7 +18,7 @@ from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
-from edgellm.errors import UsageError
+from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program
 from edgellm.tokenizer import Tokenizer
@@ -49,7 +49,7 @@ class Model:
         loading = _Loading(planned) if planned else None
         # The tokenizer is built while the engine packs weights on its own threads.
         try:
-            self.tokenizer = Tokenizer.from_metadata(file.metadata)
+            self.tokenizer = _tokenizer(file)
             self.sampling_defaults = sampling_defaults(file.metadata)
         finally:
             if loading is not None:
@@ -223,6 +223,13 @@ class Model:
         if tokens.min() < 0 or tokens.max() >= self.backend.n_vocab:
             raise UsageError(f"The token ids must lie in 0..{self.backend.n_vocab - 1}.")
         return tokens.astype(np.int32)
+
+
+def _tokenizer(file: GGUFFile) -> Tokenizer:
+    try:
+        return Tokenizer.from_metadata(file.metadata)
+    except EdgeLLMError as error:
+        raise type(error)(f"{file.path}: {error}") from None
 
 
 class _Loading:

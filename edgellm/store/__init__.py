@@ -1,5 +1,5 @@
 """Models on disk: which are known by name, where they are kept, and how they are fetched.
 
-    from edgellm.store.resolve import resolve
-    path = resolve("smollm2")                    # fetches the file once
+from edgellm.store.resolve import resolve
+path = resolve("smollm2")                    # fetches the file once
 """

@@ -1,0 +1,312 @@
+"""Chat commands over a model that answers what it is told to."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from edgellm.commands.chat import obey, read_message, talk
+from edgellm.commands.conversation import Conversation
+from edgellm.commands.loading import note_of_end, statistics
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Stats
+from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
+
+
+class FakeGeneration(Iterator[str]):
+    def __init__(self, pieces: Sequence[str], n_prompt: int, interrupt: bool = False) -> None:
+        self._pieces = list(pieces)
+        self._interrupt = interrupt
+        self.text = ""
+        self.ids: list[int] = []
+        self.prompt_ids = list(range(n_prompt))
+        self.finish_reason: str | None = None
+        self.stats: Stats | None = None
+
+    def __next__(self) -> str:
+        if not self._pieces:
+            self.finish_reason = self.finish_reason or "stop"
+            self.stats = Stats(len(self.prompt_ids), 2, len(self.ids), 0.0, 0.5, 2.0)
+            raise StopIteration
+        if self._interrupt and self.ids:
+            os.kill(os.getpid(), signal.SIGINT)
+        piece = self._pieces.pop(0) if self.finish_reason is None else None
+        if piece is None:
+            self._pieces = []
+            return next(self)
+        self.text += piece
+        self.ids.append(1)
+        return piece
+
+    def cancel(self) -> None:
+        self.finish_reason = "cancelled"
+        self._pieces = []
+
+
+class FakeModel:
+    """Answers with the words it is told to; a token is a character."""
+
+    name = "Fake"
+    n_ctx = 100
+    sampling_defaults: Mapping[str, Any] = {"top_k": 7}
+
+    def __init__(self) -> None:
+        self.answers: list[str] = []
+        self.prompts: list[list[dict[str, str]]] = []
+        self.options: list[GenerateOptions] = []
+        self.interrupt = False
+        self.template = SimpleNamespace(encode=self._encode)
+
+    def _encode(self, messages: Sequence[Mapping[str, str]], **options: Any) -> list[int]:
+        return [0] * sum(len(m["content"]) for m in messages)
+
+    def chat(self, messages: Sequence[dict[str, str]], options: GenerateOptions) -> FakeGeneration:
+        n_prompt = len(self._encode(messages))
+        if n_prompt > self.n_ctx:
+            raise ContextOverflowError("The prompt has too many tokens.")
+        self.prompts.append(list(messages))
+        self.options.append(options)
+        answer = self.answers.pop(0) if self.answers else "ok then"
+        return FakeGeneration(answer.split(" "), n_prompt, self.interrupt)
+
+
+class Chat:
+    """A conversation with a fake model, and what was written."""
+
+    def __init__(self) -> None:
+        self.model = FakeModel()
+        self.written: list[str] = []
+        model = cast(Any, self.model)
+        self.conversation = Conversation(model, GenerateOptions(), None, self.written.append)
+
+    def says(self, *lines: str) -> None:
+        remaining = list(lines)
+
+        def read(prompt: str) -> str:
+            if not remaining:
+                raise EOFError
+            line = remaining.pop(0)
+            if line == "^C":
+                raise KeyboardInterrupt
+            return line
+
+        talk(self.conversation, read)
+
+    @property
+    def contents(self) -> list[str]:
+        return [m["content"] for m in self.conversation.messages]
+
+
+@pytest.fixture
+def chat() -> Chat:
+    return Chat()
+
+
+def test_messages_and_answers_alternate(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.model.answers = ["one", "two"]
+    chat.says("a", "", "  ", "b")
+    assert chat.contents == ["a", "one", "b", "two"]
+    assert [len(prompt) for prompt in chat.model.prompts] == [1, 3]
+    assert chat.written == ["one", "two"]
+    assert capsys.readouterr().out == "\n\n"
+
+
+def test_several_lines_are_one_message(chat: Chat) -> None:
+    chat.says('"""one', "two", 'three"""', '"""', "four", '"""', '"""five"""')
+    assert chat.contents[::2] == ["one\ntwo\nthree", "four", "five"]
+
+
+def test_the_end_within_a_message(chat: Chat) -> None:
+    chat.says('"""one', "two")
+    assert chat.contents == []
+
+
+def test_ctrl_c_at_the_prompt_stays(chat: Chat) -> None:
+    chat.says("^C", "a")
+    assert chat.contents == ["a", "okthen"]
+
+
+def test_ctrl_c_stops_the_answer_and_keeps_what_came(chat: Chat) -> None:
+    chat.model.answers = ["one two three four", "fine"]
+    chat.model.interrupt = True
+    chat.says("a")
+    assert chat.contents == ["a", "one"] or chat.contents == ["a", "onetwo"]
+    assert chat.conversation.last is not None
+    assert chat.conversation.last.finish_reason == "cancelled"
+    chat.model.interrupt = False
+    chat.says("b")
+    assert chat.contents[-2:] == ["b", "fine"]
+
+
+def test_leaving(chat: Chat) -> None:
+    for word in ("/bye", "/exit", "/quit"):
+        chat.says(word, "never")
+    assert chat.contents == []
+
+
+def test_clear_and_undo_and_regen(chat: Chat) -> None:
+    chat.model.answers = ["one", "two", "three"]
+    chat.says("a", "b", "/undo")
+    assert chat.contents == ["a", "one"]
+    chat.says("/regen")
+    assert chat.contents == ["a", "three"]
+    chat.says("/clear")
+    assert chat.contents == []
+
+
+@pytest.mark.parametrize("command", ["/undo", "/regen", "/stats"])
+def test_commands_that_need_an_answer(chat: Chat, command: str) -> None:
+    with pytest.raises(UsageError):
+        obey(chat.conversation, command)
+
+
+def test_system(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("/system", "/system Be brief.", "/system", "a")
+    assert chat.model.prompts[0][0] == {"role": "system", "content": "Be brief."}
+    assert "Be brief." in capsys.readouterr().err
+
+
+def test_set(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("/set temp 0.5", "/set top-k 3", "/set seed 4", "/set stop X", "/set", "a", "/set seed -1", "b")
+    first, second = chat.model.options
+    assert (first.temperature, first.top_k, first.seed, first.stop) == (0.5, 3, 4, ("X",))
+    assert second.seed is None
+    assert "top_k = 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text", ["/set colour 1", "/set temperature", "/set temperature x", "/set top_p 7", "/set l 2+1"]
+)
+def test_set_refuses(chat: Chat, text: str) -> None:
+    with pytest.raises(UsageError):
+        obey(chat.conversation, text)
+
+
+def test_read_puts_a_file_before_the_next_message(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "my notes.txt"
+    file.write_text("notes")
+    chat.says(f"/read {file}", "Summarize.", "more")
+    assert chat.contents[0] == "notes\n\nSummarize."
+    assert chat.contents[2] == "more"
+
+
+def test_read_refuses(chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "large").write_bytes(b"x" * 11)
+    with pytest.raises(FileError, match="cannot be read"):
+        obey(chat.conversation, f"/read {tmp_path / 'none'}")
+    with pytest.raises(FormatError, match="UTF-8"):
+        obey(chat.conversation, f"/read {tmp_path / 'binary'}")
+    monkeypatch.setattr("edgellm.commands.conversation._LARGEST_FILE", 10)
+    with pytest.raises(FileError, match="give a part"):
+        obey(chat.conversation, f"/read {tmp_path / 'large'}")
+    with pytest.raises(UsageError, match="needs a file"):
+        obey(chat.conversation, "/read")
+
+
+def test_save_and_load(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    chat.says("/system Be brief.", "é", f"/save {file}")
+    other = Chat()
+    other.says(f"/load {file}")
+    assert other.conversation.messages == chat.conversation.messages
+    assert other.conversation.system == "Be brief."
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+
+
+def test_a_failed_save_leaves_the_old_file(
+    chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text("old")
+
+    def fail(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(FileError, match="No space left"):
+        chat.conversation.save(file)
+    assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
+    assert file.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("{", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "not a conversation"),
+        ('{"format": "other"}', "not a conversation"),
+        (json.dumps({"format": "edgellm-chat", "version": 2}), "version 2"),
+        (json.dumps({"format": "edgellm-chat", "version": 1, "messages": {}}), "wrong type"),
+        (json.dumps({"format": "edgellm-chat", "version": 1, "system": 1, "messages": []}), "wrong type"),
+        (json.dumps({"format": "edgellm-chat", "version": 1, "messages": [{"role": "x"}]}), "role 'x'"),
+    ],
+)
+def test_load_refuses(chat: Chat, tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text(content)
+    chat.says("a")
+    with pytest.raises(FormatError, match=says):
+        obey(chat.conversation, f"/load {file}")
+    assert chat.contents == ["a", "okthen"]
+
+
+def test_load_of_nothing(chat: Chat, tmp_path: Path) -> None:
+    with pytest.raises(FileError, match="cannot be read"):
+        obey(chat.conversation, f"/load {tmp_path}")
+
+
+def test_a_message_that_does_not_fit_leaves_no_trace(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("a", "x" * 200)
+    assert chat.contents == ["a", "okthen"]
+    assert "too many tokens. (/undo, /clear, or start again with a larger -c)" in capsys.readouterr().err
+
+
+def test_a_failed_regen_keeps_the_answer(chat: Chat) -> None:
+    chat.says("a")
+    chat.model.n_ctx = 0
+    with pytest.raises(EdgeLLMError):
+        obey(chat.conversation, "/regen")
+    assert chat.contents == ["a", "okthen"]
+
+
+def test_unknown_commands(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("/bogus", "/help", "/?")
+    text = capsys.readouterr().err
+    assert "There is no /bogus" in text
+    assert text.count("/context") == 2
+
+
+def test_stats_and_context(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("abc", "/stats", "/context")
+    text = capsys.readouterr().err
+    assert "2 tok, 0.5 tok/s, TTFT 0.50 s, ctx 5/100" in text
+    assert "prompt 3 tok (2 from the cache), 2.0 tok/s" in text
+    assert "9 of 100 tokens (9 %) in 2 messages" in text
+
+
+def test_statistics_show_a_temperature_that_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    generation = FakeGeneration(["a", "b"], 3)
+    list(generation)
+    monkeypatch.setattr("edgellm.device.sensors.temperature_c", lambda: 71.2)
+    assert statistics(cast(Any, generation), 50).endswith("ctx 5/50, 71 °C")
+
+
+def test_a_full_context_is_said() -> None:
+    generation = FakeGeneration([], 3)
+    assert note_of_end(cast(Any, generation), 50) == ""
+    generation.finish_reason = "context"
+    assert "context of 50 tokens is full" in note_of_end(cast(Any, generation), 50)
+
+
+def test_read_message_keeps_quotes_within_lines() -> None:
+    lines = iter(['say """x"""'])
+    assert read_message(lambda prompt: next(lines)) == 'say """x"""'
