@@ -23,10 +23,11 @@ from edgellm.engine.loading import DEFAULT_CONTEXT
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
 from edgellm.store.resolve import resolve
 
-_KV_BYTES = {"auto": 2.0, "f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
+_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _LONGEST = 8
 
 
@@ -92,7 +93,11 @@ def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, in
     context = settings["context"] or min(program.n_ctx_train, DEFAULT_CONTEXT)
     if settings["context"] == 0:
         context = program.n_ctx_train
-    per_value = _KV_BYTES[settings["kv_type"]]
+    kv_type = settings["kv_type"]
+    if kv_type == "auto":
+        all_f32 = all(file.tensors[name].type is GGMLType.F32 for name in program.weights)
+        kv_type = "f32" if all_f32 else "f16"
+    per_value = _KV_BYTES[kv_type]
     cache = 0.0
     for spec in program.caches:
         cache += context * spec.n_kv_heads * (spec.key_dim + spec.value_dim) * per_value

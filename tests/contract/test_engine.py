@@ -25,14 +25,18 @@ def _planned(name: str) -> tuple[Program, Weights]:
     config, source = checkpoint(name)
     planned = plan(config, {key: array.shape for key, array in source.items()})
     weights = {
-        tensor.name: np.ascontiguousarray(tensor.make.apply([source[key] for key in tensor.sources]), np.float32)
+        tensor.name: np.ascontiguousarray(
+            tensor.make.apply([source[key] for key in tensor.sources]), np.float32
+        )
         for tensor in planned.tensors
     }
     metadata = {"general.architecture": planned.architecture, **planned.metadata}
     return build(metadata, {key: array.shape for key, array in weights.items()}), weights
 
 
-def _engine(program: Program, weights: Weights, *, threads: int = 2, isa: str = "", kv: str = "f32") -> _native.Engine:
+def _engine(
+    program: Program, weights: Weights, *, threads: int = 2, isa: str = "", kv: str = "f32"
+) -> _native.Engine:
     engine = _native.Engine(
         to_text(program),
         [(name, int(GGMLType.F32)) for name in program.weights],
@@ -43,7 +47,9 @@ def _engine(program: Program, weights: Weights, *, threads: int = 2, isa: str = 
         kv_type=kv,
         isa=isa or _native.best_isa(),
     )
-    engine.load([(name, int(GGMLType.F32), weights[name].reshape(-1).view(np.uint8)) for name in program.weights])
+    engine.load(
+        [(name, int(GGMLType.F32), weights[name].reshape(-1).view(np.uint8)) for name in program.weights]
+    )
     return engine
 
 

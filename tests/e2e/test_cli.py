@@ -148,7 +148,9 @@ def test_show(tiny: Path) -> None:
     summary = json.loads(edgellm("show", tiny, "--json", "-c", "128").out)
     assert (summary["name"], summary["architecture"], summary["n_tensors"]) == ("Tiny", "llama", 11)
     assert summary["memory"]["context"] == 128
-    assert summary["memory"]["cache"] == 128 * 2 * 32 * 2
+    assert summary["memory"]["cache"] == 128 * 2 * 32 * 4
+    smaller = json.loads(edgellm("show", tiny, "--json", "-c", "128", "--kv-type", "f16").out)
+    assert smaller["memory"]["cache"] == 128 * 2 * 32 * 2
     assert "memory" in edgellm("show", tiny).out
     assert edgellm("show", tiny, "--program").out.startswith("program llama n_vocab=258")
     assert "blk.0.attn_q.weight" in edgellm("show", tiny, "--tensors").out
