@@ -6,9 +6,23 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 namespace edgellm {
 namespace {
+
+#define EDGELLM_INLINE_LAMBDA __attribute__((always_inline))
+
+template <class F, size_t... I>
+EDGELLM_INLINE void unrolled(std::index_sequence<I...>, F f) {
+    (f(std::integral_constant<size_t, I>()), ...);
+}
+// f(0) ... f(N - 1) with constant arguments: arrays indexed by them become registers, on every compiler.
+template <size_t N, class F>
+EDGELLM_INLINE void unrolled(F f) {
+    unrolled(std::make_index_sequence<N>(), f);
+}
 
 EDGELLM_INLINE F32 negative_infinity() {
     return splat(-__builtin_inff());

@@ -245,7 +245,7 @@ def test_attention(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
     np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32"])
 def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
     shape = shape_of(4, 4, 32, 32)
     n = 75
@@ -253,10 +253,25 @@ def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
     cache = layer(isa, 200, {**shape, "kv_type": kv_type})
     cache.write(0, k, v)
     y = cache.attend(q, 0, n_keys=n)
-    tolerance = 1e-5 if kv_type == "f16" else 2e-2
+    tolerance = 2e-2 if kv_type == "q8_0" else 1e-5
     np.testing.assert_allclose(y, attention_in_double(q, k, v, 0, n, shape), atol=tolerance)
     np.testing.assert_array_equal(cache.attend(q, 0, n_keys=n, tile=5), y)
     np.testing.assert_array_equal(cache.attend_chunks(q, 0, n_keys=n), y)
+
+
+@pytest.mark.parametrize("case", CASES[:6], ids=str)
+def test_attention_over_a_float_cache(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
+    n, position, shape = case
+    total = position + n
+    k = normal(1, total, shape["n_kv_heads"] * shape["key_dim"])
+    v = normal(2, total, shape["n_kv_heads"] * shape["value_dim"])
+    q = normal(3, n, shape["n_heads"] * shape["key_dim"], scale=2)
+    cache = layer(isa, total + 1, {**shape, "kv_type": "f32"})
+    cache.write(0, k, v)
+    y = cache.attend(q, position)
+    np.testing.assert_allclose(y, attention_in_double(q, k, v, position, 0, shape), atol=2e-5)
+    np.testing.assert_array_equal(cache.attend(q, position, tile=3), y)
+    np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
 
 
 def quantized(x: Array, dim: int) -> Array:

@@ -27,63 +27,125 @@ constexpr size_t tile_vectors(size_t rows) {
     return n;
 }
 
+// Keys or values of one block of the cache. Those of a kQ8_0 cache are integers: their scales, one per 32
+// dimensions and token, [dimension / 32][token], are applied to logits and weights instead.
 struct HalfBlock {
+    static constexpr bool kScaled = false;
     const uint16_t* data;
     EDGELLM_INLINE F32 at(size_t i) const { return load_half(data + i); }
 };
+struct Int8Block {
+    static constexpr bool kScaled = true;
+    const int8_t* data;
+    const uint16_t* scales;
+    EDGELLM_INLINE F32 at(size_t i) const { return load_int8(data + i); }
+};
+// Either, expanded.
+template <bool scaled>
 struct FloatBlock {
+    static constexpr bool kScaled = scaled;
     const float* data;
+    const uint16_t* scales;
     EDGELLM_INLINE F32 at(size_t i) const { return load(data + i); }
 };
+
+// An R x N tile of accumulators: f(r, j, accumulator).
+template <size_t R, size_t N, class F>
+EDGELLM_INLINE void each_cell(F32 (&acc)[R][N], F f) {
+    unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
+        unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { f(r, j, acc[r][j]); });
+    });
+}
+
+// f(r, j, sum of q[d][r] * keys[d][at + j's lanes] over dimensions [d0, d1)).
+template <size_t R, size_t N, class Block, class F>
+EDGELLM_INLINE void dot_vectors(const float* q, Block keys, size_t d0, size_t d1, size_t at, F f) {
+    F32 acc[R][N];
+    each_cell(acc, [&](auto, auto, F32& a) EDGELLM_INLINE_LAMBDA { a = splat(0.0f); });
+    for (size_t d = d0; d < d1; ++d) {
+        F32 k[N];
+        unrolled<N>([&](auto j)
+                        EDGELLM_INLINE_LAMBDA { k[j] = keys.at(d * kKvBlockTokens + at + j * kLanes); });
+        unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
+            const F32 x = splat(q[d * R + r]);
+            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { acc[r][j] = fma(x, k[j], acc[r][j]); });
+        });
+    }
+    each_cell(acc, f);
+}
 
 // logits[r][0..32) = q . keys; q [key_dim][R], keys [key_dim][32].
 template <size_t R, class Block>
 EDGELLM_INLINE void dot_tile(const float* q, Block keys, size_t key_dim, float* logits) {
     constexpr size_t N = tile_vectors(R);
-    for (size_t j0 = 0; j0 < kBlockVectors; j0 += N) {
-        F32 acc[R][N];
-        for (size_t r = 0; r < R; ++r)
-            for (size_t j = 0; j < N; ++j) acc[r][j] = splat(0.0f);
-        for (size_t d = 0; d < key_dim; ++d) {
-            F32 k[N];
-            for (size_t j = 0; j < N; ++j) k[j] = keys.at(d * kKvBlockTokens + (j0 + j) * kLanes);
-            for (size_t r = 0; r < R; ++r) {
-                const F32 x = splat(q[d * R + r]);
-                for (size_t j = 0; j < N; ++j) acc[r][j] = fma(x, k[j], acc[r][j]);
+    for (size_t at = 0; at < kKvBlockTokens; at += N * kLanes) {
+        if constexpr (!Block::kScaled) {
+            dot_vectors<R, N>(q, keys, 0, key_dim, at, [&](auto r, auto j, F32 sum) EDGELLM_INLINE_LAMBDA {
+                store(logits + r * kLogitStride + at + j * kLanes, sum);
+            });
+        } else {
+            for (size_t d = 0; d < key_dim; d += kQuantGroup) {
+                const uint16_t* scales = keys.scales + d + at;  // row d / 32 of 32 tokens
+                const size_t end = d + kQuantGroup < key_dim ? d + kQuantGroup : key_dim;
+                dot_vectors<R, N>(q, keys, d, end, at, [&](auto r, auto j, F32 sum) EDGELLM_INLINE_LAMBDA {
+                    float* to = logits + r * kLogitStride + at + j * kLanes;
+                    const F32 scale = load_half(scales + j * kLanes);
+                    store(to, d == 0 ? sum * scale : fma(sum, scale, load(to)));
+                });
             }
         }
-        for (size_t r = 0; r < R; ++r)
-            for (size_t j = 0; j < N; ++j) store(logits + r * kLogitStride + (j0 + j) * kLanes, acc[r][j]);
     }
 }
 
 // out[r] += sum of p[r][i] * values[i] over keys [i0, i1), for N vectors of dimensions from `at`.
 template <size_t R, size_t N, class Block>
-EDGELLM_INLINE void weigh_vectors(const float* p, Block values, size_t stride, size_t i0, size_t i1,
-                                  size_t at, float* out) {
+EDGELLM_INLINE void weigh_vectors(const float* p, size_t p_stride, Block values, size_t stride, size_t i0,
+                                  size_t i1, size_t at, float* out) {
     F32 acc[R][N];
-    for (size_t r = 0; r < R; ++r)
-        for (size_t j = 0; j < N; ++j) acc[r][j] = load(out + r * stride + at + j * kLanes);
+    each_cell(acc, [&](auto r, auto j, F32& a)
+                       EDGELLM_INLINE_LAMBDA { a = load(out + r * stride + at + j * kLanes); });
     for (size_t i = i0; i < i1; ++i) {
         F32 v[N];
-        for (size_t j = 0; j < N; ++j) v[j] = values.at(i * stride + at + j * kLanes);
-        for (size_t r = 0; r < R; ++r) {
-            const F32 x = splat(p[r * kLogitStride + i]);
-            for (size_t j = 0; j < N; ++j) acc[r][j] = fma(x, v[j], acc[r][j]);
-        }
+        unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { v[j] = values.at(i * stride + at + j * kLanes); });
+        unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
+            const F32 x = splat(p[r * p_stride + i]);
+            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { acc[r][j] = fma(x, v[j], acc[r][j]); });
+        });
     }
-    for (size_t r = 0; r < R; ++r)
-        for (size_t j = 0; j < N; ++j) store(out + r * stride + at + j * kLanes, acc[r][j]);
+    each_cell(acc, [&](auto r, auto j, F32 a)
+                       EDGELLM_INLINE_LAMBDA { store(out + r * stride + at + j * kLanes, a); });
+}
+
+// Dimensions [from, to), whole vectors.
+template <size_t R, class Block>
+EDGELLM_INLINE void weigh_range(const float* p, size_t p_stride, Block values, size_t stride, size_t i0,
+                                size_t i1, size_t from, size_t to, float* out) {
+    constexpr size_t N = R * 4 <= kAccumulators ? 4 : 2;
+    for (; from + N * kLanes <= to; from += N * kLanes)
+        weigh_vectors<R, N>(p, p_stride, values, stride, i0, i1, from, out);
+    if constexpr (N == 4) {
+        for (; from + 2 * kLanes <= to; from += 2 * kLanes)
+            weigh_vectors<R, 2>(p, p_stride, values, stride, i0, i1, from, out);
+    }
+    for (; from < to; from += kLanes) weigh_vectors<R, 1>(p, p_stride, values, stride, i0, i1, from, out);
 }
 
 template <size_t R, class Block>
 EDGELLM_INLINE void weigh_tile(const float* p, Block values, size_t stride, size_t i0, size_t i1,
                                float* out) {
-    constexpr size_t N = R * 4 <= kAccumulators ? 4 : 2;
-    size_t at = 0;
-    for (; at + N * kLanes <= stride; at += N * kLanes)
-        weigh_vectors<R, N>(p, values, stride, i0, i1, at, out);
-    for (; at < stride; at += kLanes) weigh_vectors<R, 1>(p, values, stride, i0, i1, at, out);
+    if constexpr (!Block::kScaled) {
+        weigh_range<R>(p, kLogitStride, values, stride, i0, i1, 0, stride, out);
+    } else {
+        for (size_t d = 0; d < stride; d += kQuantGroup) {
+            alignas(64) float scaled[R][kKvBlockTokens];
+            for (size_t i = 0; i < kKvBlockTokens; i += kLanes) {
+                const F32 scale = load_half(values.scales + d + i);
+                for (size_t r = 0; r < R; ++r) store(scaled[r] + i, load(p + r * kLogitStride + i) * scale);
+            }
+            const size_t end = d + kQuantGroup < stride ? d + kQuantGroup : stride;
+            weigh_range<R>(scaled[0], kKvBlockTokens, values, stride, i0, i1, d, end, out);
+        }
+    }
 }
 
 // Calls the tile of a row count known at run time.
@@ -102,42 +164,34 @@ void weigh_rows(size_t rows, const float* p, Block values, size_t stride, size_t
     weigh_tile<R>(p, values, stride, i0, i1, out);
 }
 
-// A block of one head's keys [key_dim][32] as floats.
-void expand_keys(const AttentionShape& s, const uint8_t* block, float* out) {
-    if (s.kv_type == KvType::kF16) {
-        const auto* half = reinterpret_cast<const uint16_t*>(block);
-        for (size_t i = 0; i < s.key_dim * kKvBlockTokens; i += kLanes) store(out + i, load_half(half + i));
-        return;
-    }
-    const auto* keys = reinterpret_cast<const int8_t*>(block);
-    const auto* scales = reinterpret_cast<const uint16_t*>(block + key_scales_offset(s));
-    for (size_t d = 0; d < s.key_dim; ++d) {
-        for (size_t i = 0; i < kKvBlockTokens; i += kLanes) {
-            const F32 scale = load_half(scales + d / kQuantGroup * kKvBlockTokens + i);
-            store(out + d * kKvBlockTokens + i, load_int8(keys + d * kKvBlockTokens + i) * scale);
-        }
+// n stored keys or values (kF16 or kQ8_0) as floats, without their scales; n is a multiple of 16.
+void expand(KvType type, const uint8_t* data, size_t n, float* out) {
+    if (type == KvType::kF16) {
+        const auto* half = reinterpret_cast<const uint16_t*>(data);
+        for (size_t i = 0; i < n; i += kLanes) store(out + i, load_half(half + i));
+    } else {
+        const auto* ints = reinterpret_cast<const int8_t*>(data);
+        for (size_t i = 0; i < n; i += kLanes) store(out + i, load_int8(ints + i));
     }
 }
 
-// A block of one head's values [32][value_stride] as floats; slots [i0, i1) only.
-void expand_values(const AttentionShape& s, const uint8_t* block, size_t i0, size_t i1, float* out) {
-    const size_t stride = value_stride(s);
-    if (s.kv_type == KvType::kF16) {
-        const auto* half = reinterpret_cast<const uint16_t*>(block);
-        for (size_t i = i0 * stride; i < i1 * stride; i += kLanes) store(out + i, load_half(half + i));
-        return;
-    }
-    const auto* values = reinterpret_cast<const int8_t*>(block);
-    const auto* scales = reinterpret_cast<const uint16_t*>(block + value_scales_offset(s));
-    alignas(64) float scale[kKvBlockTokens];
-    for (size_t g = 0; g < stride; g += kQuantGroup) {
-        for (size_t i = 0; i < kKvBlockTokens; i += kLanes)
-            store(scale + i, load_half(scales + g / kQuantGroup * kKvBlockTokens + i));
-        const size_t end = g + kQuantGroup < stride ? g + kQuantGroup : stride;
-        for (size_t i = i0; i < i1; ++i) {
-            for (size_t j = g; j < end; j += kLanes)
-                store(out + i * stride + j, load_int8(values + i * stride + j) * splat(scale[i]));
-        }
+// Calls f with one head's keys or values of a block: as stored where `expanded` is nullptr, else as expanded.
+template <class F>
+EDGELLM_INLINE void with_block(KvType type, const uint8_t* data, size_t scales_offset, const float* expanded,
+                               F f) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(data + scales_offset);
+    if (type == KvType::kF16) {
+        if (expanded == nullptr)
+            f(HalfBlock{reinterpret_cast<const uint16_t*>(data)});
+        else
+            f(FloatBlock<false>{expanded, nullptr});
+    } else if (type == KvType::kF32) {
+        f(FloatBlock<false>{reinterpret_cast<const float*>(data), nullptr});
+    } else {
+        if (expanded == nullptr)
+            f(Int8Block{reinterpret_cast<const int8_t*>(data), scales});
+        else
+            f(FloatBlock<true>{expanded, scales});
     }
 }
 
@@ -242,24 +296,20 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
         if (spans[t].begin < all.begin) all.begin = spans[t].begin;
         if (spans[t].end > all.end) all.end = spans[t].end;
     }
-    const bool direct = s.kv_type == KvType::kF16 && g->n_tiles == 1;
+    // One tile reads the cache as it is; several share an expanded copy. Floats need no copy.
+    const bool direct = g->n_tiles == 1 || s.kv_type == KvType::kF32;
 
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + key_offset(s, task.kv_head);
-        const float* keys = expanded;
-        if (s.kv_type == KvType::kF32)
-            keys = reinterpret_cast<const float*>(block);
-        else if (!direct)
-            expand_keys(s, block, expanded);
-        for (size_t t = 0; t < g->n_tiles; ++t) {
-            if (b < spans[t].begin || b >= spans[t].end) continue;
-            const Tile& tile = g->tiles[t];
-            float* out = logits + tile.row * kLogitStride + b;
-            if (direct)
-                dot_rows(tile.rows, q, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, s.key_dim, out);
-            else
-                dot_rows(tile.rows, q + tile.row * s.key_dim, FloatBlock{keys}, s.key_dim, out);
-        }
+        if (!direct) expand(s.kv_type, block, s.key_dim * kKvBlockTokens, expanded);
+        with_block(s.kv_type, block, key_scales_offset(s), direct ? nullptr : expanded, [&](auto keys) {
+            for (size_t t = 0; t < g->n_tiles; ++t) {
+                if (b < spans[t].begin || b >= spans[t].end) continue;
+                const Tile& tile = g->tiles[t];
+                dot_rows(tile.rows, q + tile.row * s.key_dim, keys, s.key_dim,
+                         logits + tile.row * kLogitStride + b);
+            }
+        });
     }
 
     for (size_t t = 0; t < g->n_tiles; ++t) {
@@ -282,32 +332,22 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
         }
     }
 
+    const size_t end = g->tiles[g->n_tiles - 1].last_key - base;  // the last tile sees furthest
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + value_offset(s, task.kv_head);
-        const bool floats = s.kv_type == KvType::kF32;
-        const float* rows = floats ? reinterpret_cast<const float*>(block) : expanded;
-        bool ready = direct || floats;
-        for (size_t t = 0; t < g->n_tiles; ++t) {
-            if (b < spans[t].begin || b >= spans[t].end) continue;
-            const Tile& tile = g->tiles[t];
-            // Slots past the last key may never have been written: 0 times what they hold need not be 0.
-            const size_t from = tile.first_key > base + b ? tile.first_key - base - b : 0;
-            const size_t to = tile.last_key - base - b;
-            const size_t last = to < kKvBlockTokens ? to : kKvBlockTokens;
-            if (!ready) {
-                size_t n =
-                    g->tiles[g->n_tiles - 1].last_key - base - b;  // the group's last tile sees furthest
-                expand_values(s, block, 0, n < kKvBlockTokens ? n : kKvBlockTokens, expanded);
-                ready = true;
+        // Slots past the last key may never have been written: 0 times what they hold need not be 0.
+        const size_t written = end - b < kKvBlockTokens ? end - b : kKvBlockTokens;
+        if (!direct) expand(s.kv_type, block, written * stride, expanded);
+        with_block(s.kv_type, block, value_scales_offset(s), direct ? nullptr : expanded, [&](auto rows) {
+            for (size_t t = 0; t < g->n_tiles; ++t) {
+                if (b < spans[t].begin || b >= spans[t].end) continue;
+                const Tile& tile = g->tiles[t];
+                const size_t first = tile.first_key > base + b ? tile.first_key - base - b : 0;
+                const size_t seen = tile.last_key - base - b;
+                weigh_rows(tile.rows, logits + tile.row * kLogitStride + b, rows, stride, first,
+                           seen < kKvBlockTokens ? seen : kKvBlockTokens, values + tile.row * stride);
             }
-            const float* p = logits + tile.row * kLogitStride + b;
-            float* out = values + tile.row * stride;
-            if (direct)
-                weigh_rows(tile.rows, p, HalfBlock{reinterpret_cast<const uint16_t*>(block)}, stride, from,
-                           last, out);
-            else
-                weigh_rows(tile.rows, p, FloatBlock{rows}, stride, from, last, out);
-        }
+        });
     }
 }
 
@@ -439,23 +479,29 @@ void write_half(const float* x, size_t n, uint16_t* out, size_t stride) {
 void write_int8(const float* x, size_t n, int8_t* out, size_t stride, uint16_t* scales) {
     for (size_t g = 0; g < n; g += kQuantGroup) {
         const size_t count = n - g < kQuantGroup ? n - g : kQuantGroup;
-        float largest = 0.0f;
-        for (size_t i = 0; i < count; ++i) {
-            const float a = __builtin_fabsf(x[g + i]);
-            largest = a <= largest ? largest : a;  // NaN wins
+        alignas(64) float group[kQuantGroup] = {};
+        __builtin_memcpy(group, x + g, count * sizeof(float));
+        // Magnitudes compare as integers, and NaN is the largest of them.
+        I32 magnitude = splat_int(0);
+        for (size_t i = 0; i < kQuantGroup; i += kLanes) {
+            const I32 a = (I32)load(group + i) & 0x7fffffff;
+            magnitude = a > magnitude ? a : magnitude;
         }
+        int32_t largest = 0;
+        for (size_t i = 0; i < kLanes; ++i) largest = magnitude[i] > largest ? magnitude[i] : largest;
         alignas(32) uint16_t half[kLanes];
-        store_half(half, clamp_half(splat(largest / 127.0f)));
+        store_half(half, clamp_half((F32)splat_int(largest) / splat(127.0f)));
         const float scale = load_half(half)[0];
-        const float inverse = scale > 0.0f ? 1.0f / scale : 0.0f;
+        const F32 inverse = splat(scale > 0.0f ? 1.0f / scale : 0.0f);
         scales[g / kQuantGroup * kKvBlockTokens] = half[0];
-        for (size_t i = 0; i < count; ++i) {
-            float v = x[g + i] * inverse;
-            v = v < 127.0f ? v : 127.0f;
-            v = v > -127.0f ? v : -127.0f;
-            // 1.5 * 2^23: the sum's rounding is round to nearest even.
-            out[(g + i) * stride] = static_cast<int8_t>(static_cast<int>((v + 12582912.0f) - 12582912.0f));
+        alignas(64) int32_t q[kQuantGroup];
+        for (size_t i = 0; i < kQuantGroup; i += kLanes) {
+            const F32 v = max(min(load(group + i) * inverse, splat(127.0f)), splat(-127.0f));
+            // Adding 1.5 * 2^23 rounds to nearest even and leaves the integer in the low bits.
+            const I32 rounded = (I32)(v + splat(12582912.0f)) - (I32)splat(12582912.0f);
+            __builtin_memcpy(q + i, &rounded, sizeof rounded);
         }
+        for (size_t i = 0; i < count; ++i) out[(g + i) * stride] = static_cast<int8_t>(q[i]);
     }
 }
 
