@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import secrets
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,7 +66,7 @@ class Sampler:
     ) -> None:
         self.step = 0
         self.seed = (
-            secrets.randbits(64)
+            int.from_bytes(os.urandom(8), "little")
             if seed is None
             else _count("seed", seed, 0, 2**64 - 1, "an integer from 0 to 2^64 - 1, or None for a random one")
         )

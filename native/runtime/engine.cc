@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/engine.h"
 
+#if defined(__GLIBC__)
+#include <malloc.h>
+#endif
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -120,7 +123,7 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
         const TensorSource& s = *sources[static_cast<size_t>(w)];
         const FormatInfo* format = find_format(s.type);
         const auto columns = static_cast<size_t>(program_.weights[static_cast<size_t>(w)].shape.back());
-        executor_->embeddings.push_back({format, s.data, row_bytes(*format, columns)});
+        executor_->embeddings.push_back({format, s.data, row_bytes(*format, columns), s.n_bytes});
     }
 
     weights_ = Region(plan_.weight_bytes, true);
@@ -137,16 +140,30 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
             const size_t per_expert = (m.packed.n_panels + kPanels - 1) / kPanels;
             for (size_t unit; (unit = counters[i].fetch_add(1, std::memory_order_relaxed)) < per_expert * m.n_experts;) {
                 const size_t expert = unit / per_expert, first = unit % per_expert * kPanels;
+                const size_t last = std::min(m.packed.n_panels, first + kPanels);
                 const uint8_t* rows = source.data + (expert * m.expert_rows + m.row_first) * row;
-                if (!kernels.pack(m.packed, rows, first, std::min(m.packed.n_panels, first + kPanels),
-                                  weights_.data() + m.offset + expert * m.expert_stride)) {
+                if (!kernels.pack(m.packed, rows, first, last, weights_.data() + m.offset + expert * m.expert_stride)) {
                     bad.store(m.weight, std::memory_order_relaxed);
+                }
+                // At once, so that source and packed copy of a large tensor are never in memory together.
+                if (release) {
+                    const size_t n_rows = std::min(last * kPanelRows, size_t{m.packed.n_out}) - first * kPanelRows;
+                    drop_pages(rows + first * kPanelRows * row, n_rows * row);
                 }
             }
             pool_.barrier();
             if (t == 0 && release) drop_pages(source.data, source.n_bytes);
         }
     });
+    release_ = release;
+    if (release) {
+        // Reading ahead has brought back pages that were dropped, and what loading freed lies in the allocator: an engine that runs
+        // needs neither.
+        for (const TensorSource* source : sources) drop_pages(source->data, source->n_bytes);
+#if defined(__GLIBC__)
+        malloc_trim(0);
+#endif
+    }
     if (bad.load() >= 0) {
         throw ModelError("the tensor " + program_.weights[static_cast<size_t>(bad.load())].name +
                          " holds a value that is not finite; the file is damaged");
@@ -194,6 +211,13 @@ StepStatus Engine::make_batch(const int32_t* tokens, const int32_t* sequences, s
 }
 
 void Engine::finish_batch() {
+    // A row read from a file mapping brings its neighbours' pages along; let go of them before they add up.
+    constexpr size_t kRowsBetweenDrops = 32;
+    embedded_rows_ += executor_->batch.n_rows;
+    if (release_ && embedded_rows_ >= kRowsBetweenDrops) {
+        for (const EmbeddingTable& table : executor_->embeddings) drop_pages(table.rows, table.n_bytes);
+        embedded_rows_ = 0;
+    }
     for (size_t s = 0; s < segment_ids_.size(); ++s) {
         sequences_->advance(segment_ids_[s], executor_->batch.segments[s].n_rows);
     }

@@ -79,6 +79,8 @@ class Engine {
     std::unique_ptr<Executor> executor_;
     Region weights_;
     std::vector<int32_t> segment_ids_;
+    bool release_ = false;
+    size_t embedded_rows_ = 0;  // since embedding pages were last let go of
 };
 
 }  // namespace edgellm

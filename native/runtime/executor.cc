@@ -24,7 +24,7 @@ Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, s
       attention_(attention_kernels(plan.options.isa)),
       state_(state_kernels(plan.options.isa)) {
     const size_t rows = plan.options.batch;
-    arena_region_ = Region(sizeof(float) * rows * plan.arena_floats_per_row + 64, true);
+    arena_region_ = Region(sizeof(float) * rows * plan.arena_floats_per_row + 64, false);
     arena_ = reinterpret_cast<float*>(arena_region_.data());
     quant_region_ = Region(rows * plan.quant_bytes_per_row + sizeof(float) * rows * plan.angle_floats_per_row + 64, false);
     quant_ = quant_region_.data();

@@ -34,7 +34,7 @@ struct Batch {
 struct EmbeddingTable {
     const FormatInfo* format = nullptr;
     const uint8_t* rows = nullptr;  // in the file's mapping
-    size_t row_bytes = 0;
+    size_t row_bytes = 0, n_bytes = 0;
 };
 
 // Nanoseconds per kind of work, summed over steps, as thread 0 sees them (barriers included).
