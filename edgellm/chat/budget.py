@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jinja2.runtime import Undefined
-
+from edgellm.chat.jinja import Undefined
 from edgellm.errors import TemplateError
 
 BASE_STEPS = 50_000

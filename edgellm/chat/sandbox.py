@@ -21,17 +21,24 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
-import jinja2
-from jinja2 import nodes
-from jinja2.compiler import CodeGenerator, Frame
-from jinja2.exceptions import SecurityError
-from jinja2.ext import Extension
-from jinja2.parser import Parser
-from jinja2.runtime import Context, LoopContext, Macro
-from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.utils import Namespace
-
 from edgellm.chat.budget import MAX_DEPTH, MAX_INT_BITS, Budget, LimitError
+from edgellm.chat.jinja import (
+    CodeGenerator,
+    Context,
+    Extension,
+    Frame,
+    ImmutableSandboxedEnvironment,
+    LoopContext,
+    Macro,
+    Namespace,
+    Parser,
+    SandboxedFormatter,
+    SecurityError,
+    Template,
+    TemplateSyntaxError,
+    Undefined,
+    nodes,
+)
 from edgellm.errors import TemplateError
 
 MAX_SOURCE = 64 * 1024
@@ -246,7 +253,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     # Rendering.
 
-    def load(self, source: str) -> jinja2.Template:
+    def load(self, source: str) -> Template:
         """The compiled template; TemplateError says where `source` is malformed or what it may not use."""
         if len(source) > MAX_SOURCE:
             raise LimitError(
@@ -256,15 +263,15 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             tree = self.parse(source)
             _add_charges(tree)
             code = self.compile(tree)
-        except jinja2.TemplateSyntaxError as error:
+        except TemplateSyntaxError as error:
             raise TemplateError(
                 f"The chat template is malformed: {error.message} (line {error.lineno})"
             ) from None
         except (RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
             raise TemplateError(f"The chat template cannot be compiled: {type(error).__name__}") from None
-        return jinja2.Template.from_code(self, code, self.globals)
+        return Template.from_code(self, code, self.globals)
 
-    def render(self, template: jinja2.Template, variables: Mapping[str, Any], budget: Budget) -> str:
+    def render(self, template: Template, variables: Mapping[str, Any], budget: Budget) -> str:
         """The template's text for `variables` (plain data); TemplateError says what went wrong and where."""
         self._active.budget = budget
         pieces: list[str] = []
@@ -379,7 +386,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def is_safe_callable(self, obj: Any) -> bool:
         if isinstance(obj, types.MethodType) and isinstance(obj.__self__, LoopContext):
             return obj.__name__ in ("changed", "cycle")
-        return isinstance(obj, Macro | LoopContext | jinja2.Undefined) or id(obj) in self._callable_ids
+        return isinstance(obj, Macro | LoopContext | Undefined) or id(obj) in self._callable_ids
 
     def _call_method(
         self, method: types.BuiltinMethodType, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -553,7 +560,7 @@ def _narrow(width: object) -> bool:
     return isinstance(width, int) and width <= _WIDEST
 
 
-def _where(template: jinja2.Template, error: Exception) -> str:
+def _where(template: Template, error: Exception) -> str:
     """Where in the template's source an exception came from: ` in line 12`, or nothing."""
     lineno = 0
     for frame, line in _frames(error):

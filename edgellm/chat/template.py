@@ -16,7 +16,7 @@ from edgellm.chat.messages import Message, normalize_messages, plain_data
 from edgellm.errors import TemplateError
 
 if TYPE_CHECKING:
-    import jinja2
+    from edgellm.chat.jinja import Template
 
 _KEY = "tokenizer.chat_template"
 _RESERVED = ("messages", "tools", "add_generation_prompt")
@@ -68,7 +68,7 @@ class ChatTemplate:
         self.is_fallback = is_fallback
         self.stops = CHATML_STOPS if is_fallback else ()
         self._tokenizer = tokenizer
-        self._compiled: dict[str, jinja2.Template] = {}
+        self._compiled: dict[str, Template] = {}
         self._marker: Marker | None = None
 
     @classmethod
@@ -162,7 +162,7 @@ class ChatTemplate:
         budget.unescaped = sentinel
         return segments(sandbox().render(self._template(source), values, budget), sentinel)
 
-    def _template(self, source: str) -> jinja2.Template:
+    def _template(self, source: str) -> Template:
         if source not in self._compiled:
             from edgellm.chat.sandbox import sandbox
 

@@ -51,6 +51,7 @@ class Model:
         try:
             self.tokenizer = _tokenizer(file)
             self.sampling_defaults = sampling_defaults(file.metadata)
+            file.release_metadata()
         finally:
             if loading is not None:
                 loading.wait()

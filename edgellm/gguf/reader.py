@@ -115,6 +115,13 @@ class GGUFFile:
         if end > start:
             self._parts[info.part].file.madvise(mmap.MADV_DONTNEED, start, end - start)
 
+    def release_metadata(self) -> None:
+        """Tell the kernel that the pages before the tensors may go; metadata is then read from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for part in self._parts:
+                first = min((info.offset for info in self.tensors.values()), default=0)
+                part.file.madvise(mmap.MADV_DONTNEED, 0, first // mmap.PAGESIZE * mmap.PAGESIZE)
+
     def close(self) -> None:
         """Drop the tensors and the mapping; arrays from `data` stay valid and keep what they need mapped."""
         self._parts = []

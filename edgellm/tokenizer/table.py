@@ -50,8 +50,8 @@ class StringTable:
     def __init__(self, data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
         """`data` ends with 8 bytes that belong to no string."""
         self._data = data
-        self._starts = np.ascontiguousarray(starts).data
-        self._ends = (starts + lengths).data
+        self._starts = starts.astype(np.uint32).data  # of at most 128 MiB, as the reader sees to
+        self._ends = (starts + lengths).astype(np.uint32).data
         self._longest = int(lengths.max(initial=0))
         keys = _keys(data, starts, lengths)
         order = np.argsort(keys)
@@ -59,7 +59,7 @@ class StringTable:
         same = np.flatnonzero(keys[1:] == keys[:-1])
         self._alike: list[int] = np.unique(np.concatenate((order[same], order[same + 1]))).tolist()
         self._keys = keys.data
-        self._order = order.data
+        self._order = order.astype(np.uint32).data
         self._known: dict[str, int] = {}
         self._searches_left = int(len(keys) * _SEARCHES_PER_STRING)
         self._complete = False

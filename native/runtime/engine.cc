@@ -212,7 +212,7 @@ StepStatus Engine::make_batch(const int32_t* tokens, const int32_t* sequences, s
 
 void Engine::finish_batch() {
     // A row read from a file mapping brings its neighbours' pages along; let go of them before they add up.
-    constexpr size_t kRowsBetweenDrops = 32;
+    constexpr size_t kRowsBetweenDrops = 8;
     embedded_rows_ += executor_->batch.n_rows;
     if (release_ && embedded_rows_ >= kRowsBetweenDrops) {
         for (const EmbeddingTable& table : executor_->embeddings) drop_pages(table.rows, table.n_bytes);
