@@ -77,7 +77,7 @@ def model_facts(runner: Runner) -> ModelFacts:
 
 def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdStart | None) -> Row:
     """Return everything known about one test as one flat row."""
-    test, options, facts = result.test, runner.plan.options, model_facts(runner)
+    test, facts = result.test, model_facts(runner)
     seconds = result.seconds
     rates = [test.n_tokens / s for s in seconds]
     median_s = statistics.median(seconds)
@@ -97,8 +97,8 @@ def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdSt
         "n_ubatch": runner.backend.batch,
         "n_threads": runner.plan.threads,
         "n_ctx": runner.plan.n_ctx,
-        "type_k": options.kv_type,
-        "type_v": options.kv_type,
+        "type_k": runner.plan.kv_type,
+        "type_v": runner.plan.kv_type,
         "isa": getattr(runner.backend, "isa", ""),
         "test": test.name,
         "n_prompt": test.n_prompt,

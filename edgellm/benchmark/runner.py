@@ -87,7 +87,7 @@ class Runner:
         except BaseException:
             self.file.close()
             raise
-        self.work: Work = count_work(self.plan.program, self.file.tensors, _KV_BYTES[options.kv_type])
+        self.work: Work = count_work(self.plan.program, self.file.tensors, _KV_BYTES[self.plan.kv_type])
         # The same tokens on every machine and in every run.
         random = np.random.default_rng(0)
         longest = max(test.length for test in tests)

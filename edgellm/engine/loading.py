@@ -82,6 +82,14 @@ class Plan:
     threads: int
 
     @property
+    def kv_type(self) -> str:
+        """The cache's type; for "auto": an f16 cache would lose digits that a model of f32 weights has."""
+        if self.options.kv_type != "auto":
+            return self.options.kv_type
+        types = {self.file.tensors[name].type for name in self.program.weights}
+        return "f32" if types == {GGMLType.F32} else "f16"
+
+    @property
     def cache_tokens(self) -> int:
         """Tokens that all sequences together may hold: one whole context at least."""
         return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
@@ -141,7 +149,7 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         n_ctx=planned.n_ctx,
         cache_tokens=planned.cache_tokens,
         batch=_batch(planned),
-        kv_type=_kv_type(planned),
+        kv_type=planned.kv_type,
         isa=options.isa,
     )
     memory = _memory(planned, backend.memory())
@@ -173,14 +181,6 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
         batch=_batch(planned),
     )
     return backend, memory
-
-
-def _kv_type(planned: Plan) -> str:
-    """The cache's type: an f16 cache would lose digits that a model of f32 weights has."""
-    if planned.options.kv_type != "auto":
-        return planned.options.kv_type
-    types = {planned.file.tensors[name].type for name in planned.program.weights}
-    return "f32" if types == {GGMLType.F32} else "f16"
 
 
 def _batch(planned: Plan) -> int:

@@ -91,7 +91,7 @@ def test_work_counts_every_matrix_once(runner: Runner, model: Path) -> None:
 
 def test_work_counts_the_cache_of_every_sequence(runner: Runner) -> None:
     work, program = runner.work, runner.plan.program
-    per_token = sum(2 * cache.n_kv_heads * (cache.key_dim + cache.value_dim) for cache in program.caches)
+    per_token = sum(4 * cache.n_kv_heads * (cache.key_dim + cache.value_dim) for cache in program.caches)
     weights = work.body_bytes + work.head_bytes
     assert work.step_bytes([10]) == weights + 10 * per_token
     assert work.step_bytes([10, 20]) == weights + 30 * per_token
