@@ -137,7 +137,7 @@ class PrefixCache:
     def _matches(self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Match]:
         candidates = [*self._parked.items(), *((s, np.asarray(tokens, np.int32)) for s, tokens in live)]
         for sequence, held in candidates:
-            n_tokens = min(_common(held, wanted), len(wanted) - 1)
+            n_tokens = min(common_prefix(held, wanted), len(wanted) - 1)
             if n_tokens >= self._min_tokens:
                 yield Match(sequence, n_tokens, whole=n_tokens == len(held))
 
@@ -146,7 +146,7 @@ class PrefixCache:
         self._backend.close_sequence(sequence)
 
 
-def _common(a: Ints, b: Ints) -> int:
+def common_prefix(a: Ints, b: Ints) -> int:
     """The number of equal tokens at the beginning of both."""
     size = min(len(a), len(b))
     different = np.flatnonzero(a[:size] != b[:size])

@@ -7,6 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
+import numpy as np
+
+from edgellm.backends.base import Ints
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.stops import StopFilter
@@ -90,6 +93,7 @@ class Request:
     decoder: StreamDecoder
     on_event: Callable[[Event], None]
     number: int = field(default_factory=lambda: next(_numbers))
+    prompt_ids: Ints = field(init=False)
     tokens: list[int] = field(init=False)
     stops: StopFilter = field(init=False)
     sequence: int | None = None
@@ -106,6 +110,7 @@ class Request:
     _unreleased: list[tuple[int, Sampled]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.prompt_ids = np.asarray(self.prompt, np.int32)
         self.tokens = list(self.prompt)
         self.stops = StopFilter(self.options.stop)
 

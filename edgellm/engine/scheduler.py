@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, blocks_for
-from edgellm.engine.prefix_cache import PrefixCache
+from edgellm.engine.prefix_cache import PrefixCache, common_prefix
 from edgellm.engine.request import FinishReason, Request
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
 
@@ -45,7 +45,7 @@ class Scheduler:
 
     eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
     before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
-    min_checkpoint: a copy in the middle of a prompt must save this many tokens.
+    min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Scheduler:
         max_active: int = 16,
         max_waiting: int = 256,
         max_parked: int = 32,
-        min_checkpoint: int = 64,
+        min_shared: int = 64,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
         self._eog_ids = eog_ids
         self._max_active = min(max_active, backend.batch)
         self._max_waiting = max_waiting
-        self._min_checkpoint = min_checkpoint
+        self._min_shared, self._max_parked = min_shared, max_parked
         self._clock = clock
         self._prefixes = PrefixCache(backend, max_parked=max_parked)
         self._waiting: deque[Request] = deque()
@@ -172,33 +172,55 @@ class Scheduler:
 
     def _admit(self) -> None:
         """Move waiting requests into the batch, first come first served, while the cache has room."""
-        block = self._backend.block_tokens
-        while len(self._active) < self._max_active:
-            with self._queue_lock:
-                if not self._waiting:
-                    return
-                request = self._waiting.popleft()
-            try:
-                live = [(r.sequence, r.tokens[: r.fed]) for r in self._active if r.sequence is not None]
-                start = self._prefixes.acquire(request.tokens, live)
-            except BackendError as error:
-                self._finish(request, "error", error)
-                continue
-            # One more block per answer under way, so that admitting this one does not set it back at once.
-            n_cached = start.n_tokens
-            needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
-            if self._active and not self._prefixes.make_room(needed):
-                self._prefixes.park(start.sequence, request.tokens[:n_cached])
-                with self._queue_lock:
-                    self._waiting.appendleft(request)
+        with self._queue_lock:
+            waiting = list(self._waiting)
+        for request in waiting:
+            if len(self._active) == self._max_active:
                 return
-            request.sequence, request.fed = start.sequence, n_cached
-            if self._prefixes.forgets:
-                places = {start.n_known, len(request.prompt) - 1}
-                request.checkpoints = {place for place in places if place - n_cached >= self._min_checkpoint}
-            if request.admitted_at is None:
-                request.admitted_at, request.n_cached = self._clock(), n_cached
-            self._active.append(request)
+            if not self._awaits_prefix(request) and not self._admit_one(request):
+                return
+
+    def _admit_one(self, request: Request) -> bool:
+        """Give a request its place; False if the cache has no room for it beside those under way."""
+        with self._queue_lock:
+            self._waiting.remove(request)
+        live = [(r.sequence, r.tokens[: r.fed]) for r in self._active if r.sequence is not None]
+        try:
+            start = self._prefixes.acquire(request.tokens, live)
+        except BackendError as error:
+            self._finish(request, "error", error)
+            return True
+        # One more block per answer under way, so that admitting this one does not set it back at once.
+        n_cached, block = start.n_tokens, self._backend.block_tokens
+        needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
+        if self._active and not self._prefixes.make_room(needed):
+            self._prefixes.park(start.sequence, request.tokens[:n_cached])
+            with self._queue_lock:
+                self._waiting.appendleft(request)
+            return False
+        request.sequence, request.fed = start.sequence, n_cached
+        if self._prefixes.forgets:
+            places = {start.n_known, len(request.prompt) - 1}
+            request.checkpoints = {place for place in places if place - n_cached >= self._min_shared}
+        if request.admitted_at is None:
+            request.admitted_at, request.n_cached = self._clock(), n_cached
+        self._active.append(request)
+        return True
+
+    def _awaits_prefix(self, request: Request) -> bool:
+        """Whether another request is reading what this prompt begins with, so that waiting is cheaper."""
+        if self._max_parked == 0:
+            return False
+        for other in self._active:
+            n_shared = min(common_prefix(other.prompt_ids, request.prompt_ids), len(request.prompt) - 1)
+            if n_shared < self._min_shared or n_shared <= other.fed:
+                continue
+            if not self._prefixes.forgets or n_shared in other.checkpoints:
+                return True
+            if n_shared - other.fed >= self._min_shared:
+                other.checkpoints.add(n_shared)
+                return True
+        return False
 
     def _share_budget(self) -> list[Grant]:
         """One token for every answer under way; prompts share the rest, the shortest first.

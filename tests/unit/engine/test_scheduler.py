@@ -238,6 +238,21 @@ def test_recurrent_models_go_on_only_from_whole_sequences() -> None:
     assert whole.text == alone([*first.request.tokens, 7], GREEDY).text
 
 
+@pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"kept_tokens": 10}])
+def test_a_beginning_that_many_send_at_once_is_read_once(options: dict[str, Any]) -> None:
+    backend = CountingBackend(cache_tokens=4096, batch=64, **options)
+    scheduler = scheduler_over(backend, max_parked=8)
+    shared = prompt(1, 120)
+    several = [Collected([*shared, n, *prompt(n, 9)], GREEDY) for n in range(6)]
+    other = Collected(prompt(99, 30), GREEDY)
+    run_all(scheduler, *several, other)
+    assert [one.finish.stats.n_cached for one in several] == [0] + [120] * 5
+    n_fed = sum(sum(step.values()) for step in backend.steps)
+    assert n_fed == 120 + 6 * 10 + 30 + 7 * 11
+    for one in several:
+        assert one.text == alone(one.request.prompt, GREEDY).text
+
+
 @pytest.mark.parametrize("options", [{"recurrent": True}, {"kept_tokens": 10}])
 def test_models_that_forget_go_on_from_the_end_of_a_prompt(options: dict[str, Any]) -> None:
     scheduler = scheduler_over(CountingBackend(cache_tokens=1024, **options))

@@ -37,7 +37,7 @@ class Traffic(RuleBasedStateMachine):
             max_active=max_active,
             max_waiting=4,
             max_parked=max_parked,
-            min_checkpoint=5,
+            min_shared=5,
         )
         self.requests: list[Collected] = []
 
