@@ -119,8 +119,11 @@ class Model:
         return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """The text of token ids; invalid UTF-8 becomes U+FFFD."""
-        return self.tokenizer.decode(ids, skip_special=skip_special)
+        """The text of token ids; invalid UTF-8 becomes U+FFFD. UsageError for ids outside the vocabulary."""
+        try:
+            return self.tokenizer.decode(ids, skip_special=skip_special)
+        except IndexError as error:
+            raise UsageError(f"The text cannot be made: {error}.") from None
 
     def generate(self, prompt: str | Sequence[int], options: GenerateOptions | None = None) -> Generation:
         """Continue a prompt; iterate over the result for the pieces of text.

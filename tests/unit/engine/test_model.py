@@ -133,6 +133,8 @@ def test_the_vocabulary_alone_tokenizes_and_nothing_else(path: Path) -> None:
         ids = model.tokenize("once upon a time")
         assert model.detokenize(ids) == "once upon a time"
         assert model.tokenize("once upon a time", add_special=True)[-len(ids) :] == ids
+        with pytest.raises(UsageError, match="outside the vocabulary"):
+            model.detokenize([model.n_vocab])
         with pytest.raises(UsageError, match="vocabulary alone"):
             model.generate("x")
 

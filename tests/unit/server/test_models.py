@@ -1,0 +1,84 @@
+"""Several models behind one server, and those that cannot be loaded."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from edgellm.engine.loading import LoadOptions
+from edgellm.errors import OverloadedError, UnsupportedError, UsageError
+from edgellm.server.errors import RequestError
+from edgellm.server.models import ModelManager
+from edgellm.server.run import listen
+from edgellm.server.settings import ServerSettings
+from tests.support.http_server import running
+from tests.unit.server.conftest import OPTIONS
+
+
+def test_models_are_told_apart_by_name(tiny_model: Path) -> None:
+    models = [("a", tiny_model), ("b", tiny_model), ("a", tiny_model)]
+    with running(models, OPTIONS) as server, server.client() as client:
+        assert [m["id"] for m in client.get("/v1/models").json()["data"]] == ["a", "b", "a-2"]
+        for name, expected in (("b", "b"), ("a-2", "a-2"), ("a:latest", "a")):
+            body = {"model": name, "prompt": "x", "max_tokens": 1}
+            assert client.post("/v1/completions", json=body).json()["model"] == expected
+        refused = client.post("/v1/completions", json={"prompt": "x"})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
+def test_while_loading_requests_are_put_off(tiny_model: Path) -> None:
+    async def ask() -> None:
+        manager = ModelManager([("a", tiny_model)], OPTIONS)
+        manager.start()
+        with pytest.raises(OverloadedError, match="loaded"):
+            async with manager.use("a"):
+                pass
+        await manager.wait()
+        assert manager.ready
+        async with manager.use("a") as loaded:
+            assert loaded.n_users == 1
+        assert loaded.n_users == 0
+        with pytest.raises(RequestError, match="no model 'b'"):
+            manager.find("b")
+        await manager.close()
+        assert manager.loaded == []
+
+    asyncio.run(ask())
+
+
+def test_a_file_that_cannot_be_loaded_is_named(tmp_path: Path, tiny_model: Path) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + b"\0" * 100)
+
+    async def ask() -> None:
+        manager = ModelManager([("bad", bad), ("good", tiny_model)], OPTIONS)
+        manager.start()
+        with pytest.raises(UnsupportedError, match=r"bad\.gguf"):
+            await manager.wait()
+        with pytest.raises(UnsupportedError):
+            async with manager.use("bad"):
+                pass
+        async with manager.use("good"):
+            pass
+        await manager.close()
+
+    asyncio.run(ask())
+
+
+def test_an_address_that_is_taken_is_an_error_with_advice() -> None:
+    taken = listen(ServerSettings(port=0))
+    with pytest.raises(UsageError, match="--port"):
+        listen(ServerSettings(port=taken.getsockname()[1]))
+    taken.close()
+
+
+def test_requests_end_when_the_server_does(tiny_model: Path) -> None:
+    options = LoadOptions(backend="interpreter", context=512)
+    with running([("a", tiny_model)], options) as server, server.client() as client:
+        body = {"prompt": "x", "max_tokens": 2, "stream": True}
+        with client.stream("POST", "/v1/completions", json=body) as response:
+            assert response.status_code == 200
+            assert "data: [DONE]" in response.read().decode()
+    assert server.service.models.loaded == []
