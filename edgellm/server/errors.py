@@ -6,10 +6,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from edgellm.errors import ContextOverflowError, EdgeLLMError, OverloadedError
+from edgellm.server.sse import ClientGoneError
 
 RETRY_AFTER_S = 2
 
@@ -118,6 +119,10 @@ def install(app: FastAPI) -> None:
             message = f"{request.method} {request.url.path}: {message}; see /docs for what there is."
         return error_response(request.url.path, RequestError(error.status_code, message))
 
+    async def gone(request: Request, error: Exception) -> Response:
+        return Response(status_code=499)  # nobody reads it; the log shows it
+
+    app.add_exception_handler(ClientGoneError, gone)
     app.add_exception_handler(EdgeLLMError, known)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)

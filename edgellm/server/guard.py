@@ -63,12 +63,10 @@ class Guard:
 
         try:
             self._check(scope, headers)
+            body = _Body(receive, self._settings.limits.body_bytes, self._settings.limits.body_s)
+            await self._app(scope, body.receive, send_with_id)
         except RequestError as error:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
-            return
-        body = _Body(receive, self._settings.limits.body_bytes, self._settings.limits.body_s)
-        try:
-            await self._app(scope, body.receive, send_with_id)
         finally:
             fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
             log.info("%s %s", scope["method"], scope["path"], extra={FIELDS: fields})
@@ -85,7 +83,10 @@ class Guard:
             raise RequestError(413, f"The body is {length} bytes long; at most {limit} are accepted.")
 
     def _check_host(self, value: str) -> None:
-        host = (urlsplit(f"//{value}").hostname or "") if "@" not in value else ""
+        try:
+            host = (urlsplit(f"//{value}").hostname or "") if "@" not in value else ""
+        except ValueError:  # an unfinished IPv6 address
+            host = ""
         if host in self._hosts:
             return
         # A page of another site cannot make the Host header an address: only names can be bound anew.
@@ -99,7 +100,7 @@ class Guard:
 
     def _check_origin(self, origin: str, host: str) -> None:
         allowed = self._settings.origins
-        if "*" in allowed or origin in allowed or urlsplit(origin).netloc == host:
+        if "*" in allowed or origin in allowed or origin.partition("://")[2] == host:
             return
         raise RequestError(
             403, f"Pages of the origin {origin[:100]!r} may not call this server; see --allowed-origin."

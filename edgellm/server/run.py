@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import secrets
+import signal
 import socket
 import sys
 import threading
+from types import FrameType
 
 import uvicorn
 
@@ -40,6 +42,11 @@ class Server(uvicorn.Server):
             self.failure, self.should_exit = error, True
         finally:
             self.ready.set()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop accepting and let answers end; a second Ctrl+C does not wait for them."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 def serve(settings: ServerSettings, models: ModelManager) -> None:

@@ -45,7 +45,15 @@ def test_on_loopback_only_names_of_this_machine_are_answered(host: str) -> None:
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "localhost.evil.example", "192.168.1.5:8080", "user@localhost", "", "127.0.0.1.evil"],
+    [
+        "evil.example",
+        "localhost.evil.example",
+        "192.168.1.5:8080",
+        "user@localhost",
+        "",
+        "[::1",
+        "127.0.0.1.evil",
+    ],
 )
 def test_on_loopback_other_names_are_refused(host: str) -> None:
     assert asking(ServerSettings())(host=host) == 403
