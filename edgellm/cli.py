@@ -113,7 +113,7 @@ def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     for positional in command.positionals:
-        count = None if positional.count == "1" else positional.count
+        count = None if positional.nargs == "1" else positional.nargs
         parser.add_argument(
             positional.name, nargs=count, metavar=positional.name.upper(), help=positional.help
         )

@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.commands.loading import stoppable
 from edgellm.commands.options import SAMPLING
 from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.session import Generation
@@ -163,27 +161,6 @@ class Conversation:
     def _prompt(self) -> list[dict[str, str]]:
         system = [{"role": "system", "content": self.system}] if self.system else []
         return [*system, *self.messages]
-
-
-@contextlib.contextmanager
-def stoppable(generation: Generation) -> Iterator[list[int]]:
-    """While inside, Ctrl+C ends the answer instead of the program; the yielded list tells whether it did."""
-    signals: list[int] = []
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        signals.append(number)
-        generation.cancel()
-
-    try:
-        previous = signal.signal(signal.SIGINT, stop)
-    except ValueError:
-        # Not the main thread: whoever runs us there has the signal.
-        yield signals
-        return
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +15,8 @@ from edgellm.commands.settings import Settings
 from edgellm.store.resolve import resolve
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.session import Generation
@@ -28,8 +33,8 @@ def find_model(name: str | None, settings: Settings) -> Path:
         return resolve(name, offline=settings["offline"], report=report)
 
 
-def load_model(path: Path, settings: Settings) -> Model:
-    """The model, with the settings' threads, context and so on."""
+def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Model:
+    """The model, with the settings' threads, context and so on; its template is compiled `for_chat`."""
     from edgellm.engine.loading import LoadOptions
     from edgellm.engine.model import Model
 
@@ -42,10 +47,15 @@ def load_model(path: Path, settings: Settings) -> Model:
         isa=settings["isa"],
         max_memory=settings["max_memory"],
     )
-    model = Model.load(path, options)
+    # Jinja is imported and the template compiled while the engine packs weights on its own threads.
+    model = Model.load(path, options, meanwhile=_compile_template if for_chat else None)
     for warning in model.tokenizer.warnings:
         print(f"edgellm: {path.name}: {warning}", file=sys.stderr)
     return model
+
+
+def _compile_template(model: Model) -> None:
+    model.template.warm()
 
 
 def generate_options(settings: Settings) -> GenerateOptions:
@@ -70,6 +80,27 @@ def generate_options(settings: Settings) -> GenerateOptions:
         stop=tuple(settings["stop"] or ()),
         logit_bias=bias_table(settings["logit_bias"]),
     )
+
+
+@contextlib.contextmanager
+def stoppable(generation: Generation) -> Iterator[list[int]]:
+    """While inside, Ctrl+C ends the answer instead of the program; the yielded list tells whether it did."""
+    signals: list[int] = []
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        signals.append(number)
+        generation.cancel()
+
+    try:
+        previous = signal.signal(signal.SIGINT, stop)
+    except ValueError:
+        # Not the main thread: whoever runs us there has the signal.
+        yield signals
+        return
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def statistics(generation: Generation, n_ctx: int) -> str:

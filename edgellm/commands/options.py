@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgellm.errors import UsageError
 
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from edgellm.commands.settings import Settings
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(NamedTuple):
     """How a value is written: `parse` reads flags and variables, `check` configuration values."""
 
     name: str
@@ -30,8 +28,7 @@ class Kind:
     check: Callable[[Any], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One option; `name` is its key in the configuration file and, in capitals, its variable's ending."""
 
     name: str
@@ -49,17 +46,15 @@ class Option:
         return f"EDGELLM_{self.name.upper()}"
 
 
-@dataclass(frozen=True, slots=True)
-class Positional:
-    """An argument without a flag: `count` is "?", "*" or "1"."""
+class Positional(NamedTuple):
+    """An argument without a flag: `nargs` is "?", "*", "+" or "1"."""
 
     name: str
     help: str
-    count: str = "?"
+    nargs: str = "?"
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
+class Command(NamedTuple):
     """One verb. `run` returns the exit status; EdgeLLMError becomes one sentence on stderr."""
 
     summary: str

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import sys
 
-from edgellm.commands.conversation import stoppable
-from edgellm.commands.loading import find_model, generate_options, load_model, note_of_end, statistics
+from edgellm.commands.loading import (
+    find_model,
+    generate_options,
+    load_model,
+    note_of_end,
+    statistics,
+    stoppable,
+)
 from edgellm.commands.options import (
     LOADING,
     OFFLINE,
@@ -26,7 +32,7 @@ def run(settings: Settings) -> int:
     """Print the answer to the prompt."""
     name, prompt = split_arguments(settings)
     path = find_model(name, settings)
-    model = load_model(path, settings)
+    model = load_model(path, settings, for_chat=not settings["raw"])
     try:
         options = generate_options(settings)
         if settings["raw"]:

