@@ -51,6 +51,14 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
+EDGELLM_INLINE F32 swap_pairs(F32 v) {
+    return _mm256_permute_ps(v, 0xb1);
+}
+EDGELLM_INLINE F32 load_twice(const float* p) {
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)),
+                                    _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3));
+}
+
 EDGELLM_INLINE float reduce_add(F32 v) {
     __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     x = _mm_add_ps(x, _mm_movehl_ps(x, x));

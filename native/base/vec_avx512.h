@@ -56,6 +56,14 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
+EDGELLM_INLINE F32 swap_pairs(F32 v) {
+    return _mm512_permute_ps(v, 0xb1);
+}
+EDGELLM_INLINE F32 load_twice(const float* p) {
+    return _mm512_permutexvar_ps(_mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7),
+                                 _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+
 // The tree that the narrower sets use: halves, then quarters.
 EDGELLM_INLINE float reduce_add(F32 v) {
     const __m256 y = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));

@@ -16,7 +16,11 @@ namespace edgellm {
 namespace {
 
 constexpr size_t kLanes = 4;
+#if defined(__aarch64__)
+constexpr size_t kRegisters = 32;
+#else
 constexpr size_t kRegisters = 16;
+#endif
 typedef float F32 __attribute__((vector_size(16)));
 typedef int32_t I32 __attribute__((vector_size(16)));
 
@@ -52,6 +56,18 @@ EDGELLM_INLINE F32 min(F32 a, F32 b) {
     return a < b ? a : b;
 }
 
+#if defined(__aarch64__)
+typedef __fp16 F16 __attribute__((vector_size(8)));
+EDGELLM_INLINE F32 load_half(const uint16_t* p) {
+    F16 half;
+    __builtin_memcpy(&half, p, sizeof half);
+    return __builtin_convertvector(half, F32);
+}
+EDGELLM_INLINE void store_half(uint16_t* p, F32 v) {
+    const F16 half = __builtin_convertvector(v, F16);
+    __builtin_memcpy(p, &half, sizeof half);
+}
+#else
 // IEEE binary16, four values. The exponent's bias is repaired by a multiplication, exact for subnormals too.
 EDGELLM_INLINE F32 load_half(const uint16_t* p) {
     typedef uint16_t U16 __attribute__((vector_size(8)));
@@ -73,11 +89,21 @@ EDGELLM_INLINE void store_half(uint16_t* p, F32 v) {
     const I32 half = (x > 0x7f800000 ? splat_int(0x7e00) : finite) | ((bits >> 16) & 0x8000);
     for (size_t i = 0; i < kLanes; ++i) p[i] = static_cast<uint16_t>(half[i]);
 }
+#endif
 EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     typedef int8_t I8 __attribute__((vector_size(4)));
     I8 raw;
     __builtin_memcpy(&raw, p, sizeof raw);
     return __builtin_convertvector(raw, F32);
+}
+
+// Lanes 1 0 3 2, and so on.
+EDGELLM_INLINE F32 swap_pairs(F32 v) {
+    return F32{v[1], v[0], v[3], v[2]};
+}
+// p[0] p[0] p[1] p[1], and so on: kLanes / 2 values.
+EDGELLM_INLINE F32 load_twice(const float* p) {
+    return F32{p[0], p[0], p[1], p[1]};
 }
 
 EDGELLM_INLINE float reduce_add(F32 v) {

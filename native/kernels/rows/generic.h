@@ -114,7 +114,16 @@ void rope(RopeKind kind, float* x, size_t groups, size_t head_dim, const float* 
                 store_count(x + n_pairs + i, a * s + b * c, count);
             });
         } else {
-            for (size_t i = 0; i < n_pairs; ++i) {
+            // Even lanes a cos - b sin, odd lanes b cos + a sin.
+            alignas(64) float signs[kLanes];
+            for (size_t i = 0; i < kLanes; ++i) signs[i] = i % 2 == 0 ? -1.0f : 1.0f;
+            size_t i = 0;
+            for (; i + kLanes / 2 <= n_pairs; i += kLanes / 2) {
+                const F32 v = load(x + 2 * i);
+                store(x + 2 * i,
+                      v * load_twice(cos + i) + swap_pairs(v) * (load_twice(sin + i) * load(signs)));
+            }
+            for (; i < n_pairs; ++i) {
                 const float a = x[2 * i], b = x[2 * i + 1];
                 x[2 * i] = a * cos[i] - b * sin[i];
                 x[2 * i + 1] = a * sin[i] + b * cos[i];
