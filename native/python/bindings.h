@@ -10,6 +10,7 @@
 
 void bind_engine(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
+void bind_limits(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
 
 // Parts of the submodule `kernels`.

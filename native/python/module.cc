@@ -8,5 +8,6 @@ NB_MODULE(_native, m) {
     m.doc() = "The native engine of edgellm.";
     bind_engine(m);
     bind_kernels(m);
+    bind_limits(m);
     bind_sampling(m);
 }

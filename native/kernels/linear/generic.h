@@ -49,6 +49,12 @@ struct Activations {
     }
 };
 
+// Nothing read through y before this is known after it: keeps a tile's sums out of the registers that dots
+// need.
+EDGELLM_INLINE void keep_in_memory(float*& y) {
+    __asm__ volatile("" : "+r"(y));
+}
+
 // ---- Quantizing activations ----
 
 struct BlockScale {
@@ -328,14 +334,9 @@ struct alignas(64) WordActivations {
     int16_t q[kChunkBlocks][2][16];
 };
 
-inline void widen_activations(const int8_t* q, size_t n_blocks, WordActivations* out) {
-    for (size_t b = 0; b < n_blocks; ++b) {
-        for (int i = 0; i < 16; ++i) {
-            // Lane i / 2 of the evens: columns c and c + 2 of group i / 2, c = 0; of the odds: c = 1.
-            out->q[b][0][i] = q[32 * b + static_cast<size_t>(i / 2 * 4 + i % 2 * 2)];
-            out->q[b][1][i] = q[32 * b + static_cast<size_t>(i / 2 * 4 + i % 2 * 2 + 1)];
-        }
-    }
+template <class S>
+void widen_activations(const int8_t* q, size_t n_blocks, WordActivations* out) {
+    for (size_t b = 0; b < n_blocks; ++b) S::widen(q + 32 * b, out->q[b][0], out->q[b][1]);
 }
 
 // A run of word blocks against T tokens.
@@ -348,6 +349,7 @@ void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, co
     const float* sum = a.sum;
     for (size_t b = 0; b < n_blocks; ++b, ++w, ++scale, sum += 2) {
         typename S::Ints dot[T][S::kParts];
+        keep_in_memory(y);
         EDGELLM_UNROLL
         for (int k = 0; k < 16; ++k) {
             typename S::Bytes codes[S::kParts];
@@ -359,8 +361,7 @@ void word_tile(const WordBlock* w, size_t n_blocks, const WordActivations* x, co
                 const auto pair = S::broadcast_word(x[t].q[b][k % 2] + k / 2 * 2);
                 EDGELLM_UNROLL
                 for (int part = 0; part < S::kParts; ++part) {
-                    dot[t][part] = k == 0 ? S::dot_words(S::zero(), codes[part], pair)
-                                          : S::dot_words(dot[t][part], codes[part], pair);
+                    dot[t][part] = S::pin(S::dot_words(k == 0 ? S::zero() : dot[t][part], codes[part], pair));
                 }
             }
         }
@@ -567,7 +568,7 @@ void multiply_words(const Call& c) {
         c, [&](const uint8_t* panel, size_t b, size_t n) { expand_words<S, type>(panel, b, n, scratch); },
         [&]<int T>(const Activations& a, size_t n, float* tile) {
             for (int t = 0; t < T; ++t)
-                widen_activations(a.q + static_cast<size_t>(t) * a.n_in, n, words + t);
+                widen_activations<S>(a.q + static_cast<size_t>(t) * a.n_in, n, words + t);
             word_tile<S, layout_of(type).scales == Scales::kExpanded, T>(scratch, n, words, a, tile);
         });
 }
@@ -661,6 +662,7 @@ struct WideEngine {
         [[maybe_unused]] constexpr int kLanes = 16 / S::kParts;
         for (size_t b = 0; b < n_blocks; ++b) {
             w.prefetch();
+            keep_in_memory(y);
             if constexpr (Source::kPairs) {
                 pair_block<T>(w, a, y);
             } else {
@@ -701,7 +703,8 @@ struct WideEngine {
                 const auto x = S::broadcast_word(a.q + static_cast<size_t>(t) * a.n_in + 4 * group);
                 EDGELLM_UNROLL
                 for (int part = 0; part < S::kParts; ++part) {
-                    dot[t][part] = S::dot_bytes(group == kFirst ? S::zero() : dot[t][part], codes[part], x);
+                    dot[t][part] =
+                        S::pin(S::dot_bytes(group == kFirst ? S::zero() : dot[t][part], codes[part], x));
                 }
             }
         }

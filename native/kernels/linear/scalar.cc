@@ -133,6 +133,14 @@ struct Scalar {
         std::memcpy(v, p, 4);
         return bytes([&](int i) { return v[i % 4]; });
     }
+    // 32 activations as words in the order of even_words and odd_words.
+    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
+        for (int i = 0; i < 16; ++i) {
+            even[i] = q[2 * i];
+            odd[i] = q[2 * i + 1];
+        }
+    }
+    static Ints pin(const Ints& v) { return v; }
     static Ints zero() { return {}; }
     static Ints dot_bytes(const Ints& sum, const Bytes& codes, const Bytes& x) {
         Ints r = sum;

@@ -29,6 +29,7 @@ struct Avx2Engine {
     static void tile(Source w, size_t n_blocks, Activations a, float* y) {
         for (size_t b = 0; b < n_blocks; ++b) {
             w.prefetch();
+            keep_in_memory(y);
             if constexpr (Source::kSignedCodes) {
                 signed_block<T>(w, a, y);
             } else if constexpr (Source::kPairs) {
@@ -91,8 +92,8 @@ struct Avx2Engine {
                 const __m256i product_low = _mm256_maddubs_epi16(low, x),
                               product_high = _mm256_maddubs_epi16(high, x);
                 const bool start = group % kSafe == 0;
-                sum[t][0] = start ? product_low : _mm256_add_epi16(sum[t][0], product_low);
-                sum[t][1] = start ? product_high : _mm256_add_epi16(sum[t][1], product_high);
+                sum[t][0] = Avx2::pin(start ? product_low : _mm256_add_epi16(sum[t][0], product_low));
+                sum[t][1] = Avx2::pin(start ? product_high : _mm256_add_epi16(sum[t][1], product_high));
             }
             if (group % kSafe == kSafe - 1 && group < 7) {
                 EDGELLM_UNROLL
@@ -134,7 +135,7 @@ struct Avx2Engine {
                         _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(a, t, group)),
                                          _mm256_maddubs_epi16(second, activations(a, t, group + 1)));
                     const __m256i wide = _mm256_madd_epi16(product, factor);
-                    sum[t][part] = group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide);
+                    sum[t][part] = Avx2::pin(group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide));
                 }
             }
         }
@@ -155,7 +156,7 @@ struct Avx2Engine {
                 for (int t = 0; t < T; ++t) {
                     const __m256i x = _mm256_sign_epi8(activations(a, t, group), codes);
                     const __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
-                    sum[t][part] = group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide);
+                    sum[t][part] = Avx2::pin(group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide));
                 }
             }
         }

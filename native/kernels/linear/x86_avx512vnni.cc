@@ -75,6 +75,17 @@ struct Avx512Vnni {
         std::memcpy(&v, p, 4);
         return _mm512_set1_epi32(v);
     }
+    // 32 activations as words in the order of even_words and odd_words.
+    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
+    }
+    // The value is computed here: keeps the compiler from moving products away from their sums, which spills.
+    static Bytes pin(Bytes v) {
+        __asm__ volatile("" : "+v"(v));
+        return v;
+    }
     static Ints zero() { return _mm512_setzero_si512(); }
     static Ints dot_bytes(Ints sum, Bytes codes, Bytes x) { return _mm512_dpbusd_epi32(sum, codes, x); }
     static Ints dot_words(Ints sum, Bytes codes, Bytes x) { return _mm512_dpwssd_epi32(sum, codes, x); }

@@ -73,6 +73,17 @@ struct YmmPrimitives {
         std::memcpy(&v, p, 4);
         return _mm256_set1_epi32(v);
     }
+    // 32 activations as words in the order of even_words and odd_words.
+    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
+    }
+    // The value is computed here: keeps the compiler from moving products away from their sums, which spills.
+    static Bytes pin(Bytes v) {
+        __asm__ volatile("" : "+x"(v));
+        return v;
+    }
     static Ints zero() { return _mm256_setzero_si256(); }
     static Ints dot_words(Ints sum, Bytes codes, Bytes x) {
         return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
