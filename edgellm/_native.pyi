@@ -31,3 +31,21 @@ class TokenSampler:
         seed: int,
         step: int,
     ) -> tuple[int, float, list[tuple[int, float]]]: ...
+
+def quantize(
+    type: int,
+    values: npt.NDArray[np.float32],
+    importance: npt.NDArray[np.float32] | None,
+    threads: int,
+    scalar: bool = False,
+) -> npt.NDArray[np.uint8]: ...
+def dequantize(
+    type: int, bytes: npt.NDArray[np.uint8], n_values: int, threads: int
+) -> npt.NDArray[np.float32]: ...
+def quantization_error(
+    type: int,
+    bytes: npt.NDArray[np.uint8],
+    values: npt.NDArray[np.float32],
+    importance: npt.NDArray[np.float32] | None,
+    threads: int,
+) -> tuple[float, float]: ...

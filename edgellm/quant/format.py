@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.errors import ModelError
 from edgellm.gguf.types import GGMLType
 
 Floats: TypeAlias = NDArray[np.float32]
@@ -47,3 +48,11 @@ def fields(packed: Bytes, bits: int) -> Bytes:
     """(..., m) bytes to (..., m, 8/bits): all fields of the first byte, lowest bits first, and so on."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     return (packed[..., None] >> shifts) & np.uint8((1 << bits) - 1)
+
+
+def refusal(kind: GGMLType, what: str) -> ModelError:
+    """The error for values that a format cannot hold because one is `what`."""
+    return ModelError(
+        f"a value is {what}, expected finite values that {kind.name} can hold; "
+        "the checkpoint is damaged or needs a format of larger range such as F32"
+    )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from math import prod
-from typing import NoReturn
 
 import numpy as np
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import UnsupportedError
 from edgellm.gguf.types import LAYOUTS, GGMLType
-from edgellm.quant import i_quants, k_quants, plain, simple, ternary
-from edgellm.quant.format import Blocks, Bytes, Floats, Format
+from edgellm.quant import i_quants, k_quants, native, plain, simple, ternary
+from edgellm.quant.format import Blocks, Bytes, Floats, Format, refusal
 
 FORMATS: dict[GGMLType, Format] = {
     format.type: format
@@ -46,14 +45,20 @@ def encode(kind: GGMLType, values: Floats, importance: Floats | None = None) -> 
     """The bytes of a tensor: (n_bytes,) uint8 from values of any shape whose rows are whole blocks.
 
     `importance` weighs the square error of each value: of the same shape, or one row for all. Formats that
-    store each value alone, and Q8_0, do not need it. Raises UnsupportedError for a format without encoder,
-    ModelError for values that the format cannot hold (NaN, or too large), ValueError for rows that are not
-    whole blocks.
+    store each value alone, and Q8_0, do not need it. The K formats, IQ4_NL, IQ4_XS and MXFP4 are encoded by
+    the native encoders, with the same importance for all rows. Raises UnsupportedError for a format without
+    encoder, ModelError for values that the format cannot hold (NaN, or too large), ValueError for rows that
+    are not whole blocks.
     """
     format = FORMATS[kind]
     size = LAYOUTS[kind].block_size
+    if format.encode is None and kind in native.ENCODERS:
+        matrix = values.reshape(-1, values.shape[-1])
+        return native.encode_rows(kind, matrix, importance, threads=1)
     if format.encode is None:
-        writable = ", ".join(known.type.name for known in FORMATS.values() if known.encode)
+        writable = ", ".join(
+            kind.name for kind in GGMLType if FORMATS[kind].encode or kind in native.ENCODERS
+        )
         raise UnsupportedError(
             f"the format {kind.name} can be read but not written, expected one of {writable}; choose another"
         )
@@ -68,11 +73,11 @@ def encode(kind: GGMLType, values: Floats, importance: Floats | None = None) -> 
     for start in range(0, len(rows), step):
         chunk = rows[start : start + step]
         if size > 1 and not np.isfinite(chunk).all():
-            _refuse(format, "NaN or infinite")
+            raise refusal(kind, "NaN or infinite")
         chosen = None if weights is None else weights[np.arange(start, start + len(chunk)) % len(weights)]
         encoded = format.encode(chunk, chosen)
         if _overflowed(format, chunk, encoded):
-            _refuse(format, "too large")
+            raise refusal(kind, "too large")
         blocks[start : start + step] = encoded
     return blocks.view(np.uint8)
 
@@ -83,10 +88,3 @@ def _overflowed(format: Format, values: Floats, blocks: Blocks) -> bool:
     if names is None:
         return bool((np.isinf(format.decode(blocks)) & np.isfinite(values)).any())
     return not all(np.isfinite(blocks[name]).all() for name in ("d", "m") if name in names)
-
-
-def _refuse(format: Format, what: str) -> NoReturn:
-    raise ModelError(
-        f"a value is {what}, expected finite values that {format.type.name} can hold; "
-        "the checkpoint is damaged or needs a format of larger range such as F32"
-    )

@@ -18,3 +18,4 @@ void bind_linear(nanobind::module_& kernels);
 
 // The kernel set of that name; std::invalid_argument if there is none or this CPU lacks it.
 edgellm::Isa usable_isa(const std::string& name);
+void bind_quantize(nanobind::module_& m);

@@ -10,4 +10,5 @@ NB_MODULE(_native, m) {
     bind_kernels(m);
     bind_limits(m);
     bind_sampling(m);
+    bind_quantize(m);
 }

@@ -46,10 +46,11 @@ INCLUDES: dict[str, set[str]] = {
     "base": set(),
     "formats": {"base"},
     "kernels": {"formats", "base"},
+    "quantize": {"formats", "base"},
     "program": {"formats", "base"},
     "runtime": {"program", "kernels"},
     "api": {"runtime"},
-    "python": {"api"},
+    "python": {"api", "quantize"},
 }
 
 # Never imported on the way from `edgellm run` to a token.

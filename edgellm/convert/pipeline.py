@@ -1,0 +1,153 @@
+"""Writing a model file tensor by tensor: read a piece, encode it, write it, forget it.
+
+A tensor that is used as it is in the source is read in pieces of rows, so that memory stays at about 64 MiB
+however large the embedding is; one that has to be rearranged is read whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.errors import ModelError
+from edgellm.gguf.encode import Writable
+from edgellm.gguf.types import GGMLType, ValueType
+from edgellm.gguf.writer import GGUFWriter
+from edgellm.quant import native
+
+Floats = NDArray[np.float32]
+# Values of a tensor that are in memory at a time, where its source can be read in pieces.
+PIECE_VALUES = 1 << 24
+
+
+class TensorSource(Protocol):
+    """Where a tensor's values come from."""
+
+    def pieces(self) -> Iterator[Floats]:
+        """The rows in order, as matrices (n, cols) float32; afterwards nothing of them is held."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor to write: `shape` in NumPy order, the format it is to have, its source.
+
+    importance: (cols,), or (n_experts, cols) for a stack of matrices; None: all values count the same.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    type: GGMLType
+    source: TensorSource
+    importance: Floats | None = None
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of the tensor in the file."""
+        return native.n_bytes(self.type, self.shape)
+
+
+@dataclass(slots=True)
+class Pair:
+    """A metadata value; `kind`: its GGUF type, or that of an array's elements, None for the usual one."""
+
+    value: Writable
+    kind: ValueType | None = None
+
+
+@dataclass(slots=True)
+class FilePlan:
+    """What a file will hold."""
+
+    metadata: dict[str, Pair]
+    tensors: list[Tensor]
+    inputs: tuple[Path, ...] = ()
+    errors: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.n_bytes for tensor in self.tensors)
+
+
+Progress = Callable[[str, int], None]
+
+
+def write(
+    plan: FilePlan,
+    path: str | os.PathLike[str],
+    *,
+    threads: int,
+    resume: str | None = None,
+    progress: Progress | None = None,
+    finish: Callable[[GGUFWriter], None] | None = None,
+) -> Mapping[str, float]:
+    """Write the file; returns each tensor's relative error (weighted, if it has importances).
+
+    progress: called with a tensor's name and its bytes when it is done. finish: called before the file gets
+    its final name, when all tensors are in `writer.part`; if it raises, the file never gets that name.
+    Raises ModelError for values that a format cannot hold, FileError if the file cannot be written.
+    """
+    with GGUFWriter(path, inputs=plan.inputs, resume=resume) as writer:
+        for key, pair in plan.metadata.items():
+            writer.set(key, pair.value, pair.kind)
+        for tensor in plan.tensors:
+            writer.add_tensor(tensor.name, tensor.type, tensor.shape)
+        writer.write_header()
+        for tensor in plan.tensors:
+            if tensor.name not in writer.written:
+                error = _Error()
+                writer.write_tensor(tensor.name, _encoded(tensor, threads, error))
+                plan.errors[tensor.name] = error.relative
+            if progress is not None:
+                progress(tensor.name, tensor.n_bytes)
+        if finish is not None:
+            finish(writer)
+        writer.finish()
+    return plan.errors
+
+
+@dataclass(slots=True)
+class _Error:
+    error: float = 0.0
+    power: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        return float(np.sqrt(self.error / self.power)) if self.power > 0 else 0.0
+
+
+def _encoded(tensor: Tensor, threads: int, total: _Error) -> Iterator[NDArray[np.uint8]]:
+    for values, importance in _with_importance(tensor):
+        try:
+            raw = native.encode_rows(tensor.type, values, importance, threads=threads)
+        except ModelError as error:
+            raise ModelError(f"tensor {tensor.name}: {error}") from None
+        if tensor.type != GGMLType.F32:
+            sums = native.square_error(tensor.type, raw, values, importance, threads=threads)
+            total.error += sums[0]
+            total.power += sums[1]
+        yield raw
+
+
+def _with_importance(tensor: Tensor) -> Iterable[tuple[Floats, Floats | None]]:
+    importance = tensor.importance
+    if importance is None or importance.ndim == 1:
+        for piece in tensor.source.pieces():
+            yield piece, importance
+        return
+    # A stack: each matrix has its own importances. Pieces need not end where matrices do.
+    rows_per_matrix = prod(tensor.shape[1:-1])
+    row = 0
+    for piece in tensor.source.pieces():
+        while len(piece):
+            n = min(len(piece), rows_per_matrix - row % rows_per_matrix)
+            yield piece[:n], importance[row // rows_per_matrix]
+            piece, row = piece[n:], row + n

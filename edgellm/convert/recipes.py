@@ -1,0 +1,202 @@
+"""Which tensor gets which format: the mixes that llama.cpp made usual, by the same rules and names.
+
+A mix has a base format; tensors that matter more get a better one: the head, part of the values and of
+the down projections. Rows that are not whole blocks get a format of smaller blocks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from edgellm.errors import UsageError
+from edgellm.gguf.types import LAYOUTS, GGMLType
+from edgellm.quant.native import ENCODERS
+
+Shape = tuple[int, ...]
+Override = tuple[re.Pattern[str], GGMLType]
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A type that `--type` names: its base format and its number in `general.file_type`."""
+
+    name: str
+    base: GGMLType
+    file_type: int
+
+
+RECIPES: dict[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        Recipe("F32", GGMLType.F32, 0),
+        Recipe("F16", GGMLType.F16, 1),
+        Recipe("BF16", GGMLType.BF16, 32),
+        Recipe("Q8_0", GGMLType.Q8_0, 7),
+        Recipe("Q4_0", GGMLType.Q4_0, 2),
+        Recipe("Q4_1", GGMLType.Q4_1, 3),
+        Recipe("Q5_0", GGMLType.Q5_0, 8),
+        Recipe("Q5_1", GGMLType.Q5_1, 9),
+        Recipe("Q2_K", GGMLType.Q2_K, 10),
+        Recipe("Q3_K_S", GGMLType.Q3_K, 11),
+        Recipe("Q3_K_M", GGMLType.Q3_K, 12),
+        Recipe("Q4_K_S", GGMLType.Q4_K, 14),
+        Recipe("Q4_K_M", GGMLType.Q4_K, 15),
+        Recipe("Q5_K_S", GGMLType.Q5_K, 16),
+        Recipe("Q5_K_M", GGMLType.Q5_K, 17),
+        Recipe("Q6_K", GGMLType.Q6_K, 18),
+        Recipe("IQ4_NL", GGMLType.IQ4_NL, 25),
+        Recipe("IQ4_XS", GGMLType.IQ4_XS, 30),
+        Recipe("MXFP4", GGMLType.MXFP4, 38),
+    )
+}
+_FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+
+# Matrices that stay F32: small, and what they feed on is sensitive or not a product of matrices at all.
+_KEPT = re.compile(
+    r".*(_norm\.weight|ffn_gate_inp\.weight|ssm_conv1d\.weight|shortconv\.conv\.weight"
+    r"|per_layer_model_proj\.weight)|(position_embd|token_types|rope_freqs)\.weight"
+)
+# Instead of a format whose blocks of 256 do not fill a row: one of similar size in blocks of 32.
+_SMALLER_BLOCKS = {
+    GGMLType.Q2_K: GGMLType.IQ4_NL,
+    GGMLType.Q3_K: GGMLType.IQ4_NL,
+    GGMLType.IQ4_XS: GGMLType.IQ4_NL,
+    GGMLType.Q4_K: GGMLType.Q5_0,
+    GGMLType.Q5_K: GGMLType.Q5_1,
+    GGMLType.Q6_K: GGMLType.Q8_0,
+}
+
+
+def recipe(name: str) -> Recipe:
+    """The recipe of that name, in any case; UsageError lists them."""
+    found = RECIPES.get(name.upper())
+    if found is None:
+        raise UsageError(f"the type {name[:40]!r} is not known, expected one of {', '.join(RECIPES)}")
+    return found
+
+
+def parse_override(text: str) -> Override:
+    """`REGEX=TYPE`, TYPE a format such as Q6_K; UsageError if it is not that."""
+    pattern, _, name = text.rpartition("=")
+    writable = {kind.name: kind for kind in sorted(ENCODERS)}
+    if not pattern or name.upper() not in writable:
+        raise UsageError(
+            f"--tensor-type is {text[:80]!r}, expected REGEX=TYPE with a type out of {', '.join(writable)}"
+        )
+    try:
+        return re.compile(pattern), writable[name.upper()]
+    except re.error as error:
+        raise UsageError(f"--tensor-type: {pattern[:80]!r} is not a regular expression ({error})") from None
+
+
+def choose_types(
+    chosen: Recipe,
+    shapes: Mapping[str, Shape],
+    *,
+    n_experts: int = 0,
+    n_gqa: int = 1,
+    overrides: Sequence[Override] = (),
+) -> dict[str, GGMLType]:
+    """The format of each tensor of a file, in the order of `shapes` (NumPy order: (rows, cols)).
+
+    n_gqa: query heads per key head. The first override whose expression is found in a name wins; raises
+    UsageError if its format does not fit the tensor's rows.
+    """
+    values = [name for name in shapes if re.search(r"attn_v\.weight$", name)]
+    downs = [name for name in shapes if re.search(r"ffn_down(_exps)?\.weight$", name)]
+    mix = _Mix(chosen, values, downs, n_experts, n_gqa, "output.weight" in shapes)
+    types = {}
+    for name, shape in shapes.items():
+        override = next((kind for pattern, kind in overrides if pattern.search(name)), None)
+        if override is not None:
+            if shape[-1] % LAYOUTS[override].block_size:
+                raise UsageError(
+                    f"--tensor-type: {name} has rows of {shape[-1]} values, expected a multiple of "
+                    f"{LAYOUTS[override].block_size} for {override.name}; choose another type"
+                )
+            types[name] = override
+        elif not is_quantized(name, shape):
+            types[name] = GGMLType.F32
+        else:
+            types[name] = _fitting(mix.type_of(name, shape), shape[-1])
+    return types
+
+
+def is_quantized(name: str, shape: Shape) -> bool:
+    """Whether a tensor takes part in the mix; the others stay F32."""
+    return len(shape) >= 2 and name.endswith(".weight") and not _KEPT.fullmatch(name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Mix:
+    recipe: Recipe
+    values: list[str]
+    downs: list[str]
+    n_experts: int
+    n_gqa: int
+    has_output: bool
+
+    def type_of(self, name: str, shape: Shape) -> GGMLType:
+        base, mix = self.recipe.base, self.recipe.name
+        if base in _FLOATS:
+            return base
+        if name == "output.weight" or (name == "token_embd.weight" and not self.has_output):
+            return base if base == GGMLType.Q8_0 else GGMLType.Q6_K if shape[-1] % 256 == 0 else GGMLType.Q8_0
+        if mix == "MXFP4" and self.n_experts:
+            return base if "_exps." in name else GGMLType.Q8_0
+        if name in self.values:
+            return self._value(mix, base, self.values.index(name), len(self.values))
+        if name.endswith("attn_k.weight") and self.n_experts == 8 and mix.startswith("Q"):
+            return GGMLType.Q8_0
+        if name in self.downs:
+            return self._down(mix, base, self.downs.index(name), len(self.downs))
+        if name.endswith("attn_output.weight"):
+            if self.n_experts == 8 and mix in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M"):
+                return GGMLType.Q5_K
+            return {"Q2_K": GGMLType.Q3_K, "Q3_K_M": GGMLType.Q4_K}.get(mix, base)
+        if name.endswith("attn_qkv.weight"):
+            better = {"Q3_K_M": GGMLType.Q4_K, "Q4_K_M": GGMLType.Q5_K, "Q5_K_M": GGMLType.Q6_K}
+            return better.get(mix, base)
+        return base
+
+    def _value(self, mix: str, base: GGMLType, index: int, n: int) -> GGMLType:
+        if self.n_experts == 8 and mix.startswith("Q"):
+            return GGMLType.Q8_0
+        match mix:
+            case "Q2_K":
+                return GGMLType.Q4_K if self.n_gqa >= 4 else GGMLType.Q3_K
+            case "Q3_K_M":
+                return GGMLType.Q5_K if index < 2 else GGMLType.Q4_K
+            case "Q4_K_M" | "Q5_K_M":
+                return GGMLType.Q6_K if _more_bits(index, n) else base
+            case "Q4_K_S":
+                return GGMLType.Q5_K if index < 4 else base
+            case "IQ4_NL" | "IQ4_XS":
+                return GGMLType.Q5_K if self.n_gqa >= 4 else base
+        return base
+
+    def _down(self, mix: str, base: GGMLType, index: int, n: int) -> GGMLType:
+        match mix:
+            case "Q2_K":
+                return GGMLType.Q3_K
+            case "Q3_K_M":
+                return GGMLType.Q5_K if index < n // 16 else GGMLType.Q4_K
+            case "Q4_K_M" | "Q5_K_M":
+                return GGMLType.Q6_K if _more_bits(index, n) else base
+            case "Q4_K_S" | "IQ4_NL" | "IQ4_XS":
+                return GGMLType.Q5_K if index < n // 8 else base
+        return base
+
+
+def _more_bits(index: int, n: int) -> bool:
+    """The first and last eighth of the layers, and every third between them."""
+    return index < n // 8 or index >= 7 * n // 8 or (index - n // 8) % 3 == 2
+
+
+def _fitting(kind: GGMLType, cols: int) -> GGMLType:
+    """The format, or for rows that are not whole blocks of it one that fits."""
+    if cols % LAYOUTS[kind].block_size:
+        kind = _SMALLER_BLOCKS.get(kind, GGMLType.F16)
+    return kind if cols % LAYOUTS[kind].block_size == 0 else GGMLType.F16

@@ -1,0 +1,237 @@
+// SPDX-License-Identifier: MIT
+// Blocks of 256 values whose groups' scales (and minimums) are small integers under one or two half-precision
+// numbers.
+//
+// After each group has its own best scale, the integers are chosen by the error they give, one step up or
+// down, and the numbers above them moved to their least-squares optimum over the whole block; twice.
+#pragma once
+
+#include <cmath>
+
+#include "quantize/search.h"
+
+namespace edgellm {
+namespace {
+
+constexpr int kRefits = 2;
+
+// The groups of a block.
+template <int N>
+struct Groups256 {
+    static constexpr int kBatches = 256 / N / kLanes;
+    Groups<N> groups[kBatches];
+
+    // Returns false if a value is not finite.
+    bool read(const float* x, const float* importance) {
+        bool finite = true;
+        for (int k = 0; k < kBatches; ++k) {
+            const int start = k * kLanes * N;
+            groups[k].read(x + start, importance == nullptr ? nullptr : importance + start);
+            finite = finite && groups[k].finite();
+        }
+        return finite;
+    }
+};
+
+// x ~ d * scale * q - m * minimum, q in 0 .. top, scale and minimum in 0 .. top_scale.
+template <int N, int top, int top_scale>
+struct AffineBlock : Groups256<N> {
+    using Groups256<N>::kBatches, Groups256<N>::groups;
+    F scale[kBatches], minimum[kBatches];
+    float d = 0, m = 0;
+
+    // Weights for values without importances: large values count more, as they do in most sums that they
+    // enter.
+    void weigh_by_magnitude() {
+        for (Groups<N>& g : groups) {
+            F power = splat(0.0f);
+            for (const F& value : g.x) power += value * value;
+            for (int lane = 0; lane < kLanes; ++lane) power[lane] = std::sqrt(power[lane] / N);
+            for (int i = 0; i < N; ++i) g.w[i] = power + 0.5f * lanes_abs(g.x[i]);
+        }
+    }
+
+    void search(int steps, float step) {
+        Affine own[kBatches];
+        float most_d = 0, most_m = 0;
+        for (int k = 0; k < kBatches; ++k) {
+            own[k] = search_affine<top, true>(groups[k], steps, step);
+            for (int lane = 0; lane < kLanes; ++lane) {
+                most_d = own[k].d[lane] > most_d ? own[k].d[lane] : most_d;
+                most_m = -own[k].b[lane] > most_m ? -own[k].b[lane] : most_m;
+            }
+        }
+        d = round_to_half(most_d / top_scale);
+        m = round_to_half(most_m / top_scale);
+        for (int k = 0; k < kBatches; ++k) {
+            scale[k] = clamp(nearest(quotient(own[k].d, splat(d))), 0, top_scale);
+            minimum[k] = clamp(nearest(quotient(splat(0.0f) - own[k].b, splat(m))), 0, top_scale);
+        }
+        float error = improve();
+        for (int i = 0; i < kRefits; ++i) {
+            const AffineBlock before = *this;
+            refit();
+            const float refitted = improve();
+            if (!(refitted < error)) {
+                *this = before;
+                return;
+            }
+            error = refitted;
+        }
+    }
+
+    // The codes of the 256 values.
+    void codes(const float* x, uint8_t* out) const {
+        for (int g = 0; g < 256 / N; ++g) {
+            const float group_scale = d * scale[g / kLanes][g % kLanes];
+            const F offset = splat(m * minimum[g / kLanes][g % kLanes]);
+            const F inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
+            for (int i = g * N; i < (g + 1) * N; i += kLanes) {
+                const F level = clamp(nearest((load(x + i) + offset) * inverse), 0, top);
+                store_codes(out + i, __builtin_convertvector(level, I));
+            }
+        }
+    }
+
+  private:
+    // The best of the neighbouring integers for each group, given d and m; returns the block's error.
+    float improve() {
+        float total = 0;
+        for (int k = 0; k < kBatches; ++k) {
+            const Groups<N>& g = groups[k];
+            const F middle = scale[k];
+            F best = affine_error<top>(g, d * middle, splat(-m) * minimum[k]);
+            for (const float change : {0.0f, -1.0f, 1.0f}) {
+                const F trial = clamp(middle + change, 0, top_scale);
+                const F lowest = best_minimum(g, d * trial, minimum[k]);
+                const F error = affine_error<top>(g, d * trial, splat(-m) * lowest);
+                const I better = error < best;
+                best = better ? error : best;
+                scale[k] = better ? trial : scale[k];
+                minimum[k] = better ? lowest : minimum[k];
+            }
+            total += sum(best);
+        }
+        return total;
+    }
+
+    // The optimum of the minimum for the levels that a group's scale and its present minimum give.
+    F best_minimum(const Groups<N>& g, F group_scale, F present) const {
+        const F inverse = quotient(splat(1.0f), group_scale);
+        const F offset = m * present;
+        F off = splat(0.0f), sw = splat(0.0f);
+        for (int i = 0; i < N; ++i) {
+            const F q = clamp(nearest((g.x[i] + offset) * inverse), 0, top);
+            off += g.w[i] * (group_scale * q - g.x[i]);
+            sw += g.w[i];
+        }
+        return clamp(nearest(quotient(off, sw * m)), 0, top_scale);
+    }
+
+    // d and m of least error for the present integers.
+    void refit() {
+        F uu = splat(0.0f), uv = splat(0.0f), vv = splat(0.0f), ux = splat(0.0f), vx = splat(0.0f);
+        for (int k = 0; k < kBatches; ++k) {
+            const F inverse = quotient(splat(1.0f), d * scale[k]), offset = m * minimum[k];
+            for (int i = 0; i < N; ++i) {
+                const F x = groups[k].x[i], w = groups[k].w[i];
+                const F u = scale[k] * clamp(nearest((x + offset) * inverse), 0, top),
+                        v = splat(0.0f) - minimum[k];
+                uu += w * u * u;
+                uv += w * u * v;
+                vv += w * v * v;
+                ux += w * u * x;
+                vx += w * v * x;
+            }
+        }
+        const float a = sum(uu), b = sum(uv), c = sum(vv), p = sum(ux), r = sum(vx);
+        const float determinant = a * c - b * b;
+        const float both_d = (p * c - r * b) / determinant, both_m = (r * a - p * b) / determinant;
+        if (determinant > 0 && both_d > 0 && both_m > 0) {
+            d = round_to_half(both_d);
+            m = round_to_half(both_m);
+        } else if (a > 0 && p > 0) {
+            d = round_to_half((p - b * m) / a);
+        }
+    }
+};
+
+// x ~ d * scale * level, scale in low_scale .. high_scale.
+template <int N, class Levels, int low_scale, int high_scale>
+struct ScaledBlock : Groups256<N> {
+    using Groups256<N>::kBatches, Groups256<N>::groups;
+    F scale[kBatches];
+    float d = 0;
+
+    void search(int steps, float step) {
+        F own[kBatches];
+        float most = 0;
+        for (int k = 0; k < kBatches; ++k) {
+            own[k] = search_scale<Levels>(groups[k], steps, step);
+            for (int lane = 0; lane < kLanes; ++lane) {
+                const float group = own[k][lane];
+                most = (group < 0 ? -group : group) > (most < 0 ? -most : most) ? group : most;
+            }
+        }
+        d = round_to_half(most / low_scale);
+        for (int k = 0; k < kBatches; ++k) {
+            scale[k] = clamp(nearest(quotient(own[k], splat(d))), low_scale, high_scale);
+        }
+        float error = improve();
+        for (int i = 0; i < kRefits; ++i) {
+            const ScaledBlock before = *this;
+            refit();
+            const float refitted = improve();
+            if (!(refitted < error)) {
+                *this = before;
+                return;
+            }
+            error = refitted;
+        }
+    }
+
+    // The codes of the 256 values.
+    void codes(const float* x, uint8_t* out) const {
+        for (int g = 0; g < 256 / N; ++g) {
+            const float group_scale = d * scale[g / kLanes][g % kLanes];
+            const F inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
+            for (int i = g * N; i < (g + 1) * N; i += kLanes)
+                store_codes(out + i, Levels::code(load(x + i) * inverse));
+        }
+    }
+
+  private:
+    float improve() {
+        float total = 0;
+        for (int k = 0; k < kBatches; ++k) {
+            const F middle = scale[k];
+            F best = scaled_error<Levels>(groups[k], d * middle);
+            for (const float change : {-1.0f, 1.0f}) {
+                const F trial = clamp(middle + change, low_scale, high_scale);
+                const F error = scaled_error<Levels>(groups[k], d * trial);
+                const I better = error < best;
+                best = better ? error : best;
+                scale[k] = better ? trial : scale[k];
+            }
+            total += sum(best);
+        }
+        return total;
+    }
+
+    void refit() {
+        F uu = splat(0.0f), ux = splat(0.0f);
+        for (int k = 0; k < kBatches; ++k) {
+            const F inverse = quotient(splat(1.0f), d * scale[k]);
+            for (int i = 0; i < N; ++i) {
+                const F u = scale[k] * Levels::level(groups[k].x[i] * inverse);
+                uu += groups[k].w[i] * u * u;
+                ux += groups[k].w[i] * u * groups[k].x[i];
+            }
+        }
+        const float power = sum(uu);
+        if (power > 0) d = round_to_half(sum(ux) / power);
+    }
+};
+
+}  // namespace
+}  // namespace edgellm

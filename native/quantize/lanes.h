@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// Eight groups of values side by side, one per lane: what is summed over a group is summed lane by lane.
+// Written with the compiler's own vectors, without fused operations, so that every instruction set rounds
+// alike.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "base/half.h"
+
+#define EDGELLM_INLINE inline __attribute__((always_inline))
+
+namespace edgellm {
+namespace {
+
+constexpr int kLanes = 8;
+typedef float F __attribute__((vector_size(4 * kLanes)));
+typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+
+EDGELLM_INLINE F splat(float x) {
+    return F{x, x, x, x, x, x, x, x};
+}
+EDGELLM_INLINE F lanes_min(F a, F b) {
+    return a < b ? a : b;
+}
+EDGELLM_INLINE F lanes_max(F a, F b) {
+    return a > b ? a : b;
+}
+EDGELLM_INLINE F lanes_abs(F a) {
+    return (F)((I)a & 0x7fffffff);
+}
+// To the nearest integer, ties to even, for |x| < 2^22.
+EDGELLM_INLINE F nearest(F x) {
+    const F shift = splat(12582912.0f);
+    return (x + shift) - shift;
+}
+EDGELLM_INLINE F clamp(F x, float low, float high) {
+    return lanes_min(lanes_max(x, splat(low)), splat(high));
+}
+// a / b, 0 where b is 0.
+EDGELLM_INLINE F quotient(F a, F b) {
+    const I zero = b == splat(0.0f);
+    return zero ? splat(0.0f) : a / (zero ? splat(1.0f) : b);
+}
+EDGELLM_INLINE float sum(F x) {
+    return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+}
+EDGELLM_INLINE float round_to_half(float x) {
+    return half_to_float(float_to_half(x));
+}
+EDGELLM_INLINE bool is_finite(float x) {
+    return x - x == 0.0f;
+}
+
+typedef uint8_t Codes __attribute__((vector_size(kLanes)));
+
+EDGELLM_INLINE F load(const float* p) {
+    F x;
+    std::memcpy(&x, p, sizeof(x));
+    return x;
+}
+EDGELLM_INLINE void store_codes(uint8_t* p, I codes) {
+    const Codes narrow = __builtin_convertvector(codes, Codes);
+    std::memcpy(p, &narrow, sizeof(narrow));
+}
+
+// Eight rows of eight become eight columns.
+EDGELLM_INLINE void transpose(F* r) {
+    F pairs[8], quads[8];
+    for (int i = 0; i < 8; i += 2) {
+        pairs[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        pairs[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        for (int j = 0; j < 2; ++j) {
+            quads[i + j] = __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            quads[i + j + 2] =
+                __builtin_shufflevector(pairs[i + j], pairs[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        r[i] = __builtin_shufflevector(quads[i], quads[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        r[i + 4] = __builtin_shufflevector(quads[i], quads[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+
+// N values of each of eight groups: x[i] holds value i of all of them, w[i] its weight in the square error.
+template <int N>
+struct Groups {
+    F x[N], w[N];
+
+    // values: n_groups <= 8 groups, one after another; further lanes are filled with zeros. importance may be
+    // nullptr.
+    void read(const float* values, const float* importance, int n_groups = kLanes) {
+        read_lanes(values, n_groups, x);
+        if (importance == nullptr) {
+            for (F& weight : w) weight = splat(1.0f);
+            return;
+        }
+        read_lanes(importance, n_groups, w);
+        // A group that does not matter at all is encoded as if all of it mattered the same.
+        F total = splat(0.0f);
+        for (const F& weight : w) total += weight;
+        for (F& weight : w) weight = total > splat(0.0f) ? weight : splat(1.0f);
+    }
+
+    bool finite() const {
+        F bad = splat(0.0f);
+        for (const F& value : x) bad += value * 0.0f;
+        return sum(bad) == 0.0f;
+    }
+
+  private:
+    static void read_lanes(const float* values, int n_groups, F* out) {
+        for (int start = 0; start < N; start += kLanes) {
+            for (int group = 0; group < kLanes; ++group) {
+                out[start + group] = group < n_groups ? load(values + group * N + start) : splat(0.0f);
+            }
+            transpose(out + start);
+        }
+    }
+};
+
+}  // namespace
+}  // namespace edgellm

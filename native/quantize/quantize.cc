@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: MIT
+#include "quantize/quantize.h"
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "base/thread_pool.h"
+
+namespace edgellm {
+
+extern const std::span<const Encoder> kEncodersScalar, kEncodersAvx2;
+
+namespace {
+
+// Values that a thread takes at a time: small enough to share evenly, and what it reads and writes stays in
+// its cache.
+constexpr size_t kChunkValues = 1 << 15;
+
+std::span<const Encoder> encoders(Isa isa) {
+#if defined(__x86_64__)
+    if (isa != Isa::kScalar) return kEncodersAvx2;
+#endif
+    return kEncodersScalar;
+}
+
+// Calls work(begin, end) over ranges of 0 .. n, at most `step` long, on up to n_threads threads.
+void share(size_t n, size_t step, size_t n_threads, const std::function<void(size_t, size_t)>& work) {
+    const size_t n_chunks = (n + step - 1) / step;
+    std::atomic<size_t> next{0};
+    ThreadPool pool(std::clamp<size_t>(n_chunks, 1, n_threads), /*spin=*/false);
+    pool.run([&](size_t) {
+        for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
+            work(chunk * step, std::min(n, (chunk + 1) * step));
+        }
+    });
+}
+
+// Whole blocks of a tensor: all in one row where no importance tells columns apart.
+struct Pieces {
+    size_t rows, cols, rows_per_chunk;
+
+    Pieces(const FormatInfo& format, const float* importance, size_t n_rows, size_t n_cols) {
+        rows = importance == nullptr ? n_rows * n_cols / format.block_size : n_rows;
+        cols = importance == nullptr ? format.block_size : n_cols;
+        rows_per_chunk = std::max<size_t>(1, kChunkValues / cols);
+    }
+};
+
+}  // namespace
+
+const Encoder* find_encoder(uint32_t type, Isa isa) {
+    for (const Encoder& encoder : encoders(isa)) {
+        if (static_cast<uint32_t>(encoder.type) == type) return &encoder;
+    }
+    return nullptr;
+}
+
+EncodeStatus encode_rows(const Encoder& encoder, const FormatInfo& format, const float* x,
+                         const float* importance, size_t rows, size_t cols, size_t n_threads, uint8_t* out) {
+    const Pieces pieces(format, importance, rows, cols);
+    const size_t blocks_per_row = pieces.cols / format.block_size,
+                 bytes_per_row = row_bytes(format, pieces.cols);
+    std::atomic<EncodeStatus> status{EncodeStatus::kDone};
+    const auto encode = [&](size_t row, size_t n_rows) {
+        const EncodeStatus done = encoder.encode(x + row * pieces.cols, importance, n_rows * blocks_per_row,
+                                                 out + row * bytes_per_row);
+        if (done != EncodeStatus::kDone) status.store(done, std::memory_order_relaxed);
+    };
+    share(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
+        if (status.load(std::memory_order_relaxed) != EncodeStatus::kDone) return;
+        if (importance == nullptr) return encode(begin, end - begin);
+        for (size_t row = begin; row < end; ++row) encode(row, 1);
+    });
+    return status.load(std::memory_order_relaxed);
+}
+
+void decode_values(const FormatInfo& format, const uint8_t* blocks, size_t n_values, size_t n_threads,
+                   float* out) {
+    const size_t step = std::max<size_t>(1, kChunkValues / format.block_size);
+    share(n_values / format.block_size, step, n_threads, [&](size_t begin, size_t end) {
+        format.decode(blocks + begin * format.block_bytes, end - begin, out + begin * format.block_size);
+    });
+}
+
+ErrorSums encoding_error(const FormatInfo& format, const uint8_t* blocks, const float* x,
+                         const float* importance, size_t rows, size_t cols, size_t n_threads) {
+    const Pieces pieces(format, importance, rows, cols);
+    const size_t bytes_per_row = row_bytes(format, pieces.cols);
+    std::vector<ErrorSums> by_row_chunk((pieces.rows + pieces.rows_per_chunk - 1) / pieces.rows_per_chunk);
+    share(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
+        std::vector<float> decoded(pieces.cols * (end - begin));
+        format.decode(blocks + begin * bytes_per_row, decoded.size() / format.block_size, decoded.data());
+        ErrorSums sums;
+        for (size_t i = 0; i < decoded.size(); ++i) {
+            const double value = x[begin * pieces.cols + i], off = decoded[i] - value;
+            const double weight = importance == nullptr ? 1.0 : importance[i % pieces.cols];
+            sums.error += weight * off * off;
+            sums.power += weight * value * value;
+        }
+        by_row_chunk[begin / pieces.rows_per_chunk] = sums;
+    });
+    // In a fixed order, so that the figure does not depend on the threads.
+    ErrorSums total;
+    for (const ErrorSums& sums : by_row_chunk) {
+        total.error += sums.error;
+        total.power += sums.power;
+    }
+    return total;
+}
+
+}  // namespace edgellm

@@ -1,0 +1,9 @@
+// SPDX-License-Identifier: MIT
+#include <span>
+
+#include "quantize/generic.h"
+
+namespace edgellm {
+extern const std::span<const Encoder> kEncodersScalar;
+const std::span<const Encoder> kEncodersScalar = kTable;
+}  // namespace edgellm
