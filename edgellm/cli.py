@@ -30,6 +30,8 @@ COMMANDS = {
     "list": ("edgellm.commands.list", "list the models that are on disk or known by name"),
     "show": ("edgellm.commands.show", "show what a model file holds"),
     "rm": ("edgellm.commands.rm", "remove a fetched model"),
+    "convert": ("edgellm.commands.convert", "convert a checkpoint to a GGUF file"),
+    "quantize": ("edgellm.commands.quantize", "write a GGUF file in other formats"),
     "doctor": ("edgellm.commands.doctor", "check this machine, and a model file"),
 }
 ALIASES = {"ls": "list"}

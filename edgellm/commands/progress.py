@@ -1,4 +1,4 @@
-"""Progress of a download on standard error: a bar on a terminal, a line at each tenth elsewhere."""
+"""Progress of bytes on standard error: a bar on a terminal, a line at each tenth elsewhere."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ if TYPE_CHECKING:
 
 
 class DownloadProgress:
-    """Shows what it is called with: bytes that have come, bytes expected. Nothing until the first call."""
+    """Shows what it is called with: bytes that are done, bytes expected. Nothing until the first call."""
 
-    def __init__(self, label: str) -> None:
+    def __init__(self, label: str, verb: str = "fetching") -> None:
         self._label = label
+        self._verb = verb
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._tenth = -1
@@ -34,7 +35,7 @@ class DownloadProgress:
             if tenth > self._tenth:
                 self._tenth = tenth
                 size = f" of {total / 1e6:.0f}" if total else ""
-                print(f"fetching {self._label}: {done / 1e6:.0f}{size} MB", file=sys.stderr)
+                print(f"{self._verb} {self._label}: {done / 1e6:.0f}{size} MB", file=sys.stderr)
             return
         if self._bar is None:
             self._bar = self._start(total)
@@ -52,7 +53,7 @@ class DownloadProgress:
         )
 
         bar = Progress(
-            "fetching [bold]{task.description}[/]",
+            f"{self._verb} [bold]{{task.description}}[/]",
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

@@ -165,6 +165,23 @@ class GGUFWriter:
         except OSError as error:
             self._fail(error, n_bytes)
 
+    def replace(self, key: str, value: Writable, kind: ValueType | None = None) -> None:
+        """Put another value of the same type and size in the place of a written one, such as a checksum.
+
+        Raises KeyError for a key that is not set, ValueError for a value of another type or size.
+        """
+        if self._fd is None:
+            raise RuntimeError("write_header comes before replace")
+        encoded = encode_value(value, kind)
+        before = self._pairs[key]
+        if (encoded[0], len(encoded[1])) != (before[0], len(before[1])):
+            raise ValueError(f"the value of {show(key)} has another type or size than the one before")
+        self._pairs[key] = encoded
+        try:
+            self._write_at(0, self._header())
+        except OSError as error:
+            self._fail(error, self._data_start + self._data_bytes)
+
     def write_tensor(self, name: str, raw: NDArray[np.uint8] | Iterable[NDArray[np.uint8]]) -> None:
         """Write a declared tensor, in any order; `raw` (n_bytes,) uint8, whole or in consecutive pieces.
 

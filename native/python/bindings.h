@@ -11,6 +11,7 @@
 void bind_engine(nanobind::module_& m);
 void bind_kernels(nanobind::module_& m);
 void bind_limits(nanobind::module_& m);
+void bind_quantize(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
 
 // Parts of the submodule `kernels`.
@@ -18,4 +19,3 @@ void bind_linear(nanobind::module_& kernels);
 
 // The kernel set of that name; std::invalid_argument if there is none or this CPU lacks it.
 edgellm::Isa usable_isa(const std::string& name);
-void bind_quantize(nanobind::module_& m);

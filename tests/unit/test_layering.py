@@ -29,7 +29,7 @@ PYTHON: dict[str, set[str]] = {
     "families": {"program"},
     "chat": {"tokenizer"},
     "backends": {"program", "gguf", "quant"},
-    "convert": {"families", "gguf", "quant", "tokenizer"},
+    "convert": {"families", "program", "gguf", "quant", "tokenizer"},
     "engine": {"families", "program", "gguf", "backends", "device", "tokenizer", "chat"},
     "benchmark": {"engine", "backends", "device", "program", "gguf"},
     "store": set(),

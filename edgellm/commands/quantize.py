@@ -1,0 +1,64 @@
+"""`edgellm quantize`: a GGUF file in other formats."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from edgellm.commands import writing
+from edgellm.commands.options import Command, Positional
+from edgellm.commands.settings import Settings
+from edgellm.convert.recipes import recipe
+from edgellm.convert.requantize import plan_requantization
+from edgellm.errors import FileError
+from edgellm.gguf.reader import GGUFFile
+
+
+def run(settings: Settings) -> int:
+    """Write the file anew and print where it is."""
+    source, output = Path(settings["source"]), Path(settings["output"])
+    chosen = recipe(settings["type"])
+    threads = writing.n_threads(settings)
+    if output.exists() and source.exists() and output.samefile(source):
+        raise FileError(f"{output}: is also the input, expected another file; choose another output")
+    if not settings["dry_run"]:
+        writing.check_output(output, settings)
+    with GGUFFile.open(source) as file:
+        plan = plan_requantization(file, chosen, threads=threads, overrides=writing.overrides(settings))
+        if settings["dry_run"]:
+            writing.show_plan(plan)
+            return 0
+        writing.write_with_receipt(
+            plan,
+            output,
+            settings,
+            threads=threads,
+            source=source.name,
+            revision="",
+            digest=lambda: _sha256(source),
+        )
+    print(output)
+    return 0
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+COMMAND = Command(
+    summary="Write a GGUF file in other formats.",
+    run=run,
+    description="Reads a GGUF file, best one in F32, F16 or BF16, and writes it in another format. The\n"
+    "result is compared with the input: what it lost is printed, and stored in the file.",
+    positionals=(
+        Positional("source", "GGUF file to read", "1"),
+        Positional("output", "GGUF file to write", "1"),
+    ),
+    options=writing.OPTIONS,
+    examples=(
+        ("edgellm quantize in.gguf out.gguf", "to Q4_K_M"),
+        ("edgellm quantize in.gguf out.gguf --type Q6_K", "to another type"),
+        ("edgellm quantize in.gguf out.gguf --dry-run", "formats and sizes only"),
+    ),
+)
