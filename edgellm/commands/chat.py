@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.commands.conversation import Conversation, say
-from edgellm.commands.loading import find_model, generate_options, load_model, note_of_end, statistics
+from edgellm.commands.loading import (
+    find_model,
+    generate_options,
+    load_model,
+    note_of_end,
+    statistics,
+    system_prompt,
+)
 from edgellm.commands.options import LOADING, OFFLINE, SAMPLING, SYSTEM, Command, Positional
 from edgellm.commands.settings import Settings
 from edgellm.errors import EdgeLLMError, UsageError
@@ -43,7 +50,7 @@ def run(settings: Settings) -> int:
     path = find_model(settings["name"] or settings["model"], settings)
     model = load_model(path, settings)
     try:
-        conversation = Conversation(model, generate_options(settings), settings["system"], _write)
+        conversation = Conversation(model, generate_options(settings), system_prompt(path, settings), _write)
         read, on_terminal = _line_reader()
         if on_terminal:
             say(f"{model.name}, context {model.n_ctx} tokens. /help says what you can do.", dim=True)

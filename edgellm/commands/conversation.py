@@ -159,7 +159,7 @@ class Conversation:
         return generation
 
     def _prompt(self) -> list[dict[str, str]]:
-        system = [{"role": "system", "content": self.system}] if self.system else []
+        system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *self.messages]
 
 

@@ -33,6 +33,19 @@ def find_model(name: str | None, settings: Settings) -> Path:
         return resolve(name, offline=settings["offline"], report=report)
 
 
+def system_prompt(path: Path, settings: Settings) -> str | None:
+    """The instructions that were given, or else what the catalog has for this model.
+
+    None leaves it to the chat template; an empty text replaces what the template would say.
+    """
+    from edgellm.store.catalog import known_at
+
+    if settings["system"] is not None:
+        return str(settings["system"])
+    known = known_at(path)
+    return known.system if known else None
+
+
 def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Model:
     """The model, with the settings' threads, context and so on; its template is compiled `for_chat`."""
     from edgellm.engine.loading import LoadOptions

@@ -11,6 +11,7 @@ from edgellm.commands.loading import (
     note_of_end,
     statistics,
     stoppable,
+    system_prompt,
 )
 from edgellm.commands.options import (
     LOADING,
@@ -38,7 +39,8 @@ def run(settings: Settings) -> int:
         if settings["raw"]:
             generation = model.generate(prompt, options)
         else:
-            messages = [{"role": "system", "content": settings["system"]}] if settings["system"] else []
+            system = system_prompt(path, settings)
+            messages = [] if system is None else [{"role": "system", "content": system}]
             generation = model.chat([*messages, {"role": "user", "content": prompt}], options)
         out = sys.stdout
         with stoppable(generation) as signals:

@@ -37,7 +37,11 @@ Source = WheelSource | HubSource
 
 
 class KnownModel(NamedTuple):
-    """What `models/NAME.toml` says; sizes in bytes, `memory` to run at the default context."""
+    """What `models/NAME.toml` says; sizes in bytes, `memory` to run at the default context.
+
+    `system`: instructions that this file answers best with, where the person gives none; None leaves that to
+    the model's chat template.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -50,6 +54,7 @@ class KnownModel(NamedTuple):
     memory: int
     sources: tuple[Source, ...]
     default: bool = False
+    system: str | None = None
 
 
 _FIELDS: dict[str, type] = {
@@ -64,6 +69,7 @@ _FIELDS: dict[str, type] = {
     "memory": int,
     "sources": list,
 }
+_OPTIONAL = {"default", "system"}
 
 
 def catalog_folder() -> Path:
@@ -123,6 +129,11 @@ def stored_path(model: KnownModel) -> Path:
     return models_folder() / model.name / model.file
 
 
+def known_at(path: Path) -> KnownModel | None:
+    """The catalog's model whose stored file `path` is, or None."""
+    return next((model for model in known_models() if stored_path(model) == path), None)
+
+
 def is_stored(model: KnownModel) -> bool:
     """Whether the whole file is there (its content was checked when it came)."""
     path = stored_path(model)
@@ -130,7 +141,7 @@ def is_stored(model: KnownModel) -> bool:
 
 
 def _model(path: Path, table: Mapping[str, Any]) -> KnownModel:
-    _check_keys(path, "", table, {*_FIELDS, "default"})
+    _check_keys(path, "", table, {*_FIELDS, *_OPTIONAL})
     for key, kind in _FIELDS.items():
         if not isinstance(table.get(key), kind):
             raise FormatError(f"{path}: {key} is {table.get(key)!r}, expected a {kind.__name__}")
@@ -144,6 +155,7 @@ def _model(path: Path, table: Mapping[str, Any]) -> KnownModel:
         aliases=tuple(map(str, table["aliases"])),
         sources=tuple(_source(path, source) for source in table["sources"]),
         default=bool(table.get("default", False)),
+        system=str(table["system"]) if "system" in table else None,
     )
 
 
@@ -163,7 +175,7 @@ def _check_keys(path: Path, where: str, table: Mapping[str, Any], known: set[str
     for key in table:
         if key not in known:
             raise FormatError(f"{path}: unknown key {where}{key}, expected {', '.join(sorted(known))}")
-    required = known - {"default"}
+    required = known - _OPTIONAL
     for key in sorted(required):
         if key not in table:
             raise FormatError(f"{path}: {where}{key} is missing")

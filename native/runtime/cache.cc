@@ -153,26 +153,31 @@ bool SequenceStore::truncate(int id, size_t n_tokens) {
     if (!valid(id)) return false;
     Sequence& s = at(id);
     if (!past_held(s, n_tokens)) return false;
+    // A shared last block would be written through by both owners: forks copy partly filled blocks, so only a block that was
+    // full when it was shared can be cut here; it gets a copy of its own. All copies are taken before anything is dropped.
+    const size_t last = n_tokens / kKvBlockTokens;
+    std::vector<int> copies(groups_.size(), -1);
+    for (size_t g = 0; g < groups_.size() && n_tokens % kKvBlockTokens != 0; ++g) {
+        const int old = s.ids[g][last];
+        if (groups_[g].refs[static_cast<size_t>(old)] == 1) continue;
+        copies[g] = take(&groups_[g]);
+        if (copies[g] < 0) {
+            for (size_t taken = 0; taken < g; ++taken) release(&groups_[taken], copies[taken]);
+            return false;
+        }
+        const size_t bytes = groups_[g].block_bytes;
+        std::memcpy(groups_[g].region.data() + static_cast<size_t>(copies[g]) * bytes,
+                    groups_[g].region.data() + static_cast<size_t>(old) * bytes, bytes);
+    }
     if (n_tokens == 0) {
         std::fill(s.state.begin(), s.state.end(), 0.0f);
         std::fill(s.first_kept.begin(), s.first_kept.end(), 0);
     }
     drop_after(&s, blocks_for(n_tokens));
-    // A shared last block would be written through by both owners: forks copy partly filled blocks, so only a block that was
-    // full when it was shared can be cut here; it gets a copy of its own.
-    if (n_tokens % kKvBlockTokens != 0) {
-        const size_t last = n_tokens / kKvBlockTokens;
-        for (size_t g = 0; g < groups_.size(); ++g) {
-            const int old = s.ids[g][last];
-            if (groups_[g].refs[static_cast<size_t>(old)] == 1) continue;
-            const int block = take(&groups_[g]);
-            if (block < 0) return false;
-            const size_t bytes = groups_[g].block_bytes;
-            std::memcpy(groups_[g].region.data() + static_cast<size_t>(block) * bytes,
-                        groups_[g].region.data() + static_cast<size_t>(old) * bytes, bytes);
-            release(&groups_[g], old);
-            set_block(&s, g, last, block);
-        }
+    for (size_t g = 0; g < groups_.size(); ++g) {
+        if (copies[g] < 0) continue;
+        release(&groups_[g], s.ids[g][last]);
+        set_block(&s, g, last, copies[g]);
     }
     s.n_tokens = n_tokens;
     return true;

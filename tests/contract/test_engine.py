@@ -1,4 +1,4 @@
-"""The native engine: every family's logits, and the same bits whatever the threads, chunks and batch mates."""
+"""The native engine: every family's logits, and the same bits whatever threads, chunks and batch mates."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_weights_that_are_not_finite_are_named() -> None:
 
 
 def test_program_text_with_one_wrong_line_is_refused() -> None:
-    program, weights = _planned("llama")
+    program, _ = _planned("llama")
     text = to_text(program)
     types = [(name, int(GGMLType.F32)) for name in program.weights]
     for before, after in (
