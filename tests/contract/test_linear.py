@@ -146,7 +146,7 @@ def test_extreme_codes(kind: GGMLType, isa: str) -> None:
     for byte in (0x00, 0x7F, 0x80, 0xFF):
         raw = random_rows(kind, 16, n_in)
         blocks = raw.view(FORMATS[kind].block)
-        kept: dict[str, NDArray[np.generic]] = {
+        kept: dict[str, Array] = {
             name: blocks[name].copy() for name in ("d", "dmin", "m") if name in (blocks.dtype.names or ())
         }
         if kind is GGMLType.IQ1_M:
