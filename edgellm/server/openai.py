@@ -126,14 +126,7 @@ async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) 
     """Embed texts."""
     async with service.models.use(body.model) as loaded:
         texts = _token_lists(body.input, loaded.model.tokenizer)
-        vectors = await unless_gone(request, service.embed(loaded, texts))
-    if body.dimensions is not None:
-        if not 1 <= body.dimensions <= vectors.shape[1]:
-            raise RequestError(
-                400, f"dimensions must be between 1 and {vectors.shape[1]}.", param="dimensions"
-            )
-        vectors = vectors[:, : body.dimensions]
-        vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        vectors = await unless_gone(request, service.embed(loaded, texts, body.dimensions))
     n_tokens = sum(map(len, texts))
     content = {
         "object": "list",

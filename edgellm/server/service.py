@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any
 
 import numpy as np
 from fastapi import Depends, Request
+from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
-from edgellm.errors import UsageError
+from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.answers import Job
 from edgellm.server.errors import RequestError
 from edgellm.server.metrics import Metrics
 from edgellm.server.models import Loaded, ModelManager
 from edgellm.server.settings import ServerSettings
+from edgellm.server.sse import Stream, unless_gone
 
 IGNORED_HEADER = "X-Edgellm-Ignored"
 
@@ -31,9 +33,13 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="allow", protected_namespaces=())
 
+    def unread(self) -> list[str]:
+        """The names of the fields nobody reads."""
+        return list(self.model_extra or {})
+
     def ignored(self) -> dict[str, str]:
         """The header that names the fields nobody reads."""
-        names = sorted(name[:64] for name in self.model_extra or {})
+        names = sorted(name[:64] for name in self.unread())
         printable = [name for name in names if name.isascii() and name.isprintable()][:32]
         return {IGNORED_HEADER: ", ".join(printable)} if printable else {}
 
@@ -101,8 +107,41 @@ class Service:
             options = replace(options, max_tokens=allowed if asked is None else asked)
         return Job(loaded, prompts, options, self.metrics, n=n)
 
-    async def embed(self, loaded: Loaded, texts: Sequence[Sequence[int]]) -> NDArray[np.float32]:
-        """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests."""
+    async def respond(
+        self,
+        request: Request,
+        job: Job,
+        body: Body,
+        *,
+        whole: Callable[[], Mapping[str, Any]],
+        chunks: AsyncIterator[bytes] | None,
+        media_type: str = "text/event-stream",
+        ping: bytes = b": ping\n\n",
+    ) -> Response:
+        """The stream of `chunks`, or without any the `whole` once the job is done; the job ends with it."""
+        headers = body.ignored()
+        if chunks is not None:
+            return Stream(
+                chunks,
+                self.settings.limits,
+                on_end=job.end,
+                media_type=media_type,
+                ping=ping,
+                headers=headers,
+            )
+        try:
+            await unless_gone(request, job.collect())
+            return JSONResponse(whole(), headers=headers)
+        finally:
+            job.end()
+
+    async def embed(
+        self, loaded: Loaded, texts: Sequence[Sequence[int]], dimensions: int | None = None
+    ) -> NDArray[np.float32]:
+        """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests.
+
+        dimensions: only so many of the first values, scaled to length 1 again.
+        """
         if not 1 <= len(texts) <= self.settings.limits.inputs:
             raise RequestError(
                 400,
@@ -112,7 +151,15 @@ class Service:
         rows = []
         for ids in texts:
             rows.append(await asyncio.wrap_future(loaded.runner.call(partial(loaded.model.embed_ids, ids))))
-        return np.stack(rows)
+        vectors = np.stack(rows)
+        if dimensions is not None:
+            if not 1 <= dimensions <= vectors.shape[1]:
+                raise RequestError(
+                    400, f"dimensions must be between 1 and {vectors.shape[1]}.", param="dimensions"
+                )
+            vectors = vectors[:, :dimensions]
+            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return vectors
 
     async def chat_prompt(
         self,
@@ -121,11 +168,28 @@ class Service:
         options: GenerateOptions,
         tools: Sequence[Mapping[str, Any]] | None = None,
         variables: Mapping[str, Any] | None = None,
+        *,
+        prefill: bool = False,
     ) -> tuple[list[int], GenerateOptions]:
-        """The tokens of a conversation, and the options with the template's own stops added."""
-        ids = await asyncio.to_thread(
-            lambda: model.template.encode(messages, tools=tools, **(variables or {}))
-        )
+        """The tokens of a conversation, and the options with the template's own stops added.
+
+        prefill: a last message of the assistant is the beginning of the answer, which goes on from there.
+        RequestError for content that is not text.
+        """
+        begun = ""
+        if prefill and len(messages) > 1 and (last := messages[-1]).get("role") == "assistant":
+            content = last.get("content")
+            if isinstance(content, str) and not last.get("tool_calls"):
+                messages, begun = messages[:-1], content
+
+        def encode() -> list[int]:
+            ids = model.template.encode(messages, tools=tools, **(variables or {}))
+            return ids + model.tokenizer.encode(begun, add_special=False)
+
+        try:
+            ids = await asyncio.to_thread(encode)
+        except UnsupportedError as error:
+            raise RequestError(400, str(error), param="messages") from None
         return ids, replace(options, stop=(*options.stop, *model.template.stops))
 
 

@@ -27,7 +27,7 @@ class ClientGoneError(Exception):
 
 
 class Stream(Response):
-    """Sends chunks as they are made, with a ping where none has come for a while.
+    """Sends chunks as they are made, with a ping where none has come for a while (none if it is empty).
 
     It ends early when the client disconnects or does not read for `write_stall_s`. `on_end` is called in any
     case, even if nothing could be sent.
@@ -54,6 +54,7 @@ class Stream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         gone = asyncio.create_task(disconnected(receive))
         following: asyncio.Task[bytes] | None = None
+        patience = self._limits.ping_s if self._ping else None
         try:
             await self._send(
                 send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
@@ -61,7 +62,7 @@ class Stream(Response):
             while True:
                 following = following or asyncio.create_task(anext(self._chunks, b""))
                 done, _ = await asyncio.wait(
-                    {following, gone}, timeout=self._limits.ping_s, return_when=asyncio.FIRST_COMPLETED
+                    {following, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
                 )
                 if gone in done:
                     return

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -53,3 +55,26 @@ def running(
         server.should_exit = True
         thread.join()
         listener.close()
+
+
+def until_idle(server: Running, seconds: float = 10.0) -> int:
+    """Wait for the engine to have nothing to do and no users; how many steps it took meanwhile."""
+    loaded = server.service.models.loaded[0]
+    n_steps = 0
+    backend = loaded.model.backend
+    step = backend.step
+
+    def counted(*arrays: Any) -> Any:
+        nonlocal n_steps
+        n_steps += 1
+        return step(*arrays)
+
+    backend.step = counted  # type: ignore[method-assign, assignment]
+    try:
+        deadline = time.monotonic() + seconds
+        while loaded.model.scheduler.busy or loaded.n_users:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    finally:
+        backend.step = step  # type: ignore[method-assign]
+    return n_steps

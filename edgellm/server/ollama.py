@@ -1,0 +1,382 @@
+"""The Ollama API: chat, generate, embed, and what the models are.
+
+Source: Ollama's API documentation (docs/api.md). Differences: a text longer than the context is an error
+unless `truncate` asks for less of it; models stay loaded, so `keep_alive` is not read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse, Response
+from fastapi.routing import APIRoute
+from pydantic import Field
+
+from edgellm import __version__
+from edgellm.engine.describe import Description, describe
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Delta, Finish
+from edgellm.engine.sampling import Sampled
+from edgellm.errors import EdgeLLMError
+from edgellm.server.answers import Answer, Job
+from edgellm.server.errors import RequestError, ollama_error
+from edgellm.server.models import Source
+from edgellm.server.service import Body, SamplingFields, Service, ServiceOf
+from edgellm.server.sse import unless_gone
+
+MAX_TOP_LOGPROBS = 20
+NEVER = "9999-12-31T23:59:59Z"
+
+
+class _JSONRoute(APIRoute):
+    """Bodies are JSON whatever their content type says, so that a plain `curl -d` works."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
+        handler = super().get_route_handler()
+
+        async def as_json(request: Request) -> Response:
+            headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
+            headers.append((b"content-type", b"application/json"))
+            return await handler(Request({**request.scope, "headers": headers}, request.receive))
+
+        return as_json
+
+
+router = APIRouter(prefix="/api", tags=["Ollama"], route_class=_JSONRoute)
+
+
+class Options(SamplingFields):
+    """The `options` of a request."""
+
+    num_predict: int | None = None
+    repeat_last_n: int | None = None
+
+
+class GenerationBody(Body):
+    """What chat and generate share."""
+
+    model: str
+    stream: bool | None = None
+    options: Options | None = None
+    format: str | dict[str, Any] | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
+
+    def unread(self) -> list[str]:
+        return [*super().unread(), *(f"options.{name}" for name in (self.options or Options()).unread())]
+
+    def generate_options(self) -> GenerateOptions:
+        """Generation options; RequestError or UsageError for what cannot be done."""
+        if self.format:
+            raise RequestError(400, "format is not supported.", param="format")
+        fields = self.options or Options()
+        n_predict = fields.num_predict
+        options = fields.options(
+            max_tokens=None if n_predict is None or n_predict < 0 else n_predict,
+            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+        )
+        if fields.repeat_last_n is not None:
+            options = replace(options, penalty_last_n=fields.repeat_last_n)
+        return options
+
+
+class ChatBody(GenerationBody):
+    """POST /api/chat."""
+
+    messages: list[dict[str, Any]] = Field(default_factory=list)
+
+
+class GenerateBody(GenerationBody):
+    """POST /api/generate."""
+
+    prompt: str = ""
+    system: str = ""
+    raw: bool = False
+    suffix: str = ""
+    template: str = ""
+    images: list[Any] | None = None
+
+
+class EmbedBody(Body):
+    """POST /api/embed."""
+
+    model: str
+    input: str | list[str]
+    truncate: bool = False
+    dimensions: int | None = None
+
+
+class OldEmbedBody(Body):
+    """POST /api/embeddings, which newer clients no longer use."""
+
+    model: str
+    prompt: str
+
+
+class ShowBody(Body):
+    """POST /api/show; older clients say name for model."""
+
+    model: str | None = None
+    name: str | None = None
+
+
+@router.post("/chat")
+async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response:
+    """Answer a conversation."""
+    if any(message.get("images") for message in body.messages):
+        raise RequestError(400, "A message holds images; only text is supported.", param="images")
+    options = body.generate_options()
+    async with service.models.use(body.model) as loaded:
+        if not body.messages:
+            return _only_loaded(loaded.name, body, {"message": _message("")})
+        ids, options = await service.chat_prompt(loaded.model, body.messages, options, prefill=True)
+        job = service.start(loaded, [ids], options)
+    return await _respond(_ChatShape(job, body), request, service)
+
+
+@router.post("/generate")
+async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> Response:
+    """Answer a prompt; raw: continue it."""
+    for name in ("suffix", "template", "images"):
+        if getattr(body, name):
+            raise RequestError(400, f"{name} is not supported.", param=name)
+    options = body.generate_options()
+    async with service.models.use(body.model) as loaded:
+        if not body.prompt:
+            return _only_loaded(loaded.name, body, {"response": ""})
+        if body.raw:
+            ids = loaded.model.tokenizer.encode(body.prompt, add_special=True, parse_special=True)
+        else:
+            messages = [{"role": "system", "content": body.system}] if body.system else []
+            messages.append({"role": "user", "content": body.prompt})
+            ids, options = await service.chat_prompt(loaded.model, messages, options)
+        job = service.start(loaded, [ids], options)
+    return await _respond(_GenerateShape(job, body), request, service)
+
+
+@router.post("/embed")
+async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Response:
+    """Embed texts."""
+    begin = time.perf_counter()
+    async with service.models.use(body.model) as loaded:
+        texts = [body.input] if isinstance(body.input, str) else body.input
+        ids = [loaded.model.tokenizer.encode(text, add_special=True) for text in texts]
+        if body.truncate:
+            ids = [one[: loaded.model.n_ctx] for one in ids]
+        vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions))
+    content = {
+        "model": loaded.name,
+        "embeddings": vectors.tolist(),
+        "total_duration": _ns(time.perf_counter() - begin),
+        "load_duration": 0,
+        "prompt_eval_count": sum(map(len, ids)),
+    }
+    return JSONResponse(content, headers=body.ignored())
+
+
+@router.post("/embeddings")
+async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) -> Response:
+    """Embed one text."""
+    async with service.models.use(body.model) as loaded:
+        ids = loaded.model.tokenizer.encode(body.prompt, add_special=True)
+        vectors = await unless_gone(request, service.embed(loaded, [ids]))
+    return JSONResponse({"embedding": vectors[0].tolist()}, headers=body.ignored())
+
+
+@router.get("/tags")
+async def tags(service: ServiceOf) -> dict[str, Any]:
+    """All models this server offers."""
+    return {"models": [await asyncio.to_thread(_listed, source) for source in service.models.sources]}
+
+
+@router.get("/ps")
+async def ps(service: ServiceOf) -> dict[str, Any]:
+    """The models in memory."""
+    models = []
+    for source in service.models.sources:
+        if (loaded := source.loaded) is not None:
+            listed = await asyncio.to_thread(_listed, source)
+            size = sum(loaded.model.memory.values())
+            context = {"context_length": loaded.model.n_ctx, "size_vram": 0, "expires_at": NEVER}
+            models.append({**listed, **context, "size": size})
+    return {"models": models}
+
+
+@router.post("/show")
+async def show(body: ShowBody, service: ServiceOf) -> dict[str, Any]:
+    """What a model is."""
+    source = service.models.find(body.model or body.name)
+    found = await asyncio.to_thread(describe, source.path)
+    template = found.metadata.get("tokenizer.chat_template")
+    return {
+        "license": found.license,
+        "modelfile": f"# {source.name} is served from a GGUF file; there is no Modelfile.\n",
+        "parameters": _parameters(found),
+        "template": template if isinstance(template, str) else "",
+        "details": _details(found),
+        "model_info": found.metadata,
+        "capabilities": ["completion"] if found.generates else ["embedding"],
+        "modified_at": found.modified_at.isoformat(),
+    }
+
+
+@router.get("/version")
+async def version() -> dict[str, str]:
+    """edgellm's version."""
+    return {"version": __version__}
+
+
+class _Shape(ABC):
+    """One answer in the making: what is the same for chat and generate."""
+
+    def __init__(self, job: Job, body: GenerationBody) -> None:
+        self.job = job
+        self.body = body
+        self._tokenizer = job.loaded.model.tokenizer
+
+    @abstractmethod
+    def text(self, text: str) -> dict[str, Any]:
+        """A text, whole or in part."""
+
+    def whole(self) -> dict[str, Any]:
+        """The answer, complete."""
+        answer: Answer = self.job.answers[0]
+        assert answer.finish is not None
+        return self._last(self.text(answer.text), answer.tokens, answer.finish)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The stream's lines."""
+        try:
+            async for _, event in self.job.events():
+                if isinstance(event, Finish):
+                    yield _line(self._last(self.text(""), (), event))
+                elif event.text or self.body.logprobs:
+                    yield _line(self._piece(event))
+        except EdgeLLMError as error:
+            yield _line(ollama_error(error))
+
+    def _piece(self, delta: Delta) -> dict[str, Any]:
+        head = _head(self.job.loaded.name)
+        return {**head, **self.text(delta.text), **self._logprobs(delta.tokens), "done": False}
+
+    def _last(self, text: dict[str, Any], tokens: Sequence[Sampled], finish: Finish) -> dict[str, Any]:
+        stats = finish.stats
+        return {
+            **_head(self.job.loaded.name),
+            **text,
+            **self._logprobs(tokens),
+            "done": True,
+            "done_reason": "stop" if finish.reason == "stop" else "length",
+            "total_duration": _ns(stats.queue_s + stats.prompt_s + stats.generate_s),
+            "load_duration": 0,
+            "prompt_eval_count": stats.n_prompt,
+            "prompt_eval_duration": _ns(stats.prompt_s),
+            "eval_count": stats.n_generated,
+            "eval_duration": _ns(stats.generate_s),
+        }
+
+    def _logprobs(self, tokens: Sequence[Sampled]) -> dict[str, Any]:
+        if not self.body.logprobs or not tokens:
+            return {}
+        n_top = self.body.top_logprobs or 0
+        found = [
+            {
+                **self._token(token.id, token.logprob),
+                "top_logprobs": [self._token(*p) for p in token.top[:n_top]],
+            }
+            for token in tokens
+        ]
+        return {"logprobs": found}
+
+    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
+        raw = self._tokenizer.token_bytes(token)
+        finite = -9999.0 if logprob is None or not math.isfinite(logprob) else logprob
+        return {"token": raw.decode("utf-8", "replace"), "logprob": finite, "bytes": list(raw)}
+
+
+class _ChatShape(_Shape):
+    def text(self, text: str) -> dict[str, Any]:
+        return {"message": _message(text)}
+
+
+class _GenerateShape(_Shape):
+    def text(self, text: str) -> dict[str, Any]:
+        return {"response": text}
+
+
+async def _respond(shape: _Shape, request: Request, service: Service) -> Response:
+    """The lines, unless the request says that it wants no stream."""
+    streams = shape.body.stream is not False
+    return await service.respond(
+        request,
+        shape.job,
+        shape.body,
+        whole=shape.whole,
+        chunks=shape.chunks() if streams else None,
+        media_type="application/x-ndjson",
+        ping=b"",  # clients read every line as JSON
+    )
+
+
+def _only_loaded(name: str, body: Body, text: dict[str, Any]) -> Response:
+    """The answer to a request without a prompt, by which clients have a model loaded."""
+    content = {**_head(name), **text, "done": True, "done_reason": "load"}
+    return JSONResponse(content, headers=body.ignored())
+
+
+def _head(name: str) -> dict[str, Any]:
+    return {"model": name, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
+
+
+def _message(text: str) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+def _line(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)
+
+
+def _listed(source: Source) -> dict[str, Any]:
+    found = describe(source.path)
+    return {
+        "name": source.name,
+        "model": source.name,
+        "modified_at": found.modified_at.isoformat(),
+        "size": found.n_bytes,
+        "digest": found.fingerprint,
+        "details": _details(found),
+    }
+
+
+def _details(found: Description) -> dict[str, Any]:
+    return {
+        "parent_model": "",
+        "format": "gguf",
+        "family": found.family,
+        "families": [found.family],
+        "parameter_size": found.size_label,
+        "quantization_level": found.quantization,
+    }
+
+
+def _parameters(found: Description) -> str:
+    """The sampling values that the file recommends, one a line."""
+    prefix = "general.sampling."
+    return "\n".join(
+        f"{key.removeprefix(prefix)} {value}"
+        for key, value in found.metadata.items()
+        if key.startswith(prefix)
+    )
