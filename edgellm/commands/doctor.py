@@ -119,7 +119,21 @@ def check_model(path: Path) -> Iterator[Check]:
             back == text,
             "a text comes back unchanged" if back == text else f"{text!r} -> {back!r}",
         )
+        if "edgellm.tokenizer.test_texts" in file.metadata:
+            yield _check_vectors(file.metadata, tokenizer)
         yield _check_template(file.metadata, tokenizer)
+
+
+def _check_vectors(metadata: Any, tokenizer: Any) -> Check:
+    """Whether the lines that the converter stored still get the ids that the source's tokenizer gave them."""
+    texts, ids = (metadata.get(f"edgellm.tokenizer.test_{name}") for name in ("texts", "ids"))
+    if not isinstance(texts, list) or not isinstance(ids, list) or len(texts) != len(ids):
+        return "test lines", False, "the stored lines and ids do not belong together"
+    for text, expected in zip(texts, ids, strict=True):
+        found = " ".join(map(str, tokenizer.encode(str(text), add_special=False)))
+        if found != expected:
+            return "test lines", False, f"{str(text)[:60]!r} gets other ids than when the file was made"
+    return "test lines", True, f"{len(texts)} lines get the ids they had when the file was made"
 
 
 def _check_template(metadata: Any, tokenizer: Any) -> Check:

@@ -80,6 +80,12 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
         "chat_template": "tokenizer.chat_template" in metadata,
         "types": {name: {"tensors": n, "bytes": size} for name, (n, size) in sorted(types.items())},
     }
+    prefix = "edgellm.quality."
+    quality = {key.removeprefix(prefix): metadata[key] for key in metadata if key.startswith(prefix)}
+    if quality:
+        summary["quality"] = {
+            key: value.strip() if isinstance(value, str) else value for key, value in quality.items()
+        }
     try:
         summary["memory"] = memory(_program(file, settings), file, settings)
     except EdgeLLMError as error:
@@ -137,6 +143,10 @@ def _text(summary: Mapping[str, Any]) -> str:
     ]
     for name, entry in summary["types"].items():
         lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {mib(entry['bytes'])}"))
+    if "quality" in summary:
+        lines.append(line("quality", _quality(summary["quality"])))
+        source = (summary["quality"].get("source"), summary["quality"].get("revision"))
+        lines.append(line("source", " at ".join(str(part) for part in source if part) or "-"))
     if "memory" in summary:
         part = summary["memory"]
         total = part["weights"] + part["cache"]
@@ -150,6 +160,22 @@ def _text(summary: Mapping[str, Any]) -> str:
     else:
         lines.append(line("cannot run", summary["cannot_run"]))
     return "\n".join(lines)
+
+
+def _quality(figures: Mapping[str, Any]) -> str:
+    """What the conversion lost, as its receipt says."""
+    if figures.get("cosine"):
+        return f"cosine {figures['cosine']:.6f} to the source over {figures.get('tokens')} tokens"
+    parts = [
+        f"{label} {figures[key] * scale:{form}}"
+        for key, label, scale, form in (
+            ("top1", "top-1 %", 100, ".1f"),
+            ("kld", "KLD", 1, ".4f"),
+            ("perplexity", "perplexity", 1, ".3f"),
+        )
+        if isinstance(figures.get(key), int | float)
+    ]
+    return f"{', '.join(parts)} against the source over {figures.get('tokens')} tokens"
 
 
 def _show_tensors(file: GGUFFile, as_json: bool) -> None:
