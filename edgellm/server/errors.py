@@ -77,8 +77,10 @@ def openai_error(error: Exception) -> dict[str, Any]:
 
 def anthropic_error(error: Exception) -> dict[str, Any]:
     """An error as the Anthropic API writes it."""
-    kind = _TYPES.get(status_of(error), "api_error")
-    return {"type": "error", "error": {"type": kind, "message": message_of(error)}}
+    kind, message = _TYPES.get(status_of(error), "api_error"), message_of(error)
+    if isinstance(error, ContextOverflowError):
+        message = f"prompt is too long: {message}"  # the words that clients look for
+    return {"type": "error", "error": {"type": kind, "message": message}}
 
 
 def ollama_error(error: Exception) -> dict[str, Any]:

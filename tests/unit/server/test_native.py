@@ -67,6 +67,9 @@ def test_what_is_not_there_is_said_in_the_api_s_own_shape(server: Running, clien
 
 def test_the_description_names_every_endpoint(client: httpx.Client) -> None:
     paths = client.get("/openapi.json").json()["paths"]
-    assert {"/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/models", "/health"} <= set(
-        paths
-    )
+    assert set(paths) >= {
+        *(f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings", "models")),
+        *(f"/v1/{name}" for name in ("messages", "messages/count_tokens")),
+        *(f"/api/{name}" for name in ("chat", "generate", "embed", "tags", "show", "ps", "version")),
+        *("/health", "/metrics", "/props", "/tokenize", "/detokenize", "/apply-template"),
+    }
