@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellm.commands.loading import (
     find_model,
@@ -28,6 +30,9 @@ from edgellm.commands.settings import Settings
 from edgellm.errors import UsageError
 from edgellm.store.resolve import is_model_name
 
+if TYPE_CHECKING:
+    from edgellm.engine.options import GenerateOptions
+
 
 def run(settings: Settings) -> int:
     """Print the answer to the prompt."""
@@ -35,7 +40,7 @@ def run(settings: Settings) -> int:
     path = find_model(name, settings)
     model = load_model(path, settings, for_chat=not settings["raw"])
     try:
-        options = generate_options(settings)
+        options = constrained(generate_options(settings), settings)
         if settings["raw"]:
             generation = model.generate(prompt, options)
         else:
@@ -59,6 +64,29 @@ def run(settings: Settings) -> int:
     finally:
         model.close()
     return 0
+
+
+def constrained(options: GenerateOptions, settings: Settings) -> GenerateOptions:
+    """The options with the schema or grammar that the answer must follow."""
+    from dataclasses import replace
+
+    schema, grammar = settings["schema"], settings["grammar"]
+    return replace(
+        options,
+        schema=schema if schema is None or schema.lstrip().startswith("{") else _content("schema", schema),
+        grammar=None if grammar is None else _content("grammar", grammar),
+        regex=settings["regex"],
+        json=settings["json_object"],
+    )
+
+
+def _content(option: str, name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UsageError(f"--{option} {name}: not a text file") from None
+    except OSError as error:
+        raise UsageError(f"--{option} {name}: cannot be read: {error.strerror}") from None
 
 
 def split_arguments(settings: Settings) -> tuple[str | None, str]:
@@ -110,6 +138,16 @@ COMMAND = Command(
         ),
         *SAMPLING,
         Option(
+            "schema",
+            ("--schema",),
+            "the answer is JSON that is valid against this JSON schema, a file or its text",
+            TEXT,
+            "FILE|JSON",
+        ),
+        Option("json_object", ("--json-object",), "the answer is a JSON object", SWITCH, default=False),
+        Option("regex", ("--regex",), "the answer matches this regular expression", TEXT, "REGEX"),
+        Option("grammar", ("--grammar",), "the answer follows this grammar, in Lark or GBNF", TEXT, "FILE"),
+        Option(
             "stats", ("--stats",), "print tokens, speed and context to standard error", SWITCH, default=False
         ),
         OFFLINE,
@@ -119,5 +157,6 @@ COMMAND = Command(
         ('edgellm run model.gguf "Why?" --temp 0', "the likeliest answer, always the same"),
         ('cat notes.txt | edgellm run -p "Summarize:"', "standard input follows the prompt"),
         ('edgellm run -m model.gguf --raw "Once upon"', "continue a text"),
+        ('edgellm run "Name a city" --schema city.json', "an answer that fits a JSON schema"),
     ),
 )

@@ -25,6 +25,8 @@ from edgellm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgellm.chat.template import ChatTemplate
+    from edgellm.engine.grammar import GrammarCompiler
+    from edgellm.engine.request import TokenMatcher
 
 T = TypeVar("T")
 
@@ -124,6 +126,22 @@ class Model:
 
         return ChatTemplate.from_metadata(self.metadata, self.tokenizer)
 
+    @cached_property
+    def grammars(self) -> GrammarCompiler:
+        """The compiled grammars of answers that must follow one."""
+        from edgellm.engine.grammar import GrammarCompiler
+
+        return GrammarCompiler(self.tokenizer)
+
+    def matcher(self, options: GenerateOptions) -> TokenMatcher | None:
+        """A matcher for one answer, if the options ask for a schema, a regular expression or a grammar.
+
+        Compiling a new one takes milliseconds, the first one of a model up to a second. Raises UsageError if
+        it is malformed, not supported or beyond the limits.
+        """
+        constraint = options.constraint
+        return None if constraint is None else self.grammars.matcher(constraint)
+
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
 
@@ -151,10 +169,16 @@ class Model:
             ids = [int(token) for token in prompt]
         self._check_generates()
         known = (options or GenerateOptions()).over(self.sampling_defaults)
+        matcher = self.matcher(known)
         return Generation(
             self.scheduler,
             lambda on_event: make_request(
-                ids, known, n_vocab=self.backend.n_vocab, decoder=self.tokenizer.stream(), on_event=on_event
+                ids,
+                known,
+                n_vocab=self.backend.n_vocab,
+                decoder=self.tokenizer.stream(),
+                on_event=on_event,
+                matcher=matcher,
             ),
         )
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from edgellm.errors import UsageError
+
+MAX_GRAMMAR_CHARS = 64 * 1024
+
+
+class Constraint(NamedTuple):
+    """What an answer must be: a JSON schema, a regular expression, or a grammar in Lark or GBNF."""
+
+    kind: Literal["schema", "regex", "grammar"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +33,10 @@ class GenerateOptions:
     stop: texts that end the answer; they are not part of it.
     logit_bias: token id -> value added to its logit (-inf forbids it).
     logprobs: None, or how many likeliest alternatives to report beside each token's log-probability.
-    ignore_eos: an end-of-generation token does not end the answer.
+    ignore_eos: an end-of-generation token does not end the answer (one that a grammar ends does).
+    schema: a JSON schema (an object or its text) that the answer must be valid against. regex: a regular
+    expression that it must match as a whole. grammar: a grammar in Lark or GBNF. json: any JSON object. Of
+    these four at most one may be given; an answer cut off by max_tokens is a beginning of one that fits.
     Raises UsageError for a value out of range.
     """
 
@@ -42,6 +54,10 @@ class GenerateOptions:
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     ignore_eos: bool = False
+    schema: Mapping[str, Any] | str | None = None
+    regex: str | None = None
+    grammar: str | None = None
+    json: bool = False
 
     def __post_init__(self) -> None:
         stop: object = self.stop
@@ -69,11 +85,42 @@ class GenerateOptions:
                 raise UsageError(
                     f"logit_bias of token {token} is {bias}; it must be a finite number or -inf."
                 )
+        if self.schema is not None:
+            from edgellm.chat.schema import read_schema
+
+            object.__setattr__(self, "schema", read_schema(self.schema))
+        for name in ("regex", "grammar"):
+            _check_grammar(name, getattr(self, name))
+        given = [name for name in ("schema", "regex", "grammar") if getattr(self, name) is not None]
+        if len(given) + self.json > 1:
+            names = " and ".join([*given, *(["json"] if self.json else [])])
+            raise UsageError(f"{names} are given together; an answer can follow only one of them.")
+
+    @property
+    def constraint(self) -> Constraint | None:
+        """What the answer must be, if that is not free."""
+        schema = {"type": "object"} if self.json else self.schema
+        if schema is not None:
+            import json
+
+            return Constraint("schema", json.dumps(schema, ensure_ascii=False))
+        if self.regex is not None:
+            return Constraint("regex", self.regex)
+        return None if self.grammar is None else Constraint("grammar", self.grammar)
 
     def over(self, defaults: Mapping[str, Any]) -> GenerateOptions:
         """These options, with those left None taken from `defaults` and then from the built-in ones."""
         known = {**BUILTIN_DEFAULTS, **defaults}
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
+
+
+def _check_grammar(name: str, text: object) -> None:
+    if text is None:
+        return
+    if not isinstance(text, str) or not text.strip():
+        raise UsageError(f"{name} must be a text that is not empty, not {text!r}.")
+    if len(text) > MAX_GRAMMAR_CHARS:
+        raise UsageError(f"{name} is {len(text)} characters long; at most {MAX_GRAMMAR_CHARS} are accepted.")
 
 
 _RANGES: tuple[tuple[str, float, float], ...] = (

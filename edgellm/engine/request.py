@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from edgellm.backends.base import Ints
 from edgellm.engine.options import GenerateOptions
@@ -25,6 +26,14 @@ class StreamDecoder(Protocol):
     def push(self, token: int, /) -> str: ...
 
     def flush(self) -> str: ...
+
+
+class TokenMatcher(Protocol):
+    """Says which tokens may come next, and whether a token has completed the answer."""
+
+    def mask(self) -> npt.NDArray[np.uint32]: ...
+
+    def accept(self, token: int, /) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class Request:
     sampler: Sampler
     decoder: StreamDecoder
     on_event: Callable[[Event], None]
+    matcher: TokenMatcher | None = None
     number: int = field(default_factory=lambda: next(_numbers))
     prompt_ids: Ints = field(init=False)
     tokens: list[int] = field(init=False)

@@ -320,11 +320,16 @@ class Scheduler:
                 self._finish(request, "length")
 
     def _sample(self, request: Request, logits: Floats) -> None:
-        sampled = request.sampler.sample(logits, request.tokens)
+        matcher = request.matcher
+        sampled = request.sampler.sample(logits, request.tokens, None if matcher is None else matcher.mask())
         if request.first_token_at is None:
             request.first_token_at = self._clock()
-        ended = sampled.id in self._eog_ids and not request.options.ignore_eos
-        request.accept(sampled, silent=sampled.id in self._eog_ids)
+        is_eog = sampled.id in self._eog_ids
+        if matcher is None:
+            ended = is_eog and not request.options.ignore_eos
+        else:
+            ended = is_eog or matcher.accept(sampled.id)
+        request.accept(sampled, silent=is_eog)
         if ended or request.stops.matched is not None:
             self._finish(request, "stop")
         elif request.n_generated == request.options.max_tokens:

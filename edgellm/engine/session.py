@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
 from edgellm.engine.options import GenerateOptions
-from edgellm.engine.request import Delta, Event, FinishReason, Request, Stats, StreamDecoder
+from edgellm.engine.request import Delta, Event, FinishReason, Request, Stats, StreamDecoder, TokenMatcher
 from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import UsageError
@@ -20,9 +20,11 @@ def make_request(
     n_vocab: int,
     decoder: StreamDecoder,
     on_event: Callable[[Event], None],
+    matcher: TokenMatcher | None = None,
 ) -> Request:
     """A request for the scheduler out of options in which nothing is left None by `GenerateOptions.over`.
 
+    matcher: at the beginning of the grammar that the options ask for (`Model.matcher`).
     Raises UsageError if a biased token is not in the vocabulary.
     """
     beyond = [token for token in options.logit_bias if token >= n_vocab]
@@ -50,7 +52,9 @@ def make_request(
         logit_bias=dict(known.logit_bias) or None,
         n_probs=known.logprobs,
     )
-    return Request(prompt=prompt, options=known, sampler=sampler, decoder=decoder, on_event=on_event)
+    return Request(
+        prompt=prompt, options=known, sampler=sampler, decoder=decoder, on_event=on_event, matcher=matcher
+    )
 
 
 class Generation(Iterator[str]):

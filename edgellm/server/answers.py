@@ -96,6 +96,7 @@ class Job:
             n_vocab=model.backend.n_vocab,
             decoder=model.tokenizer.stream(),
             on_event=lambda event: deliver(event),
+            matcher=model.matcher(options),
         )
         answer = Answer(request)
         deliver = self._deliverer(answer)

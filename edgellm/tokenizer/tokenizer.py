@@ -22,6 +22,11 @@ from edgellm.tokenizer.vocabulary import (
     read_vocabulary,
 )
 
+# Byte-level characters to the Latin-1 characters of their bytes; characters that stand for no byte have none.
+_LATIN = {
+    **{code: 0xFFFF for code in range(256) if chr(code) not in CHAR_TO_BYTE},
+    **{ord(char): byte for char, byte in CHAR_TO_BYTE.items()},
+}
 _NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 
 
@@ -199,13 +204,36 @@ class Tokenizer:
             )
         return text.replace(SPACE, " ").encode("utf-8", "surrogateescape")
 
-    def stream(self, *, skip_special: bool = True) -> StreamDecoder:
-        """A decoder for ids that arrive one by one, the continuation of some text."""
+    def all_token_bytes(self) -> list[bytes]:
+        """`token_bytes` of every token, faster than one by one."""
+        vocabulary = self._vocabulary
+        space = SPACE.encode()
+        result = []
+        for token, kind in enumerate(vocabulary.types):
+            raw = vocabulary.tokens.raw(token)
+            if kind in (BYTE, CONTROL, UNKNOWN, USER_DEFINED):
+                raw = self.token_bytes(token)
+            elif not self._byte_level:
+                raw = raw.replace(space, b" ")
+            else:
+                try:
+                    raw = raw.decode().translate(_LATIN).encode("latin-1")
+                except UnicodeError:
+                    raw = self.token_bytes(token)
+            result.append(raw)
+        return result
 
-        def shown(token: int) -> bytes:
-            return b"" if skip_special and self.is_special(token) else self.token_bytes(token)
+    def stream(self, *, skip_special: bool = True, shown: frozenset[int] = frozenset()) -> StreamDecoder:
+        """A decoder for ids that arrive one by one, the continuation of some text.
 
-        return StreamDecoder(shown)
+        `shown`: special tokens whose texts are part of it all the same.
+        """
+
+        def shown_bytes(token: int) -> bytes:
+            hidden = skip_special and token not in shown and self.is_special(token)
+            return b"" if hidden else self.token_bytes(token)
+
+        return StreamDecoder(shown_bytes)
 
     def check(self) -> None:
         """Check what takes too long for every start; raises ModelError if it is wrong."""

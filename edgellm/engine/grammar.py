@@ -1,0 +1,187 @@
+"""Constrained generation: which tokens may come next, so that an answer fits a schema or a grammar.
+
+The work is llguidance's (https://github.com/guidance-ai/llguidance), imported when the first grammar is
+used. A grammar is compiled once and kept; each answer steps a matcher of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgellm.chat.schema import check_pattern, grammar_schema
+from edgellm.engine.options import Constraint
+from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    import llguidance
+
+MAX_GRAMMARS = 64
+# What a grammar may cost to build (about 20 ms of work), per token (about 15 ms), and in memory (about 2 KiB
+# per lexer state): one person's grammar must not hold up everybody's tokens.
+_LIMITS: dict[str, Any] = {
+    "initial_lexer_fuel": 1_000_000,
+    "step_lexer_fuel": 200_000,
+    "step_max_items": 50_000,
+    "max_items_in_row": 2_000,
+    "max_lexer_states": 20_000,
+    "max_grammar_size": 200_000,
+    "verbose_errors": False,
+}
+
+
+class Matcher:
+    """How far one answer has come in its grammar."""
+
+    def __init__(self, matcher: llguidance.LLMatcher) -> None:
+        self._matcher = matcher
+
+    def mask(self) -> npt.NDArray[np.uint32]:
+        """The tokens that may come next, one bit each; end-of-generation tokens only where it may end.
+
+        Raises UsageError if the grammar exceeds its limits here.
+        """
+        bits = self._matcher.compute_bitmask()
+        self._check()
+        return np.frombuffer(bits, np.uint32)
+
+    def accept(self, token: int) -> bool:
+        """Take a token that the mask allows; True if nothing but the end can follow."""
+        if not self._matcher.consume_token(token):
+            self._check()
+        return bool(self._matcher.is_stopped())
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise UsageError(f"The grammar cannot go on here: {_first_line(self._matcher.get_error())}.")
+
+
+class GrammarCompiler:
+    """Compiles the constraints of one model's answers and keeps the latest; any thread may call it."""
+
+    def __init__(self, tokenizer: Tokenizer, *, max_kept: int = MAX_GRAMMARS) -> None:
+        self._tokenizer = tokenizer
+        self._max_kept = max_kept
+        self._kept: OrderedDict[Constraint, llguidance.LLMatcher] = OrderedDict()
+        self._lock = threading.Lock()
+        self._build_lock = threading.Lock()
+        self._vocabulary: llguidance.LLTokenizer | None = None
+
+    @property
+    def n_kept(self) -> int:
+        return len(self._kept)
+
+    def matcher(self, constraint: Constraint) -> Matcher:
+        """A matcher at the beginning of a constraint's grammar, which is compiled if it is not kept.
+
+        Raises UsageError if it is malformed, asks for what is not supported, or exceeds a limit.
+        """
+        with self._lock:
+            compiled = self._kept.get(constraint)
+            if compiled is not None:
+                self._kept.move_to_end(constraint)
+        if compiled is None:
+            compiled = self._compile(constraint)
+            with self._lock:
+                self._kept[constraint] = compiled
+                while len(self._kept) > self._max_kept:
+                    self._kept.popitem(last=False)
+        return Matcher(compiled.deep_copy())
+
+    def _compile(self, constraint: Constraint) -> llguidance.LLMatcher:
+        import llguidance
+
+        vocabulary = self._get_vocabulary()
+        limits = llguidance.LLParserLimits(**_LIMITS)
+        matcher = llguidance.LLMatcher(vocabulary, _to_llguidance(constraint), log_level=0, limits=limits)
+        if not matcher.is_error():
+            matcher.compute_bitmask()  # a grammar without any sentence shows itself only here
+        if matcher.is_error():
+            reason = _first_line(matcher.get_error())
+            raise UsageError(f"The {constraint.kind} cannot be used: {reason}.")
+        if matcher.is_stopped() and not matcher.is_accepting():
+            raise UsageError(f"The {constraint.kind} cannot be used: no answer fits it.")
+        return matcher
+
+    def _get_vocabulary(self) -> llguidance.LLTokenizer:
+        with self._build_lock:
+            if self._vocabulary is None:
+                self._vocabulary = _make_vocabulary(self._tokenizer)
+            return self._vocabulary
+
+
+def _to_llguidance(constraint: Constraint) -> str:
+    """The grammar as llguidance reads it."""
+    from llguidance import LLMatcher
+
+    kind, text = constraint
+    if kind == "schema":
+        # It is JSON that options have checked.
+        return LLMatcher.grammar_from_json_schema(json.dumps(grammar_schema(json.loads(text))))
+    check_pattern(text, kind, strings=kind != "regex")
+    if kind == "regex":
+        return LLMatcher.grammar_from_regex(text)
+    if "::=" in text:
+        text = _lark_of_gbnf(text)
+    return LLMatcher.grammar_from_lark(text)
+
+
+def _lark_of_gbnf(text: str) -> str:
+    from llguidance.gbnf_to_lark import gbnf_to_lark
+
+    try:
+        lark: str = gbnf_to_lark(text)
+    except (Exception, RecursionError) as error:  # its own errors share no base class
+        raise UsageError(f"The grammar is not valid GBNF: {_first_line(str(error))}.") from None
+    return lark
+
+
+def _first_line(message: str) -> str:
+    return " ".join(message.split("\n<state>")[0].split())[:300].rstrip(".")
+
+
+class _Vocabulary:
+    """A model's tokens as llguidance wants to be given them."""
+
+    is_tokenizer_wrapper = True
+
+    def __init__(self, tokenizer: Tokenizer, eos_id: int) -> None:
+        self._tokenizer = tokenizer
+        self.tokens = tokenizer.all_token_bytes()
+        self.eos_token_id = eos_id
+        self.bos_token_id = tokenizer.bos_id
+        special = {token for token in range(tokenizer.n_vocab) if tokenizer.is_special(token)}
+        self.special_token_ids = sorted(special | tokenizer.eog_ids)
+
+    def __call__(self, text: str) -> list[int]:
+        """The ids of a text inside an answer; where none are certain, [] leaves the choice to the model."""
+        wanted = text.encode("utf-8", "surrogateescape")
+        for prefix in ("", "\n"):
+            try:
+                ids = self._tokenizer.encode(prefix + text, add_special=False)
+            except EdgeLLMError:
+                return []
+            # SentencePiece puts a space before a text, not before what follows a line break.
+            pieces = [self.tokens[token] for token in ids]
+            while pieces and sum(map(len, pieces)) > len(wanted):
+                del pieces[0], ids[0]
+            if b"".join(pieces) == wanted:
+                return ids
+        return []
+
+
+def _make_vocabulary(tokenizer: Tokenizer) -> llguidance.LLTokenizer:
+    import llguidance
+
+    eog = sorted(tokenizer.eog_ids)
+    if not eog:
+        raise UsageError("This model has no end-of-text token, so grammars cannot be used with it.")
+    eos = tokenizer.eos_id if tokenizer.eos_id in tokenizer.eog_ids else eog[0]
+    wrapper: Any = _Vocabulary(tokenizer, eos if eos is not None else eog[0])
+    return llguidance.LLTokenizer(wrapper, eos_token=eog)
