@@ -9,6 +9,7 @@ from edgellm.commands import writing
 from edgellm.commands.options import OFFLINE, TEXT, Command, Option, Positional
 from edgellm.commands.settings import Settings
 from edgellm.convert.checkpoint import Checkpoint
+from edgellm.convert.lora import read_adapter
 from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
 from edgellm.errors import DownloadError, FileError, UsageError
@@ -27,6 +28,8 @@ def run(settings: Settings) -> int:
         writing.check_output(output, settings)
     folder, revision = _find(settings["source"])
     checkpoint = Checkpoint(folder)
+    for adapter in settings["lora"] or ():
+        checkpoint.tensors.add(read_adapter(Path(adapter)))
     name = settings["name"] or (settings["source"].partition("@")[0].split("/")[-1] if revision else None)
     plan = plan_conversion(
         checkpoint, chosen, threads=threads, name=name, overrides=writing.overrides(settings)
@@ -41,7 +44,7 @@ def run(settings: Settings) -> int:
         threads=threads,
         source=settings["source"].partition("@")[0] if revision else folder.resolve().name,
         revision=revision,
-        digest=checkpoint.sha256,
+        digest=checkpoint.tensors.sha256,
     )
     print(output)
     return 0
@@ -91,6 +94,14 @@ COMMAND = Command(
     options=(
         *writing.OPTIONS,
         Option("name", ("--name",), "name of the model; otherwise that of the folder", TEXT, "NAME"),
+        Option(
+            "lora",
+            ("--lora",),
+            "folder of a PEFT adapter to merge (may repeat)",
+            TEXT,
+            "FOLDER",
+            repeated=True,
+        ),
         OFFLINE,
     ),
     examples=(

@@ -132,7 +132,8 @@ def write_with_receipt(
 def _token(plan: FilePlan, settings: Settings) -> str:
     """What tells this work from any other, so that only its own tensors are taken over."""
     inputs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in plan.inputs]
-    return f"{inputs} {settings['type']} {settings['tensor_type']}"
+    chosen = [settings.values.get(name) for name in ("type", "tensor_type", "lora")]
+    return f"{inputs} {chosen}"
 
 
 def _forget(path: Path) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,43 +33,13 @@ _SCALES = ("_scale_inv", "_scale")
 _IGNORED_SCALES = ("_scale_inv", "_scale", ".input_scale", ".activation_scale")
 
 
-class Checkpoint:
-    """The files of a checkpoint folder.
-
-    shapes: name -> shape of each weight, scales of FP8 weights left out. Raises FileError for what is not
-    there, FormatError for what is damaged, UnsupportedError for pickle files.
-    """
+class Folder:
+    """The small files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise FileError(
-                f"{folder}: there is no such folder, expected one with config.json; check the path"
-            )
+            raise FileError(f"{folder}: there is no such folder; check the path")
         self.folder = folder
-        self.config = self.json("config.json")
-        if self.config is None:
-            raise FileError(
-                f"{folder}: config.json is missing, expected the folder of a Hub checkpoint; check the path"
-            )
-        self._files: dict[str, SafetensorsFile] = {}
-        self._where: dict[str, SafetensorsFile] = {}
-        for file in self._open():
-            for name in file.entries:
-                if name in self._where:
-                    raise FormatError(
-                        f"{file.path}: tensor {name[:80]!r} is also in {self._where[name].path.name}, "
-                        "expected "
-                        "it once; download the checkpoint again"
-                    )
-                self._where[name] = file
-        self.shapes: dict[str, Shape] = {
-            name: file.entries[name].shape for name, file in self._where.items() if not self._is_scale(name)
-        }
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The files of weights."""
-        return tuple(file.path for file in self._files.values())
 
     def json(self, name: str) -> Any:
         """The object in a JSON file of the folder; None if there is no such file."""
@@ -112,6 +82,49 @@ class Checkpoint:
                 f"{path}: the file cannot be read ({error.strerror}); check its permissions"
             ) from None
 
+
+class Delta(Protocol):
+    """What is added to a weight: see lora.Delta."""
+
+    @property
+    def shape(self) -> Shape: ...
+
+    def rows(self, start: int, stop: int) -> Floats: ...
+
+
+class Tensors:
+    """The weights of some safetensors files, decoded when they are read.
+
+    shapes: name -> shape of each weight, scales of FP8 weights left out.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._where: dict[str, SafetensorsFile] = {}
+        self._deltas: dict[str, list[Delta]] = {}
+        self.files = tuple(paths)
+        for path in paths:
+            file = SafetensorsFile(path)
+            for name in file.entries:
+                if name in self._where:
+                    raise FormatError(
+                        f"{path}: tensor {name[:80]!r} is also in {self._where[name].path.name}, "
+                        "expected it once; download the checkpoint again"
+                    )
+                self._where[name] = file
+        self.shapes: dict[str, Shape] = {
+            name: file.entries[name].shape for name, file in self._where.items() if not self._is_scale(name)
+        }
+
+    def add(self, deltas: Mapping[str, Delta]) -> None:
+        """Add low-rank deltas to weights from now on; ModelError for one without a weight of its shape."""
+        for name, delta in deltas.items():
+            if self.shapes.get(name) != delta.shape:
+                raise ModelError(
+                    f"the adapter changes {name[:80]!r} of shape {delta.shape}, expected one of the "
+                    f"checkpoint's weights, found {self.shapes.get(name, 'none')}; it belongs to another model"
+                )
+            self._deltas.setdefault(name, []).append(delta)
+
     def sha256(self) -> str:
         """One digest of all weights: that of the lines `digest  name` of the files, by name."""
         lines = []
@@ -131,7 +144,10 @@ class Checkpoint:
         n_bytes = file.entries[name].end - file.entries[name].begin
         for start in range(0, n_rows, step):
             stop = min(n_rows, start + step)
-            yield self._rows(name, start, stop, cols, threads)
+            values = self._rows(name, start, stop, cols, threads)
+            for delta in self._deltas.get(name, ()):
+                values += delta.rows(start, stop)
+            yield values
             file.release(name, n_bytes // n_rows * stop)
 
     def read(self, name: str, threads: int) -> Floats:
@@ -196,17 +212,43 @@ class Checkpoint:
                 return self._where[weight].entries[weight].dtype.startswith("F8")
         return False
 
-    def _open(self) -> Iterator[SafetensorsFile]:
+
+class Checkpoint(Folder):
+    """A checkpoint folder: its config, its tokenizer's files, its weights.
+
+    Raises FileError for what is not there, FormatError for what is damaged, UnsupportedError for pickles.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.config = self.json("config.json")
+        if self.config is None:
+            raise FileError(
+                f"{folder}: config.json is missing, expected the folder of a Hub checkpoint; check the path"
+            )
+        self.tensors = Tensors(self._shards())
+
+    def _shards(self) -> list[Path]:
         index = self.json(_INDEX)
         if index is None:
-            yield self._shard(self._single(), ())
-            return
+            return [self._shard(self._single())]
         weight_map = index.get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise FormatError(f"{self.folder / _INDEX}: 'weight_map' is missing, expected names and files")
+        shards = []
         for shard in sorted(set(map(str, weight_map.values()))):
-            expected = tuple(name for name, value in weight_map.items() if value == shard)
-            yield self._shard(shard, expected)
+            path = self._shard(shard)
+            entries = SafetensorsFile(path).entries
+            missing = next(
+                (name for name, to in weight_map.items() if to == shard and name not in entries), None
+            )
+            if missing is not None:
+                raise FormatError(
+                    f"{path}: tensor {missing[:80]!r} is missing, expected as {_INDEX} says; "
+                    "download it again"
+                )
+            shards.append(path)
+        return shards
 
     def _single(self) -> str:
         if (self.folder / _SINGLE).exists():
@@ -224,7 +266,7 @@ class Checkpoint:
         found = f"{len(others)} files and no index" if others else "none"
         raise FileError(f"{self.folder}: expected {_SINGLE} or {_INDEX}, found {found}; download it again")
 
-    def _shard(self, name: str, expected: tuple[str, ...]) -> SafetensorsFile:
+    def _shard(self, name: str) -> Path:
         path = self.folder / name
         if name != Path(name).name or name in ("", ".", ".."):
             raise FormatError(
@@ -237,14 +279,7 @@ class Checkpoint:
             )
         if not path.is_file():
             raise FileError(f"{path}: the file is missing, expected a part of the weights; download it again")
-        file = SafetensorsFile(path)
-        self._files[name] = file
-        missing = next((tensor for tensor in expected if tensor not in file.entries), None)
-        if missing is not None:
-            raise FormatError(
-                f"{path}: tensor {missing[:80]!r} is missing, expected as {_INDEX} says; download it again"
-            )
-        return file
+        return path
 
 
 def _fp8_table(exponent_bits: int, fraction_bits: int, bias: int, finite: bool) -> Floats:

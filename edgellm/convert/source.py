@@ -43,14 +43,14 @@ class CheckpointTensor:
 
     def pieces(self) -> Iterator[Floats]:
         if isinstance(self.planned.make, Copy) and len(self.planned.shape) == 2:
-            yield from self.checkpoint.pieces(self.planned.sources[0], PIECE_VALUES, self.threads)
+            yield from self.checkpoint.tensors.pieces(self.planned.sources[0], PIECE_VALUES, self.threads)
         else:
             values = self.read()
             yield values.reshape(-1, values.shape[-1])
 
     def read(self) -> Floats:
         """The whole tensor."""
-        arrays = [self.checkpoint.read(name, self.threads) for name in self.planned.sources]
+        arrays = [self.checkpoint.tensors.read(name, self.threads) for name in self.planned.sources]
         made = np.ascontiguousarray(self.planned.make.apply(arrays), np.float32)
         if made.size != prod(self.planned.shape):
             raise ModelError(
@@ -75,7 +75,7 @@ def plan_conversion(
     its config or whose tokenizer cannot be expressed.
     """
     try:
-        planned = plan_family(checkpoint.config, checkpoint.shapes)
+        planned = plan_family(checkpoint.config, checkpoint.tensors.shapes)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder}: {error}") from None
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
@@ -99,7 +99,7 @@ def plan_conversion(
         )
         for tensor in planned.tensors
     ]
-    return FilePlan(metadata, tensors, inputs=checkpoint.files)
+    return FilePlan(metadata, tensors, inputs=checkpoint.tensors.files)
 
 
 def _general(checkpoint: Checkpoint, planned: Plan, chosen: Recipe, name: str | None) -> dict[str, Pair]:

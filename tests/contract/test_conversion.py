@@ -9,6 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Checkpoint
+from edgellm.convert.lora import read_adapter
 from edgellm.convert.pipeline import write
 from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
@@ -105,3 +106,16 @@ def test_every_kind_of_file_loads_and_runs(name: str, kind: str, converted: Path
         logits = model.logits(expected.token_ids.tolist())
     off = np.sqrt(np.square(logits - expected.logits).mean() / np.square(expected.logits).mean())
     assert off < {"F16": 0.02, "Q8_0": 0.05}.get(kind, 0.8)
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3"])
+def test_a_merged_adapter_gives_the_logits_of_the_adapted_model(name: str, tmp_path: Path) -> None:
+    folder = shared(f"references/{name}/lora")
+    checkpoint = Checkpoint(folder.parent)
+    checkpoint.tensors.add(read_adapter(folder))
+    path = tmp_path / "merged.gguf"
+    write(plan_conversion(checkpoint, recipe("F32"), threads=1), path, threads=1)
+    with np.load(folder / "reference.npz") as arrays, Model.load(path, LoadOptions(threads=1)) as model:
+        logits = model.logits(arrays["token_ids"].tolist())
+        assert np.abs(logits - arrays["logits"]).max() < 0.01
+        assert (logits.argmax(axis=1) == arrays["logits"].argmax(axis=1)).all()

@@ -19,13 +19,14 @@ pytest.importorskip("edgellm._native", reason="needs the built extension module"
 
 
 def test_shards_and_one_file_hold_the_same(tmp_path: Path) -> None:
-    whole, parts = Checkpoint(write_checkpoint(tmp_path / "a")), Checkpoint(write_shards(tmp_path / "b"))
+    whole = Checkpoint(write_checkpoint(tmp_path / "a")).tensors
+    parts = Checkpoint(write_shards(tmp_path / "b")).tensors
     assert whole.shapes == parts.shapes
     for name, expected in weights().items():
         np.testing.assert_array_equal(whole.read(name, 1), expected)
         np.testing.assert_array_equal(parts.read(name, 1), expected)
     assert len(parts.files) == 2
-    assert whole.sha256() == Checkpoint(tmp_path / "a").sha256() != parts.sha256()
+    assert whole.sha256() == Checkpoint(tmp_path / "a").tensors.sha256() != parts.sha256()
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
@@ -34,7 +35,7 @@ def test_pieces_are_the_rows_in_order(dtype: str, tmp_path: Path) -> None:
     values = np.random.default_rng(1).integers(-8, 8, (1000, 24)).astype(np.float32)
     stored = (values.view(np.uint32) >> 16).astype(np.uint16) if dtype == "BF16" else values
     save(tmp_path / "model.safetensors", {"x": (dtype, stored)})
-    pieces = list(Checkpoint(tmp_path).pieces("x", 24 * 256, 1))
+    pieces = list(Checkpoint(tmp_path).tensors.pieces("x", 24 * 256, 1))
     assert [len(piece) for piece in pieces] == [256, 256, 256, 232]
     np.testing.assert_array_equal(np.concatenate(pieces), values)
 
@@ -47,7 +48,7 @@ def test_fp8_is_multiplied_by_its_scales(kind: str, tmp_path: Path) -> None:
     scale = np.random.default_rng(3).random(shape).astype(np.float32) + 0.5
     name = "x.weight_scale_inv" if kind == "block" else "x.weight_scale"
     save(tmp_path / "model.safetensors", {"x.weight": ("F8_E4M3", codes), name: ("F32", scale)})
-    checkpoint = Checkpoint(tmp_path)
+    checkpoint = Checkpoint(tmp_path).tensors
     assert set(checkpoint.shapes) == {"x.weight"}
     exponent, fraction = (codes >> 3).astype(int), (codes & 7) / 8
     plain = np.where(exponent == 0, np.ldexp(fraction, -6), np.ldexp(1 + fraction, exponent - 7))
@@ -62,7 +63,7 @@ def test_fp8_without_scale_is_refused(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     save(tmp_path / "model.safetensors", {"x.weight": ("F8_E4M3", np.zeros((4, 4), np.uint8))})
     with pytest.raises(ModelError, match=r"FP8 without a scale"):
-        Checkpoint(tmp_path).read("x.weight", 1)
+        Checkpoint(tmp_path).tensors.read("x.weight", 1)
 
 
 def _header(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
