@@ -17,7 +17,7 @@ def model(unpacked: Path) -> Path:
 
 
 def bench(model: Path, *arguments: str) -> int:
-    common = ["--backend", "interpreter", "--no-limits", "--no-cold", "--offline", "-r", "1"]
+    common = ["--backend", "interpreter", "--no-limits", "--no-cold", "-r", "1"]
     return main(["bench", "-m", str(model), *common, *arguments])
 
 
