@@ -12,7 +12,9 @@ constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vn
 constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
 
 #if defined(__x86_64__)
-bool bit(unsigned reg, int i) { return (reg >> i) & 1u; }
+bool bit(unsigned reg, int i) {
+    return (reg >> i) & 1u;
+}
 
 // XCR0 without needing -mxsave for this file.
 uint64_t read_xcr0() {
@@ -46,9 +48,13 @@ CpuFeatures detect_cpu() {
     return f;
 }
 
-std::span<const Isa> all_isas() { return kIsas; }
+std::span<const Isa> all_isas() {
+    return kIsas;
+}
 
-const char* isa_name(Isa isa) { return kNames[static_cast<int>(isa)]; }
+const char* isa_name(Isa isa) {
+    return kNames[static_cast<int>(isa)];
+}
 
 bool isa_from_name(std::string_view name, Isa* isa) {
     for (Isa i : kIsas) {

@@ -33,7 +33,9 @@ inline uint16_t float_to_half(float value) {
     return static_cast<uint16_t>(sign | (x >> 13));
 }
 
-inline float bf16_to_float(uint16_t h) { return std::bit_cast<float>(static_cast<uint32_t>(h) << 16); }
+inline float bf16_to_float(uint16_t h) {
+    return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
+}
 
 // Rounds to nearest, ties to even; NaN stays NaN.
 inline uint16_t float_to_bf16(float value) {

@@ -15,7 +15,8 @@ Region::Region(size_t bytes, bool huge) {
     if (bytes == 0) return;
     if (bytes > SIZE_MAX - 2 * kHuge) throw std::bad_alloc();
     map_bytes_ = align_up(bytes, kHuge) + kHuge;
-    map_ = mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    map_ =
+        mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (map_ == MAP_FAILED) {
         map_ = nullptr;
         throw std::bad_alloc();
@@ -23,8 +24,8 @@ Region::Region(size_t bytes, bool huge) {
     data_ = reinterpret_cast<uint8_t*>(align_up(reinterpret_cast<uintptr_t>(map_), kHuge));
     size_ = bytes;
 #ifdef MADV_HUGEPAGE
-    // Advice only: where the kernel has no huge pages the region works all the same. The last, partly used huge page is left
-    // to small pages, so that a small region does not cost 2 MiB.
+    // Advice only: where the kernel has no huge pages the region works all the same. The last, partly used
+    // huge page is left to small pages, so that a small region does not cost 2 MiB.
     if (huge && bytes >= kHuge) madvise(data_, bytes / kHuge * kHuge, MADV_HUGEPAGE);
 #endif
 }
@@ -33,7 +34,9 @@ Region::~Region() {
     if (map_ != nullptr) munmap(map_, map_bytes_);
 }
 
-Region::Region(Region&& other) noexcept { *this = std::move(other); }
+Region::Region(Region&& other) noexcept {
+    *this = std::move(other);
+}
 
 Region& Region::operator=(Region&& other) noexcept {
     std::swap(map_, other.map_);

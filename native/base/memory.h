@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Large zeroed regions, aligned to 2 MiB so that the kernel can back them with huge pages. Memory that is never touched
-// is never resident.
+// Large zeroed regions, aligned to 2 MiB so that the kernel can back them with huge pages. Memory that is
+// never touched is never resident.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,8 @@ namespace edgellm {
 class Region {
   public:
     Region() = default;
-    // Throws std::bad_alloc. huge: ask for transparent huge pages (dense use); otherwise pages come one by one.
+    // Throws std::bad_alloc. huge: ask for transparent huge pages (dense use); otherwise pages come one by
+    // one.
     Region(size_t bytes, bool huge);
     ~Region();
     Region(Region&& other) noexcept;
@@ -29,6 +30,8 @@ class Region {
     size_t size_ = 0;
 };
 
-constexpr size_t align_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+constexpr size_t align_up(size_t n, size_t to) {
+    return (n + to - 1) / to * to;
+}
 
 }  // namespace edgellm

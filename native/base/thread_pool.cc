@@ -8,7 +8,8 @@
 namespace edgellm {
 namespace {
 
-// About 50 microseconds of pauses: longer than any wait inside a balanced step, short enough to cost nothing when idle.
+// About 50 microseconds of pauses: longer than any wait inside a balanced step, short enough to cost nothing
+// when idle.
 constexpr int kSpins = 4000;
 
 inline void pause_cpu() {

@@ -13,8 +13,8 @@ namespace edgellm {
 
 class ThreadPool {
   public:
-    // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep; only sensible
-    // while there is a CPU for each.
+    // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep;
+    // only sensible while there is a CPU for each.
     ThreadPool(size_t n_threads, bool spin);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -25,7 +25,8 @@ class ThreadPool {
     // Runs fn(thread index) on every thread, the caller's as index 0, and returns when all are done.
     void run(const std::function<void(size_t)>& fn);
 
-    // Called by every thread inside run: nobody leaves before all have come. All writes before it are seen after it.
+    // Called by every thread inside run: nobody leaves before all have come. All writes before it are seen
+    // after it.
     void barrier();
 
   private:

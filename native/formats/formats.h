@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Every block format a GGUF tensor may have: sizes and a scalar decoder. One header per format family holds the
-// struct and the decoder; this file is the table over them.
+// Every block format a GGUF tensor may have: sizes and a scalar decoder. One header per format family holds
+// the struct and the decoder; this file is the table over them.
 #pragma once
 
 #include <cstddef>

@@ -11,7 +11,8 @@ namespace edgellm {
 namespace {
 
 // The signature of an op: how many inputs, which weight roles (optional ones end in '?'), which attributes.
-// The Python twin, with the meaning of each, is SPECS in edgellm/program/ops.py; a test holds the two together.
+// The Python twin, with the meaning of each, is SPECS in edgellm/program/ops.py; a test holds the two
+// together.
 struct Spec {
     const char* name;
     OpKind kind;
@@ -89,7 +90,8 @@ double parse_number(std::string_view s, const std::string& what) {
 int parse_size(std::string_view s, int line, const std::string& what, int least) {
     const int64_t value = parse_integer(s, "program text, line " + std::to_string(line) + ": " + what);
     if (value < least || value > std::numeric_limits<int32_t>::max()) {
-        fail(line, what + " is " + std::to_string(value) + ", expected " + std::to_string(least) + " to 2^31 - 1");
+        fail(line,
+             what + " is " + std::to_string(value) + ", expected " + std::to_string(least) + " to 2^31 - 1");
     }
     return static_cast<int>(value);
 }
@@ -155,19 +157,21 @@ Op parse_op(const Line& line, const Names& names) {
         op.ins.push_back(find_value(names, f[i], line.number));
     }
     if (static_cast<int>(op.ins.size()) != spec->n_inputs) {
-        fail(line.number, std::string(spec->name) + " takes " + std::to_string(spec->n_inputs) + " inputs, found " +
-                              std::to_string(op.ins.size()));
+        fail(line.number, std::string(spec->name) + " takes " + std::to_string(spec->n_inputs) +
+                              " inputs, found " + std::to_string(op.ins.size()));
     }
     for (; i < last && f[i].find('=') > f[i].find(':'); ++i) {
         const size_t colon = f[i].find(':');
         const auto role = f[i].substr(0, colon);
         const auto weight = names.weights.find(f[i].substr(colon + 1));
-        if (weight == names.weights.end()) fail(line.number, "weight in '" + std::string(f[i]) + "' is not declared");
+        if (weight == names.weights.end())
+            fail(line.number, "weight in '" + std::string(f[i]) + "' is not declared");
         op.weights.emplace(role, weight->second);
     }
     for (; i < last; ++i) {
         const size_t equals = f[i].find('=');
-        if (equals == std::string_view::npos) fail(line.number, "found '" + std::string(f[i]) + "', expected attr=value");
+        if (equals == std::string_view::npos)
+            fail(line.number, "found '" + std::string(f[i]) + "', expected attr=value");
         op.attrs.emplace(f[i].substr(0, equals), f[i].substr(equals + 1));
     }
 
@@ -182,9 +186,11 @@ Op parse_op(const Line& line, const Names& names) {
             fail(line.number, std::string(spec->name) + " needs the weight '" + std::string(name) + "'");
         }
     }
-    if (known != op.weights.size()) fail(line.number, std::string(spec->name) + " has a weight role it does not know");
+    if (known != op.weights.size())
+        fail(line.number, std::string(spec->name) + " has a weight role it does not know");
     for (const char* attr : spec->attrs) {
-        if (op.attrs.count(attr) == 0) fail(line.number, std::string(spec->name) + " needs the attribute '" + attr + "'");
+        if (op.attrs.count(attr) == 0)
+            fail(line.number, std::string(spec->name) + " needs the attribute '" + attr + "'");
     }
     if (op.attrs.size() != spec->attrs.size()) {
         fail(line.number, std::string(spec->name) + " has an attribute it does not know");
@@ -271,7 +277,8 @@ Program parse_program(std::string_view text) {
         } else if (head == "table") {
             p.tables.push_back(parse_table(line));
         } else if (head == "cache") {
-            if (n < 2 || parse_size(line.fields[1], line.number, "cache", 0) != static_cast<int>(p.caches.size())) {
+            if (n < 2 ||
+                parse_size(line.fields[1], line.number, "cache", 0) != static_cast<int>(p.caches.size())) {
                 fail(line.number, "caches must be numbered from 0 up");
             }
             p.caches.push_back({parse_size(keyed(line, 2, "n_kv_heads"), line.number, "n_kv_heads", 1),
@@ -279,7 +286,8 @@ Program parse_program(std::string_view text) {
                                 parse_size(keyed(line, 4, "value_dim"), line.number, "value_dim", 1),
                                 parse_size(keyed(line, 5, "window"), line.number, "window", 0)});
         } else if (head == "state") {
-            if (n < 2 || parse_size(line.fields[1], line.number, "state", 0) != static_cast<int>(p.states.size())) {
+            if (n < 2 ||
+                parse_size(line.fields[1], line.number, "state", 0) != static_cast<int>(p.states.size())) {
                 fail(line.number, "states must be numbered from 0 up");
             }
             p.states.push_back({std::string(keyed(line, 2, "kind")),
@@ -290,10 +298,12 @@ Program parse_program(std::string_view text) {
             int64_t elements = 1;
             for (size_t i = 2; i < n; ++i) {
                 w.shape.push_back(parse_size(line.fields[i], line.number, "dimension", 1));
-                if (elements > (int64_t{1} << 48) / w.shape.back()) fail(line.number, "the weight is too large");
+                if (elements > (int64_t{1} << 48) / w.shape.back())
+                    fail(line.number, "the weight is too large");
                 elements *= w.shape.back();
             }
-            if (!names.weights.emplace(w.name, p.weights.size()).second) fail(line.number, "the weight is declared twice");
+            if (!names.weights.emplace(w.name, p.weights.size()).second)
+                fail(line.number, "the weight is declared twice");
             p.weights.push_back(std::move(w));
         } else if (head == "output") {
             p.hidden = find_value(names, keyed(line, 1, "hidden"), line.number);
@@ -302,7 +312,8 @@ Program parse_program(std::string_view text) {
             closed = true;
         } else {
             Op op = parse_op(line, names);
-            if (!names.values.emplace(op.name, p.ops.size()).second) fail(line.number, "the value is made twice");
+            if (!names.values.emplace(op.name, p.ops.size()).second)
+                fail(line.number, "the value is made twice");
             p.ops.push_back(std::move(op));
         }
     }

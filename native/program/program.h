@@ -35,9 +35,9 @@ enum class OpKind : uint8_t {
 
 struct Op {
     OpKind kind;
-    std::string name;                                  // the value it makes
-    std::vector<int> ins;                              // values, by index of the op that makes them
-    std::map<std::string, int, std::less<>> weights;   // role -> index into Program::weights
+    std::string name;                                 // the value it makes
+    std::vector<int> ins;                             // values, by index of the op that makes them
+    std::map<std::string, int, std::less<>> weights;  // role -> index into Program::weights
     std::map<std::string, std::string, std::less<>> attrs;
     int width = 0;
 
@@ -84,8 +84,9 @@ struct Program {
     int table_index(std::string_view name) const;
 };
 
-// Parses and checks structure: known ops, roles and attributes, every input made before it is used, sizes positive and below
-// 2^31. Shapes against each other are checked by the plan. Throws ModelError naming the line.
+// Parses and checks structure: known ops, roles and attributes, every input made before it is used, sizes
+// positive and below 2^31. Shapes against each other are checked by the plan. Throws ModelError naming the
+// line.
 Program parse_program(std::string_view text);
 
 }  // namespace edgellm

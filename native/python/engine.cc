@@ -43,7 +43,8 @@ void check(StepStatus status) {
         case StepStatus::kOk:
             return;
         case StepStatus::kBadSequence:
-            throw std::invalid_argument("a sequence is not open, or its tokens are not consecutive in the batch");
+            throw std::invalid_argument(
+                "a sequence is not open, or its tokens are not consecutive in the batch");
         case StepStatus::kBadToken:
             throw std::invalid_argument("a token id is outside the vocabulary");
         case StepStatus::kTooManyTokens:
@@ -60,12 +61,13 @@ struct PyEngine {
     Engine engine;
     std::vector<Bytes> buffers;
 
-    PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types, size_t threads,
-             size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type, const std::string& isa)
+    PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
+             size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
+             const std::string& isa)
         : engine(program, types, options(threads, context, cache_tokens, batch, kv_type, isa)) {}
 
-    static EngineOptions options(size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
-                                 const std::string& isa) {
+    static EngineOptions options(size_t threads, size_t context, size_t cache_tokens, size_t batch,
+                                 const std::string& kv_type, const std::string& isa) {
         EngineOptions o;
         if (threads < 1 || context < 1 || cache_tokens < 1 || batch < 1) {
             throw std::invalid_argument("threads, context, cache_tokens and batch must be 1 or more");
@@ -80,7 +82,8 @@ struct PyEngine {
             throw std::invalid_argument("kv_type must be f32, f16 or q8_0");
         }
         if (!isa_from_name(isa, &o.isa)) throw std::invalid_argument("unknown instruction set '" + isa + "'");
-        if (!isa_usable(o.isa, detect_cpu())) throw std::invalid_argument("this CPU cannot run '" + isa + "'");
+        if (!isa_usable(o.isa, detect_cpu()))
+            throw std::invalid_argument("this CPU cannot run '" + isa + "'");
         o.threads = threads;
         o.context = context;
         o.cache_tokens = cache_tokens;
@@ -108,9 +111,12 @@ struct PyEngine {
             throw std::invalid_argument("tokens, sequences and outputs differ in length");
         }
         Engine& e = loaded();
-        const auto n_outputs = std::count_if(outputs.data(), outputs.data() + outputs.size(), [](uint8_t f) { return f != 0; });
-        if (n_outputs > 0 && e.program().logits < 0) throw std::invalid_argument("this model makes embeddings, not logits");
-        FloatMatrix logits = new_matrix(static_cast<size_t>(n_outputs), static_cast<size_t>(e.program().n_vocab));
+        const auto n_outputs =
+            std::count_if(outputs.data(), outputs.data() + outputs.size(), [](uint8_t f) { return f != 0; });
+        if (n_outputs > 0 && e.program().logits < 0)
+            throw std::invalid_argument("this model makes embeddings, not logits");
+        FloatMatrix logits =
+            new_matrix(static_cast<size_t>(n_outputs), static_cast<size_t>(e.program().n_vocab));
         StepStatus status;
         {
             nb::gil_scoped_release unlocked;
@@ -213,13 +219,13 @@ void bind_engine(nb::module_& m) {
             f.avx512_vnni = avx512_vnni;
             return isa_name(best_isa(f));
         },
-        nb::kw_only(), nb::arg("avx2") = false, nb::arg("fma") = false, nb::arg("f16c") = false, nb::arg("avx_vnni") = false,
-        nb::arg("avx512") = false, nb::arg("avx512_vnni") = false);
+        nb::kw_only(), nb::arg("avx2") = false, nb::arg("fma") = false, nb::arg("f16c") = false,
+        nb::arg("avx_vnni") = false, nb::arg("avx512") = false, nb::arg("avx512_vnni") = false);
     m.def("allowed_cpus", &allowed_cpus);
 
     nb::class_<PyEngine>(m, "Engine")
-        .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t, size_t, size_t, size_t,
-                      const std::string&, const std::string&>(),
+        .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
+                      size_t, size_t, size_t, const std::string&, const std::string&>(),
              nb::arg("program"), nb::arg("types"), nb::kw_only(), nb::arg("threads"), nb::arg("context"),
              nb::arg("cache_tokens"), nb::arg("batch"), nb::arg("kv_type"), nb::arg("isa"))
         .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = false)
@@ -229,12 +235,17 @@ void bind_engine(nb::module_& m) {
         .def("open_sequence", [](PyEngine& e) { return e.loaded().sequences().open(); })
         .def("close_sequence",
              [](PyEngine& e, int id) {
-                 if (!e.loaded().sequences().close(id)) throw std::invalid_argument("the sequence is not open");
+                 if (!e.loaded().sequences().close(id))
+                     throw std::invalid_argument("the sequence is not open");
              })
-        .def("fork_sequence", [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().fork(id, n); },
-             "A new sequence that shares the first n tokens, or -1 if that past is no longer held or there is no room.")
-        .def("truncate_sequence", [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().truncate(id, n); },
-             "Forgets all but the first n tokens; False if that past is no longer held.")
+        .def(
+            "fork_sequence", [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().fork(id, n); },
+            "A new sequence that shares the first n tokens, or -1 if that past is no longer held or there is "
+            "no room.")
+        .def(
+            "truncate_sequence",
+            [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().truncate(id, n); },
+            "Forgets all but the first n tokens; False if that past is no longer held.")
         .def("sequence_length", &PyEngine::length)
         .def("save_sequence", &PyEngine::save)
         .def("restore_sequence", &PyEngine::restore)

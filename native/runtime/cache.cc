@@ -7,19 +7,23 @@
 namespace edgellm {
 namespace {
 
-// Tokens that a windowed group keeps beyond its window, so that a rejected draft or an edited last answer can be taken back
-// without reading the prompt again.
+// Tokens that a windowed group keeps beyond its window, so that a rejected draft or an edited last answer can
+// be taken back without reading the prompt again.
 constexpr size_t kWindowSlack = 256;
 
-size_t blocks_for(size_t n_tokens) { return (n_tokens + kKvBlockTokens - 1) / kKvBlockTokens; }
+size_t blocks_for(size_t n_tokens) {
+    return (n_tokens + kKvBlockTokens - 1) / kKvBlockTokens;
+}
 
 }  // namespace
 
-SequenceStore::SequenceStore(const Plan& plan, size_t cache_tokens, size_t context) : plan_(plan), context_(context) {
+SequenceStore::SequenceStore(const Plan& plan, size_t cache_tokens, size_t context)
+    : plan_(plan), context_(context) {
     cache_offset_.resize(plan.cache_shapes.size());
     for (size_t c = 0; c < plan.cache_shapes.size(); ++c) {
         const AttentionShape& shape = plan.cache_shapes[c];
-        auto it = std::find_if(groups_.begin(), groups_.end(), [&](const Group& g) { return g.window == shape.window; });
+        auto it = std::find_if(groups_.begin(), groups_.end(),
+                               [&](const Group& g) { return g.window == shape.window; });
         if (it == groups_.end()) {
             groups_.emplace_back();
             it = groups_.end() - 1;
@@ -153,8 +157,9 @@ bool SequenceStore::truncate(int id, size_t n_tokens) {
     if (!valid(id)) return false;
     Sequence& s = at(id);
     if (!past_held(s, n_tokens)) return false;
-    // A shared last block would be written through by both owners: forks copy partly filled blocks, so only a block that was
-    // full when it was shared can be cut here; it gets a copy of its own. All copies are taken before anything is dropped.
+    // A shared last block would be written through by both owners: forks copy partly filled blocks, so only a
+    // block that was full when it was shared can be cut here; it gets a copy of its own. All copies are taken
+    // before anything is dropped.
     const size_t last = n_tokens / kKvBlockTokens;
     std::vector<int> copies(groups_.size(), -1);
     for (size_t g = 0; g < groups_.size() && n_tokens % kKvBlockTokens != 0; ++g) {
@@ -197,7 +202,9 @@ bool SequenceStore::reserve(int id, size_t n_new) {
     return true;
 }
 
-void SequenceStore::unreserve(int id) { drop_after(&at(id), blocks_for(at(id).n_tokens)); }
+void SequenceStore::unreserve(int id) {
+    drop_after(&at(id), blocks_for(at(id).n_tokens));
+}
 
 void SequenceStore::advance(int id, size_t n_new) {
     Sequence& s = at(id);
@@ -228,7 +235,8 @@ std::vector<uint8_t> SequenceStore::save(int id) const {
         const uint64_t first = s.first_kept[g];
         put(&first, sizeof(first));
         for (size_t i = first / kKvBlockTokens; i < blocks_for(s.n_tokens); ++i) {
-            put(groups_[g].region.data() + static_cast<size_t>(s.ids[g][i]) * groups_[g].block_bytes, groups_[g].block_bytes);
+            put(groups_[g].region.data() + static_cast<size_t>(s.ids[g][i]) * groups_[g].block_bytes,
+                groups_[g].block_bytes);
         }
     }
     return out;

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // What sequences remember: paged keys and values, and fixed-size recurrent states.
 //
-// Caches with the same window form a group. A group's memory is a pool of blocks of 32 tokens (all its layers together); a
-// sequence holds a list of block numbers per group. Full blocks are shared between sequences by reference count; windowed
-// groups give back blocks that have left the window.
+// Caches with the same window form a group. A group's memory is a pool of blocks of 32 tokens (all its layers
+// together); a sequence holds a list of block numbers per group. Full blocks are shared between sequences by
+// reference count; windowed groups give back blocks that have left the window.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +18,9 @@ namespace edgellm {
 struct Sequence {
     bool open = false;
     size_t n_tokens = 0;
-    std::vector<std::vector<int>> ids;           // per group: block number by position / 32; -1: given back
-    std::vector<std::vector<uint8_t*>> blocks;   // per cache: address of its part of each block
-    std::vector<size_t> first_kept;              // per group: positions before it are gone
+    std::vector<std::vector<int>> ids;          // per group: block number by position / 32; -1: given back
+    std::vector<std::vector<uint8_t*>> blocks;  // per cache: address of its part of each block
+    std::vector<size_t> first_kept;             // per group: positions before it are gone
     std::vector<float> state;
 };
 
@@ -33,16 +33,20 @@ class SequenceStore {
     int open();
     // False if there is no such sequence.
     bool close(int id);
-    bool valid(int id) const { return id >= 0 && static_cast<size_t>(id) < sequences_.size() && sequences_[static_cast<size_t>(id)].open; }
+    bool valid(int id) const {
+        return id >= 0 && static_cast<size_t>(id) < sequences_.size() &&
+               sequences_[static_cast<size_t>(id)].open;
+    }
     Sequence& at(int id) { return sequences_[static_cast<size_t>(id)]; }
 
-    // A new sequence that starts with the first n_tokens of `id`; -1 if that past is no longer held (windows, states) or the
-    // pool has no block for the copy of a partly filled one.
+    // A new sequence that starts with the first n_tokens of `id`; -1 if that past is no longer held (windows,
+    // states) or the pool has no block for the copy of a partly filled one.
     int fork(int id, size_t n_tokens);
     // Forgets all but the first n_tokens; false if that past is no longer held.
     bool truncate(int id, size_t n_tokens);
 
-    // Makes room for n_new tokens after the sequence's end; false (nothing changed) if the pool or the context is too small.
+    // Makes room for n_new tokens after the sequence's end; false (nothing changed) if the pool or the
+    // context is too small.
     bool reserve(int id, size_t n_new);
     // Gives back what reserve took, where no tokens were written after all.
     void unreserve(int id);
@@ -54,7 +58,8 @@ class SequenceStore {
     size_t free_tokens() const;
     static size_t bytes_per_token(const Plan& plan);
 
-    // One sequence's whole past as bytes, and back. restore returns -1 if there is no room or the bytes do not fit this model.
+    // One sequence's whole past as bytes, and back. restore returns -1 if there is no room or the bytes do
+    // not fit this model.
     std::vector<uint8_t> save(int id) const;
     int restore(const uint8_t* bytes, size_t n_bytes);
 
@@ -64,7 +69,7 @@ class SequenceStore {
         size_t block_bytes = 0;
         std::vector<int> caches;
         Region region;
-        std::vector<int> free_ids;   // taken from the back: freshly freed, warm blocks first
+        std::vector<int> free_ids;  // taken from the back: freshly freed, warm blocks first
         std::vector<int> refs;
     };
 

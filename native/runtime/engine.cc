@@ -17,7 +17,8 @@
 namespace edgellm {
 namespace {
 
-std::vector<uint32_t> order_types(const Program& program, const std::vector<std::pair<std::string, uint32_t>>& types) {
+std::vector<uint32_t> order_types(const Program& program,
+                                  const std::vector<std::pair<std::string, uint32_t>>& types) {
     std::map<std::string_view, uint32_t> by_name;
     for (const auto& [name, type] : types) by_name[name] = type;
     std::vector<uint32_t> ordered;
@@ -25,16 +26,20 @@ std::vector<uint32_t> order_types(const Program& program, const std::vector<std:
         const auto it = by_name.find(w.name);
         if (it == by_name.end()) throw ModelError("the tensor " + w.name + " is missing");
         if (find_format(it->second) == nullptr) {
-            throw ModelError("the tensor " + w.name + " has type number " + std::to_string(it->second) + ", which is no weight format");
+            throw ModelError("the tensor " + w.name + " has type number " + std::to_string(it->second) +
+                             ", which is no weight format");
         }
         ordered.push_back(it->second);
     }
     return ordered;
 }
 
-PlanOptions plan_options(const EngineOptions& o) { return {o.threads, o.batch, o.kv_type, o.isa}; }
+PlanOptions plan_options(const EngineOptions& o) {
+    return {o.threads, o.batch, o.kv_type, o.isa};
+}
 
-// Tells the system that the whole pages inside [data, data + n) can be dropped; they come back from the file if read again.
+// Tells the system that the whole pages inside [data, data + n) can be dropped; they come back from the file
+// if read again.
 void drop_pages(const uint8_t* data, size_t n) {
     const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
     const uintptr_t begin = align_up(reinterpret_cast<uintptr_t>(data), page);
@@ -44,7 +49,8 @@ void drop_pages(const uint8_t* data, size_t n) {
 
 }  // namespace
 
-Engine::Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types, const EngineOptions& options)
+Engine::Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types,
+               const EngineOptions& options)
     : options_(options),
       program_(parse_program(program)),
       types_(order_types(program_, types)),
@@ -57,13 +63,15 @@ MemoryUse Engine::memory() const {
     MemoryUse use{};
     use.weights = plan_.weight_bytes;
     for (int w : plan_.vectors) {
-        use.weights += static_cast<size_t>(program_.weights[static_cast<size_t>(w)].elements()) * sizeof(float);
+        use.weights +=
+            static_cast<size_t>(program_.weights[static_cast<size_t>(w)].elements()) * sizeof(float);
     }
     use.cache = SequenceStore::bytes_per_token(plan_) * options_.cache_tokens;
     use.state_per_sequence = plan_.state_floats * sizeof(float);
-    use.scratch = options_.batch * (plan_.arena_floats_per_row * sizeof(float) + plan_.quant_bytes_per_row +
-                                    plan_.angle_floats_per_row * sizeof(float) + plan_.max_used * plan_.moe_row_bytes) +
-                  options_.threads * plan_.private_bytes;
+    use.scratch =
+        options_.batch * (plan_.arena_floats_per_row * sizeof(float) + plan_.quant_bytes_per_row +
+                          plan_.angle_floats_per_row * sizeof(float) + plan_.max_used * plan_.moe_row_bytes) +
+        options_.threads * plan_.private_bytes;
     return use;
 }
 
@@ -74,7 +82,9 @@ void Engine::load_vector(size_t id, const TensorSource& source) {
     values.resize(static_cast<size_t>(decl.elements()));
     format->decode(source.data, values.size() / format->block_size, values.data());
     for (float v : values) {
-        if (!std::isfinite(v)) throw ModelError("the tensor " + decl.name + " holds a value that is not finite; the file is damaged");
+        if (!std::isfinite(v))
+            throw ModelError("the tensor " + decl.name +
+                             " holds a value that is not finite; the file is damaged");
     }
     // A rope table divided by per-pair factors becomes a table of its own.
     for (AngleSet& set : plan_.angles) {
@@ -104,13 +114,14 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
         const auto it = by_name.find(decl.name);
         if (it == by_name.end()) throw ModelError("the tensor " + decl.name + " is missing");
         const FormatInfo* format = find_format(it->second->type);
-        if (it->second->type != types_[i]) throw ModelError("the tensor " + decl.name + " is not of the type that was planned");
+        if (it->second->type != types_[i])
+            throw ModelError("the tensor " + decl.name + " is not of the type that was planned");
         const auto elements = static_cast<size_t>(decl.elements());
         const auto columns = static_cast<size_t>(decl.shape.back());
         const size_t expected = row_bytes(*format, columns) * (elements / columns);
         if (expected == 0 || it->second->n_bytes != expected) {
-            throw ModelError("the tensor " + decl.name + " has " + std::to_string(it->second->n_bytes) + " bytes, expected " +
-                             std::to_string(expected));
+            throw ModelError("the tensor " + decl.name + " has " + std::to_string(it->second->n_bytes) +
+                             " bytes, expected " + std::to_string(expected));
         }
         sources.push_back(it->second);
     }
@@ -118,7 +129,8 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
     sequences_ = std::make_unique<SequenceStore>(plan_, options_.cache_tokens, options_.context);
     executor_ = std::make_unique<Executor>(plan_, program_, &pool_, options_.context);
     executor_->vectors.resize(plan_.vectors.size());
-    for (size_t id = 0; id < plan_.vectors.size(); ++id) load_vector(id, *sources[static_cast<size_t>(plan_.vectors[id])]);
+    for (size_t id = 0; id < plan_.vectors.size(); ++id)
+        load_vector(id, *sources[static_cast<size_t>(plan_.vectors[id])]);
     for (int w : plan_.embeddings) {
         const TensorSource& s = *sources[static_cast<size_t>(w)];
         const FormatInfo* format = find_format(s.type);
@@ -138,16 +150,19 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
             const TensorSource& source = *sources[static_cast<size_t>(m.weight)];
             const size_t row = row_bytes(*find_format(source.type), m.packed.n_in);
             const size_t per_expert = (m.packed.n_panels + kPanels - 1) / kPanels;
-            for (size_t unit; (unit = counters[i].fetch_add(1, std::memory_order_relaxed)) < per_expert * m.n_experts;) {
+            for (size_t unit;
+                 (unit = counters[i].fetch_add(1, std::memory_order_relaxed)) < per_expert * m.n_experts;) {
                 const size_t expert = unit / per_expert, first = unit % per_expert * kPanels;
                 const size_t last = std::min(m.packed.n_panels, first + kPanels);
                 const uint8_t* rows = source.data + (expert * m.expert_rows + m.row_first) * row;
-                if (!kernels.pack(m.packed, rows, first, last, weights_.data() + m.offset + expert * m.expert_stride)) {
+                if (!kernels.pack(m.packed, rows, first, last,
+                                  weights_.data() + m.offset + expert * m.expert_stride)) {
                     bad.store(m.weight, std::memory_order_relaxed);
                 }
                 // At once, so that source and packed copy of a large tensor are never in memory together.
                 if (release) {
-                    const size_t n_rows = std::min(last * kPanelRows, size_t{m.packed.n_out}) - first * kPanelRows;
+                    const size_t n_rows =
+                        std::min(last * kPanelRows, size_t{m.packed.n_out}) - first * kPanelRows;
                     drop_pages(rows + first * kPanelRows * row, n_rows * row);
                 }
             }
@@ -157,8 +172,8 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
     });
     release_ = release;
     if (release) {
-        // Reading ahead has brought back pages that were dropped, and what loading freed lies in the allocator: an engine that runs
-        // needs neither.
+        // Reading ahead has brought back pages that were dropped, and what loading freed lies in the
+        // allocator: an engine that runs needs neither.
         for (const TensorSource* source : sources) drop_pages(source->data, source->n_bytes);
 #if defined(__GLIBC__)
         malloc_trim(0);
@@ -202,7 +217,8 @@ StepStatus Engine::make_batch(const int32_t* tokens, const int32_t* sequences, s
         }
         if (status != StepStatus::kOk) break;
         ++reserved;
-        for (size_t i = 0; i < seg.n_rows; ++i) b.positions[seg.first_row + i] = static_cast<uint32_t>(seg.position + i);
+        for (size_t i = 0; i < seg.n_rows; ++i)
+            b.positions[seg.first_row + i] = static_cast<uint32_t>(seg.position + i);
     }
     if (status != StepStatus::kOk) {
         for (size_t s = 0; s < reserved; ++s) sequences_->unreserve(segment_ids_[s]);
@@ -223,7 +239,8 @@ void Engine::finish_batch() {
     }
 }
 
-StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n, float* logits) {
+StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
+                        float* logits) {
     const StepStatus status = make_batch(tokens, sequences, n);
     if (status != StepStatus::kOk) return status;
     auto& rows = executor_->batch.output_rows;

@@ -41,13 +41,15 @@ enum class StepStatus : uint8_t { kOk, kBadSequence, kBadToken, kTooManyTokens, 
 
 class Engine {
   public:
-    // `types`: (weight name, format number) of every weight of the program. Throws ModelError, std::bad_alloc.
-    Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types, const EngineOptions& options);
+    // `types`: (weight name, format number) of every weight of the program. Throws ModelError,
+    // std::bad_alloc.
+    Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types,
+           const EngineOptions& options);
 
-    // Packs the weights, all threads together, tensor by tensor. The data must outlive the engine: embedding rows are read
-    // where they are. release: let the system drop packed source pages; only for data in a file mapping, from which they come
-    // back when they are read again. Throws ModelError naming the
-    // tensor that is missing, misshapen or not finite.
+    // Packs the weights, all threads together, tensor by tensor. The data must outlive the engine: embedding
+    // rows are read where they are. release: let the system drop packed source pages; only for data in a file
+    // mapping, from which they come back when they are read again. Throws ModelError naming the tensor that
+    // is missing, misshapen or not finite.
     void load(const std::vector<TensorSource>& tensors, bool release);
 
     MemoryUse memory() const;
@@ -58,9 +60,10 @@ class Engine {
     Profile& profile() { return executor_->profile; }
     const EngineOptions& options() const { return options_; }
 
-    // Appends tokens[i] to sequences[i]; a sequence's tokens are consecutive. Writes one row of n_vocab logits for each i with
-    // outputs[i] != 0, in order. On any other status than kOk nothing has changed.
-    StepStatus step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n, float* logits);
+    // Appends tokens[i] to sequences[i]; a sequence's tokens are consecutive. Writes one row of n_vocab
+    // logits for each i with outputs[i] != 0, in order. On any other status than kOk nothing has changed.
+    StepStatus step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
+                    float* logits);
     // The hidden rows (n, width) of one new sequence that is closed again.
     StepStatus hidden(const int32_t* tokens, size_t n, float* out);
 

@@ -9,8 +9,9 @@ namespace edgellm {
 namespace {
 
 uint64_t now_ns() {
-    return static_cast<uint64_t>(
-        std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count());
+    return static_cast<uint64_t>(std::chrono::duration_cast<std::chrono::nanoseconds>(
+                                     std::chrono::steady_clock::now().time_since_epoch())
+                                     .count());
 }
 
 }  // namespace
@@ -26,7 +27,8 @@ Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, s
     const size_t rows = plan.options.batch;
     arena_region_ = Region(sizeof(float) * rows * plan.arena_floats_per_row + 64, false);
     arena_ = reinterpret_cast<float*>(arena_region_.data());
-    quant_region_ = Region(rows * plan.quant_bytes_per_row + sizeof(float) * rows * plan.angle_floats_per_row + 64, false);
+    quant_region_ = Region(
+        rows * plan.quant_bytes_per_row + sizeof(float) * rows * plan.angle_floats_per_row + 64, false);
     quant_ = quant_region_.data();
     angles_ = reinterpret_cast<float*>(quant_ + align_up(rows * plan.quant_bytes_per_row, 64));
 
@@ -46,12 +48,14 @@ Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, s
 
     const size_t private_bytes = align_up(plan.private_bytes, 64);
     const size_t thread_bytes =
-        private_bytes + align_up(sizeof(float) * (2 * kTileFloats + align_up(attend, 16) + align_up(3 * experts, 16)), 4096);
+        private_bytes +
+        align_up(sizeof(float) * (2 * kTileFloats + align_up(attend, 16) + align_up(3 * experts, 16)), 4096);
     thread_region_ = Region(thread_bytes * pool->size(), false);
     for (size_t t = 0; t < pool->size(); ++t) {
         uint8_t* base = thread_region_.data() + t * thread_bytes;
         auto* tile = reinterpret_cast<float*>(base + private_bytes);
-        threads_.push_back({base, tile, tile + kTileFloats, tile + 2 * kTileFloats, tile + 2 * kTileFloats + align_up(attend, 16)});
+        threads_.push_back({base, tile, tile + kTileFloats, tile + 2 * kTileFloats,
+                            tile + 2 * kTileFloats + align_up(attend, 16)});
     }
     counters_ = std::make_unique<Counter[]>(plan.stages.size() * kPhases);
 
@@ -90,25 +94,30 @@ std::pair<size_t, size_t> Executor::share(size_t n, size_t t) const {
     return {n * t / threads, n * (t + 1) / threads};
 }
 
-void Executor::run(float* logits) { run_stages(logits, static_cast<int>(plan_.stages.size())); }
+void Executor::run(float* logits) {
+    run_stages(logits, static_cast<int>(plan_.stages.size()));
+}
 
 void Executor::run_hidden(float* hidden) {
     batch.output_rows.resize(batch.n_rows);
     for (size_t i = 0; i < batch.n_rows; ++i) batch.output_rows[i] = static_cast<uint32_t>(i);
     run_stages(nullptr, plan_.hidden_stage);
     for (size_t i = 0; i < batch.n_rows; ++i) {
-        std::memcpy(hidden + i * plan_.hidden.width, at(plan_.hidden, i, nullptr), plan_.hidden.width * sizeof(float));
+        std::memcpy(hidden + i * plan_.hidden.width, at(plan_.hidden, i, nullptr),
+                    plan_.hidden.width * sizeof(float));
     }
 }
 
 void Executor::run_stages(float* logits, int last_stage) {
     logits_ = logits;
     n_rows_ = batch.n_rows;
-    for (size_t i = 0; i < plan_.stages.size() * kPhases; ++i) counters_[i].next.store(0, std::memory_order_relaxed);
+    for (size_t i = 0; i < plan_.stages.size() * kPhases; ++i)
+        counters_[i].next.store(0, std::memory_order_relaxed);
     pool_->run([this, last_stage](size_t t) { thread_main(t, last_stage); });
 }
 
-// last_stage: the stage whose row program is the last work (the rest of it is left out); past the end: everything.
+// last_stage: the stage whose row program is the last work (the rest of it is left out); past the end:
+// everything.
 void Executor::thread_main(size_t t, int last_stage) {
     const bool timed = profile.enabled && t == 0;
     uint64_t start = timed ? now_ns() : 0;
@@ -180,9 +189,12 @@ void Executor::select_rows(size_t t) {
     for (size_t i = begin; i < end; ++i) {
         const Buffer& b = plan_.buffers[static_cast<size_t>(plan_.selected[i])];
         float* base = arena_ + b.offset * plan_.options.batch;
-        for (size_t r = 0; r < batch.output_rows.size(); ++r) {  // ascending: a row never overwrites one still to move
+        for (size_t r = 0; r < batch.output_rows.size();
+             ++r) {  // ascending: a row never overwrites one still to move
             const size_t from = batch.output_rows[r];
-            if (from != r) std::memcpy(base + r * b.floats_per_row, base + from * b.floats_per_row, b.floats_per_row * sizeof(float));
+            if (from != r)
+                std::memcpy(base + r * b.floats_per_row, base + from * b.floats_per_row,
+                            b.floats_per_row * sizeof(float));
         }
     }
 }
@@ -193,8 +205,8 @@ void Executor::compute_angles(size_t t) {
         for (const AngleSet& set : plan_.angles) {
             const RopeTable& table = program_.tables[static_cast<size_t>(set.table)];
             float* cosines = angles_ + row * plan_.angle_floats_per_row + set.offset;
-            rows_.rope_angles(table.inv_freq.data(), set.n_pairs, static_cast<float>(table.mscale), batch.positions[row],
-                              cosines, cosines + set.n_pairs);
+            rows_.rope_angles(table.inv_freq.data(), set.n_pairs, static_cast<float>(table.mscale),
+                              batch.positions[row], cosines, cosines + set.n_pairs);
         }
     }
 }
@@ -228,9 +240,10 @@ void Executor::run_attend(size_t s, size_t t) {
     };
     auto& counter = counters_[s * kPhases].next;
 
-    // Few tasks over long pasts: one token of a few sequences. Chunks of the past are shared out, then merged.
-    const bool split = pool_->size() > 1 && n_tasks < 2 * pool_->size() && batch.segments.size() == batch.n_rows &&
-                       longest > kKvChunkTokens;
+    // Few tasks over long pasts: one token of a few sequences. Chunks of the past are shared out, then
+    // merged.
+    const bool split = pool_->size() > 1 && n_tasks < 2 * pool_->size() &&
+                       batch.segments.size() == batch.n_rows && longest > kKvChunkTokens;
     if (split) {
         const size_t head_floats = shape.n_heads / shape.n_kv_heads * partial_floats(shape);
         const size_t n_units = n_tasks * max_chunks_;
@@ -242,7 +255,8 @@ void Executor::run_attend(size_t s, size_t t) {
             visible_chunks(shape, task.position, task.n_keys, &first, &last);
             if (chunk < first || chunk >= last) continue;
             attention_.attend_chunk(shape, task, static_cast<uint32_t>(chunk),
-                                    partials_.data() + (task_index * max_chunks_ + chunk) * head_floats, thread.attend);
+                                    partials_.data() + (task_index * max_chunks_ + chunk) * head_floats,
+                                    thread.attend);
         }
         pool_->barrier();
         const auto [begin, end] = share(n_tasks, t);
@@ -251,7 +265,8 @@ void Executor::run_attend(size_t s, size_t t) {
             const AttentionTask task = make_task(seg, i % shape.n_kv_heads, 0, 1);
             uint32_t first, last;
             visible_chunks(shape, task.position, task.n_keys, &first, &last);
-            attention_.merge(shape, task, first, last, partials_.data() + (i * max_chunks_ + first) * head_floats, head_floats);
+            attention_.merge(shape, task, first, last,
+                             partials_.data() + (i * max_chunks_ + first) * head_floats, head_floats);
         }
         return;
     }
@@ -284,16 +299,17 @@ void Executor::run_state(size_t s, size_t t) {
         const auto in = [&](size_t i) { return at(st.ins[i], seg.first_row, nullptr); };
         float* out = at(st.out, seg.first_row, nullptr);
         if (st.kind == OpKind::kShortConv) {
-            state_.short_conv(in(0), st.ins[0].ld, out, st.out.ld, seg.n_rows, st.out.width, st.taps, vector(st.weight),
-                              vector(st.bias), st.silu, begin, end, state);
+            state_.short_conv(in(0), st.ins[0].ld, out, st.out.ld, seg.n_rows, st.out.width, st.taps,
+                              vector(st.weight), vector(st.bias), st.silu, begin, end, state);
         } else if (st.kind == OpKind::kGatedDelta) {
-            state_.gated_delta(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3), st.ins[3].ld, in(4),
-                               st.ins[4].ld, seg.n_rows, st.n_heads, st.n_key_heads, st.key_dim, st.value_dim, st.scale,
-                               st.tiled, begin, end, out, st.out.ld, state);
+            state_.gated_delta(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3),
+                               st.ins[3].ld, in(4), st.ins[4].ld, seg.n_rows, st.n_heads, st.n_key_heads,
+                               st.key_dim, st.value_dim, st.scale, st.tiled, begin, end, out, st.out.ld,
+                               state);
         } else {
-            state_.ssm(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3), st.ins[3].ld, vector(st.a),
-                       vector(st.d), vector(st.dt_bias), seg.n_rows, st.n_heads, st.value_dim, st.n_key_heads, st.key_dim,
-                       begin, end, out, st.out.ld, state);
+            state_.ssm(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3), st.ins[3].ld,
+                       vector(st.a), vector(st.d), vector(st.dt_bias), seg.n_rows, st.n_heads, st.value_dim,
+                       st.n_key_heads, st.key_dim, begin, end, out, st.out.ld, state);
         }
     }
 }

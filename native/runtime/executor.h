@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Runs a plan's stages on a batch of rows. All memory is allocated when it is made; a run neither allocates nor throws.
+// Runs a plan's stages on a batch of rows. All memory is allocated when it is made; a run neither allocates
+// nor throws.
 #pragma once
 
 #include <atomic>
@@ -48,9 +49,9 @@ class Executor {
     Executor(const Plan& plan, const Program& program, ThreadPool* pool, size_t context);
 
     // Set at load.
-    std::vector<std::vector<float>> vectors;   // by VectorId
+    std::vector<std::vector<float>> vectors;  // by VectorId
     std::vector<EmbeddingTable> embeddings;
-    std::vector<const uint8_t*> matrix_data;   // per MatrixUse: expert 0, panel 0
+    std::vector<const uint8_t*> matrix_data;  // per MatrixUse: expert 0, panel 0
 
     Batch batch;
     Profile profile;
@@ -65,10 +66,10 @@ class Executor {
   private:
     struct Thread {
         uint8_t* private_memory;
-        float* tile;       // kTileFloats
-        float* tile2;      // kTileFloats
-        float* attend;     // scratch of the attention kernels
-        float* row;        // one row of the widest routing
+        float* tile;    // kTileFloats
+        float* tile2;   // kTileFloats
+        float* attend;  // scratch of the attention kernels
+        float* row;     // one row of the widest routing
     };
 
     void run_stages(float* logits, int last_stage);
@@ -76,15 +77,18 @@ class Executor {
     void select_rows(size_t t);
     void compute_angles(size_t t);
 
-    // Rows [begin, end) of the stage's row program. memory: the thread's private memory, or nullptr in shared mode.
+    // Rows [begin, end) of the stage's row program. memory: the thread's private memory, or nullptr in shared
+    // mode.
     void run_rows(const Stage& stage, size_t begin, size_t end, uint8_t* memory, size_t t);
     void run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8_t* memory, size_t t);
     void kv_write(const RowOp& op, size_t row, const float* k, const float* v);
     void route(const Routing& routing, const float* logits, size_t row, float* scratch);
 
     void run_linear(size_t s, size_t t, bool prologue_only);
-    void linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory, size_t t);
-    void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values, uint8_t* memory);
+    void linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory,
+                      size_t t);
+    void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
+                        uint8_t* memory);
 
     void run_attend(size_t s, size_t t);
     void run_moe(size_t s, size_t t);
@@ -99,7 +103,9 @@ class Executor {
         return arena_ + v.offset + row * v.ld;
     }
     QuantRows quant_rows(const Stage& stage, int slot, uint8_t* memory) const;
-    const float* vector(VectorId id) const { return id < 0 ? nullptr : vectors[static_cast<size_t>(id)].data(); }
+    const float* vector(VectorId id) const {
+        return id < 0 ? nullptr : vectors[static_cast<size_t>(id)].data();
+    }
     PackedMatrix matrix(int i, size_t expert = 0) const;
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
 
@@ -121,7 +127,7 @@ class Executor {
     std::vector<float> partials_;
     size_t max_chunks_ = 0;
     float* logits_ = nullptr;
-    size_t n_rows_ = 0;   // rows of the stage being run
+    size_t n_rows_ = 0;  // rows of the stage being run
     bool selected_ = false;
 
     // One counter per stage and phase, zeroed before each run.

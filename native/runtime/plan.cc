@@ -11,15 +11,18 @@
 namespace edgellm {
 namespace {
 
-[[noreturn]] void fail(const Op& op, const std::string& what) { throw ModelError("op " + op.name + ": " + what); }
+[[noreturn]] void fail(const Op& op, const std::string& what) {
+    throw ModelError("op " + op.name + ": " + what);
+}
 
 void require(bool ok, const Op& op, const std::string& what) {
     if (!ok) fail(op, what);
 }
 
 Activation parse_activation(const Op& op, const std::string& name) {
-    static constexpr std::array<const char*, 11> kNames = {"silu",    "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2",
-                                                           "sigmoid", "tanh", "softplus",  "exp",        "swiglu_oai"};
+    static constexpr std::array<const char*, 11> kNames = {"silu",     "gelu",  "gelu_tanh", "gelu_quick",
+                                                           "relu",     "relu2", "sigmoid",   "tanh",
+                                                           "softplus", "exp",   "swiglu_oai"};
     for (size_t i = 0; i < kNames.size(); ++i) {
         if (name == kNames[i]) return static_cast<Activation>(i);
     }
@@ -43,7 +46,8 @@ class Planner {
     }
 
     Plan make() {
-        if (types_.size() != p_.weights.size()) throw ModelError("the tensors do not match the program's weights");
+        if (types_.size() != p_.weights.size())
+            throw ModelError("the tensors do not match the program's weights");
         prepare_state();
         count_uses();
         make_nodes();
@@ -92,10 +96,11 @@ class Planner {
 
     bool is_column_slice(const Op& o) const { return o.kind == OpKind::kSlice && o.integer("groups") == 1; }
 
-    // A linear that is only cut into column ranges is several linears over row ranges of its weight: nothing is copied, and
-    // fused checkpoints (one QKV or gate/up tensor) run like separate ones.
+    // A linear that is only cut into column ranges is several linears over row ranges of its weight: nothing
+    // is copied, and fused checkpoints (one QKV or gate/up tensor) run like separate ones.
     bool splits_into_slices(int i) const {
-        if (op(i).kind != OpKind::kLinear || is_output(i) || uses_[static_cast<size_t>(i)].empty()) return false;
+        if (op(i).kind != OpKind::kLinear || is_output(i) || uses_[static_cast<size_t>(i)].empty())
+            return false;
         for (int use : uses_[static_cast<size_t>(i)]) {
             if (!is_column_slice(op(use))) return false;
         }
@@ -148,7 +153,8 @@ class Planner {
         if (o.kind == OpKind::kAttentionShared) {
             const int64_t cache = o.integer("cache");
             for (size_t i = 0; i < p_.ops.size(); ++i) {
-                if (p_.ops[i].kind == OpKind::kAttention && p_.ops[i].integer("cache") == cache && !made_[i]) return false;
+                if (p_.ops[i].kind == OpKind::kAttention && p_.ops[i].integer("cache") == cache && !made_[i])
+                    return false;
             }
         }
         const int linear = linear_source(n.op);
@@ -211,7 +217,8 @@ class Planner {
                 }
             }
             if (placed == 0) throw ModelError("the program cannot be ordered: an operation waits for itself");
-            left = static_cast<size_t>(std::count_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return !n.done; }));
+            left = static_cast<size_t>(
+                std::count_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return !n.done; }));
         }
     }
 
@@ -269,14 +276,17 @@ class Planner {
         if (scalar != nullptr && size == 1 && n != 1) {
             *scalar = true;
         } else {
-            require(size == n, o, std::string(role) + " has " + std::to_string(size) + " values, expected " + std::to_string(n));
+            require(size == n, o,
+                    std::string(role) + " has " + std::to_string(size) + " values, expected " +
+                        std::to_string(n));
         }
         return id;
     }
 
     size_t positive(const Op& o, std::string_view attr) const {
         const int64_t v = o.integer(attr);
-        require(v > 0 && v < (int64_t{1} << 31), o, std::string(attr) + " is " + std::to_string(v) + ", expected 1 or more");
+        require(v > 0 && v < (int64_t{1} << 31), o,
+                std::string(attr) + " is " + std::to_string(v) + ", expected 1 or more");
         return static_cast<size_t>(v);
     }
 
@@ -296,8 +306,8 @@ class Planner {
         }
         if (is_column_slice(o)) {  // a view of its input
             const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
-            require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(n.op), o,
-                    "the slice leaves its input");
+            require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(n.op),
+                    o, "the slice leaves its input");
             if (is_output(n.op)) fail(o, "an output cannot be a slice");
             ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
             ref.column += start;
@@ -337,7 +347,8 @@ class Planner {
             case OpKind::kActivation:
                 r.kind = RowOpKind::kActivation;
                 r.fn = parse_activation(o, o.text("fn"));
-                require(r.a.width == width && r.fn != Activation::kSwigluOai, o, "not an activation of its input's width");
+                require(r.a.width == width && r.fn != Activation::kSwigluOai, o,
+                        "not an activation of its input's width");
                 break;
             case OpKind::kAdd:
                 r.kind = RowOpKind::kAdd;
@@ -357,8 +368,8 @@ class Planner {
                 r.groups = positive(o, "groups");
                 r.size = positive(o, "size");
                 r.start = static_cast<size_t>(o.integer("start"));
-                require(o.integer("start") >= 0 && r.a.width % r.groups == 0 && r.start + r.size <= r.a.width / r.groups &&
-                            width == r.groups * r.size,
+                require(o.integer("start") >= 0 && r.a.width % r.groups == 0 &&
+                            r.start + r.size <= r.a.width / r.groups && width == r.groups * r.size,
                         o, "the slice leaves its groups");
                 break;
             case OpKind::kConcat:
@@ -366,7 +377,8 @@ class Planner {
                 r.groups = positive(o, "groups");
                 r.repeat_a = o.boolean("repeat_a");
                 r.repeat_b = o.boolean("repeat_b");
-                require((r.repeat_a || r.a.width % r.groups == 0) && (r.repeat_b || r.b.width % r.groups == 0) &&
+                require((r.repeat_a || r.a.width % r.groups == 0) &&
+                            (r.repeat_b || r.b.width % r.groups == 0) &&
                             width == (r.repeat_a ? r.a.width * r.groups : r.a.width) +
                                          (r.repeat_b ? r.b.width * r.groups : r.b.width),
                         o, "the inputs' groups do not make its width");
@@ -376,7 +388,8 @@ class Planner {
                 r.groups = positive(o, "groups");
                 r.times = positive(o, "times");
                 r.interleave = o.boolean("interleave");
-                require(r.a.width % r.groups == 0 && r.a.width * r.times == width, o, "groups times times is not its width");
+                require(r.a.width % r.groups == 0 && r.a.width * r.times == width, o,
+                        "groups times times is not its width");
                 break;
             default:
                 fail(o, "is not a row operation");
@@ -390,8 +403,8 @@ class Planner {
         const std::string& source = o.text("source");
         r->source = source == "token"      ? EmbedSource::kToken
                     : source == "position" ? EmbedSource::kPosition
-                    : source == "first"    ? EmbedSource::kFirst
-                                           : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
+                    : source == "first" ? EmbedSource::kFirst
+                                        : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
         const int w = o.weight("weight");
         require(decl(w).shape.size() == 2 && decl(w).shape[1] == static_cast<int64_t>(width), o,
                 "the embedding's rows are not of its width");
@@ -399,7 +412,8 @@ class Planner {
             require(decl(w).shape[0] >= p_.n_vocab, o, "the embedding has fewer rows than the vocabulary");
         }
         const FormatInfo* format = find_format(types_[static_cast<size_t>(w)]);
-        require(format != nullptr && width % format->block_size == 0, o, "the embedding's format does not fit its width");
+        require(format != nullptr && width % format->block_size == 0, o,
+                "the embedding's format does not fit its width");
         r->index = static_cast<int>(plan_.embeddings.size());
         plan_.embeddings.push_back(w);
     }
@@ -440,7 +454,8 @@ class Planner {
         const VectorId factors = vector(o, "factors");
         if (factors >= 0) require(vector_size(factors) == n_pairs, o, "factors do not match the table");
         for (size_t i = 0; i < plan_.angles.size(); ++i) {
-            if (plan_.angles[i].table == table && plan_.angles[i].factors == factors) r->index = static_cast<int>(i);
+            if (plan_.angles[i].table == table && plan_.angles[i].factors == factors)
+                r->index = static_cast<int>(i);
         }
         if (r->index < 0) {
             r->index = static_cast<int>(plan_.angles.size());
@@ -449,8 +464,8 @@ class Planner {
         }
     }
 
-    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: all its layers use one after another
-    // the same blocks, which the step's own tokens fill.
+    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: all its layers use
+    // one after another the same blocks, which the step's own tokens fill.
     int cache_index(const Op& o) {
         const int64_t cache = o.integer("cache");
         if (cache == -1 && o.kind == OpKind::kAttention && !o.boolean("causal")) return encoder_cache(o);
@@ -462,7 +477,8 @@ class Planner {
         const size_t n_heads = positive(o, "n_heads");
         const size_t q = width_of(o.ins[0]), k = width_of(o.ins[1]), v = width_of(o.ins[2]);
         const size_t key_dim = q / n_heads;
-        require(q % n_heads == 0 && k % key_dim == 0 && v % (k / key_dim) == 0, o, "queries, keys and values do not agree in heads");
+        require(q % n_heads == 0 && k % key_dim == 0 && v % (k / key_dim) == 0, o,
+                "queries, keys and values do not agree in heads");
         AttentionShape shape{};
         shape.key_dim = static_cast<uint32_t>(key_dim);
         shape.n_kv_heads = static_cast<uint32_t>(k / key_dim);
@@ -470,7 +486,8 @@ class Planner {
         shape.kv_type = plan_.options.kv_type;
         for (size_t i = p_.caches.size(); i < plan_.cache_shapes.size(); ++i) {
             const AttentionShape& s = plan_.cache_shapes[i];
-            if (s.key_dim == shape.key_dim && s.n_kv_heads == shape.n_kv_heads && s.value_dim == shape.value_dim) {
+            if (s.key_dim == shape.key_dim && s.n_kv_heads == shape.n_kv_heads &&
+                s.value_dim == shape.value_dim) {
                 return static_cast<int>(i);
             }
         }
@@ -482,7 +499,8 @@ class Planner {
         const Op& o = op(i);
         const int cache = cache_index(o);
         const AttentionShape& c = plan_.cache_shapes[static_cast<size_t>(cache)];
-        require(width_of(o.ins[1]) == size_t{c.n_kv_heads} * c.key_dim && width_of(o.ins[2]) == size_t{c.n_kv_heads} * c.value_dim,
+        require(width_of(o.ins[1]) == size_t{c.n_kv_heads} * c.key_dim &&
+                    width_of(o.ins[2]) == size_t{c.n_kv_heads} * c.value_dim,
                 o, "keys or values do not fit cache " + std::to_string(cache));
         RowOp r{};
         r.kind = RowOpKind::kKvWrite;
@@ -502,10 +520,11 @@ class Planner {
                     r.n_used <= r.n_experts / r.n_groups * r.n_groups_used,
                 o, "more experts are used than there are");
         const std::string& gating = o.text("gating");
-        r.gating = gating == "softmax"          ? Gating::kSoftmax
-                   : gating == "sigmoid"        ? Gating::kSigmoid
-                   : gating == "softmax_chosen" ? Gating::kSoftmaxChosen
-                                                : (fail(o, "unknown gating '" + gating + "'"), Gating::kSoftmax);
+        r.gating = gating == "softmax"   ? Gating::kSoftmax
+                   : gating == "sigmoid" ? Gating::kSigmoid
+                   : gating == "softmax_chosen"
+                       ? Gating::kSoftmaxChosen
+                       : (fail(o, "unknown gating '" + gating + "'"), Gating::kSoftmax);
         r.normalize = o.boolean("normalize");
         r.group_top2 = o.text("group_score") == "top2";
         r.factor = static_cast<float>(o.number("factor"));
@@ -536,7 +555,8 @@ class Planner {
         const uint32_t type = types_[static_cast<size_t>(weight)];
         const FormatInfo* format = find_format(type);
         if (format == nullptr || !kernels_.describe(static_cast<GGMLType>(type), n_out, n_in, &m.packed)) {
-            fail(o, "the format of " + decl(weight).name + " cannot hold rows of " + std::to_string(n_in) + " values");
+            fail(o, "the format of " + decl(weight).name + " cannot hold rows of " + std::to_string(n_in) +
+                        " values");
         }
         plan_.matrices.push_back(m);
         return static_cast<int>(plan_.matrices.size() - 1);
@@ -544,7 +564,8 @@ class Planner {
 
     MatrixUse& matrix(int i) { return plan_.matrices[static_cast<size_t>(i)]; }
 
-    // Follows the element-wise operations that alone consume `value` and whose other operand is there; returns the last value.
+    // Follows the element-wise operations that alone consume `value` and whose other operand is there;
+    // returns the last value.
     int absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue) {
         while (!is_output(value) && uses_[static_cast<size_t>(value)].size() == 1) {
             const int next = uses_[static_cast<size_t>(value)][0];
@@ -568,7 +589,8 @@ class Planner {
             } else if (o.kind == OpKind::kAdd || o.kind == OpKind::kMul) {
                 const int other = o.ins[0] == value ? o.ins[1] : o.ins[0];
                 const bool here = std::find(same_stage.begin(), same_stage.end(), other) != same_stage.end();
-                if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width) break;
+                if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width)
+                    break;
                 e.kind = o.kind == OpKind::kAdd ? EpilogueKind::kAdd : EpilogueKind::kMul;
                 e.operand = use(other);
             } else {
@@ -659,13 +681,16 @@ class Planner {
         const int weight = linear.weight("weight");
         const auto& shape = decl(weight).shape;
         const size_t n_in = width_of(linear.ins[0]);
-        require(shape.size() == 2 && shape[0] == linear.width && shape[1] == static_cast<int64_t>(n_in), linear,
-                decl(weight).name + " does not map " + std::to_string(n_in) + " to " + std::to_string(linear.width) + " values");
+        require(shape.size() == 2 && shape[0] == linear.width && shape[1] == static_cast<int64_t>(n_in),
+                linear,
+                decl(weight).name + " does not map " + std::to_string(n_in) + " to " +
+                    std::to_string(linear.width) + " values");
         const auto [first, n_out] = weight_rows(value);
         return new_matrix(linear, weight, first, n_out, n_in);
     }
 
-    // If `n` is one half of a gate/up pair whose other half is ready too, both become one task. Returns the value it makes.
+    // If `n` is one half of a gate/up pair whose other half is ready too, both become one task. Returns the
+    // value it makes.
     int fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task) {
         const auto only_use = [this](int v) {
             const auto& u = uses_[static_cast<size_t>(v)];
@@ -681,12 +706,14 @@ class Planner {
             const Op& linear = op(linear_source(other));
             const int other_matrix = make_linear_matrix(other, linear);
             const Op& mine = op(linear_source(n.op));
-            if (mine.ins[0] != linear.ins[0] || matrix(other_matrix).packed.input != matrix(task->matrix).packed.input) {
+            if (mine.ins[0] != linear.ins[0] ||
+                matrix(other_matrix).packed.input != matrix(task->matrix).packed.input) {
                 plan_.matrices.pop_back();
                 return n.op;
             }
             m->done = true;
-            const VectorId other_bias = sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
+            const VectorId other_bias =
+                sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
             task->up = other_matrix;
             task->up_bias = other_bias;
             if (!is_gate) {
@@ -706,7 +733,8 @@ class Planner {
     int quant_slot(const ValueRef& value, Stage* stage) {
         for (size_t i = 0; i < stage->quants.size(); ++i) {
             const ValueRef& v = stage->quants[i].value;
-            if (v.buffer == value.buffer && v.column == value.column && v.width == value.width) return static_cast<int>(i);
+            if (v.buffer == value.buffer && v.column == value.column && v.width == value.width)
+                return static_cast<int>(i);
         }
         QuantSlot slot;
         slot.value = value;
@@ -762,7 +790,8 @@ class Planner {
         a.q = use(o.ins[0]);
         require(a.q.width == size_t{a.shape.n_heads} * a.shape.key_dim, o, "queries do not fit the cache");
         a.out = new_value(i);
-        require(a.out.width == size_t{a.shape.n_heads} * a.shape.value_dim, o, "its width is not heads times value size");
+        require(a.out.width == size_t{a.shape.n_heads} * a.shape.value_dim, o,
+                "its width is not heads times value size");
     }
 
     void place_moe(int i, Stage* stage) {
@@ -775,7 +804,8 @@ class Planner {
         m.width = m.x.width;
         const auto shape3 = [&](int w) {
             const auto& s = decl(w).shape;
-            require(s.size() == 3 && s[0] == m.routing.n_experts, o, decl(w).name + " is not (experts, rows, columns)");
+            require(s.size() == 3 && s[0] == m.routing.n_experts, o,
+                    decl(w).name + " is not (experts, rows, columns)");
             return s;
         };
         const int down = o.weight("down");
@@ -805,8 +835,9 @@ class Planner {
         m.limit = static_cast<float>(o.number("limit"));
         m.alpha = static_cast<float>(o.number("alpha"));
         m.out = new_value(i);
-        const size_t row = quant_row_bytes(align_up(m.width, 32)) + quant_row_bytes(align_up(m.n_ff, 32)) +
-                           sizeof(float) * (align_up(m.width, 16) + align_up(m.n_ff, 16) + align_up(m.out.width, 16));
+        const size_t row =
+            quant_row_bytes(align_up(m.width, 32)) + quant_row_bytes(align_up(m.n_ff, 32)) +
+            sizeof(float) * (align_up(m.width, 16) + align_up(m.n_ff, 16) + align_up(m.out.width, 16));
         plan_.moe_row_bytes = std::max(plan_.moe_row_bytes, row);
     }
 
@@ -823,12 +854,13 @@ class Planner {
         const size_t width = width_of(i);
         if (o.kind == OpKind::kShortConv) {
             const auto& shape = decl(o.weight("weight")).shape;
-            require(shape.size() == 2 && shape[0] == static_cast<int64_t>(width) && s.ins[0].width == width, o,
-                    "the kernel is not (width, taps)");
+            require(shape.size() == 2 && shape[0] == static_cast<int64_t>(width) && s.ins[0].width == width,
+                    o, "the kernel is not (width, taps)");
             s.taps = static_cast<size_t>(shape[1]);
             s.weight = vector(o, "weight");
             s.bias = sized_vector(o, "bias", width, nullptr);
-            require(o.text("activation") == "silu" || o.text("activation") == "none", o, "unknown activation");
+            require(o.text("activation") == "silu" || o.text("activation") == "none", o,
+                    "unknown activation");
             s.silu = o.text("activation") == "silu";
             floats = (s.taps - 1) * width;
         } else if (o.kind == OpKind::kGatedDelta) {
@@ -836,9 +868,9 @@ class Planner {
             s.n_key_heads = positive(o, "n_key_heads");
             s.scale = static_cast<float>(o.number("scale"));
             s.tiled = o.boolean("tiled");
-            require(s.n_heads % s.n_key_heads == 0 && s.ins[0].width % s.n_key_heads == 0 && width % s.n_heads == 0 &&
-                        s.ins[1].width == s.ins[0].width && s.ins[2].width == width && s.ins[3].width == s.n_heads &&
-                        s.ins[4].width == s.n_heads,
+            require(s.n_heads % s.n_key_heads == 0 && s.ins[0].width % s.n_key_heads == 0 &&
+                        width % s.n_heads == 0 && s.ins[1].width == s.ins[0].width &&
+                        s.ins[2].width == width && s.ins[3].width == s.n_heads && s.ins[4].width == s.n_heads,
                     o, "its inputs do not agree in heads");
             s.key_dim = s.ins[0].width / s.n_key_heads;
             s.value_dim = width / s.n_heads;
@@ -858,8 +890,8 @@ class Planner {
             floats = width * s.key_dim;
         }
         require(static_cast<size_t>(p_.states[static_cast<size_t>(index)].size) == floats, o,
-                "its state has " + std::to_string(p_.states[static_cast<size_t>(index)].size) + " values, expected " +
-                    std::to_string(floats));
+                "its state has " + std::to_string(p_.states[static_cast<size_t>(index)].size) +
+                    " values, expected " + std::to_string(floats));
         s.out = new_value(i);
     }
 
@@ -872,7 +904,8 @@ class Planner {
         if (plan_.select_after < 0) plan_.select_after = 0;
         for (size_t i = 0; i < plan_.buffers.size(); ++i) {
             const Buffer& b = plan_.buffers[i];
-            if (b.first <= plan_.select_after && b.last > plan_.select_after) plan_.selected.push_back(static_cast<int>(i));
+            if (b.first <= plan_.select_after && b.last > plan_.select_after)
+                plan_.selected.push_back(static_cast<int>(i));
         }
     }
 
@@ -909,7 +942,8 @@ class Planner {
             std::vector<std::pair<size_t, size_t>> taken;
             for (size_t j : placed) {
                 const Buffer& o = plan_.buffers[j];
-                if (o.first <= b.last && b.first <= o.last) taken.emplace_back(o.offset, o.offset + o.floats_per_row);
+                if (o.first <= b.last && b.first <= o.last)
+                    taken.emplace_back(o.offset, o.offset + o.floats_per_row);
             }
             std::sort(taken.begin(), taken.end());
             size_t at = 0;
@@ -943,7 +977,8 @@ class Planner {
         for (const RowOp& r : stage->rows) {
             if (r.out.buffer < 0 || offsets.count(r.out.buffer) != 0) continue;
             offsets[r.out.buffer] = static_cast<ptrdiff_t>(bytes / sizeof(float));
-            bytes += plan_.buffers[static_cast<size_t>(r.out.buffer)].floats_per_row * plan_.private_rows * sizeof(float);
+            bytes += plan_.buffers[static_cast<size_t>(r.out.buffer)].floats_per_row * plan_.private_rows *
+                     sizeof(float);
         }
         const auto assign = [&](ValueRef& v) {
             const auto it = offsets.find(v.buffer);

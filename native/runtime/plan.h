@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The plan of a program: stages with everything resolved to offsets, made once at load.
 //
-// A stage is work that all threads share, closed by a barrier. Operations that touch one token's row only are gathered into row
-// programs; where a row program feeds linears it becomes their prologue, and with fewer rows than threads every thread runs
-// it for itself into private memory instead of waiting at a barrier. Element-wise operations after a linear become its
-// epilogue. So a transformer layer is about six stages.
+// A stage is work that all threads share, closed by a barrier. Operations that touch one token's row only are
+// gathered into row programs; where a row program feeds linears it becomes their prologue, and with fewer
+// rows than threads every thread runs it for itself into private memory instead of waiting at a barrier.
+// Element-wise operations after a linear become its epilogue. So a transformer layer is about six stages.
 #pragma once
 
 #include <cstddef>
@@ -21,12 +21,14 @@
 
 namespace edgellm {
 
-// Where a value's rows are: shared memory (row stride ld floats), or the thread's own while it runs a prologue privately.
+// Where a value's rows are: shared memory (row stride ld floats), or the thread's own while it runs a
+// prologue privately.
 struct ValueRef {
-    int buffer = -1;             // index into Plan::buffers; -1: none; kLogitsBuffer: the caller's array
-    size_t column = 0;           // first column in the buffer's rows
+    int buffer = -1;    // index into Plan::buffers; -1: none; kLogitsBuffer: the caller's array
+    size_t column = 0;  // first column in the buffer's rows
     size_t width = 0;
-    size_t offset = 0, ld = 0;   // floats from the arena's start to row 0, and from row to row; set when placed
+    size_t offset = 0,
+           ld = 0;  // floats from the arena's start to row 0, and from row to row; set when placed
     ptrdiff_t private_offset = -1;  // floats into the thread's private memory, row 0; -1: always shared
 };
 constexpr int kLogitsBuffer = -2;
@@ -42,8 +44,22 @@ struct Buffer {
 using VectorId = int;
 
 enum class RowOpKind : uint8_t {
-    kEmbed, kNorm, kAffine, kRope, kGlu, kActivation, kAdd, kMul, kSoftcap, kSlice, kConcat, kRepeat, kKvWrite, kRoute,
-    kQuantize, kExport,
+    kEmbed,
+    kNorm,
+    kAffine,
+    kRope,
+    kGlu,
+    kActivation,
+    kAdd,
+    kMul,
+    kSoftcap,
+    kSlice,
+    kConcat,
+    kRepeat,
+    kKvWrite,
+    kRoute,
+    kQuantize,
+    kExport,
 };
 
 enum class EmbedSource : uint8_t { kToken, kPosition, kFirst };
@@ -71,7 +87,7 @@ struct RowOp {
     size_t groups = 1;
     float eps = 0, factor = 1, cap = 0, limit = 0, alpha = 1;
     bool per_row = false, weight_scalar = false, bias_scalar = false;
-    size_t start = 0, size = 0, times = 1;          // slice, concat, repeat
+    size_t start = 0, size = 0, times = 1;  // slice, concat, repeat
     bool repeat_a = false, repeat_b = false, interleave = true;
     int index = -1;  // rope: angle set; embed: embedding table; kv write: cache
     Routing routing;
@@ -101,12 +117,12 @@ struct MatrixUse {
 
 struct LinearTask {
     ValueRef in, out;
-    int matrix = -1;     // index into Plan::matrices
-    int up = -1;         // the second matrix of a fused gate/up pair, or -1
+    int matrix = -1;  // index into Plan::matrices
+    int up = -1;      // the second matrix of a fused gate/up pair, or -1
     VectorId bias = -1, up_bias = -1;
     Activation glu = Activation::kSilu;
     float limit = 0, alpha = 1;
-    int quant = -1;      // index into the stage's quant slots; -1: float input
+    int quant = -1;  // index into the stage's quant slots; -1: float input
     std::vector<Epilogue> epilogue;
 };
 
@@ -178,25 +194,25 @@ struct Plan {
     std::vector<Stage> stages;
     std::vector<Buffer> buffers;
     std::vector<MatrixUse> matrices;
-    std::vector<int> vectors;      // VectorId -> weight index; decoded to float32 at load
-    std::vector<int> embeddings;   // embedding table -> weight index; rows stay in the file's format
+    std::vector<int> vectors;     // VectorId -> weight index; decoded to float32 at load
+    std::vector<int> embeddings;  // embedding table -> weight index; rows stay in the file's format
     std::vector<AngleSet> angles;
     std::vector<AttentionShape> cache_shapes;
     std::vector<size_t> state_offsets;  // per StateDecl, in floats
     size_t state_floats = 0;
 
-    int n_moe = 0;                  // routing slots
-    size_t max_used = 0;            // most experts per token over all slots
-    int select_after = -1;          // stage after which only the rows whose outputs are asked for go on
-    std::vector<int> selected;      // buffers that live across it
+    int n_moe = 0;              // routing slots
+    size_t max_used = 0;        // most experts per token over all slots
+    int select_after = -1;      // stage after which only the rows whose outputs are asked for go on
+    std::vector<int> selected;  // buffers that live across it
     ValueRef hidden;
-    int hidden_stage = -1;          // stage that makes `hidden`
+    int hidden_stage = -1;  // stage that makes `hidden`
 
     size_t arena_floats_per_row = 0, quant_bytes_per_row = 0, angle_floats_per_row = 0;
-    size_t private_bytes = 0;       // per thread, private rows
+    size_t private_bytes = 0;  // per thread, private rows
     size_t private_rows = 1;
     size_t weight_bytes = 0;
-    size_t moe_row_bytes = 0;       // per (row, used expert)
+    size_t moe_row_bytes = 0;  // per (row, used expert)
 };
 
 // Checks the program against the tensors' formats and makes the plan; nothing is allocated for weights yet.

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an epilogue on each tile of
-// results while it is in cache.
+// Linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an epilogue
+// on each tile of results while it is in cache.
 #include <algorithm>
 #include <cstring>
 
@@ -9,7 +9,8 @@
 namespace edgellm {
 namespace {
 
-// Fewer rows than this: each panel is read once from memory and bandwidth decides; a thread gets one contiguous range.
+// Fewer rows than this: each panel is read once from memory and bandwidth decides; a thread gets one
+// contiguous range.
 constexpr size_t kStreamRows = 9;
 constexpr size_t kTileTokens = 96;
 
@@ -46,7 +47,9 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
             const size_t bytes = weight_of(task);
             // Panel p belongs to the thread whose share holds its first byte.
             const auto panel_at = [&](size_t byte) {
-                return byte <= before ? 0 : std::min(m.n_panels, (byte - before + m.panel_stride - 1) / m.panel_stride);
+                return byte <= before
+                           ? 0
+                           : std::min(m.n_panels, (byte - before + m.panel_stride - 1) / m.panel_stride);
             };
             const size_t first = panel_at(begin), last = t + 1 == pool_->size() ? m.n_panels : panel_at(end);
             if (first < last) linear_chunk(stage, task, first, last, memory, t);
@@ -58,7 +61,8 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
     constexpr size_t kPanels = 8;
     size_t n_chunks = 0;
     for (const LinearTask& task : stage.linears) {
-        n_chunks += (plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels + kPanels - 1) / kPanels;
+        n_chunks +=
+            (plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels + kPanels - 1) / kPanels;
     }
     auto& counter = counters_[s * kPhases].next;
     for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
@@ -67,7 +71,8 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
             const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
             const size_t chunks = (n_panels + kPanels - 1) / kPanels;
             if (left < chunks) {
-                linear_chunk(stage, task, left * kPanels, std::min(n_panels, (left + 1) * kPanels), memory, t);
+                linear_chunk(stage, task, left * kPanels, std::min(n_panels, (left + 1) * kPanels), memory,
+                             t);
                 break;
             }
             left -= chunks;
@@ -75,7 +80,8 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
     }
 }
 
-void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory, size_t t) {
+void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last,
+                            uint8_t* memory, size_t t) {
     const size_t rows = n_rows_;
     const PackedMatrix m = matrix(task.matrix);
     QuantRows quant{};
@@ -93,18 +99,21 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
             const float* x = at(task.in, 0, memory);
             linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
             if (task.up >= 0) {
-                linear_.matmul(matrix(task.up), p, p_end, &quant, x, task.in.ld, row, count, thread.tile2, ld);
+                linear_.matmul(matrix(task.up), p, p_end, &quant, x, task.in.ld, row, count, thread.tile2,
+                               ld);
             }
             for (size_t i = 0; i < count; ++i) {
                 float* values = thread.tile + i * ld;
                 if (task.bias >= 0) {
-                    const size_t at_bias = plan_.matrices[static_cast<size_t>(task.matrix)].row_first + column;
+                    const size_t at_bias =
+                        plan_.matrices[static_cast<size_t>(task.matrix)].row_first + column;
                     rows_.add(values, vector(task.bias) + at_bias, n, values);
                 }
                 if (task.up >= 0) {
                     float* up = thread.tile2 + i * ld;
                     if (task.up_bias >= 0) {
-                        const size_t at_bias = plan_.matrices[static_cast<size_t>(task.up)].row_first + column;
+                        const size_t at_bias =
+                            plan_.matrices[static_cast<size_t>(task.up)].row_first + column;
                         rows_.add(up, vector(task.up_bias) + at_bias, n, up);
                     }
                     rows_.glu(task.glu, values, up, n, task.limit, task.alpha, values);
@@ -116,14 +125,16 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
     }
 }
 
-void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values, uint8_t* memory) {
+void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
+                              uint8_t* memory) {
     for (const Epilogue& e : task.epilogue) {
         switch (e.kind) {
             case EpilogueKind::kAffine: {
                 const float* w = vector(e.weight);
                 const float* b = vector(e.bias);
-                rows_.affine(values, n, e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
-                             b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar, values);
+                rows_.affine(values, n, e.factor, w == nullptr || e.weight_scalar ? w : w + column,
+                             e.weight_scalar, b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar,
+                             values);
                 break;
             }
             case EpilogueKind::kActivation:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Mixture of experts: the batch's (token, expert) pairs are ordered by expert, so that each expert's matrices are read once
-// and multiply all of its tokens together, in prefill as in decode.
+// Mixture of experts: the batch's (token, expert) pairs are ordered by expert, so that each expert's matrices
+// are read once and multiply all of its tokens together, in prefill as in decode.
 #include <algorithm>
 #include <cstring>
 
@@ -8,7 +8,8 @@
 
 namespace edgellm {
 
-// Entries in expert order: entry_row_[entry] is the token, entry_of_[row * n_used + k] the entry of its k-th expert.
+// Entries in expert order: entry_row_[entry] is the token, entry_of_[row * n_used + k] the entry of its k-th
+// expert.
 void Executor::group_by_expert(const MoeStage& moe) {
     const size_t n_used = moe.routing.n_used;
     const auto& chosen = chosen_[static_cast<size_t>(moe.routing.slot)];
@@ -47,7 +48,8 @@ void Executor::run_moe(size_t s, size_t t) {
     uint8_t* base = moe_region_.data();
     const QuantRows xq = carve(&base, in_width), hq = carve(&base, ff_width);
     auto* x = reinterpret_cast<float*>(base);
-    const size_t ldx = align_up(moe.width, 16), ldh = align_up(moe.n_ff, 16), ldy = align_up(moe.out.width, 16);
+    const size_t ldx = align_up(moe.width, 16), ldh = align_up(moe.n_ff, 16),
+                 ldy = align_up(moe.out.width, 16);
     float* h = x + ldx * capacity;
     float* y = h + ldh * capacity;
 
@@ -55,7 +57,8 @@ void Executor::run_moe(size_t s, size_t t) {
     pool_->barrier();
 
     const bool int8_in = plan_.matrices[static_cast<size_t>(moe.up)].packed.input == InputKind::kInt8;
-    const bool int8_gate = moe.gate >= 0 && plan_.matrices[static_cast<size_t>(moe.gate)].packed.input == InputKind::kInt8;
+    const bool int8_gate =
+        moe.gate >= 0 && plan_.matrices[static_cast<size_t>(moe.gate)].packed.input == InputKind::kInt8;
     const bool int8_down = plan_.matrices[static_cast<size_t>(moe.down)].packed.input == InputKind::kInt8;
     const auto [begin, end] = share(n_entries, t);
     for (size_t i = begin; i < end; ++i) {
@@ -70,55 +73,62 @@ void Executor::run_moe(size_t s, size_t t) {
     const auto for_units = [&](size_t phase, const PackedMatrix& m, auto&& work) {
         const size_t per_expert = (m.n_panels + kPanels - 1) / kPanels;
         auto& counter = counters_[s * kPhases + phase].next;
-        for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < per_expert * moe.routing.n_experts;) {
+        for (size_t i;
+             (i = counter.fetch_add(1, std::memory_order_relaxed)) < per_expert * moe.routing.n_experts;) {
             const size_t expert = i / per_expert, p = i % per_expert * kPanels;
             if (expert_begin_[expert] == expert_begin_[expert + 1]) continue;
             work(expert, p, std::min(m.n_panels, p + kPanels));
         }
     };
     constexpr size_t kTokens = kTileFloats / (kPanels * kPanelRows);
-    for_units(0, plan_.matrices[static_cast<size_t>(moe.up)].packed, [&](size_t expert, size_t p, size_t p_end) {
-        const size_t ld = (p_end - p) * kPanelRows, column = p * kPanelRows;
-        const size_t n = std::min(moe.n_ff, p_end * kPanelRows) - column;
-        for (size_t i = expert_begin_[expert]; i < expert_begin_[expert + 1]; i += kTokens) {
-            const size_t count = std::min<size_t>(kTokens, expert_begin_[expert + 1] - i);
-            linear_.matmul(matrix(moe.up, expert), p, p_end, &xq, x, ldx, i, count, thread.tile, ld);
-            if (moe.gate >= 0) {
-                linear_.matmul(matrix(moe.gate, expert), p, p_end, &xq, x, ldx, i, count, thread.tile2, ld);
-            }
-            for (size_t j = 0; j < count; ++j) {
-                float* up = thread.tile + j * ld;
-                float* gate = thread.tile2 + j * ld;
-                if (moe.up_bias >= 0) rows_.add(up, vector(moe.up_bias) + expert * moe.n_ff + column, n, up);
-                float* out = h + (i + j) * ldh + column;
+    for_units(
+        0, plan_.matrices[static_cast<size_t>(moe.up)].packed, [&](size_t expert, size_t p, size_t p_end) {
+            const size_t ld = (p_end - p) * kPanelRows, column = p * kPanelRows;
+            const size_t n = std::min(moe.n_ff, p_end * kPanelRows) - column;
+            for (size_t i = expert_begin_[expert]; i < expert_begin_[expert + 1]; i += kTokens) {
+                const size_t count = std::min<size_t>(kTokens, expert_begin_[expert + 1] - i);
+                linear_.matmul(matrix(moe.up, expert), p, p_end, &xq, x, ldx, i, count, thread.tile, ld);
                 if (moe.gate >= 0) {
-                    if (moe.gate_bias >= 0) rows_.add(gate, vector(moe.gate_bias) + expert * moe.n_ff + column, n, gate);
-                    rows_.glu(moe.fn, gate, up, n, moe.limit, moe.alpha, out);
-                } else {
-                    rows_.activation(moe.fn, up, n, out);
+                    linear_.matmul(matrix(moe.gate, expert), p, p_end, &xq, x, ldx, i, count, thread.tile2,
+                                   ld);
+                }
+                for (size_t j = 0; j < count; ++j) {
+                    float* up = thread.tile + j * ld;
+                    float* gate = thread.tile2 + j * ld;
+                    if (moe.up_bias >= 0)
+                        rows_.add(up, vector(moe.up_bias) + expert * moe.n_ff + column, n, up);
+                    float* out = h + (i + j) * ldh + column;
+                    if (moe.gate >= 0) {
+                        if (moe.gate_bias >= 0)
+                            rows_.add(gate, vector(moe.gate_bias) + expert * moe.n_ff + column, n, gate);
+                        rows_.glu(moe.fn, gate, up, n, moe.limit, moe.alpha, out);
+                    } else {
+                        rows_.activation(moe.fn, up, n, out);
+                    }
                 }
             }
-        }
-    });
+        });
     pool_->barrier();
     if (int8_down) {
         for (size_t i = begin; i < end; ++i) linear_.quantize_row(h + i * ldh, moe.n_ff, hq, i);
         pool_->barrier();
     }
     const size_t width = moe.out.width;
-    for_units(1, plan_.matrices[static_cast<size_t>(moe.down)].packed, [&](size_t expert, size_t p, size_t p_end) {
-        const size_t ld = (p_end - p) * kPanelRows, column = p * kPanelRows;
-        const size_t n = std::min(width, p_end * kPanelRows) - column;
-        for (size_t i = expert_begin_[expert]; i < expert_begin_[expert + 1]; i += kTokens) {
-            const size_t count = std::min<size_t>(kTokens, expert_begin_[expert + 1] - i);
-            linear_.matmul(matrix(moe.down, expert), p, p_end, &hq, h, ldh, i, count, thread.tile, ld);
-            for (size_t j = 0; j < count; ++j) {
-                float* values = thread.tile + j * ld;
-                if (moe.down_bias >= 0) rows_.add(values, vector(moe.down_bias) + expert * width + column, n, values);
-                std::memcpy(y + (i + j) * ldy + column, values, n * sizeof(float));
+    for_units(
+        1, plan_.matrices[static_cast<size_t>(moe.down)].packed, [&](size_t expert, size_t p, size_t p_end) {
+            const size_t ld = (p_end - p) * kPanelRows, column = p * kPanelRows;
+            const size_t n = std::min(width, p_end * kPanelRows) - column;
+            for (size_t i = expert_begin_[expert]; i < expert_begin_[expert + 1]; i += kTokens) {
+                const size_t count = std::min<size_t>(kTokens, expert_begin_[expert + 1] - i);
+                linear_.matmul(matrix(moe.down, expert), p, p_end, &hq, h, ldh, i, count, thread.tile, ld);
+                for (size_t j = 0; j < count; ++j) {
+                    float* values = thread.tile + j * ld;
+                    if (moe.down_bias >= 0)
+                        rows_.add(values, vector(moe.down_bias) + expert * width + column, n, values);
+                    std::memcpy(y + (i + j) * ldy + column, values, n * sizeof(float));
+                }
             }
-        }
-    });
+        });
     pool_->barrier();
 
     // A token adds its experts in the order they were chosen, whatever the batch.
@@ -128,7 +138,8 @@ void Executor::run_moe(size_t s, size_t t) {
         float* out = at(moe.out, row, nullptr);
         for (size_t k = 0; k < n_used; ++k) {
             float* part = y + entry_of_[row * n_used + k] * ldy;
-            rows_.affine(part, width, weights[row * n_used + k], nullptr, false, nullptr, false, k == 0 ? out : part);
+            rows_.affine(part, width, weights[row * n_used + k], nullptr, false, nullptr, false,
+                         k == 0 ? out : part);
             if (k > 0) rows_.add(out, part, width, out);
         }
     }

@@ -14,7 +14,8 @@ QuantRows Executor::quant_rows(const Stage& stage, int slot, uint8_t* memory) co
     uint8_t* base = memory == nullptr ? quant_ + q.offset * plan_.options.batch : memory + q.private_offset;
     uint8_t* scale = base + align_up(q.n_in, 64) * rows;
     uint8_t* sum16 = scale + align_up(q.n_in / 32 * sizeof(float), 64) * rows;
-    return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(scale), reinterpret_cast<float*>(sum16)};
+    return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(scale),
+            reinterpret_cast<float*>(sum16)};
 }
 
 void Executor::run_rows(const Stage& stage, size_t begin, size_t end, uint8_t* memory, size_t t) {
@@ -24,7 +25,8 @@ void Executor::run_rows(const Stage& stage, size_t begin, size_t end, uint8_t* m
 }
 
 void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8_t* memory, size_t t) {
-    const bool owner = memory == nullptr || t == 0;  // who acts on shared memory when every thread runs the row
+    const bool owner =
+        memory == nullptr || t == 0;  // who acts on shared memory when every thread runs the row
     const float* a = op.a.buffer == -1 ? nullptr : at(op.a, row, memory);
     const float* b = op.b.buffer == -1 ? nullptr : at(op.b, row, memory);
     float* out = op.out.buffer == -1 ? nullptr : at(op.out, row, memory);
@@ -32,7 +34,7 @@ void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8
     switch (op.kind) {
         case RowOpKind::kEmbed: {
             const EmbeddingTable& table = embeddings[static_cast<size_t>(op.index)];
-            const size_t index = op.source == EmbedSource::kToken      ? static_cast<size_t>(batch.tokens[row])
+            const size_t index = op.source == EmbedSource::kToken ? static_cast<size_t>(batch.tokens[row])
                                  : op.source == EmbedSource::kPosition ? batch.positions[row]
                                                                        : 0;
             table.format->decode(table.rows + index * table.row_bytes, n / table.format->block_size, out);
@@ -42,7 +44,8 @@ void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8
             rows_.norm(op.norm, a, n, op.groups, op.eps, vector(op.weight), vector(op.bias), op.per_row, out);
             break;
         case RowOpKind::kAffine:
-            rows_.affine(a, n, op.factor, vector(op.weight), op.weight_scalar, vector(op.bias), op.bias_scalar, out);
+            rows_.affine(a, n, op.factor, vector(op.weight), op.weight_scalar, vector(op.bias),
+                         op.bias_scalar, out);
             break;
         case RowOpKind::kRope: {
             const AngleSet& set = plan_.angles[static_cast<size_t>(op.index)];
@@ -128,8 +131,8 @@ void Executor::kv_write(const RowOp& op, size_t row, const float* k, const float
 // scratch: 3 * n_experts floats.
 void Executor::route(const Routing& r, const float* logits, size_t row, float* scratch) {
     const size_t n = r.n_experts;
-    float* p = scratch;             // probability of each expert (softmax_chosen: its logit)
-    float* score = scratch + n;     // what experts are chosen by; -inf: out of the running
+    float* p = scratch;          // probability of each expert (softmax_chosen: its logit)
+    float* score = scratch + n;  // what experts are chosen by; -inf: out of the running
     float* group = scratch + 2 * n;
     std::memcpy(p, logits, n * sizeof(float));
     if (r.gating == Gating::kSoftmax) rows_.softmax(p, n);

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: MIT
 // Attention of new tokens over a sequence's paged key/value cache.
 //
-// The cache of one layer is cut into blocks of 32 tokens. A block holds, for each KV head, the keys transposed
-// [key_dim][32] (a vector lane is a token: no horizontal sums) and the values [32][value_dim], in the
-// cache's KvType.
+// The cache of one layer is cut into blocks of 32 tokens. A block holds, for each KV head, the keys
+// transposed [key_dim][32] (a vector lane is a token: no horizontal sums) and the values [32][value_dim], in
+// the cache's KvType.
 //
-// Batch-invariant: keys are visited in chunks of 512, aligned to multiples of 512 from the start of the sequence;
-// each chunk gives (max, sum, weighted values) in one fixed order, and chunks are merged in ascending order.
+// Batch-invariant: keys are visited in chunks of 512, aligned to multiples of 512 from the start of the
+// sequence; each chunk gives (max, sum, weighted values) in one fixed order, and chunks are merged in
+// ascending order.
 #pragma once
 
 #include <cstddef>
@@ -33,41 +34,49 @@ struct AttentionShape {
 // Bytes of one block of one layer: keys of all heads, then values of all heads. A multiple of 64.
 size_t kv_block_bytes(const AttentionShape& s);
 
-// One task: `n_queries` consecutive new tokens of one sequence, one KV head and all query heads that share it.
+// One task: `n_queries` consecutive new tokens of one sequence, one KV head and all query heads that share
+// it.
 struct AttentionTask {
-    uint8_t* const* blocks;   // the sequence's blocks of this layer, by position / 32
+    uint8_t* const* blocks;  // the sequence's blocks of this layer, by position / 32
     uint32_t kv_head;
     uint32_t n_queries;
-    uint32_t position;        // of the first query; query i sits at position + i
-    uint32_t n_keys;          // causal: 0, and query i sees keys [0, position + i]; else every query sees keys [0, n_keys)
-    const float* q;           // query i, head h: q + i * q_stride + h * key_dim (h counts all heads)
+    uint32_t position;  // of the first query; query i sits at position + i
+    uint32_t
+        n_keys;  // causal: 0, and query i sees keys [0, position + i]; else every query sees keys [0, n_keys)
+    const float* q;  // query i, head h: q + i * q_stride + h * key_dim (h counts all heads)
     size_t q_stride;
-    float* out;               // query i, head h: out + i * out_stride + h * value_dim
+    float* out;  // query i, head h: out + i * out_stride + h * value_dim
     size_t out_stride;
 };
 
-// A chunk's share of one query head's result, before merging: max logit, sum of exp, then value_dim weighted values.
-inline size_t partial_floats(const AttentionShape& s) { return 2 + s.value_dim; }
+// A chunk's share of one query head's result, before merging: max logit, sum of exp, then value_dim weighted
+// values.
+inline size_t partial_floats(const AttentionShape& s) {
+    return 2 + s.value_dim;
+}
 
 struct AttentionKernels {
-    // Stores one token's keys (n_kv_heads * key_dim) and values (n_kv_heads * value_dim) at `slot` of a block.
+    // Stores one token's keys (n_kv_heads * key_dim) and values (n_kv_heads * value_dim) at `slot` of a
+    // block.
     void (*write)(const AttentionShape& s, uint8_t* block, uint32_t slot, const float* k, const float* v);
 
     // The whole task. scratch: at least attend_scratch_floats(s) floats, private to the thread.
     void (*attend)(const AttentionShape& s, const AttentionTask& task, float* scratch);
 
-    // Long contexts over several threads: the share of keys [chunk * 512, chunk * 512 + 512) of a task with n_queries == 1,
-    // for each query head of the group in turn, partial_floats(s) floats each.
+    // Long contexts over several threads: the share of keys [chunk * 512, chunk * 512 + 512) of a task with
+    // n_queries == 1, for each query head of the group in turn, partial_floats(s) floats each.
     void (*attend_chunk)(const AttentionShape& s, const AttentionTask& task, uint32_t chunk, float* partials,
                          float* scratch);
-    // Merges chunks [first, last); partials of chunk c at partials + (c - first) * chunk_stride. Same bits as `attend`.
+    // Merges chunks [first, last); partials of chunk c at partials + (c - first) * chunk_stride. Same bits as
+    // `attend`.
     void (*merge)(const AttentionShape& s, const AttentionTask& task, uint32_t first, uint32_t last,
                   const float* partials, size_t chunk_stride);
 };
 
 size_t attend_scratch_floats(const AttentionShape& s);
 // Chunks a query at `position` sees: [first, last).
-void visible_chunks(const AttentionShape& s, uint32_t position, uint32_t n_keys, uint32_t* first, uint32_t* last);
+void visible_chunks(const AttentionShape& s, uint32_t position, uint32_t n_keys, uint32_t* first,
+                    uint32_t* last);
 
 const AttentionKernels& attention_kernels(Isa isa);
 

@@ -36,7 +36,8 @@ constexpr size_t key_bytes(const AttentionShape& s) {
     return key_scales_offset(s) + round_up(s.key_dim, kQuantGroup) / kQuantGroup * kKvBlockTokens * 2;
 }
 constexpr size_t value_bytes(const AttentionShape& s) {
-    if (s.kv_type != KvType::kQ8_0) return value_stride(s) * kKvBlockTokens * (s.kv_type == KvType::kF16 ? 2 : 4);
+    if (s.kv_type != KvType::kQ8_0)
+        return value_stride(s) * kKvBlockTokens * (s.kv_type == KvType::kF16 ? 2 : 4);
     return value_scales_offset(s) + round_up(s.value_dim, kQuantGroup) / kQuantGroup * kKvBlockTokens * 2;
 }
 constexpr size_t key_offset(const AttentionShape& s, size_t kv_head) {
