@@ -121,7 +121,7 @@ class Tensors:
             if self.shapes.get(name) != delta.shape:
                 raise ModelError(
                     f"the adapter changes {name[:80]!r} of shape {delta.shape}, expected one of the "
-                    f"checkpoint's weights, found {self.shapes.get(name, 'none')}; it belongs to another model"
+                    f"checkpoint's weights, found {self.shapes.get(name, 'none')}; it is another model's"
                 )
             self._deltas.setdefault(name, []).append(delta)
 

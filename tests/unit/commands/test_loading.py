@@ -12,7 +12,8 @@ from edgellm.store.catalog import known_models, stored_path
 
 def settings(*arguments: str) -> Settings:
     command = load_command("run")
-    return resolve("run", command, make_parser("run", command).parse_args(arguments), {}, Path("/nonexistent"))
+    parsed = make_parser("run", command).parse_args(arguments)
+    return resolve("run", command, parsed, {}, Path("/nonexistent"))
 
 
 def test_given_instructions_come_first_even_empty_ones() -> None:
