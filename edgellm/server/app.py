@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
-from edgellm.server import anthropic, errors, native, ollama, openai, responses
+from edgellm.server import anthropic, errors, native, ollama, openai, page, responses
 from edgellm.server.guard import Guard
 from edgellm.server.models import ModelManager
 from edgellm.server.service import Service
@@ -34,6 +34,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     for dialect in (anthropic, responses):
         app.include_router(dialect.router, prefix="/v1")
         app.include_router(dialect.router, include_in_schema=False)
+    app.include_router(page.router)
     app.include_router(native.router)
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     if settings.origins:

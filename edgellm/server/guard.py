@@ -17,6 +17,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from edgellm.server import page
 from edgellm.server.errors import RequestError, error_response
 from edgellm.server.logs import FIELDS
 from edgellm.server.settings import ServerSettings, is_address, is_loopback
@@ -24,7 +25,9 @@ from edgellm.server.settings import ServerSettings, is_address, is_loopback
 log = logging.getLogger("edgellm.server")
 
 # Paths that say nothing about models or conversations.
-OPEN_PATHS = frozenset({"/health", "/v1/health", "/", "/favicon.ico"})
+OPEN_PATHS = frozenset(
+    {"/health", "/v1/health", "/", "/favicon.ico", *(f"/page/{name}" for name in page.TYPES)}
+)
 
 
 class Guard:
