@@ -325,7 +325,10 @@ $("chats").addEventListener("click", (event) => {
 });
 
 $("new-chat").addEventListener("click", () => openChat(newChat()));
-$("open-settings").addEventListener("click", () => openSettings());
+$("open-settings").addEventListener("click", () => {
+  showMenu(false);
+  openSettings();
+});
 $("menu").addEventListener("click", () => showMenu(!sidebar.classList.contains("open")));
 $("shade").addEventListener("click", () => showMenu(false));
 $("model").addEventListener("change", () => {
