@@ -32,6 +32,7 @@ COMMANDS = {
     "rm": ("edgellm.commands.rm", "remove a fetched model"),
     "convert": ("edgellm.commands.convert", "convert a checkpoint to a GGUF file"),
     "quantize": ("edgellm.commands.quantize", "write a GGUF file in other formats"),
+    "eval": ("edgellm.commands.eval", "measure a model on a text"),
     "doctor": ("edgellm.commands.doctor", "check this machine, and a model file"),
 }
 ALIASES = {"ls": "list"}

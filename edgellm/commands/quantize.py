@@ -28,6 +28,7 @@ def run(settings: Settings) -> int:
         if settings["dry_run"]:
             writing.show_plan(plan)
             return 0
+        writing.weigh(plan, settings)
         writing.write_with_receipt(
             plan,
             output,

@@ -6,18 +6,24 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from edgellm.commands.options import FLOAT, SWITCH, TEXT, THREADS, Option
 from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
+from edgellm.convert.importance import check_fits, collect, read_statistics, text_ids
 from edgellm.convert.pipeline import FilePlan, write
-from edgellm.convert.receipt import Quality, measure, reserve, store
+from edgellm.convert.receipt import Quality, measure, reserve, source_weights, store
 from edgellm.convert.recipes import RECIPES, Override, parse_override
+from edgellm.convert.vocabulary import sample_lines
 from edgellm.device.cores import default_threads
 from edgellm.errors import FileError, ModelError, UsageError
+from edgellm.families.registry import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.writer import GGUFWriter
+from edgellm.tokenizer import Tokenizer
 
 # Smaller files are written before a bar could be read.
 _SHOWN_BYTES = 50_000_000
@@ -32,6 +38,8 @@ OPTIONS = (
         "REGEX=TYPE",
         repeated=True,
     ),
+    Option("calibrate", ("--calibrate",), "weigh errors by what a text uses (`default`: ours)", TEXT, "FILE"),
+    Option("imatrix", ("--imatrix",), "weigh errors by a file of `edgellm eval imatrix`", TEXT, "FILE"),
     THREADS,
     Option("dry_run", ("--dry-run",), "show formats and sizes, write nothing", SWITCH, default=False),
     Option("resume", ("--resume",), "go on where an interrupted run ended", SWITCH, default=False),
@@ -63,6 +71,27 @@ def check_output(path: Path, settings: Settings) -> None:
         raise FileError(f"{path}: exists already, expected a new file; choose another name or --overwrite")
     if not path.parent.is_dir():
         raise FileError(f"{path}: there is no folder {path.parent}, expected one; create it first")
+
+
+def weigh(plan: FilePlan, settings: Settings) -> None:
+    """Give the tensors of a plan the importances that `--calibrate` or `--imatrix` asks for."""
+    if settings["imatrix"] is not None:
+        path = Path(settings["imatrix"])
+        importance = read_statistics(path).importance()
+        check_fits(importance, {tensor.name: tensor.shape for tensor in plan.tensors}, path)
+    elif settings["calibrate"] is not None:
+        metadata: dict[str, Any] = {key: pair.value for key, pair in plan.metadata.items()}
+        shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+        tokenizer = Tokenizer.from_metadata(metadata)
+        if settings["calibrate"] == "default":
+            ids = tokenizer.encode("\n".join(sample_lines()))
+        else:
+            ids = text_ids(Path(settings["calibrate"]), tokenizer)
+        print("collecting how much each column matters", file=sys.stderr)
+        importance = collect(build(metadata, shapes), source_weights(plan), ids).importance()
+    else:
+        return
+    plan.tensors = [replace(tensor, importance=importance.get(tensor.name)) for tensor in plan.tensors]
 
 
 def show_plan(plan: FilePlan) -> None:
@@ -132,7 +161,7 @@ def write_with_receipt(
 def _token(plan: FilePlan, settings: Settings) -> str:
     """What tells this work from any other, so that only its own tensors are taken over."""
     inputs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in plan.inputs]
-    chosen = [settings.values.get(name) for name in ("type", "tensor_type", "lora")]
+    chosen = [settings.values.get(name) for name in ("type", "tensor_type", "lora", "calibrate", "imatrix")]
     return f"{inputs} {chosen}"
 
 

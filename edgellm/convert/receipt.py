@@ -159,7 +159,7 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
         return _compare_embeddings(before, after, tokenizer, worst, worst_error)
     limit = min(N_TOKENS, program.n_ctx_train)
     ids = tokenizer.encode("\n".join(sample_lines()))[:limit]
-    top1, kld, losses = _compare_logits(before.logits(ids), after.logits(ids), ids)
+    top1, kld, losses = divergence(before.logits(ids), after.logits(ids), ids)
     return Quality(
         n_tokens=len(ids),
         top1=top1,
@@ -172,10 +172,11 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
     )
 
 
-def _compare_logits(
-    before: Floats, after: Floats, ids: Sequence[int]
-) -> tuple[float, float, tuple[float, float]]:
-    """Top-1 agreement, mean divergence, mean losses of both; a few rows at a time."""
+def divergence(before: Floats, after: Floats, ids: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
+    """Of the logits of two models for `ids`: top-1 agreement, mean divergence, both mean losses.
+
+    Raises ModelError for logits that are not finite.
+    """
     if not np.isfinite(after).all():
         raise ModelError("the written file gives logits that are not finite; the checkpoint is damaged")
     same, divergence, losses = 0, 0.0, np.zeros(2)

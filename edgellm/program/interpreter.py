@@ -19,12 +19,22 @@ Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 
-class Interpreter:
-    """Evaluates `program` over `weights` (name -> float32 array; may decode a weight when asked)."""
+# Called with a matrix's name, its number in a stack of matrices, and the rows (n_tokens, n_in) it multiplies.
+Observe = Callable[[str, int, Array], None]
 
-    def __init__(self, program: Program, weights: Mapping[str, Array]) -> None:
+
+class Interpreter:
+    """Evaluates `program` over `weights` (name -> float32 array; may decode a weight when asked).
+
+    observe: told of every product of rows with a matrix.
+    """
+
+    def __init__(
+        self, program: Program, weights: Mapping[str, Array], observe: Observe | None = None
+    ) -> None:
         self.program = program
         self.weights = weights
+        self.observe = observe
 
     def logits(self, ids: Sequence[int]) -> Array:
         """Logits (n_tokens, n_vocab) of every position of one sequence."""
@@ -47,7 +57,7 @@ class Interpreter:
         last_use[self.program.hidden] = len(self.program.ops)
         if self.program.logits is not None:
             last_use[self.program.logits] = len(self.program.ops)
-        run = _Run(self.program, self.weights, tokens)
+        run = _Run(self.program, self.weights, tokens, self.observe)
         for i, op in enumerate(self.program.ops):
             run.values[op.out] = _OPS[op.kind](run, op, *(run.values[name] for name in op.ins))
             for name in op.ins:
@@ -59,12 +69,24 @@ class Interpreter:
 class _Run:
     """One evaluation: the tokens, the values so far, the keys and values of each cache."""
 
-    def __init__(self, program: Program, weights: Mapping[str, Array], tokens: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        tokens: NDArray[np.int64],
+        observe: Observe | None,
+    ) -> None:
         self.program = program
+        self._observe = observe
         self.tokens = tokens
         self.values: dict[str, Array] = {}
         self.caches: dict[int, tuple[Array, Array]] = {}
         self._weights = weights
+
+    def see(self, op: Op, role: str, number: int, rows: Array) -> None:
+        """Tell the observer, if there is one, what matrix `number` of a weight is multiplied with."""
+        if self._observe is not None:
+            self._observe(op.weights[role], number, rows)
 
     def weight(self, op: Op, role: str) -> Array | None:
         name = op.weights.get(role)
@@ -159,6 +181,7 @@ def _norm(run: _Run, op: Op, x: Array) -> Array:
 
 
 def _linear(run: _Run, op: Op, x: Array) -> Array:
+    run.see(op, "weight", 0, x)
     out = x @ run.required(op, "weight").T
     bias = run.weight(op, "bias")
     return out if bias is None else out + bias
@@ -167,6 +190,8 @@ def _linear(run: _Run, op: Op, x: Array) -> Array:
 def _linear_groups(run: _Run, op: Op, x: Array) -> Array:
     weight = run.required(op, "weight")
     rows = x.reshape(len(x), len(weight), -1)
+    for group in range(len(weight)):
+        run.see(op, "weight", group, rows[:, group])
     return np.asarray(np.einsum("ngi,goi->ngo", rows, weight).reshape(len(x), -1), np.float32)
 
 
@@ -345,7 +370,11 @@ def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
             g = g + gate_bias[expert]
         if up_bias is not None:
             u = u + up_bias[expert]
-        y = _gate(op, g, u) @ down[expert].T
+        inner = _gate(op, g, u)
+        for role in ("gate_up",) if "gate_up" in op.weights else ("gate", "up"):
+            run.see(op, role, int(expert), x[rows])
+        run.see(op, "down", int(expert), inner)
+        y = inner @ down[expert].T
         if down_bias is not None:
             y = y + down_bias[expert]
         out[rows] += y * shares[rows, slots][:, None]
