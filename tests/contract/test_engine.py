@@ -12,6 +12,10 @@ from edgellm import _native
 from edgellm.families import build, plan
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
+from edgellm.program.builder import Builder
+from edgellm.program.interpreter import Interpreter
+from edgellm.quant import decode
+from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint, reference
 
 Logits = NDArray[np.float32]
@@ -201,3 +205,50 @@ def test_program_text_with_one_wrong_line_is_refused() -> None:
                 kv_type="f16",
                 isa="scalar",
             )
+
+
+@pytest.mark.parametrize("kind", WEIGHTS, ids=lambda kind: kind.name)
+def test_every_format_can_be_the_weights_of_a_model(kind: GGMLType) -> None:
+    width, n_vocab = 256, 80
+    shapes = {
+        "token_embd.weight": (n_vocab, width),
+        "norm.weight": (width,),
+        "up.weight": (width, width),
+        "down.weight": (width, width),
+    }
+    builder = Builder("test", n_vocab=n_vocab, width=width, n_layers=1, n_ctx_train=64, tensors=shapes)
+    x = builder.embed("token_embd.weight", n_vocab, width)
+    h = builder.norm(x, kind="rms", eps=1e-5, weight="norm.weight")
+    h = builder.activation(builder.linear(h, "up.weight", width), "relu")
+    x = builder.add(x, builder.linear(h, "down.weight", width))
+    hidden = builder.norm(x, kind="rms", eps=1e-5, weight="norm.weight")
+    logits = builder.linear(hidden, "token_embd.weight", n_vocab)
+    program = builder.build(hidden=hidden, logits=logits)
+
+    raw = {
+        name: random_rows(kind, *shape, seed=i)
+        for i, (name, shape) in enumerate(shapes.items())
+        if len(shape) == 2
+    }
+    weights = {name: decode(kind, data, shapes[name]) for name, data in raw.items()}
+    weights["norm.weight"] = np.linspace(0.5, 1.5, width, dtype=np.float32)
+    types = {name: int(kind) for name in raw} | {"norm.weight": int(GGMLType.F32)}
+    engine = _native.Engine(
+        to_text(program),
+        list(types.items()),
+        threads=2,
+        context=64,
+        cache_tokens=64,
+        batch=64,
+        kv_type="f16",
+        isa=_native.best_isa(),
+    )
+    data = raw | {"norm.weight": weights["norm.weight"].view(np.uint8)}
+    engine.load([(name, types[name], data[name]) for name in types])
+
+    ids = list(range(0, n_vocab, 3))
+    expected = Interpreter(program, weights).logits(ids)
+    found = _logits(engine, ids, 64)
+    # Inputs of quantized weights are rounded to 8 bits: about 0.4 % of the largest of each 32.
+    error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
+    assert error < (1e-5 if kind in FLOATS else 0.015), error
