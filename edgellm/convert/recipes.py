@@ -104,7 +104,7 @@ def choose_types(
     n_gqa: query heads per key head. The first override whose expression is found in a name wins; raises
     UsageError if its format does not fit the tensor's rows.
     """
-    values = [name for name in shapes if re.search(r"attn_v\.weight$", name)]
+    values = [name for name in shapes if re.search(r"attn_(v|qkv|kv_b)\.weight$", name)]
     downs = [name for name in shapes if re.search(r"ffn_down(_exps)?\.weight$", name)]
     mix = _Mix(chosen, values, downs, n_experts, n_gqa, "output.weight" in shapes)
     types = {}
@@ -156,9 +156,6 @@ class _Mix:
             if self.n_experts == 8 and mix in ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M"):
                 return GGMLType.Q5_K
             return {"Q2_K": GGMLType.Q3_K, "Q3_K_M": GGMLType.Q4_K}.get(mix, base)
-        if name.endswith("attn_qkv.weight"):
-            better = {"Q3_K_M": GGMLType.Q4_K, "Q4_K_M": GGMLType.Q5_K, "Q5_K_M": GGMLType.Q6_K}
-            return better.get(mix, base)
         return base
 
     def _value(self, mix: str, base: GGMLType, index: int, n: int) -> GGMLType:

@@ -84,6 +84,13 @@ def test_experts_and_their_router() -> None:
     assert choose_types(recipe("Q4_K_M"), given, n_experts=8)["blk.0.attn_k.weight"] == GGMLType.Q8_0
 
 
+def test_fused_projections_are_treated_as_values() -> None:
+    given = {name.replace("attn_v", "attn_qkv"): shape for name, shape in shapes().items()}
+    fused, apart = choose_types(recipe("Q5_K_M"), given), choose_types(recipe("Q5_K_M"), shapes())
+    for i in range(16):
+        assert fused[f"blk.{i}.attn_qkv.weight"] == apart[f"blk.{i}.attn_v.weight"]
+
+
 def test_overrides_win_in_order() -> None:
     rules = [parse_override("ffn_down=q5_k"), parse_override(r"^blk\.0\.=F16"), parse_override("embd=Q8_0")]
     types = choose_types(recipe("Q4_K_M"), shapes(), overrides=rules)
