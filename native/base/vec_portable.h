@@ -7,6 +7,10 @@
 // copy for another.
 #pragma once
 
+#if defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
 #include <cstddef>
 #include <cstdint>
 
@@ -57,15 +61,11 @@ EDGELLM_INLINE F32 min(F32 a, F32 b) {
 }
 
 #if defined(__aarch64__)
-typedef __fp16 F16 __attribute__((vector_size(8)));
 EDGELLM_INLINE F32 load_half(const uint16_t* p) {
-    F16 half;
-    __builtin_memcpy(&half, p, sizeof half);
-    return __builtin_convertvector(half, F32);
+    return (F32)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
 }
 EDGELLM_INLINE void store_half(uint16_t* p, F32 v) {
-    const F16 half = __builtin_convertvector(v, F16);
-    __builtin_memcpy(p, &half, sizeof half);
+    vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v)));
 }
 #else
 // IEEE binary16, four values. The exponent's bias is repaired by a multiplication, exact for subnormals too.
