@@ -16,6 +16,7 @@ constexpr size_t kLanes = 8;
 constexpr size_t kRegisters = 16;
 typedef float F32 __attribute__((vector_size(32)));
 typedef int32_t I32 __attribute__((vector_size(32)));
+typedef uint32_t U32 __attribute__((vector_size(32)));
 
 EDGELLM_INLINE F32 splat(float x) {
     return _mm256_set1_ps(x);

@@ -21,6 +21,7 @@ constexpr size_t kLanes = 16;
 constexpr size_t kRegisters = 32;
 typedef float F32 __attribute__((vector_size(64)));
 typedef int32_t I32 __attribute__((vector_size(64)));
+typedef uint32_t U32 __attribute__((vector_size(64)));
 
 EDGELLM_INLINE F32 splat(float x) {
     return _mm512_set1_ps(x);

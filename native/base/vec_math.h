@@ -51,13 +51,14 @@ EDGELLM_INLINE F32 copysign(F32 magnitude, F32 sign) {
 constexpr float kExpUnderflow = -87.33654f;  // ln(2^-126): below, exp is 0
 constexpr float kExpOverflow = 88.72283f;    // ln(FLT_MAX): above, exp is infinite
 
-// x = n ln 2 + r, |r| <= ln 2 / 2; returns e^r (relative error 3e-9 before rounding) and n.
-EDGELLM_INLINE F32 exp_reduced(F32 x, I32* n) {
+// x = n ln 2 + r, |r| <= ln 2 / 2; returns e^r (relative error 3e-9 before rounding) and n
+// modulo 2^32; n means nothing where x is out of range.
+EDGELLM_INLINE F32 exp_reduced(F32 x, U32* n) {
     // Adding 1.5 * 2^23 leaves round(x / ln 2) in the low mantissa bits.
     const F32 magic = splat(12582912.0f);
     const F32 shifted = fma(x, splat(1.44269504f), magic);
     const F32 whole = shifted - magic;
-    *n = (I32)shifted - (I32)magic;
+    *n = (U32)shifted - (U32)magic;
     F32 r = fma(whole, splat(-0.693359375f), x);  // ln 2 in two parts, the first exact in 9 bits
     r = fma(whole, splat(2.12194440e-4f), r);
     F32 p = fma(splat(1.381446476e-3f), r, splat(8.368780623e-3f));
@@ -69,16 +70,16 @@ EDGELLM_INLINE F32 exp_reduced(F32 x, I32* n) {
 
 // For x <= 0, -infinity included; NaN stays NaN.
 EDGELLM_INLINE F32 exp_nonpositive(F32 x) {
-    I32 n;
+    U32 n;
     const F32 p = exp_reduced(x, &n);
     const F32 result = p * (F32)((n + 127) << 23);
     return x < splat(kExpUnderflow) ? splat(0.0f) : result;
 }
 
 EDGELLM_INLINE F32 exp(F32 x) {
-    I32 n;
+    U32 n;
     const F32 p = exp_reduced(x, &n);
-    const F32 result = (F32)((I32)p + (n << 23));
+    const F32 result = (F32)((U32)p + (n << 23));
     const F32 bounded = x < splat(kExpUnderflow) ? splat(0.0f) : result;
     // x + infinity: infinite for large x, NaN for NaN.
     return x <= splat(kExpOverflow) ? bounded : x + splat(__builtin_inff());

@@ -27,6 +27,7 @@ constexpr size_t kRegisters = 16;
 #endif
 typedef float F32 __attribute__((vector_size(16)));
 typedef int32_t I32 __attribute__((vector_size(16)));
+typedef uint32_t U32 __attribute__((vector_size(16)));
 
 EDGELLM_INLINE F32 splat(float x) {
     return F32{x, x, x, x};
