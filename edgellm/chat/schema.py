@@ -21,6 +21,8 @@ _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible":
 _ONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
 _MANY = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+# Remarks for readers, and what would change how the schema is read.
+_UNUSED = ("x-guidance", "description", "title", "examples", "default", "$comment", "deprecated")
 _COMBINING = ("anyOf", "oneOf", "allOf", "$ref", "if", "patternProperties", "unevaluatedProperties")
 
 
@@ -181,7 +183,7 @@ def _simple(schema: Mapping[str, Any]) -> bool:
 
 
 def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
-    result = {key: value for key, value in schema.items() if key != "x-guidance"}
+    result = {key: value for key, value in schema.items() if key not in _UNUSED}
     for key in _ONE:
         if isinstance(schema.get(key), Mapping):
             result[key] = _closed(schema[key])
@@ -197,7 +199,6 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     listed = schema.get("properties")
     if (
         isinstance(listed, Mapping)
-        and listed
         and "additionalProperties" not in schema
         and "minProperties" not in schema
         and all(name in listed for name in _list(schema.get("required")))
