@@ -29,7 +29,8 @@ class Job:
     """The answers that one HTTP request asks for; `end` must be called when it is over, whatever happened.
 
     prompts: one answer to each; answer i of `n` to the same prompt has the seed plus i. Raises UsageError,
-    ContextOverflowError or OverloadedError at once if one of them cannot be queued.
+    ContextOverflowError or OverloadedError at once if one of them cannot be queued. shown: control tokens
+    whose texts are part of the answers.
     """
 
     def __init__(
@@ -40,10 +41,12 @@ class Job:
         metrics: Metrics,
         *,
         n: int = 1,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
         self.loaded = loaded
         self.answers: list[Answer] = []
         self._metrics = metrics
+        self._shown = shown
         self._events: asyncio.Queue[tuple[Answer, Event]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._ended = False
@@ -94,7 +97,7 @@ class Job:
             prompt,
             options.over(model.sampling_defaults),
             n_vocab=model.backend.n_vocab,
-            decoder=model.tokenizer.stream(),
+            decoder=model.tokenizer.stream(shown=self._shown),
             on_event=lambda event: deliver(event),
             matcher=model.matcher(options),
         )

@@ -104,5 +104,3 @@ def _thoughts(model: Model, source: str, ids: Sequence[int]) -> Literal["none", 
     if end.endswith(THINK):
         return "open"
     return "may" if THINK in source and not end.endswith(END_THINK) else "none"
-
-

@@ -8,6 +8,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -16,10 +17,14 @@ from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import Field
 
+from edgellm.chat.parts import Part, Thought, Words, parse
+from edgellm.chat.tools import ToolChoice, read_tools
+from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Answer, Job
+from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, openai_error
 from edgellm.server.models import Source
 from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, timings
@@ -40,10 +45,32 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
+class JSONSchema(Body):
+    """A schema that answers are valid against, whether or not they are asked to be strict."""
+
+    name: str = ""
+    strict: bool | None = None
+    json_schema: dict[str, Any] = Field(alias="schema")
+
+
 class ResponseFormat(Body):
     """What the answer has to be."""
 
-    type: Literal["text"] = "text"
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JSONSchema | None = None
+
+
+class NamedFunction(Body):
+    """A function by its name."""
+
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that has to be called."""
+
+    type: Literal["function"] = "function"
+    function: NamedFunction
 
 
 class ChatBody(SamplingFields):
@@ -60,6 +87,34 @@ class ChatBody(SamplingFields):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     response_format: ResponseFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool = "auto"
+    parallel_tool_calls: bool | None = None
+
+    def constrained(self, options: GenerateOptions) -> GenerateOptions:
+        """The options with what response_format asks for."""
+        wanted = self.response_format
+        if wanted is None or wanted.type == "text":
+            return options
+        if wanted.type == "json_object":
+            return replace(options, json=True)
+        if wanted.json_schema is None:
+            raise RequestError(
+                400, "response_format has no json_schema.", param="response_format.json_schema"
+            )
+        return replace(options, schema=wanted.json_schema.json_schema)
+
+    def choice(self) -> ToolChoice | None:
+        """Which tools may be called, or None if none may."""
+        wanted = self.tool_choice
+        parallel = self.parallel_tool_calls is not False
+        if not self.tools:
+            if wanted == "required" or isinstance(wanted, NamedTool):
+                raise RequestError(400, "tool_choice asks for a call and there are no tools.", param="tools")
+            return None
+        if isinstance(wanted, NamedTool):
+            return ToolChoice("required", wanted.function.name, parallel=False)
+        return None if wanted == "none" else ToolChoice(wanted, parallel=parallel)
 
 
 class CompletionBody(SamplingFields):
@@ -104,11 +159,18 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf)
     given = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
     options = body.options(max_tokens=given, logprobs=(body.top_logprobs or 0) if body.logprobs else None)
     async with service.models.use(body.model) as loaded:
-        ids, options = await service.chat_prompt(
-            loaded.model, body.messages, options, variables=body.chat_template_kwargs
+        conversation = await service.conversation(
+            loaded.model,
+            body.messages,
+            body.constrained(options),
+            tools=read_tools(body.tools or ()),
+            choice=body.choice(),
+            variables=body.chat_template_kwargs,
         )
-        job = service.start(loaded, [ids], options, n=body.n)
-    return await _respond(_ChatShape(job, body), request, service)
+        job = service.start(
+            loaded, [conversation.ids], conversation.options, n=body.n, shown=conversation.shown
+        )
+    return await _respond(_ChatShape(job, body, conversation), request, service)
 
 
 @router.post("/completions")
@@ -163,11 +225,11 @@ class _Shape(ABC):
         """What a choice's stream begins with, if anything."""
 
     @abstractmethod
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        """A part of a choice."""
+    def pieces(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        """Parts of a choice."""
 
     @abstractmethod
-    def last(self, index: int, finish: Finish) -> dict[str, Any]:
+    def last(self, index: int, finish: Finish) -> list[dict[str, Any]]:
         """What a choice's stream ends with."""
 
     @property
@@ -190,9 +252,13 @@ class _Shape(ABC):
             async for index, event in self.job.events():
                 if isinstance(event, Delta):
                     if event.text or self.wants_tokens:
-                        yield self._chunk(self.piece(index, event))
+                        for choice in self.pieces(index, event):
+                            yield self._chunk(choice)
                 else:
-                    yield self._chunk(self.last(index, event), timings=timings(event.stats))
+                    *rest, last = self.last(index, event)
+                    for choice in rest:
+                        yield self._chunk(choice)
+                    yield self._chunk(last, timings=timings(event.stats))
         except EdgeLLMError as error:
             yield data_event(openai_error(error))
         else:
@@ -230,24 +296,42 @@ class _ChatShape(_Shape):
     chunk_name = "chat.completion.chunk"
     id_prefix = "chatcmpl"
 
+    def __init__(self, job: Job, body: ChatBody, conversation: Conversation) -> None:
+        super().__init__(job, body)
+        self._new_parser = conversation.parser
+        self._parsers = [conversation.parser() for _ in job.answers]
+
     def whole(self, index: int, answer: Answer) -> dict[str, Any]:
+        parsed = parse(self._new_parser(), answer.text)
+        message: dict[str, Any] = {"role": "assistant", "content": parsed.words, "refusal": None}
+        if parsed.thoughts:
+            message["reasoning_content"] = parsed.thoughts
+        if parsed.calls:
+            message["content"] = parsed.words or None
+            message["tool_calls"] = [_tool_call(name, arguments) for name, arguments in parsed.calls]
         return {
             "index": index,
-            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "message": message,
             "logprobs": self._logprobs(answer.tokens),
-            "finish_reason": _finish_reason(answer.finish),
+            "finish_reason": _finish_reason(answer.finish, n_calls=len(parsed.calls)),
         }
 
     def first(self, index: int) -> dict[str, Any]:
         return self._choice(index, {"role": "assistant", "content": ""})
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        choice = self._choice(index, {"content": delta.text})
-        choice["logprobs"] = self._logprobs(delta.tokens)
-        return choice
+    def pieces(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        deltas = [_part_delta(part) for part in self._parsers[index].push(delta.text)]
+        if not deltas and self.wants_tokens:
+            deltas = [{"content": ""}]
+        choices = [self._choice(index, part) for part in deltas]
+        if choices:
+            choices[0]["logprobs"] = self._logprobs(delta.tokens)
+        return choices
 
-    def last(self, index: int, finish: Finish) -> dict[str, Any]:
-        return self._choice(index, {}, _finish_reason(finish))
+    def last(self, index: int, finish: Finish) -> list[dict[str, Any]]:
+        parser = self._parsers[index]
+        rest = [self._choice(index, _part_delta(part)) for part in parser.flush()]
+        return [*rest, self._choice(index, {}, _finish_reason(finish, n_calls=parser.n_calls))]
 
     def _choice(self, index: int, delta: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": None, "finish_reason": reason}
@@ -283,11 +367,11 @@ class _CompletionShape(_Shape):
         echo = self._echo(index)
         return self._choice(index, echo, ()) if echo else None
 
-    def piece(self, index: int, delta: Delta) -> dict[str, Any]:
-        return self._choice(index, delta.text, delta.tokens)
+    def pieces(self, index: int, delta: Delta) -> list[dict[str, Any]]:
+        return [self._choice(index, delta.text, delta.tokens)]
 
-    def last(self, index: int, finish: Finish) -> dict[str, Any]:
-        return self._choice(index, "", (), _finish_reason(finish))
+    def last(self, index: int, finish: Finish) -> list[dict[str, Any]]:
+        return [self._choice(index, "", (), _finish_reason(finish))]
 
     def _echo(self, index: int) -> str:
         assert isinstance(self.body, CompletionBody)
@@ -335,8 +419,26 @@ def _stats(answer: Answer) -> Stats:
     return answer.finish.stats
 
 
-def _finish_reason(finish: Finish | None) -> str:
+def _tool_call(name: str, arguments: str) -> dict[str, Any]:
+    function = {"name": name, "arguments": arguments}
+    return {"id": f"call_{uuid.uuid4().hex[:24]}", "type": "function", "function": function}
+
+
+def _part_delta(part: Part) -> dict[str, Any]:
+    """A part of an answer as a stream carries it."""
+    if isinstance(part, Words):
+        return {"content": part.text}
+    if isinstance(part, Thought):
+        return {"reasoning_content": part.text}
+    if part.name is None:
+        return {"tool_calls": [{"index": part.index, "function": {"arguments": part.arguments}}]}
+    return {"tool_calls": [{"index": part.index, **_tool_call(part.name, part.arguments)}]}
+
+
+def _finish_reason(finish: Finish | None, *, n_calls: int = 0) -> str:
     """OpenAI knows one word for every answer that was cut off."""
+    if n_calls and finish is not None and finish.reason == "stop":
+        return "tool_calls"
     return "stop" if finish is not None and finish.reason == "stop" else "length"
 
 

@@ -14,11 +14,13 @@ from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from edgellm.chat.tools import Tool, ToolChoice
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
 from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.answers import Job
+from edgellm.server.conversation import Conversation, prepare
 from edgellm.server.errors import RequestError
 from edgellm.server.metrics import Metrics
 from edgellm.server.models import Loaded, ModelManager
@@ -90,7 +92,13 @@ class Service:
     metrics: Metrics = field(default_factory=Metrics)
 
     def start(
-        self, loaded: Loaded, prompts: Sequence[Sequence[int]], options: GenerateOptions, *, n: int = 1
+        self,
+        loaded: Loaded,
+        prompts: Sequence[Sequence[int]],
+        options: GenerateOptions,
+        *,
+        n: int = 1,
+        shown: frozenset[int] = frozenset(),
     ) -> Job:
         """Start n answers to each prompt, within the limits; RequestError names one that is exceeded."""
         limits = self.settings.limits
@@ -105,7 +113,7 @@ class Service:
                     400, f"{asked} tokens were asked for; at most {allowed} are given.", param="max_tokens"
                 )
             options = replace(options, max_tokens=allowed if asked is None else asked)
-        return Job(loaded, prompts, options, self.metrics, n=n)
+        return Job(loaded, prompts, options, self.metrics, n=n, shown=shown)
 
     async def respond(
         self,
@@ -161,6 +169,26 @@ class Service:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
+    async def conversation(
+        self,
+        model: Model,
+        messages: Sequence[Mapping[str, Any]],
+        options: GenerateOptions,
+        *,
+        tools: Sequence[Tool] = (),
+        choice: ToolChoice | None = None,
+        variables: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """A conversation rendered, the grammar of its answers compiled, and how to take them apart.
+
+        choice: None if no tool may be called. RequestError for content that is not text.
+        """
+        work = partial(prepare, model, messages, options, tools=tools, choice=choice, variables=variables)
+        try:
+            return await asyncio.to_thread(work)
+        except UnsupportedError as error:
+            raise RequestError(400, str(error), param="messages") from None
+
     async def chat_prompt(
         self,
         model: Model,
@@ -184,6 +212,7 @@ class Service:
 
         def encode() -> list[int]:
             ids = model.template.encode(messages, tools=tools, **(variables or {}))
+            model.matcher(options)  # compiled here, not on the event loop
             return ids + model.tokenizer.encode(begun, add_special=False)
 
         try:
