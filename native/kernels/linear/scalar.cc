@@ -140,17 +140,18 @@ struct Scalar {
             odd[i] = q[2 * i + 1];
         }
     }
-    static Ints pin(const Ints& v) { return v; }
     static Ints zero() { return {}; }
-    static Ints dot_bytes(const Ints& sum, const Bytes& codes, const Bytes& x) {
-        Ints r = sum;
-        for (int i = 0; i < 64; ++i) r.v[i / 4] += codes.v[i] * static_cast<int8_t>(x.v[i]);
-        return r;
+    template <int kSlots>
+    static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
+        for (int slot = 0; slot < kSlots; ++slot) {
+            for (int i = 0; i < 64; ++i) sum[slot].v[i / 4] += codes[slot].v[i] * x[i % 4];
+        }
     }
-    static Ints dot_words(const Ints& sum, const Bytes& codes, const Bytes& x) {
-        Ints r = sum;
-        for (int i = 0; i < 32; ++i) r.v[i / 2] += word(codes, i) * word(x, i);
-        return r;
+    template <int kSlots>
+    static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int16_t* x) {
+        for (int slot = 0; slot < kSlots; ++slot) {
+            for (int i = 0; i < 32; ++i) sum[slot].v[i / 2] += word(codes[slot], i) * x[i % 2];
+        }
     }
 
     static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
@@ -175,6 +176,6 @@ struct Scalar {
 
 }  // namespace
 
-const LinearKernels kLinearScalar = make_kernels<WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>>>();
+const LinearKernels kLinearScalar = make_kernels<WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>, 1>>();
 
 }  // namespace edgellm

@@ -10,6 +10,16 @@ namespace {
 
 struct Avx2 : YmmPrimitives {
     static constexpr bool kSigned = true;
+
+    template <int kSlots>
+    EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
+                                         const int16_t* x) {
+        const __m256i pair = broadcast_word(x);
+        EDGELLM_UNROLL
+        for (int i = 0; i < kSlots; ++i) {
+            sum[i] = pin(_mm256_add_epi32(sum[i], _mm256_madd_epi16(codes[i], pair)));
+        }
+    }
 };
 
 // Groups of 4 columns whose 16-bit sums of |code| <= max by |x| <= 127 cannot overflow: each adds 2 products.
@@ -21,64 +31,59 @@ struct Avx2Engine {
     using Simd = Avx2;
     using PackedTiles = TileSizes<4, 3, 2, 1>;
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
-    static constexpr size_t kPackedLimit = 4;
+    static constexpr size_t kPackedLimit = 8;
+    static constexpr int kTilePanels = 1;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 
-    template <int T, class Source>
-    static void tile(Source w, size_t n_blocks, Activations a, float* y) {
-        for (size_t b = 0; b < n_blocks; ++b) {
+    template <int T, class Source, class Rows>
+    static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+        for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             w.prefetch();
             keep_in_memory(y);
             if constexpr (Source::kSignedCodes) {
-                signed_block<T>(w, a, y);
+                signed_block<T>(w, x, y);
             } else if constexpr (Source::kPairs) {
-                pair_block<T>(w, a, y);
+                pair_block<T>(w, x, y);
             } else {
-                unsigned_block<T>(w, a, y);
+                unsigned_block<T>(w, x, y);
             }
-            w.next();
-            a.q += 32;
-            a.scale += 1;
-            a.sum += 2;
         }
     }
 
   private:
-    EDGELLM_INLINE static __m256i activations(const Activations& a, int t, int group) {
-        return Avx2::broadcast_word(a.q + static_cast<size_t>(t) * a.n_in + 4 * group);
+    template <class Rows>
+    EDGELLM_INLINE static __m256i activations(const Rows& x, int t, int group) {
+        return Avx2::broadcast_word(x.q(t) + 4 * group);
     }
 
     // y of all tokens and parts from 32-bit dots.
-    template <int T, class Source, class Dot>
-    EDGELLM_INLINE static void finish(const Source& w, const Activations& a, float* y, const Dot& dot) {
+    template <int T, class Source, class Rows, class Dot>
+    EDGELLM_INLINE static void finish(const Source& w, const Rows& x, float* y, const Dot& dot) {
         EDGELLM_UNROLL
         for (int part = 0; part < 2; ++part) {
             const __m256 scale = w.scale(part);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
-                float* to = y + t * 16 + part * 8;
-                const size_t token = static_cast<size_t>(t);
-                const __m256 factor =
-                    _mm256_mul_ps(scale, _mm256_broadcast_ss(a.scale + token * (a.n_in / 32)));
+                float* to = sums_of<Avx2, T>(y, part, t);
+                const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale(t)));
                 __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, _mm256_loadu_ps(to));
-                const float* sum = a.sum + token * (a.n_in / 16);
                 if constexpr (Source::kPairs) {
                     const __m256 offset = _mm256_set1_ps(-kPairOffset);
                     const __m256 low = w.pair_scale(0, part),
                                  extra = _mm256_sub_ps(w.pair_scale(1, part), low);
-                    v = _mm256_fmadd_ps(_mm256_mul_ps(low, offset), _mm256_broadcast_ss(sum), v);
-                    v = _mm256_fmadd_ps(_mm256_mul_ps(extra, offset), _mm256_broadcast_ss(sum + 1), v);
+                    v = _mm256_fmadd_ps(_mm256_mul_ps(low, offset), _mm256_set1_ps(x.sum(t)), v);
+                    v = _mm256_fmadd_ps(_mm256_mul_ps(extra, offset), _mm256_set1_ps(x.high_sum(t)), v);
                 } else if constexpr (!Source::kSignedCodes) {
-                    v = _mm256_fmadd_ps(w.minimum(part), _mm256_broadcast_ss(sum), v);
+                    v = _mm256_fmadd_ps(w.minimum(part), _mm256_set1_ps(x.sum(t)), v);
                 }
                 _mm256_storeu_ps(to, v);
             }
         }
     }
 
-    template <int T, class Source>
-    EDGELLM_INLINE static void unsigned_block(const Source& w, const Activations& a, float* y) {
+    template <int T, class Source, class Rows>
+    EDGELLM_INLINE static void unsigned_block(const Source& w, const Rows& x, float* y) {
         constexpr int kSafe = safe_groups(Source::kMax);
         const __m256i ones = _mm256_set1_epi16(1);
         alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
@@ -88,9 +93,9 @@ struct Avx2Engine {
             const __m256i low = w.codes(group, 0), high = w.codes(group, 1);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
-                const __m256i x = activations(a, t, group);
-                const __m256i product_low = _mm256_maddubs_epi16(low, x),
-                              product_high = _mm256_maddubs_epi16(high, x);
+                const __m256i quad = activations(x, t, group);
+                const __m256i product_low = _mm256_maddubs_epi16(low, quad),
+                              product_high = _mm256_maddubs_epi16(high, quad);
                 const bool start = group % kSafe == 0;
                 sum[t][0] = Avx2::pin(start ? product_low : _mm256_add_epi16(sum[t][0], product_low));
                 sum[t][1] = Avx2::pin(start ? product_high : _mm256_add_epi16(sum[t][1], product_high));
@@ -108,7 +113,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T>(w, a, y, [&](int t, int part) {
+        finish<T>(w, x, y, [&](int t, int part) {
             const __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
             if constexpr (kSafe == 8) {
                 return wide;
@@ -120,8 +125,8 @@ struct Avx2Engine {
     }
 
     // A scale per 16 columns: its integer factor is multiplied in while widening.
-    template <int T, class Source>
-    EDGELLM_INLINE static void pair_block(const Source& w, const Activations& a, float* y) {
+    template <int T, class Source, class Rows>
+    EDGELLM_INLINE static void pair_block(const Source& w, const Rows& x, float* y) {
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; group += 2) {
@@ -132,19 +137,19 @@ struct Avx2Engine {
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
                     const __m256i product =
-                        _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(a, t, group)),
-                                         _mm256_maddubs_epi16(second, activations(a, t, group + 1)));
+                        _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(x, t, group)),
+                                         _mm256_maddubs_epi16(second, activations(x, t, group + 1)));
                     const __m256i wide = _mm256_madd_epi16(product, factor);
                     sum[t][part] = Avx2::pin(group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide));
                 }
             }
         }
-        finish<T>(w, a, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
-    template <int T, class Source>
-    EDGELLM_INLINE static void signed_block(const Source& w, const Activations& a, float* y) {
+    template <int T, class Source, class Rows>
+    EDGELLM_INLINE static void signed_block(const Source& w, const Rows& x, float* y) {
         const __m256i ones = _mm256_set1_epi16(1);
         __m256i sum[T][2];
         EDGELLM_UNROLL
@@ -154,13 +159,13 @@ struct Avx2Engine {
                 const __m256i codes = w.codes(group, part), magnitude = _mm256_abs_epi8(codes);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
-                    const __m256i x = _mm256_sign_epi8(activations(a, t, group), codes);
-                    const __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, x), ones);
+                    const __m256i quad = _mm256_sign_epi8(activations(x, t, group), codes);
+                    const __m256i wide = _mm256_madd_epi16(_mm256_maddubs_epi16(magnitude, quad), ones);
                     sum[t][part] = Avx2::pin(group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide));
                 }
             }
         }
-        finish<T>(w, a, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 };
 

@@ -16,6 +16,9 @@ struct Avx512Vnni {
     using Bytes = __m512i;
     using Ints = __m512i;
     using Floats = __m512;
+    struct [[gnu::may_alias]] Quad {
+        int8_t v[4];
+    };
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
 
@@ -87,8 +90,33 @@ struct Avx512Vnni {
         return v;
     }
     static Ints zero() { return _mm512_setzero_si512(); }
-    static Ints dot_bytes(Ints sum, Bytes codes, Bytes x) { return _mm512_dpbusd_epi32(sum, codes, x); }
-    static Ints dot_words(Ints sum, Bytes codes, Bytes x) { return _mm512_dpwssd_epi32(sum, codes, x); }
+
+    // One register of codes takes its activations from memory, several share a register.
+    template <int kSlots>
+    EDGELLM_INLINE static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
+        if constexpr (kSlots == 1) {
+            __asm__ volatile("vpdpbusd %2%{1to16%}, %1, %0"
+                             : "+v"(sum[0])
+                             : "v"(codes[0]), "m"(*reinterpret_cast<const Quad*>(x)));
+        } else {
+            const __m512i quad = broadcast_word(x);
+            EDGELLM_UNROLL
+            for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm512_dpbusd_epi32(sum[i], codes[i], quad));
+        }
+    }
+    template <int kSlots>
+    EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
+                                         const int16_t* x) {
+        if constexpr (kSlots == 1) {
+            __asm__ volatile("vpdpwssd %2%{1to16%}, %1, %0"
+                             : "+v"(sum[0])
+                             : "v"(codes[0]), "m"(*reinterpret_cast<const Quad*>(x)));
+        } else {
+            const __m512i pair = broadcast_word(x);
+            EDGELLM_UNROLL
+            for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm512_dpwssd_epi32(sum[i], codes[i], pair));
+        }
+    }
 
     static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
         const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -116,8 +144,8 @@ struct Avx512Vnni {
 
 }  // namespace
 
-const LinearKernels kLinearAvx512Vnni =
-    make_kernels<WideEngine<Avx512Vnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>>>();
+const LinearKernels kLinearAvx512Vnni = make_kernels<
+    WideEngine<Avx512Vnni, 8, TileSizes<8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>>();
 
 }  // namespace edgellm
 

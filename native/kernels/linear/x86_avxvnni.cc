@@ -10,14 +10,26 @@ namespace {
 
 struct AvxVnni : YmmPrimitives {
     static constexpr bool kSigned = false;
-    static Ints dot_bytes(Ints sum, Bytes codes, Bytes x) { return _mm256_dpbusd_avx_epi32(sum, codes, x); }
-    static Ints dot_words(Ints sum, Bytes codes, Bytes x) { return _mm256_dpwssd_avx_epi32(sum, codes, x); }
+
+    template <int kSlots>
+    EDGELLM_INLINE static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
+        const __m256i quad = broadcast_word(x);
+        EDGELLM_UNROLL
+        for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm256_dpbusd_avx_epi32(sum[i], codes[i], quad));
+    }
+    template <int kSlots>
+    EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
+                                         const int16_t* x) {
+        const __m256i pair = broadcast_word(x);
+        EDGELLM_UNROLL
+        for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm256_dpwssd_avx_epi32(sum[i], codes[i], pair));
+    }
 };
 
 }  // namespace
 
 const LinearKernels kLinearAvxVnni =
-    make_kernels<WideEngine<AvxVnni, 4, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>>>();
+    make_kernels<WideEngine<AvxVnni, 8, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>, 1>>();
 
 }  // namespace edgellm
 

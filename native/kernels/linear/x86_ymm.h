@@ -85,10 +85,6 @@ struct YmmPrimitives {
         return v;
     }
     static Ints zero() { return _mm256_setzero_si256(); }
-    static Ints dot_words(Ints sum, Bytes codes, Bytes x) {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(codes, x));
-    }
-
     static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
         const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
         int8_t* q = out.q + token * n_in;

@@ -1,0 +1,162 @@
+// SPDX-License-Identifier: MIT
+// Expanded chunks of panels: what a tile reads when there are many tokens.
+#pragma once
+
+#include "kernels/linear/packed.h"
+
+namespace edgellm {
+namespace {
+
+// The offset of formats with a scale per 16 columns.
+constexpr float kPairOffset = static_cast<float>(layout_of(GGMLType::Q6_K).offset);
+
+// Unsigned codes, one per byte.
+struct alignas(64) ByteBlock {
+    uint8_t codes[8][64];
+    float scale[16];
+    float minimum[16];
+};
+
+// The same where 16 columns share a scale.
+struct alignas(64) PairBlock : ByteBlock {
+    float pair_scale[2][16];
+    int16_t pair_words[2][32];  // each row's integer factor twice: a 32-bit lane is a row
+};
+
+// Signed integers of 16 bits; integer scales per 16 columns are multiplied in. Lane: columns (c, c + 2) of
+// the group.
+struct alignas(64) WordBlock {
+    uint8_t codes[16][64];  // [2 group + odd]
+    float scale[16];
+    float minimum[16];       // of all 32 columns
+    float minimum_high[16];  // what columns 16..31 have more
+};
+
+// kPanels panels in turn, kChunkBlocks blocks each, of any format whose codes are at most kMaxCode.
+template <class S, int kMaxCode, bool kHasPairs, int kPanels>
+struct ByteSource {
+    static constexpr bool kSignedCodes = false;
+    static constexpr bool kPairs = kHasPairs;
+    static constexpr int kMax = kMaxCode;
+    static constexpr int kSlots = kPanels * S::kParts;
+    using Block = std::conditional_t<kPairs, PairBlock, ByteBlock>;
+
+    const Block* block;
+
+    EDGELLM_INLINE void next() { ++block; }
+    EDGELLM_INLINE void prefetch() const {}
+    EDGELLM_INLINE const Block& of(int slot) const {
+        return block[static_cast<size_t>(slot / S::kParts) * kChunkBlocks];
+    }
+    EDGELLM_INLINE static int row(int slot) { return slot % S::kParts * (16 / S::kParts); }
+
+    EDGELLM_INLINE typename S::Floats scale(int slot) const {
+        return S::load_floats(of(slot).scale + row(slot));
+    }
+    EDGELLM_INLINE typename S::Floats minimum(int slot) const {
+        return S::load_floats(of(slot).minimum + row(slot));
+    }
+    EDGELLM_INLINE typename S::Bytes codes(int group, int slot) const {
+        return S::load(of(slot).codes[group] + 4 * row(slot));
+    }
+    EDGELLM_INLINE typename S::Floats pair_scale(int half, int slot) const {
+        return S::load_floats(of(slot).pair_scale[half] + row(slot));
+    }
+    EDGELLM_INLINE typename S::Bytes pair_words(int half, int slot) const {
+        return S::load(reinterpret_cast<const uint8_t*>(of(slot).pair_words[half] + 2 * row(slot)));
+    }
+};
+
+template <class S, GGMLType type, class Block>
+void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* out) {
+    using Packed = PackedSource<S, type>;
+    constexpr size_t kPartBytes = 64 / S::kParts;
+    Packed source(panel + packed_bytes(Packed::kLayout, first));
+    for (size_t b = 0; b < n_blocks; ++b) {
+        source.prefetch();
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) {
+            S::store_floats(out[b].scale + part * Packed::kLanes, source.scale(part));
+            S::store_floats(out[b].minimum + part * Packed::kLanes, source.minimum(part));
+            EDGELLM_UNROLL
+            for (int group = 0; group < 8; ++group) {
+                S::store(out[b].codes[group] + static_cast<size_t>(part) * kPartBytes,
+                         source.codes(group, part));
+            }
+        }
+        if constexpr (Packed::kPairs) {
+            for (int half = 0; half < 2; ++half) {
+                for (int part = 0; part < S::kParts; ++part) {
+                    const int row = part * Packed::kLanes;
+                    S::store_floats(out[b].pair_scale[half] + row, source.pair_scale(half, part));
+                    S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row),
+                             source.pair_words(half, part));
+                }
+            }
+        }
+        source.next();
+    }
+}
+
+template <class S, GGMLType type>
+void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock* out) {
+    constexpr Layout kLayout = layout_of(type);
+    constexpr size_t kPartBytes = 64 / S::kParts;
+    constexpr int kLanes = 16 / S::kParts;
+    constexpr size_t kHeader = header_bytes(kLayout.scales);
+    const uint8_t* block = panel + packed_bytes(kLayout, first);
+    const uint8_t* header = block;
+    for (size_t b = 0; b < n_blocks; ++b) {
+        if (kHeader > 0 && b % 8 == 0) {
+            header = block;
+            block += kHeader;
+        }
+        const uint8_t* data = block + scale_bytes(kLayout.scales);
+        for (size_t i = 0; i < packed_block_bytes(kLayout); i += 64) {
+            __builtin_prefetch(block + kPrefetchBytes + i);
+        }
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) {
+            const int row = part * kLanes;
+            if constexpr (kLayout.scales == Scales::kExpanded) {
+                const auto dmin =
+                    S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
+                const auto low = S::mul(dmin, S::load_u8(block + 32 + row));
+                const auto high = S::mul(dmin, S::load_u8(block + 48 + row));
+                S::store_floats(out[b].scale + row,
+                                S::load_floats(reinterpret_cast<const float*>(header) + row));
+                S::store_floats(out[b].minimum + row, low);
+                S::store_floats(out[b].minimum_high + row, S::sub(high, low));
+            } else if constexpr (kLayout.scales == Scales::kSuper) {
+                S::store_floats(out[b].scale + row,
+                                S::mul(S::load_halves(header + 2 * row), S::load_i8(block + row)));
+            } else {
+                S::store_floats(out[b].scale + row, S::load_halves(block + 2 * row));
+            }
+            EDGELLM_UNROLL
+            for (int group = 0; group < 8; ++group) {
+                typename S::Bytes v;
+                if constexpr (kLayout.codes == Codes::kBytes) {
+                    v = S::load(data + 64 * group + static_cast<size_t>(part) * kPartBytes);
+                } else {
+                    const auto raw =
+                        S::load(data + 64 * (group % 4) + static_cast<size_t>(part) * kPartBytes);
+                    v = S::template lookup<type, 0>(group < 4 ? S::low_nibbles(raw) : S::high_nibbles(raw));
+                }
+                typename S::Bytes even = S::even_words(v), odd = S::odd_words(v);
+                if constexpr (kLayout.scales == Scales::kExpanded) {
+                    const auto factor = S::double_words(block + group / 4 * 16 + row);
+                    even = S::mul_words(even, factor);
+                    odd = S::mul_words(odd, factor);
+                }
+                const size_t at = static_cast<size_t>(part) * kPartBytes;
+                S::store(out[b].codes[2 * group] + at, even);
+                S::store(out[b].codes[2 * group + 1] + at, odd);
+            }
+        }
+        block += packed_block_bytes(kLayout);
+    }
+}
+
+}  // namespace
+}  // namespace edgellm

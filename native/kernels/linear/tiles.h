@@ -1,0 +1,279 @@
+// SPDX-License-Identifier: MIT
+// Tiles: some panels x T tokens over a run of blocks. A tile's sums y[panel][token][row] stay in memory (L1)
+// and are read and written once per block:
+//   y = fma(integer dot, d_w * d_x, y);  y = fma(m_w, sum_x, y)
+// in ascending order of blocks: the same operations whatever the tile is, so results do not depend on the
+// batch. A slot is a register of rows: part p of panel n is slot n * S::kParts + p.
+#pragma once
+
+#include "kernels/linear/expanded.h"
+
+namespace edgellm {
+namespace {
+
+// ---- Activations of a tile, block by block ----
+
+// As the caller has them, a row after the other.
+struct StridedRows {
+    const int8_t* codes;
+    const float* scales;
+    const float* sums;
+    size_t n_in;
+
+    EDGELLM_INLINE const int8_t* q(int t) const { return codes + static_cast<size_t>(t) * n_in; }
+    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * (n_in / 32)]; }
+    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * (n_in / 16)]; }
+    EDGELLM_INLINE float high_sum(int t) const { return sums[static_cast<size_t>(t) * (n_in / 16) + 1]; }
+    EDGELLM_INLINE void next() {
+        codes += 32;
+        scales += 1;
+        sums += 2;
+    }
+    StridedRows at(size_t token, size_t block) const {
+        return {codes + token * n_in + block * 32, scales + token * (n_in / 32) + block,
+                sums + token * (n_in / 16) + block * 2, n_in};
+    }
+};
+
+// A chunk of columns of some tokens, copied so that distances are constants and a tile needs few addresses.
+// Codes as bytes, or as words in the order of WordBlock: for each block 16 even ones, 16 odd ones.
+template <class Code>
+struct alignas(64) GatheredChunk {
+    Code codes[kBlockTokens][kChunkBlocks * 32];
+    float scales[kBlockTokens][kChunkBlocks];
+    float sums[kBlockTokens][kChunkBlocks * 2];
+};
+
+template <class Code>
+struct GatheredRows {
+    const Code* codes;
+    const float* scales;
+    const float* sums;
+
+    GatheredRows(const GatheredChunk<Code>& chunk, size_t token)
+        : codes(chunk.codes[token]), scales(chunk.scales[token]), sums(chunk.sums[token]) {}
+
+    EDGELLM_INLINE const Code* q(int t) const { return codes + static_cast<size_t>(t) * kChunkBlocks * 32; }
+    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * kChunkBlocks]; }
+    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks * 2]; }
+    EDGELLM_INLINE float high_sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks * 2 + 1]; }
+    EDGELLM_INLINE void next() {
+        codes += 32;
+        scales += 1;
+        sums += 2;
+    }
+};
+
+template <class S, class Code>
+void gather(const StridedRows& rows, size_t n_tokens, size_t n_blocks, GatheredChunk<Code>* out) {
+    for (size_t t = 0; t < n_tokens; ++t) {
+        const StridedRows row = rows.at(t, 0);
+        if constexpr (sizeof(Code) == 1) {
+            std::memcpy(out->codes[t], row.codes, n_blocks * 32);
+        } else {
+            for (size_t b = 0; b < n_blocks; ++b) {
+                S::widen(row.codes + 32 * b, out->codes[t] + 32 * b, out->codes[t] + 32 * b + 16);
+            }
+        }
+        std::memcpy(out->scales[t], row.scales, n_blocks * sizeof(float));
+        std::memcpy(out->sums[t], row.sums, n_blocks * 2 * sizeof(float));
+    }
+}
+
+template <class S, int T>
+EDGELLM_INLINE float* sums_of(float* y, int slot, int t) {
+    return y + (slot / S::kParts * T + t) * 16 + slot % S::kParts * (16 / S::kParts);
+}
+
+// ---- Words ----
+
+// kPanels panels in turn, kChunkBlocks blocks each.
+template <class S, bool kHasMin, int kPanels, int T>
+void word_tile(const WordBlock* w, size_t n_blocks, GatheredRows<int16_t> x, float* y) {
+    constexpr int kSlots = kPanels * S::kParts;
+    const auto of = [&w](int slot) -> const WordBlock& {
+        return w[static_cast<size_t>(slot / S::kParts) * kChunkBlocks];
+    };
+    const auto row = [](int slot) { return slot % S::kParts * (16 / S::kParts); };
+    for (size_t b = 0; b < n_blocks; ++b, ++w, x.next()) {
+        typename S::Ints dot[T][kSlots];
+        keep_in_memory(y);
+        EDGELLM_UNROLL
+        for (int k = 0; k < 16; ++k) {
+            typename S::Bytes codes[kSlots];
+            EDGELLM_UNROLL
+            for (int slot = 0; slot < kSlots; ++slot)
+                codes[slot] = S::load(of(slot).codes[k] + 4 * row(slot));
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                if (k == 0) clear<S, kSlots>(dot[t]);
+                S::template dot_words<kSlots>(dot[t], codes, x.q(t) + k % 2 * 16 + k / 2 * 2);
+            }
+        }
+        EDGELLM_UNROLL
+        for (int slot = 0; slot < kSlots; ++slot) {
+            const auto weight_scale = S::load_floats(of(slot).scale + row(slot));
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                float* to = sums_of<S, T>(y, slot, t);
+                auto v = S::fma(S::to_floats(dot[t][slot]), S::mul(weight_scale, S::broadcast(x.scale(t))),
+                                S::load_floats(to));
+                if constexpr (kHasMin) {
+                    v = S::fma(S::load_floats(of(slot).minimum + row(slot)), S::broadcast(x.sum(t)), v);
+                    v = S::fma(S::load_floats(of(slot).minimum_high + row(slot)), S::broadcast(x.high_sum(t)),
+                               v);
+                }
+                S::store_floats(to, v);
+            }
+        }
+    }
+}
+
+// ---- Floats ----
+
+template <class S, GGMLType type>
+EDGELLM_INLINE typename S::Floats load_float_column(const uint8_t* data, int part) {
+    constexpr int kLanes = 16 / S::kParts;
+    if constexpr (type == GGMLType::F32) {
+        return S::load_floats(reinterpret_cast<const float*>(data) + part * kLanes);
+    } else if constexpr (type == GGMLType::F16) {
+        return S::load_halves(data + 2 * part * kLanes);
+    } else {
+        return S::load_bfloats(data + 2 * part * kLanes);
+    }
+}
+
+template <class S, GGMLType type>
+void widen_columns(const uint8_t* w, size_t n_columns, float* out) {
+    for (size_t k = 0; k < n_columns; ++k, w += 32, out += 16) {
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) {
+            S::store_floats(out + part * (16 / S::kParts), load_float_column<S, type>(w, part));
+        }
+    }
+}
+
+// One panel; sums are added to, column by column in order.
+template <class S, GGMLType type, int T>
+void float_tile(const uint8_t* w, size_t n_columns, const float* x, size_t ldx, float* y) {
+    constexpr size_t kColumnBytes = type == GGMLType::F32 ? 64 : 32;
+    typename S::Floats sum[T][S::kParts];
+    EDGELLM_UNROLL
+    for (int t = 0; t < T; ++t) {
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) sum[t][part] = S::load_floats(sums_of<S, T>(y, part, t));
+    }
+    for (size_t k = 0; k < n_columns; ++k, w += kColumnBytes) {
+        if (k % (64 / kColumnBytes) == 0) __builtin_prefetch(w + kPrefetchBytes);
+        typename S::Floats column[S::kParts];
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) column[part] = load_float_column<S, type>(w, part);
+        EDGELLM_UNROLL
+        for (int t = 0; t < T; ++t) {
+            const auto value = S::broadcast(x[static_cast<size_t>(t) * ldx + k]);
+            EDGELLM_UNROLL
+            for (int part = 0; part < S::kParts; ++part)
+                sum[t][part] = S::fma(column[part], value, sum[t][part]);
+        }
+    }
+    EDGELLM_UNROLL
+    for (int t = 0; t < T; ++t) {
+        EDGELLM_UNROLL
+        for (int part = 0; part < S::kParts; ++part) S::store_floats(sums_of<S, T>(y, part, t), sum[t][part]);
+    }
+}
+
+// Tile sizes, largest first; the last is 1.
+template <int... kSizes>
+struct TileSizes {
+    static constexpr int kLargest = std::max({kSizes...});
+
+    // Calls f.template operator()<T>() with the largest T that n tokens fill.
+    template <class F>
+    EDGELLM_INLINE static void pick(size_t n, const F& f) {
+        bool done = false;
+        ((done || n < kSizes ? void() : (f.template operator()<kSizes>(), void(done = true))), ...);
+    }
+};
+
+// ---- Engine for sets whose dot product of bytes goes straight to 32 bits ----
+
+// `S::dot_bytes(sums, unsigned codes, four activations)` adds exact dots of several registers of codes.
+template <class S, size_t kLimit, class PackedSizes, class Sizes, int kPanels>
+struct WideEngine {
+    using Simd = S;
+    using PackedTiles = PackedSizes;                // of panels read as they are packed,
+    using Tiles = Sizes;                            // and of expanded ones
+    static constexpr size_t kPackedLimit = kLimit;  // up to so many tokens panels are read as they are packed
+    static constexpr int kTilePanels = kPanels;     // panels of a tile if expanded
+
+    // Formats of one class share their tiles.
+    static constexpr int code_class(int) { return 255; }
+
+    template <int T, class Source, class Rows>
+    static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+        constexpr int kSlots = Source::kSlots;
+        for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
+            w.prefetch();
+            keep_in_memory(y);
+            typename S::Ints dot[T][kSlots];
+            if constexpr (Source::kPairs) {
+                // A scale per 16 columns: two half blocks. sum is of all 32 columns, high_sum of the last 16.
+                const auto offset = S::broadcast(-kPairOffset);
+                add_groups<T, 0, 4>(w, x, dot);
+                finish<T, kSlots>(
+                    y, dot, x, [&w](int slot) { return w.pair_scale(0, slot); },
+                    [&](int slot) { return S::mul(w.pair_scale(0, slot), offset); },
+                    [&x](int t) { return x.sum(t); });
+                add_groups<T, 4, 8>(w, x, dot);
+                finish<T, kSlots>(
+                    y, dot, x, [&w](int slot) { return w.pair_scale(1, slot); },
+                    [&](int slot) {
+                        return S::mul(S::sub(w.pair_scale(1, slot), w.pair_scale(0, slot)), offset);
+                    },
+                    [&x](int t) { return x.high_sum(t); });
+            } else {
+                add_groups<T, 0, 8>(w, x, dot);
+                finish<T, kSlots>(
+                    y, dot, x, [&w](int slot) { return w.scale(slot); },
+                    [&w](int slot) { return w.minimum(slot); }, [&x](int t) { return x.sum(t); });
+            }
+        }
+    }
+
+  private:
+    template <int T, int kFirst, int kLast, class Source, class Rows>
+    EDGELLM_INLINE static void add_groups(const Source& w, const Rows& x,
+                                          typename S::Ints (&dot)[T][Source::kSlots]) {
+        EDGELLM_UNROLL
+        for (int group = kFirst; group < kLast; ++group) {
+            typename S::Bytes codes[Source::kSlots];
+            EDGELLM_UNROLL
+            for (int slot = 0; slot < Source::kSlots; ++slot) codes[slot] = w.codes(group, slot);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                if (group == kFirst) clear<S, Source::kSlots>(dot[t]);
+                S::template dot_bytes<Source::kSlots>(dot[t], codes, x.q(t) + 4 * group);
+            }
+        }
+    }
+
+    template <int T, int kSlots, class Rows, class Scale, class Minimum, class Sum>
+    EDGELLM_INLINE static void finish(float* y, const typename S::Ints (&dot)[T][kSlots], const Rows& x,
+                                      const Scale& scale_of, const Minimum& minimum_of, const Sum& sum_of) {
+        EDGELLM_UNROLL
+        for (int slot = 0; slot < kSlots; ++slot) {
+            const auto scale = scale_of(slot), minimum = minimum_of(slot);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                float* to = sums_of<S, T>(y, slot, t);
+                const auto factor = S::mul(scale, S::broadcast(x.scale(t)));
+                const auto v = S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to));
+                S::store_floats(to, S::fma(minimum, S::broadcast(sum_of(t)), v));
+            }
+        }
+    }
+};
+
+}  // namespace
+}  // namespace edgellm
