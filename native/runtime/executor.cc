@@ -217,12 +217,14 @@ void Executor::run_attend(size_t s, size_t t) {
     const AttendStage& stage = plan_.stages[s].attend;
     AttentionShape shape = stage.shape;
     shape.sinks = vector(stage.sinks);
-    constexpr size_t kQueries = 8;  // queries of one task
+    // Queries of one task: with the heads that share keys they make some 48 rows, which the kernels cut into
+    // full tiles.
+    const size_t queries = std::max<size_t>(1, 48 / (shape.n_heads / shape.n_kv_heads));
     Thread& thread = threads_[t];
     size_t n_tasks = 0;
     size_t longest = 0;
     for (const Segment& seg : batch.segments) {
-        n_tasks += (seg.n_rows + kQueries - 1) / kQueries * shape.n_kv_heads;
+        n_tasks += (seg.n_rows + queries - 1) / queries * shape.n_kv_heads;
         longest = std::max(longest, seg.position + seg.n_rows);
     }
     const auto make_task = [&](const Segment& seg, size_t kv_head, size_t query, size_t n) {
@@ -273,14 +275,14 @@ void Executor::run_attend(size_t s, size_t t) {
     for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_tasks;) {
         size_t left = n_tasks - 1 - i;  // last queries first: they see most keys
         for (const Segment& seg : batch.segments) {
-            const size_t tiles = (seg.n_rows + kQueries - 1) / kQueries;
+            const size_t tiles = (seg.n_rows + queries - 1) / queries;
             if (left >= tiles * shape.n_kv_heads) {
                 left -= tiles * shape.n_kv_heads;
                 continue;
             }
-            const size_t query = left / shape.n_kv_heads * kQueries;
+            const size_t query = left / shape.n_kv_heads * queries;
             const AttentionTask task =
-                make_task(seg, left % shape.n_kv_heads, query, std::min(kQueries, seg.n_rows - query));
+                make_task(seg, left % shape.n_kv_heads, query, std::min(queries, seg.n_rows - query));
             attention_.attend(shape, task, thread.attend);
             break;
         }
