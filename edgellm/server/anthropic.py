@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from pydantic import Field
 
+from edgellm.chat.tools import Tool, ToolChoice, read_tools
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Job
+from edgellm.server.blocks import Block, Blocks
+from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, anthropic_error
-from edgellm.server.service import Body, ServiceOf
+from edgellm.server.models import Loaded
+from edgellm.server.service import Body, Service, ServiceOf
 from edgellm.server.sse import data_event
 
 router = APIRouter(tags=["Anthropic"])
@@ -35,12 +39,58 @@ class Turn(Body):
     content: TextOrBlocks
 
 
+class Choice(Body):
+    """Which tools may be called."""
+
+    type: Literal["auto", "any", "tool", "none"] = "auto"
+    name: str | None = None
+    disable_parallel_tool_use: bool = False
+
+
+class Thinking(Body):
+    """Whether the model is to think before it answers."""
+
+    type: str
+
+
 class PromptBody(Body):
     """POST /v1/messages/count_tokens: what a conversation is."""
 
     model: str | None = None
     messages: list[Turn] = Field(min_length=1)
     system: TextOrBlocks | None = None
+    tools: list[dict[str, Any]] = Field(default_factory=list)
+    tool_choice: Choice = Field(default_factory=lambda: Choice())
+    thinking: Thinking | None = None
+
+    def known_tools(self) -> list[Tool]:
+        """The tools; RequestError for one that the client does not run itself."""
+        for number, tool in enumerate(self.tools):
+            if tool.get("type", "custom") != "custom":
+                raise RequestError(
+                    400,
+                    f"tools.{number} is of type {str(tool['type'])[:40]!r}; only custom ones are supported.",
+                )
+        return read_tools(
+            [{**tool, "type": "function", "parameters": tool.get("input_schema")} for tool in self.tools]
+        )
+
+    def choice(self) -> ToolChoice | None:
+        """Which tools may be called, or None if none may."""
+        wanted = self.tool_choice
+        if not self.tools or wanted.type == "none":
+            if wanted.type in ("any", "tool"):
+                raise RequestError(400, "tool_choice asks for a call and there are no tools.")
+            return None
+        if wanted.type == "tool" and not wanted.name:
+            raise RequestError(400, "tool_choice of type tool needs a name.")
+        parallel = not wanted.disable_parallel_tool_use
+        name = wanted.name if wanted.type == "tool" else None
+        return ToolChoice("auto" if wanted.type == "auto" else "required", name, parallel=parallel)
+
+    def variables(self) -> dict[str, Any]:
+        """What the template is told besides the messages."""
+        return {} if self.thinking is None else {"enable_thinking": self.thinking.type != "disabled"}
 
 
 class MessagesBody(PromptBody):
@@ -65,15 +115,15 @@ async def messages(body: MessagesBody, request: Request, service: ServiceOf) -> 
         stop=tuple(body.stop_sequences),
     )
     async with service.models.use(body.model) as loaded:
-        ids, options = await service.chat_prompt(loaded.model, conversation(body), options, prefill=True)
-        job = service.start(loaded, [ids], options)
-    shape = _Shape(job, body)
+        prepared = await _prepare(service, loaded, body, options)
+        job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
+    shape = _Shape(job, body, prepared)
     return await service.respond(
         request,
         job,
         body,
         whole=shape.whole,
-        chunks=shape.chunks(len(ids)) if body.stream else None,
+        chunks=shape.chunks() if body.stream else None,
         ping=PING,
     )
 
@@ -82,8 +132,22 @@ async def messages(body: MessagesBody, request: Request, service: ServiceOf) -> 
 async def count_tokens(body: PromptBody, service: ServiceOf) -> Response:
     """How many tokens a conversation is."""
     async with service.models.use(body.model) as loaded:
-        ids, _ = await service.chat_prompt(loaded.model, conversation(body), GenerateOptions(), prefill=True)
-    return JSONResponse({"input_tokens": len(ids)}, headers=body.ignored())
+        prepared = await _prepare(service, loaded, body, GenerateOptions())
+    return JSONResponse({"input_tokens": len(prepared.ids)}, headers=body.ignored())
+
+
+async def _prepare(
+    service: Service, loaded: Loaded, body: PromptBody, options: GenerateOptions
+) -> Conversation:
+    return await service.conversation(
+        loaded.model,
+        conversation(body),
+        options,
+        tools=body.known_tools(),
+        choice=body.choice(),
+        variables=body.variables(),
+        prefill=True,
+    )
 
 
 def conversation(body: PromptBody) -> list[dict[str, Any]]:
@@ -156,32 +220,42 @@ def _text(given: str | Sequence[Mapping[str, Any]], place: str) -> str:
 class _Shape:
     """One answer in the making."""
 
-    def __init__(self, job: Job, body: MessagesBody) -> None:
+    def __init__(self, job: Job, body: MessagesBody, prepared: Conversation) -> None:
         self._job = job
         self._body = body
+        self._n_prompt = len(prepared.ids)
+        self._blocks = Blocks(prepared.parser())
         self._id = f"msg_{uuid.uuid4().hex}"
 
     def whole(self) -> dict[str, Any]:
         """The message, complete."""
         answer = self._job.answers[0]
         assert answer.finish is not None
-        blocks = [{"type": "text", "text": answer.text}]
-        return {**self._message(blocks), **self._reason(answer.finish), "usage": _usage(answer.finish.stats)}
+        blocks = [found for block in self._blocks.read(answer.text) if (found := _content(block)) is not None]
+        reason = self._reason(answer.finish)
+        return {**self._message(blocks or [_text_block("")]), **reason, "usage": _usage(answer.finish.stats)}
 
-    async def chunks(self, n_prompt: int) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncIterator[bytes]:
         """The stream's events."""
-        usage = {"input_tokens": n_prompt, "output_tokens": 0}
+        usage = {"input_tokens": self._n_prompt, "output_tokens": 0}
         unknown = {"stop_reason": None, "stop_sequence": None, "usage": usage}
         yield _event("message_start", message={**self._message([]), **unknown})
-        yield _event("content_block_start", index=0, content_block={"type": "text", "text": ""})
+        current: Block | None = None
         try:
             async for _, event in self._job.events():
-                if isinstance(event, Delta):
-                    if event.text:
-                        delta = {"type": "text_delta", "text": event.text}
-                        yield _event("content_block_delta", index=0, delta=delta)
-                else:
-                    yield _event("content_block_stop", index=0)
+                pushed = self._blocks.push(event) if isinstance(event, Delta) else self._blocks.flush()
+                for block, added in pushed:
+                    if block is not current:
+                        if current is not None:
+                            yield _event("content_block_stop", index=current.index)
+                        yield _event("content_block_start", index=block.index, content_block=_begun(block))
+                        current = block
+                    if added:
+                        yield _event("content_block_delta", index=block.index, delta=_delta(block, added))
+                if isinstance(event, Finish):
+                    if current is None:
+                        yield _event("content_block_start", index=0, content_block=_text_block(""))
+                    yield _event("content_block_stop", index=0 if current is None else current.index)
                     yield _event("message_delta", delta=self._reason(event), usage=_usage(event.stats))
                     yield _event("message_stop")
         except EdgeLLMError as error:
@@ -200,8 +274,39 @@ class _Shape:
         """Why the answer ended; a stop text of the template's own is a natural end."""
         if finish.stop in self._body.stop_sequences:
             return {"stop_reason": "stop_sequence", "stop_sequence": finish.stop}
-        reasons = {"stop": "end_turn", "context": "model_context_window_exceeded"}
+        ended = "tool_use" if self._blocks.calls else "end_turn"
+        reasons = {"stop": ended, "context": "model_context_window_exceeded"}
         return {"stop_reason": reasons.get(finish.reason, "max_tokens"), "stop_sequence": None}
+
+
+def _text_block(text: str) -> dict[str, Any]:
+    return {"type": "text", "text": text}
+
+
+def _begun(block: Block) -> dict[str, Any]:
+    """A block of which nothing has come yet."""
+    if block.kind == "words":
+        return _text_block("")
+    if block.kind == "thought":
+        return {"type": "thinking", "thinking": "", "signature": ""}
+    return {"type": "tool_use", "id": f"toolu_{block.key}", "name": block.name, "input": {}}
+
+
+def _delta(block: Block, added: str) -> dict[str, Any]:
+    if block.kind == "words":
+        return {"type": "text_delta", "text": added}
+    if block.kind == "thought":
+        return {"type": "thinking_delta", "thinking": added}
+    return {"type": "input_json_delta", "partial_json": added}
+
+
+def _content(block: Block) -> dict[str, Any] | None:
+    """A block, complete; None for a call that was cut off."""
+    begun = _begun(block)
+    if block.kind != "call":
+        return {**begun, "text" if block.kind == "words" else "thinking": block.text}
+    arguments = block.arguments()
+    return None if arguments is None else {**begun, "input": arguments}
 
 
 def _usage(stats: Stats) -> dict[str, int]:

@@ -22,12 +22,15 @@ from fastapi.routing import APIRoute
 from pydantic import Field
 
 from edgellm import __version__
+from edgellm.chat.parts import PartParser
+from edgellm.chat.tools import ToolChoice, read_tools
 from edgellm.engine.describe import Description, describe
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Finish
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Answer, Job
+from edgellm.server.blocks import Block, Blocks
 from edgellm.server.errors import RequestError, ollama_error
 from edgellm.server.models import Source
 from edgellm.server.service import Body, SamplingFields, Service, ServiceOf
@@ -68,6 +71,7 @@ class GenerationBody(Body):
     stream: bool | None = None
     options: Options | None = None
     format: str | dict[str, Any] | None = None
+    think: bool | str | None = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
@@ -76,8 +80,8 @@ class GenerationBody(Body):
 
     def generate_options(self) -> GenerateOptions:
         """Generation options; RequestError or UsageError for what cannot be done."""
-        if self.format:
-            raise RequestError(400, "format is not supported.", param="format")
+        if isinstance(self.format, str) and self.format not in ("", "json"):
+            raise RequestError(400, "format must be json or a JSON schema.", param="format")
         fields = self.options or Options()
         n_predict = fields.num_predict
         options = fields.options(
@@ -86,13 +90,20 @@ class GenerationBody(Body):
         )
         if fields.repeat_last_n is not None:
             options = replace(options, penalty_last_n=fields.repeat_last_n)
-        return options
+        if isinstance(self.format, dict):
+            return replace(options, schema=self.format)
+        return replace(options, json=self.format == "json")
+
+    def variables(self) -> dict[str, Any]:
+        """What the template is told besides the messages."""
+        return {} if self.think is None else {"enable_thinking": bool(self.think)}
 
 
 class ChatBody(GenerationBody):
     """POST /api/chat."""
 
     messages: list[dict[str, Any]] = Field(default_factory=list)
+    tools: list[dict[str, Any]] | None = None
 
 
 class GenerateBody(GenerationBody):
@@ -138,9 +149,17 @@ async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response
     async with service.models.use(body.model) as loaded:
         if not body.messages:
             return _only_loaded(loaded.name, body, {"message": _message("")})
-        ids, options = await service.chat_prompt(loaded.model, body.messages, options, prefill=True)
-        job = service.start(loaded, [ids], options)
-    return await _respond(_ChatShape(job, body), request, service)
+        prepared = await service.conversation(
+            loaded.model,
+            body.messages,
+            options,
+            tools=read_tools(body.tools or ()),
+            choice=ToolChoice() if body.tools else None,
+            variables=body.variables(),
+            prefill=True,
+        )
+        job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
+    return await _respond(_ChatShape(job, body, prepared.parser()), request, service)
 
 
 @router.post("/generate")
@@ -155,12 +174,14 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
             return _only_loaded(loaded.name, body, {"response": ""})
         if body.raw:
             ids = loaded.model.tokenizer.encode(body.prompt, add_special=True, parse_special=True)
+            job, parser = service.start(loaded, [ids], options), PartParser()
         else:
             messages = [{"role": "system", "content": body.system}] if body.system else []
             messages.append({"role": "user", "content": body.prompt})
-            ids, options = await service.chat_prompt(loaded.model, messages, options)
-        job = service.start(loaded, [ids], options)
-    return await _respond(_GenerateShape(job, body), request, service)
+            prepared = await service.conversation(loaded.model, messages, options, variables=body.variables())
+            job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
+            parser = prepared.parser()
+    return await _respond(_GenerateShape(job, body, parser), request, service)
 
 
 @router.post("/embed")
@@ -224,7 +245,7 @@ async def show(body: ShowBody, service: ServiceOf) -> dict[str, Any]:
         "template": template if isinstance(template, str) else "",
         "details": _details(found),
         "model_info": found.metadata,
-        "capabilities": ["completion"] if found.generates else ["embedding"],
+        "capabilities": ["completion", "tools"] if found.generates else ["embedding"],
         "modified_at": found.modified_at.isoformat(),
     }
 
@@ -238,35 +259,49 @@ async def version() -> dict[str, str]:
 class _Shape(ABC):
     """One answer in the making: what is the same for chat and generate."""
 
-    def __init__(self, job: Job, body: GenerationBody) -> None:
+    def __init__(self, job: Job, body: GenerationBody, parser: PartParser) -> None:
         self.job = job
         self.body = body
+        self._blocks = Blocks(parser)
         self._tokenizer = job.loaded.model.tokenizer
 
     @abstractmethod
-    def text(self, text: str) -> dict[str, Any]:
-        """A text, whole or in part."""
+    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
+        """An answer, whole or in part."""
 
     def whole(self) -> dict[str, Any]:
         """The answer, complete."""
         answer: Answer = self.job.answers[0]
         assert answer.finish is not None
-        return self._last(self.text(answer.text), answer.tokens, answer.finish)
+        blocks = self._blocks
+        blocks.read(answer.text)
+        text = self.text(blocks.text("words"), blocks.text("thought"), blocks.calls)
+        return self._last(text, answer.tokens, answer.finish)
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The stream's lines."""
+        """The stream's lines; a call is sent whole, once another block or the end follows it."""
+        n_sent = 0
         try:
             async for _, event in self.job.events():
+                ended = isinstance(event, Finish)
+                tokens = event.tokens if isinstance(event, Delta) else ()
+                pushed = self._blocks.push(event) if isinstance(event, Delta) else self._blocks.flush()
+                words, thoughts = "", ""
+                for block, added in pushed:
+                    words += added if block.kind == "words" else ""
+                    thoughts += added if block.kind == "thought" else ""
+                known = self._blocks.all if ended else self._blocks.all[:-1]
+                calls = [block for block in known[n_sent:] if block.kind == "call"]
+                n_sent = max(n_sent, len(known))
+                if words or thoughts or calls or (self.body.logprobs and tokens):
+                    yield _line(self._piece(self.text(words, thoughts, calls), tokens))
                 if isinstance(event, Finish):
                     yield _line(self._last(self.text(""), (), event))
-                elif event.text or self.body.logprobs:
-                    yield _line(self._piece(event))
         except EdgeLLMError as error:
             yield _line(ollama_error(error))
 
-    def _piece(self, delta: Delta) -> dict[str, Any]:
-        head = _head(self.job.loaded.name)
-        return {**head, **self.text(delta.text), **self._logprobs(delta.tokens), "done": False}
+    def _piece(self, text: dict[str, Any], tokens: Sequence[Sampled]) -> dict[str, Any]:
+        return {**_head(self.job.loaded.name), **text, **self._logprobs(tokens), "done": False}
 
     def _last(self, text: dict[str, Any], tokens: Sequence[Sampled], finish: Finish) -> dict[str, Any]:
         stats = finish.stats
@@ -304,13 +339,20 @@ class _Shape(ABC):
 
 
 class _ChatShape(_Shape):
-    def text(self, text: str) -> dict[str, Any]:
-        return {"message": _message(text)}
+    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
+        message = _message(words)
+        if thoughts:
+            message["thinking"] = thoughts
+        # A call that was cut off is none.
+        complete = [(call.name, arguments) for call in calls if (arguments := call.arguments()) is not None]
+        if complete:
+            message["tool_calls"] = [{"function": {"name": n, "arguments": a}} for n, a in complete]
+        return {"message": message}
 
 
 class _GenerateShape(_Shape):
-    def text(self, text: str) -> dict[str, Any]:
-        return {"response": text}
+    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
+        return {"response": words, **({"thinking": thoughts} if thoughts else {})}
 
 
 async def _respond(shape: _Shape, request: Request, service: Service) -> Response:

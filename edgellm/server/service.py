@@ -178,48 +178,25 @@ class Service:
         tools: Sequence[Tool] = (),
         choice: ToolChoice | None = None,
         variables: Mapping[str, Any] | None = None,
+        prefill: bool = False,
     ) -> Conversation:
         """A conversation rendered, the grammar of its answers compiled, and how to take them apart.
 
-        choice: None if no tool may be called. RequestError for content that is not text.
-        """
-        work = partial(prepare, model, messages, options, tools=tools, choice=choice, variables=variables)
-        try:
-            return await asyncio.to_thread(work)
-        except UnsupportedError as error:
-            raise RequestError(400, str(error), param="messages") from None
-
-    async def chat_prompt(
-        self,
-        model: Model,
-        messages: Sequence[Mapping[str, Any]],
-        options: GenerateOptions,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        variables: Mapping[str, Any] | None = None,
-        *,
-        prefill: bool = False,
-    ) -> tuple[list[int], GenerateOptions]:
-        """The tokens of a conversation, and the options with the template's own stops added.
-
-        prefill: a last message of the assistant is the beginning of the answer, which goes on from there.
-        RequestError for content that is not text.
+        choice: None if no tool may be called. prefill: a last message of the assistant is the beginning of
+        the answer, which goes on from there. RequestError for content that is not text.
         """
         begun = ""
         if prefill and len(messages) > 1 and (last := messages[-1]).get("role") == "assistant":
             content = last.get("content")
             if isinstance(content, str) and not last.get("tool_calls"):
                 messages, begun = messages[:-1], content
-
-        def encode() -> list[int]:
-            ids = model.template.encode(messages, tools=tools, **(variables or {}))
-            model.matcher(options)  # compiled here, not on the event loop
-            return ids + model.tokenizer.encode(begun, add_special=False)
-
+        work = partial(
+            prepare, model, messages, options, tools=tools, choice=choice, variables=variables, begun=begun
+        )
         try:
-            ids = await asyncio.to_thread(encode)
+            return await asyncio.to_thread(work)
         except UnsupportedError as error:
             raise RequestError(400, str(error), param="messages") from None
-        return ids, replace(options, stop=(*options.stop, *model.template.stops))
 
 
 def get_service(request: Request) -> Service:

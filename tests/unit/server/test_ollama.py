@@ -126,7 +126,7 @@ def test_what_the_models_are(official: ollama.Client) -> None:
     assert (running.name, running.context_length) == ("tiny", 192)
     assert running.size
     shown = official.show("tiny")
-    assert shown.capabilities == ["completion"]
+    assert shown.capabilities == ["completion", "tools"]
     assert shown.modelinfo is not None
     assert shown.modelinfo["general.architecture"] == "llama"
     assert shown.modelinfo["tokenizer.ggml.tokens"] is None
