@@ -14,6 +14,7 @@ from edgellm.engine.loading import LoadOptions
 from edgellm.server.settings import ServerSettings
 from tests.support.http_server import Running, running, until_idle
 from tests.support.references import official_gguf, unpacked
+from tests.support.tiny_model import TEMPLATE, write_tiny_model
 
 __all__ = ["unpacked"]
 
@@ -96,8 +97,14 @@ def ask(browser: WebDriver, text: str) -> None:
     button.click()
 
 
+def text_of(browser: WebDriver, selector: str) -> str:
+    """The text of the last such element; in one go, because the page draws itself anew as answers come."""
+    script = "return [...document.querySelectorAll(arguments[0])].at(-1)?.textContent ?? ''"
+    return str(browser.execute_script(script, selector))
+
+
 def answer(browser: WebDriver) -> str:
-    return str(find(browser, ".message.assistant .body")[-1].get_property("textContent"))
+    return text_of(browser, ".message.assistant .body")
 
 
 def finished(browser: WebDriver) -> bool:
@@ -113,7 +120,7 @@ def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: 
     find(browser, "#send")[0].click()
     assert until_idle(server, 3.0) < 20
     wait(lambda: finished(browser))
-    assert "stopped" in find(browser, ".stats")[-1].text
+    assert "stopped" in text_of(browser, ".stats")
     stopped = answer(browser)
 
     browser.refresh()
@@ -124,7 +131,7 @@ def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: 
     find(browser, "[data-action=again]")[0].click()
     wait(lambda: find(browser, ".busy"))
     wait(lambda: finished(browser))
-    assert "tok/s" in find(browser, ".stats")[-1].text
+    assert "tok/s" in text_of(browser, ".stats")
     assert len(find(browser, ".message.assistant")) == 1
 
 
@@ -172,8 +179,8 @@ def test_settings_are_sent_and_kept(browser: WebDriver, server: Running) -> None
     wait(lambda: len(find(browser, "#model option")) == 2)
     assert find(browser, "#model")[0].get_property("value") == "other"
     ask(browser, "hello")
-    wait(lambda: finished(browser) and find(browser, ".stats") and find(browser, ".stats")[-1].text)
-    assert "3 tokens" in find(browser, ".stats")[-1].text
+    wait(lambda: finished(browser) and text_of(browser, ".stats"))
+    assert "3 tokens" in text_of(browser, ".stats")
     dark = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
     browser.execute_script("document.getElementById('open-settings').click()")
     theme = find(browser, "[name=theme]")[0]
@@ -209,6 +216,16 @@ def test_the_keyboard_is_enough(server: Running, tmp_path: Path) -> None:
         wait(lambda: finished(browser))
         browser.switch_to.active_element.send_keys(Keys.ALT, "n")
         wait(lambda: find(browser, "h1")[0].text == "New conversation")
+
+
+def test_thoughts_are_shown_apart(tmp_path: Path) -> None:
+    template = TEMPLATE.replace("assistant: ", "assistant: <think>")
+    model = write_tiny_model(tmp_path / "thinking.gguf", template=template)
+    with running([("tiny", model)], OPTIONS) as server, open_browser("desk", tmp_path) as browser:
+        browser.get(server.url)
+        wait(lambda: len(find(browser, "#model option")) == 1)
+        ask(browser, "hello")
+        wait(lambda: text_of(browser, ".thoughts p"))
 
 
 def test_a_server_with_a_key_asks_for_it(unpacked: Path, tmp_path: Path) -> None:

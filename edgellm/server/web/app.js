@@ -95,8 +95,15 @@ function stats(message) {
 }
 
 function fill(body, message) {
-  if (message.role === "user") body.textContent = message.content;
-  else body.replaceChildren(...markdown(message.content));
+  if (message.role === "user") {
+    body.textContent = message.content;
+    return;
+  }
+  body.replaceChildren(...markdown(message.content));
+  if (!message.thoughts) return;
+  const thoughts = make("details", "thoughts", make("summary", "", "Thoughts"), make("p", "", message.thoughts));
+  thoughts.open = !message.content; // they close when the answer begins
+  body.prepend(thoughts);
 }
 
 function view(message, isLast) {
@@ -167,8 +174,9 @@ async function answer() {
   };
   try {
     for await (const piece of complete(asked, settings.key, controller.signal)) {
-      if (piece.text) {
-        message.content += piece.text;
+      if (piece.text || piece.thought) {
+        message.content += piece.text ?? "";
+        if (piece.thought) message.thoughts = (message.thoughts ?? "") + piece.thought;
         if (!drawing) requestAnimationFrame(draw);
         drawing = true;
         if (Date.now() - saved > SAVE_EVERY_MS) {

@@ -44,7 +44,7 @@ async function* lines(response) {
 }
 
 /**
- * Pieces of an answer: {text}, and at the end {reason, timings}. Throws ServerError, or AbortError once
+ * Pieces of an answer: {thought} or {text}, and at the end {reason, timings}. Throws ServerError, or AbortError once
  * `signal` has been used.
  */
 export async function* complete(body, key, signal) {
@@ -63,6 +63,7 @@ export async function* complete(body, key, signal) {
     if (chunk.error) throw new ServerError(chunk.error.message);
     const choice = chunk.choices[0];
     if (!choice) continue;
+    if (choice.delta.reasoning_content) yield { thought: choice.delta.reasoning_content };
     if (choice.delta.content) yield { text: choice.delta.content };
     if (choice.finish_reason) {
       finished = true;
