@@ -7,6 +7,7 @@
 
 #include "base/error.h"
 #include "base/memory.h"
+#include "runtime/place.h"
 
 namespace edgellm {
 namespace {
@@ -52,9 +53,7 @@ class Planner {
         count_uses();
         make_nodes();
         schedule();
-        finish_selection();
-        place_buffers();
-        place_matrices();
+        place_memory(&plan_);
         return std::move(plan_);
     }
 
@@ -893,147 +892,6 @@ class Planner {
                 "its state has " + std::to_string(p_.states[static_cast<size_t>(index)].size) +
                     " values, expected " + std::to_string(floats));
         s.out = new_value(i);
-    }
-
-    // ---- memory ----
-
-    void finish_selection() {
-        if (plan_.hidden_stage < 0) throw ModelError("the program's hidden value is never made");
-        // `hidden` is read back after the step that asks for it.
-        plan_.buffers[static_cast<size_t>(plan_.hidden.buffer)].last = stage_index();
-        if (plan_.select_after < 0) plan_.select_after = 0;
-        for (size_t i = 0; i < plan_.buffers.size(); ++i) {
-            const Buffer& b = plan_.buffers[i];
-            if (b.first <= plan_.select_after && b.last > plan_.select_after)
-                plan_.selected.push_back(static_cast<int>(i));
-        }
-    }
-
-    void for_each_ref(Stage& s, const std::function<void(ValueRef&)>& fn) {
-        for (RowOp& r : s.rows) {
-            fn(r.a);
-            fn(r.b);
-            fn(r.out);
-        }
-        for (QuantSlot& q : s.quants) fn(q.value);
-        for (LinearTask& t : s.linears) {
-            fn(t.in);
-            fn(t.out);
-            for (Epilogue& e : t.epilogue) fn(e.operand);
-        }
-        fn(s.attend.q);
-        fn(s.attend.out);
-        fn(s.moe.x);
-        fn(s.moe.out);
-        for (ValueRef& v : s.state.ins) fn(v);
-        fn(s.state.out);
-    }
-
-    // First-fit placement of the buffers by their lifetimes, then private offsets for what prologues make.
-    void place_buffers() {
-        std::vector<size_t> order(plan_.buffers.size());
-        for (size_t i = 0; i < order.size(); ++i) order[i] = i;
-        std::stable_sort(order.begin(), order.end(), [this](size_t a, size_t b) {
-            return plan_.buffers[a].floats_per_row > plan_.buffers[b].floats_per_row;
-        });
-        std::vector<size_t> placed;
-        for (size_t i : order) {
-            Buffer& b = plan_.buffers[i];
-            std::vector<std::pair<size_t, size_t>> taken;
-            for (size_t j : placed) {
-                const Buffer& o = plan_.buffers[j];
-                if (o.first <= b.last && b.first <= o.last)
-                    taken.emplace_back(o.offset, o.offset + o.floats_per_row);
-            }
-            std::sort(taken.begin(), taken.end());
-            size_t at = 0;
-            for (const auto& [begin, end] : taken) {
-                if (at + b.floats_per_row <= begin) break;
-                at = std::max(at, end);
-            }
-            b.offset = at;
-            plan_.arena_floats_per_row = std::max(plan_.arena_floats_per_row, at + b.floats_per_row);
-            placed.push_back(i);
-        }
-
-        plan_.private_rows = std::max<size_t>(1, plan_.options.n_threads - 1);
-        const auto resolve = [this](ValueRef& v) {
-            if (v.buffer < 0) return;
-            const Buffer& b = plan_.buffers[static_cast<size_t>(v.buffer)];
-            v.offset = b.offset * plan_.options.batch + v.column;
-            v.ld = b.floats_per_row;
-        };
-        resolve(plan_.hidden);
-        for (size_t s = 0; s < plan_.stages.size(); ++s) {
-            Stage& stage = plan_.stages[s];
-            for_each_ref(stage, resolve);
-            if (stage.kind == StageKind::kLinear) make_private(static_cast<int>(s), &stage);
-        }
-    }
-
-    void make_private(int s, Stage* stage) {
-        size_t bytes = 0;
-        std::map<int, ptrdiff_t> offsets;  // buffer -> private floats
-        for (const RowOp& r : stage->rows) {
-            if (r.out.buffer < 0 || offsets.count(r.out.buffer) != 0) continue;
-            offsets[r.out.buffer] = static_cast<ptrdiff_t>(bytes / sizeof(float));
-            bytes += plan_.buffers[static_cast<size_t>(r.out.buffer)].floats_per_row * plan_.private_rows *
-                     sizeof(float);
-        }
-        const auto assign = [&](ValueRef& v) {
-            const auto it = offsets.find(v.buffer);
-            if (it != offsets.end()) v.private_offset = it->second + static_cast<ptrdiff_t>(v.column);
-        };
-        for_each_ref(*stage, assign);
-        std::vector<RowOp> exports;
-        for (const auto& [buffer, offset] : offsets) {
-            const Buffer& b = plan_.buffers[static_cast<size_t>(buffer)];
-            if (b.last == s) continue;
-            RowOp r{};
-            r.kind = RowOpKind::kExport;
-            r.a.buffer = buffer;
-            r.a.width = b.floats_per_row;
-            r.a.offset = b.offset * plan_.options.batch;
-            r.a.ld = b.floats_per_row;
-            r.a.private_offset = offset;
-            exports.push_back(r);
-        }
-        stage->rows.insert(stage->rows.end(), exports.begin(), exports.end());
-        size_t quant = 0;
-        for (QuantSlot& q : stage->quants) {
-            q.offset = quant;
-            q.private_offset = bytes;
-            quant += quant_row_bytes(q.n_in);
-            bytes += quant_row_bytes(q.n_in) * plan_.private_rows;
-        }
-        plan_.quant_bytes_per_row = std::max(plan_.quant_bytes_per_row, quant);
-        plan_.private_bytes = std::max(plan_.private_bytes, align_up(bytes, 64));
-    }
-
-    void place_matrices() {
-        const auto place = [this](int first, int second) {
-            MatrixUse& a = matrix(first);
-            a.packed.panel_stride = a.packed.panel_bytes;
-            a.offset = plan_.weight_bytes;
-            if (second >= 0) {  // interleaved panel by panel: one stream
-                MatrixUse& b = matrix(second);
-                a.packed.panel_stride = b.packed.panel_stride = a.packed.panel_bytes + b.packed.panel_bytes;
-                b.offset = a.offset + a.packed.panel_bytes;
-                b.expert_stride = a.packed.panel_stride * a.packed.n_panels;
-            }
-            a.expert_stride = a.packed.panel_stride * a.packed.n_panels;
-            plan_.weight_bytes = align_up(plan_.weight_bytes + a.expert_stride * a.n_experts, 64);
-        };
-        for (const Stage& s : plan_.stages) {
-            for (const LinearTask& t : s.linears) place(t.matrix, t.up);
-            if (s.kind != StageKind::kMoe) continue;
-            if (s.moe.gate >= 0) {
-                place(s.moe.gate, s.moe.up);
-            } else {
-                place(s.moe.up, -1);
-            }
-            place(s.moe.down, -1);
-        }
     }
 
     const Program& p_;
