@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "formats/floats.h"
+#include "formats/levels.h"
 
 namespace edgellm {
 
@@ -47,10 +48,6 @@ struct BlockMXFP4 {  // 2^(e - 128) * kMXFP4Levels[q]
 static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
 static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockIQ4_NL) == 18);
 static_assert(sizeof(BlockMXFP4) == 17);
-
-constexpr int8_t kIQ4Levels[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
-// Twice the e2m1 values of OCP MX 1.0, so that they are integers.
-constexpr int8_t kMXFP4Levels[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // 2^(e - 128): the e8m0 scale 2^(e - 127), halved because the levels are doubled. The first two are
 // subnormal.

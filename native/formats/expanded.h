@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "formats/formats.h"
+
 namespace edgellm {
 
 // value[i] = d * scale[i / 16] * code value - dmin * minimum[i / 16], where the code value is levels[code[i]]
@@ -24,5 +26,16 @@ inline void decode_expanded(const ExpandedBlock& block, const int8_t* levels, fl
         out[i] = scale * static_cast<float>(levels[block.code[i]]) - minimum;
     }
 }
+
+// A format that is used through ExpandedBlock.
+struct ExpandedFormat {
+    GGMLType type;
+    const char* name;
+    uint32_t block_bytes;
+    void (*expand)(const uint8_t* block, ExpandedBlock* out);
+};
+
+// nullptr for a format with a packed layout of its own.
+const ExpandedFormat* find_expanded_format(GGMLType type);
 
 }  // namespace edgellm

@@ -56,13 +56,6 @@ static_assert(sizeof(BlockIQ2_XXS) == 66 && sizeof(BlockIQ2_XS) == 74 && sizeof(
 static_assert(sizeof(BlockIQ3_XXS) == 98 && sizeof(BlockIQ3_S) == 110);
 static_assert(sizeof(BlockIQ1_S) == 50 && sizeof(BlockIQ1_M) == 56);
 
-// Levels by code: the magnitude's index, + 8 if negative.
-constexpr int8_t kIQ2Levels[16] = {8, 25, 43, 0, 0, 0, 0, 0, -8, -25, -43};
-constexpr int8_t kIQ3XXSLevels[16] = {4, 12, 20, 28, 36, 44, 52, 62, -4, -12, -20, -28, -36, -44, -52, -62};
-constexpr int8_t kIQ3SLevels[16] = {1, 3, 5, 7, 9, 11, 13, 15, -1, -3, -5, -7, -9, -11, -13, -15};
-// Eighths: 8 * grid + 1 by grid + 1; + 8 where the shift is negative.
-constexpr int8_t kIQ1Levels[16] = {-7, 1, 9, 0, 0, 0, 0, 0, -9, -1, 7};
-
 // The eighth sign makes the number of negative ones even.
 inline unsigned iq_signs(unsigned seven_bits) {
     return seven_bits | (std::popcount(seven_bits) & 1u) << 7;

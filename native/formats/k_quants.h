@@ -47,9 +47,6 @@ struct BlockQ6_K {    // d * scale * (q - 32), per 16 values
 static_assert(sizeof(BlockQ2_K) == 84 && sizeof(BlockQ3_K) == 110 && sizeof(BlockQ4_K) == 144);
 static_assert(sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
 
-constexpr int8_t kQ2Levels[16] = {0, 1, 2, 3};
-constexpr int8_t kQ3Levels[16] = {-4, -3, -2, -1, 0, 1, 2, 3};
-
 // The eight 6-bit scales and minimums of Q4_K and Q5_K.
 inline void unpack_k_scales(const uint8_t* packed, uint8_t* scale, uint8_t* minimum) {
     for (int j = 0; j < 4; ++j) {

@@ -22,8 +22,6 @@ struct BlockTQ2_0 {  // d * (q - 1), laid out as the low bits of Q2_K
 };
 static_assert(sizeof(BlockTQ1_0) == 54 && sizeof(BlockTQ2_0) == 66);
 
-constexpr int8_t kTernaryLevels[16] = {-1, 0, 1, 2};
-
 inline void expand_ternary_scale(float d, ExpandedBlock* out) {
     out->d = d;
     out->dmin = 0.0f;

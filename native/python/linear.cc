@@ -7,6 +7,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <memory>
 #include <stdexcept>
@@ -15,6 +16,7 @@
 #include <vector>
 
 #include "base/arch.h"
+#include "base/thread_pool.h"
 #include "formats/formats.h"
 #include "python/bindings.h"
 
@@ -127,10 +129,54 @@ class Linear {
         return out;
     }
 
+    const LinearKernels& kernels() const { return kernels_; }
+    const PackedMatrix& matrix() const { return matrix_; }
+
   private:
     const LinearKernels& kernels_;
     PackedMatrix matrix_{};
     Buffer<uint8_t> data_;
+};
+
+// One product, ready to be repeated for a benchmark: every thread multiplies a contiguous share of the
+// panels.
+class LinearRun {
+  public:
+    LinearRun(const Linear& linear, Matrix x, size_t threads)
+        : kernels_(linear.kernels()),
+          matrix_(linear.matrix()),
+          n_tokens_(x.shape(0)),
+          x_(x.data(), x.data() + x.size()),
+          y_(n_tokens_ * matrix_.n_out),
+          pool_((require(threads > 0 && threads <= 64, "threads must be 1 to 64"), threads), true) {
+        require(x.shape(1) == matrix_.n_in, "x is (n_tokens, n_in)");
+        if (matrix_.input == InputKind::kInt8) {
+            rows_ = std::make_unique<OwnedRows>(kernels_, x_.data(), n_tokens_, matrix_.n_in);
+        }
+    }
+
+    void run() {
+        const nb::gil_scoped_release unlocked;
+        pool_.run([this](size_t thread) {
+            const size_t first = matrix_.n_panels * thread / pool_.size();
+            const size_t last = matrix_.n_panels * (thread + 1) / pool_.size();
+            // As many panels at a time as an engine's tile of results holds.
+            for (size_t p = first; p < last; p += kPanels) {
+                kernels_.matmul(matrix_, p, std::min(p + kPanels, last), rows_ ? &rows_->rows : nullptr,
+                                x_.data(), matrix_.n_in, 0, n_tokens_, y_.data() + p * kPanelRows,
+                                matrix_.n_out);
+            }
+        });
+    }
+
+  private:
+    static constexpr size_t kPanels = 8;
+    const LinearKernels& kernels_;
+    const PackedMatrix matrix_;
+    size_t n_tokens_;
+    std::vector<float> x_, y_;
+    std::unique_ptr<OwnedRows> rows_;
+    ThreadPool pool_;
 };
 
 }  // namespace
@@ -145,4 +191,8 @@ void bind_linear(nb::module_& k) {
              "n_in"_a, "raw"_a)
         .def_prop_ro("nbytes", &Linear::nbytes)
         .def("matmul", &Linear::matmul, "x"_a, "step"_a = 1 << 30, "token0"_a = 0);
+    nb::class_<LinearRun>(k, "LinearRun")
+        .def(nb::init<const Linear&, Matrix, size_t>(), "linear"_a, "x"_a, "threads"_a,
+             nb::keep_alive<1, 2>())
+        .def("run", &LinearRun::run);
 }

@@ -25,7 +25,9 @@ namespace {
 #define EDGELLM_UNROLL _Pragma("GCC unroll 64")
 #endif
 
-constexpr size_t kChunkBlocks = 16;      // columns in work at a time, in blocks of 32
+// Columns in work at a time, in blocks of 32, with codes of that type: what a tile reads of them stays in L1.
+template <class Code>
+constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
 constexpr size_t kBlockTokens = 96;      // tokens that meet an expanded chunk: a multiple of every tile
 constexpr size_t kPrefetchBytes = 1280;  // ahead of the block in work
 

@@ -46,7 +46,7 @@ struct ByteSource {
     EDGELLM_INLINE void next() { ++block; }
     EDGELLM_INLINE void prefetch() const {}
     EDGELLM_INLINE const Block& of(int slot) const {
-        return block[static_cast<size_t>(slot / S::kParts) * kChunkBlocks];
+        return block[static_cast<size_t>(slot / S::kParts) * kChunkBlocks<int8_t>];
     }
     EDGELLM_INLINE static int row(int slot) { return slot % S::kParts * (16 / S::kParts); }
 

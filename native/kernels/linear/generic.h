@@ -71,20 +71,24 @@ void multiply_packed(const Call& c) {
 // Many tokens: a chunk of columns of some panels is expanded into L1 and meets the tokens' chunk in L2.
 //   expand(panel, first block, n_blocks, index in tile)
 //   run.operator()<T, panels>(n_blocks, rows, sums)
-template <class E, class Code, class Expand, class Run>
+template <class E, GGMLType type, class Code, class Expand, class Run>
 EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const Run& run) {
     constexpr size_t kTilePanels = E::kTilePanels;
     GatheredChunk<Code> chunk;
     alignas(64) float sums[kTilePanels * E::Tiles::kLargest * kPanelRows];
     const size_t n_blocks = c.m.n_in / 32;
+    // Chunks as equal as they can be; whole headers.
+    const size_t n_chunks = (n_blocks + kChunkBlocks<Code> - 1) / kChunkBlocks<Code>;
+    constexpr size_t unit = header_bytes(layout_of(type).scales) > 0 ? 8 : 1;
+    const size_t step = (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
     for (size_t t0 = 0; t0 < c.n_tokens; t0 += kBlockTokens) {
         const size_t n_tokens = std::min(kBlockTokens, c.n_tokens - t0);
         // With few tokens it is the reading of panels that counts: one after the other.
         const size_t group = n_tokens > 16 ? kGroupPanels : kTilePanels;
         for (size_t p0 = c.first; p0 < c.last; p0 += group) {
             const size_t p_end = std::min(c.last, p0 + group);
-            for (size_t b = 0; b < n_blocks; b += kChunkBlocks) {
-                const size_t n = std::min(kChunkBlocks, n_blocks - b);
+            for (size_t b = 0; b < n_blocks; b += step) {
+                const size_t n = std::min(step, n_blocks - b);
                 gather<typename E::Simd>(c.rows(t0, b), n_tokens, n, &chunk);
                 const auto multiply = [&]<int kPanels>(size_t p) {
                     for (size_t k = 0; k < kPanels; ++k) expand(c.panel(p + k), b, n, k);
@@ -116,11 +120,11 @@ void multiply_bytes(const Call& c) {
     if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, type>(c);
     constexpr int kMax = E::code_class(Packed::kMax);
     using Block = typename ByteSource<S, kMax, Packed::kPairs, 1>::Block;
-    Block scratch[E::kTilePanels * kChunkBlocks];
-    multiply_expanded<E, int8_t>(
+    Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
+    multiply_expanded<E, type, int8_t>(
         c,
         [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
-            expand_bytes<S, type>(panel, b, n, scratch + k * kChunkBlocks);
+            expand_bytes<S, type>(panel, b, n, scratch + k * kChunkBlocks<int8_t>);
         },
         [&]<int T, int kPanels>(size_t n, const GatheredRows<int8_t>& rows, float* sums) {
             E::template tile<T>(ByteSource<S, kMax, Packed::kPairs, kPanels>{scratch}, n, rows, sums);
@@ -134,11 +138,11 @@ void multiply_words(const Call& c) {
     if constexpr (!kHasMin) {
         if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, type>(c);
     }
-    WordBlock scratch[E::kTilePanels * kChunkBlocks];
-    multiply_expanded<E, int16_t>(
+    WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];
+    multiply_expanded<E, type, int16_t>(
         c,
         [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
-            expand_words<S, type>(panel, b, n, scratch + k * kChunkBlocks);
+            expand_words<S, type>(panel, b, n, scratch + k * kChunkBlocks<int16_t>);
         },
         [&]<int T, int kPanels>(size_t n, const GatheredRows<int16_t>& rows, float* sums) {
             word_tile<S, kHasMin, kPanels, T>(scratch, n, rows, sums);

@@ -16,9 +16,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "formats/block32.h"
-#include "formats/expanded_formats.h"
 #include "formats/formats.h"
+#include "formats/levels.h"
 #include "kernels/linear/linear.h"
 
 namespace edgellm {
@@ -67,13 +66,13 @@ constexpr Layout layout_of(GGMLType type) {
         case GGMLType::Q6_K:
             return {Codes::kSixBits, Scales::kSuperPairs, 32};
         case GGMLType::IQ4_NL:
-            return {Codes::kNibbles, Scales::kHalf, 128, kIQ4Levels};
+            return {Codes::kNibbles, Scales::kHalf, 128, levels_of(type)};
         case GGMLType::IQ4_XS:
-            return {Codes::kNibbles, Scales::kSuper, 128, kIQ4Levels};
+            return {Codes::kNibbles, Scales::kSuper, 128, levels_of(type)};
         case GGMLType::MXFP4:
-            return {Codes::kNibbles, Scales::kE8M0, 12, kMXFP4Levels};
+            return {Codes::kNibbles, Scales::kE8M0, 12, levels_of(type)};
         default:
-            return {Codes::kNibbles, Scales::kExpanded, 0, find_expanded_format(type)->levels};
+            return {Codes::kNibbles, Scales::kExpanded, 0, levels_of(type)};
     }
 }
 

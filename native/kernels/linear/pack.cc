@@ -4,7 +4,7 @@
 #include <cstring>
 
 #include "formats/block32.h"
-#include "formats/expanded_formats.h"
+#include "formats/expanded.h"
 #include "formats/iq4_xs.h"
 #include "formats/k_quants.h"
 #include "kernels/linear/layout.h"

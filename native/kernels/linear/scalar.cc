@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: MIT
 // The portable kernels: registers of 64 bytes as plain arrays.
+#include <bit>
 #include <cmath>
 
 #include "base/half.h"
+#include "formats/floats.h"
 #define EDGELLM_UNROLL
 #include "kernels/linear/generic.h"
 #include "kernels/linear/select.h"

@@ -39,9 +39,9 @@ struct StridedRows {
 // Codes as bytes, or as words in the order of WordBlock: for each block 16 even ones, 16 odd ones.
 template <class Code>
 struct alignas(64) GatheredChunk {
-    Code codes[kBlockTokens][kChunkBlocks * 32];
-    float scales[kBlockTokens][kChunkBlocks];
-    float sums[kBlockTokens][kChunkBlocks * 2];
+    Code codes[kBlockTokens][kChunkBlocks<Code> * 32];
+    float scales[kBlockTokens][kChunkBlocks<Code>];
+    float sums[kBlockTokens][kChunkBlocks<Code> * 2];
 };
 
 template <class Code>
@@ -53,10 +53,14 @@ struct GatheredRows {
     GatheredRows(const GatheredChunk<Code>& chunk, size_t token)
         : codes(chunk.codes[token]), scales(chunk.scales[token]), sums(chunk.sums[token]) {}
 
-    EDGELLM_INLINE const Code* q(int t) const { return codes + static_cast<size_t>(t) * kChunkBlocks * 32; }
-    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * kChunkBlocks]; }
-    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks * 2]; }
-    EDGELLM_INLINE float high_sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks * 2 + 1]; }
+    EDGELLM_INLINE const Code* q(int t) const {
+        return codes + static_cast<size_t>(t) * kChunkBlocks<Code> * 32;
+    }
+    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * kChunkBlocks<Code>]; }
+    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks<Code> * 2]; }
+    EDGELLM_INLINE float high_sum(int t) const {
+        return sums[static_cast<size_t>(t) * kChunkBlocks<Code> * 2 + 1];
+    }
     EDGELLM_INLINE void next() {
         codes += 32;
         scales += 1;
@@ -92,7 +96,7 @@ template <class S, bool kHasMin, int kPanels, int T>
 void word_tile(const WordBlock* w, size_t n_blocks, GatheredRows<int16_t> x, float* y) {
     constexpr int kSlots = kPanels * S::kParts;
     const auto of = [&w](int slot) -> const WordBlock& {
-        return w[static_cast<size_t>(slot / S::kParts) * kChunkBlocks];
+        return w[static_cast<size_t>(slot / S::kParts) * kChunkBlocks<int16_t>];
     };
     const auto row = [](int slot) { return slot % S::kParts * (16 / S::kParts); };
     for (size_t b = 0; b < n_blocks; ++b, ++w, x.next()) {

@@ -63,20 +63,23 @@ struct Avx2Engine {
         EDGELLM_UNROLL
         for (int part = 0; part < 2; ++part) {
             const __m256 scale = w.scale(part);
+            // Read before y is written: the compiler cannot know that they do not overlap.
+            [[maybe_unused]] __m256 minimum, extra;
+            if constexpr (Source::kPairs) {
+                const __m256 offset = _mm256_set1_ps(-kPairOffset), low = w.pair_scale(0, part);
+                minimum = _mm256_mul_ps(low, offset);
+                extra = _mm256_mul_ps(_mm256_sub_ps(w.pair_scale(1, part), low), offset);
+            } else if constexpr (!Source::kSignedCodes) {
+                minimum = w.minimum(part);
+            }
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<Avx2, T>(y, part, t);
                 const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale(t)));
                 __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, _mm256_loadu_ps(to));
-                if constexpr (Source::kPairs) {
-                    const __m256 offset = _mm256_set1_ps(-kPairOffset);
-                    const __m256 low = w.pair_scale(0, part),
-                                 extra = _mm256_sub_ps(w.pair_scale(1, part), low);
-                    v = _mm256_fmadd_ps(_mm256_mul_ps(low, offset), _mm256_set1_ps(x.sum(t)), v);
-                    v = _mm256_fmadd_ps(_mm256_mul_ps(extra, offset), _mm256_set1_ps(x.high_sum(t)), v);
-                } else if constexpr (!Source::kSignedCodes) {
-                    v = _mm256_fmadd_ps(w.minimum(part), _mm256_set1_ps(x.sum(t)), v);
-                }
+                if constexpr (!Source::kSignedCodes)
+                    v = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum(t)), v);
+                if constexpr (Source::kPairs) v = _mm256_fmadd_ps(extra, _mm256_set1_ps(x.high_sum(t)), v);
                 _mm256_storeu_ps(to, v);
             }
         }
