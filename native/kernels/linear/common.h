@@ -68,7 +68,7 @@ inline void store_sums(const QuantRows& out, size_t n_in, size_t token, size_t b
 template <GGMLType type, int offset>
 constexpr std::array<uint8_t, 16> level_table() {
     std::array<uint8_t, 16> table{};
-    for (size_t i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(layout_of(type).levels[i] + offset);
+    for (size_t i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(levels_of(type)[i] + offset);
     return table;
 }
 

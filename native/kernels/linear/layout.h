@@ -39,8 +39,8 @@ enum class Scales : uint8_t {
 struct Layout {
     Codes codes = Codes::kFloat;
     Scales scales = Scales::kNone;
-    int offset = 0;                  // of unsigned codes (after the table)
-    const int8_t* levels = nullptr;  // table from nibble to value; the unsigned code is value + offset
+    int offset = 0;       // of unsigned codes (after the table)
+    bool levels = false;  // nibbles stand for levels_of(type); the unsigned code is level + offset
 };
 
 constexpr Layout layout_of(GGMLType type) {
@@ -66,13 +66,13 @@ constexpr Layout layout_of(GGMLType type) {
         case GGMLType::Q6_K:
             return {Codes::kSixBits, Scales::kSuperPairs, 32};
         case GGMLType::IQ4_NL:
-            return {Codes::kNibbles, Scales::kHalf, 128, levels_of(type)};
+            return {Codes::kNibbles, Scales::kHalf, 128, true};
         case GGMLType::IQ4_XS:
-            return {Codes::kNibbles, Scales::kSuper, 128, levels_of(type)};
+            return {Codes::kNibbles, Scales::kSuper, 128, true};
         case GGMLType::MXFP4:
-            return {Codes::kNibbles, Scales::kE8M0, 12, levels_of(type)};
+            return {Codes::kNibbles, Scales::kE8M0, 12, true};
         default:
-            return {Codes::kNibbles, Scales::kExpanded, 0, levels_of(type)};
+            return {Codes::kNibbles, Scales::kExpanded, 0, true};
     }
 }
 

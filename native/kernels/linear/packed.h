@@ -16,7 +16,7 @@ struct PackedSource {
     static constexpr bool kSignedCodes = S::kSigned && kLayout.offset == 128;
     // Largest unsigned code.
     static constexpr int kMax = kLayout.offset == 128               ? 255
-                                : kLayout.levels != nullptr         ? 2 * kLayout.offset
+                                : kLayout.levels                    ? 2 * kLayout.offset
                                 : kLayout.codes == Codes::kNibbles  ? 15
                                 : kLayout.codes == Codes::kFiveBits ? 31
                                                                     : 63;
@@ -94,7 +94,7 @@ struct PackedSource {
         } else {
             const typename S::Bytes v = S::load(data + 64 * (group % 4));
             const typename S::Bytes low = group < 4 ? S::low_nibbles(v) : S::high_nibbles(v);
-            if constexpr (kLayout.levels != nullptr) {
+            if constexpr (kLayout.levels) {
                 return S::template lookup<type, kSignedCodes ? 0 : kLayout.offset>(low);
             } else if constexpr (kLayout.codes == Codes::kFiveBits) {
                 return S::or_bits(low, S::load(data + 256), 4 - group, 0x10);

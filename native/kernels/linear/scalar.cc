@@ -114,7 +114,7 @@ struct Scalar {
     }
     template <GGMLType type, int offset>
     static Bytes lookup(const Bytes& a) {
-        return bytes([&](int i) { return layout_of(type).levels[a.v[i]] + offset; });
+        return bytes([&](int i) { return levels_of(type)[a.v[i]] + offset; });
     }
     // Signed bytes 0 and 2 (1 and 3) of each lane as words.
     static Bytes even_words(const Bytes& a) {
