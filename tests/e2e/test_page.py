@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from edgellm.engine.loading import LoadOptions
@@ -36,15 +37,18 @@ TOKEN_S = 0.03
 
 @pytest.fixture(scope="module")
 def server(unpacked: Path) -> Iterator[Running]:
-    """A server whose answers take long enough to be watched and stopped."""
+    """A server whose answers take long enough to be watched and stopped: none ends of its own accord."""
     models = [("tiny", official_gguf("llama", unpacked)), ("other", official_gguf("llama", unpacked))]
     with running(models, OPTIONS) as started:
         for loaded in started.service.models.loaded:
             backend = loaded.model.backend
+            ends = sorted(loaded.model.tokenizer.eog_ids)
 
-            def slow(*arrays: Any, step: Any = backend.step) -> Any:
+            def slow(*arrays: Any, step: Any = backend.step, ends: list[int] = ends) -> Any:
                 time.sleep(TOKEN_S)
-                return step(*arrays)
+                logits = step(*arrays)
+                logits[:, ends] = -np.inf
+                return logits
 
             backend.step = slow  # type: ignore[method-assign, assignment]
         yield started
