@@ -1,0 +1,196 @@
+// SPDX-License-Identifier: MIT
+// Linears become tasks over packed matrices, with the element-wise work around them fused in.
+#include <algorithm>
+
+#include "runtime/planner.h"
+
+namespace edgellm {
+
+size_t Planner::place_linears(const std::vector<Node*>& ready_linears, Stage* stage) {
+    std::vector<int> made_here;  // values of this stage: no epilogue may read them
+    size_t placed = 0;
+    for (Node* n : ready_linears) {
+        if (n->done) continue;
+        n->done = true;
+        ++placed;
+        if (op(n->op).kind == OpKind::kLinearGroups) {
+            place_groups(n->op, stage);
+            made_here.push_back(n->op);
+            continue;
+        }
+        const Op& linear = op(linear_source(n->op));
+        LinearTask task;
+        task.in = use(linear.ins[0]);
+        task.matrix = make_linear_matrix(n->op, linear);
+        task.bias = sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
+        int value = fuse_glu(*n, ready_linears, &task);
+        value = absorb_epilogue(value, made_here, &task.epilogue);
+        task.out = new_value(value);
+        made_here.push_back(value);
+        stage->linears.push_back(std::move(task));
+    }
+    // The integer kernels read quantized rows: the prologue ends by making them, once per distinct input.
+    for (LinearTask& task : stage->linears) {
+        if (matrix(task.matrix).packed.input == InputKind::kInt8) task.quant = quant_slot(task.in, stage);
+        if (task.up >= 0 && matrix(task.up).packed.input == InputKind::kInt8) quant_slot(task.in, stage);
+    }
+    return placed;
+}
+
+void Planner::place_groups(int i, Stage* stage) {
+    const Op& o = op(i);
+    const size_t groups = positive(o, "groups");
+    const int weight = o.weight("weight");
+    const auto& shape = decl(weight).shape;
+    const ValueRef in = use(o.ins[0]);
+    require(shape.size() == 3 && shape[0] == static_cast<int64_t>(groups) &&
+                in.width == groups * static_cast<size_t>(shape[2]) &&
+                width_of(i) == groups * static_cast<size_t>(shape[1]),
+            o, decl(weight).name + " does not fit its groups");
+    const auto n_out = static_cast<size_t>(shape[1]), n_in = static_cast<size_t>(shape[2]);
+    const ValueRef out = new_value(i);
+    for (size_t g = 0; g < groups; ++g) {
+        LinearTask task;
+        task.in = in;
+        task.in.column += g * n_in;
+        task.in.width = n_in;
+        task.out = out;
+        task.out.column += g * n_out;
+        task.out.width = n_out;
+        task.matrix = new_matrix(o, weight, g * n_out, n_out, n_in);
+        stage->linears.push_back(std::move(task));
+    }
+}
+
+int Planner::make_linear_matrix(int value, const Op& linear) {
+    const int weight = linear.weight("weight");
+    const auto& shape = decl(weight).shape;
+    const size_t n_in = width_of(linear.ins[0]);
+    require(shape.size() == 2 && shape[0] == linear.width && shape[1] == static_cast<int64_t>(n_in), linear,
+            decl(weight).name + " does not map " + std::to_string(n_in) + " to " +
+                std::to_string(linear.width) + " values");
+    const auto [first, n_out] = weight_rows(value);
+    return new_matrix(linear, weight, first, n_out, n_in);
+}
+
+std::pair<size_t, size_t> Planner::weight_rows(int value) const {
+    if (op(value).kind == OpKind::kLinear) return {0, width_of(value)};
+    const Op& slice = op(value);
+    const int64_t start = slice.integer("start"), size = slice.integer("size");
+    require(start >= 0 && size > 0 && static_cast<size_t>(start + size) <= width_of(slice.ins[0]) &&
+                static_cast<size_t>(size) == width_of(value),
+            slice, "the slice leaves its input");
+    return {static_cast<size_t>(start), static_cast<size_t>(size)};
+}
+
+int Planner::new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,
+                        size_t n_experts, size_t expert_rows) {
+    MatrixUse m;
+    m.weight = weight;
+    m.row_first = row_first;
+    m.n_experts = n_experts;
+    m.expert_rows = expert_rows == 0 ? n_out : expert_rows;
+    const uint32_t type = types_[static_cast<size_t>(weight)];
+    const FormatInfo* format = find_format(type);
+    if (format == nullptr || !kernels_.describe(static_cast<GGMLType>(type), n_out, n_in, &m.packed)) {
+        fail(o, "the format of " + decl(weight).name + " cannot hold rows of " + std::to_string(n_in) +
+                    " values");
+    }
+    plan_.matrices.push_back(m);
+    return static_cast<int>(plan_.matrices.size() - 1);
+}
+
+int Planner::fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task) {
+    const auto only_use = [this](int v) {
+        const auto& u = uses_[static_cast<size_t>(v)];
+        return u.size() == 1 && !is_output(v) ? u[0] : -1;
+    };
+    const int glu = only_use(n.op);
+    if (glu < 0 || op(glu).kind != OpKind::kGlu || op(glu).ins[0] == op(glu).ins[1]) return n.op;
+    const bool is_gate = op(glu).ins[0] == n.op;
+    const int other = op(glu).ins[is_gate ? 1 : 0];
+    if (only_use(other) != glu || width_of(other) != width_of(n.op)) return n.op;
+    for (Node* m : ready_linears) {
+        if (m->done || m->op != other) continue;
+        const Op& linear = op(linear_source(other));
+        const int other_matrix = make_linear_matrix(other, linear);
+        const Op& mine = op(linear_source(n.op));
+        if (mine.ins[0] != linear.ins[0] ||
+            matrix(other_matrix).packed.input != matrix(task->matrix).packed.input) {
+            plan_.matrices.pop_back();
+            return n.op;
+        }
+        m->done = true;
+        const VectorId other_bias = sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
+        task->up = other_matrix;
+        task->up_bias = other_bias;
+        if (!is_gate) {
+            std::swap(task->matrix, task->up);
+            std::swap(task->bias, task->up_bias);
+        }
+        const Op& o = op(glu);
+        task->glu = parse_activation(o, o.text("activation"));
+        task->limit = static_cast<float>(o.number("limit"));
+        task->alpha = static_cast<float>(o.number("alpha"));
+        mark_done(glu);
+        return glu;
+    }
+    return n.op;
+}
+
+int Planner::absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue) {
+    while (!is_output(value) && uses_[static_cast<size_t>(value)].size() == 1) {
+        const int next = uses_[static_cast<size_t>(value)][0];
+        const Op& o = op(next);
+        const size_t width = width_of(next);
+        if (made_[static_cast<size_t>(next)] || width != width_of(value)) break;
+        Epilogue e{};
+        if (o.kind == OpKind::kAffine) {
+            e.kind = EpilogueKind::kAffine;
+            e.factor = static_cast<float>(o.number("factor"));
+            e.weight = sized_vector(o, "weight", width, &e.weight_scalar);
+            e.bias = sized_vector(o, "bias", width, &e.bias_scalar);
+        } else if (o.kind == OpKind::kActivation) {
+            e.kind = EpilogueKind::kActivation;
+            e.fn = parse_activation(o, o.text("fn"));
+            require(e.fn != Activation::kSwigluOai, o, "not an activation");
+        } else if (o.kind == OpKind::kSoftcap) {
+            e.kind = EpilogueKind::kSoftcap;
+            e.cap = static_cast<float>(o.number("cap"));
+            require(e.cap > 0, o, "cap must be positive");
+        } else if (o.kind == OpKind::kAdd || o.kind == OpKind::kMul) {
+            const int other = o.ins[0] == value ? o.ins[1] : o.ins[0];
+            const bool here = std::find(same_stage.begin(), same_stage.end(), other) != same_stage.end();
+            if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width)
+                break;
+            e.kind = o.kind == OpKind::kAdd ? EpilogueKind::kAdd : EpilogueKind::kMul;
+            e.operand = use(other);
+        } else {
+            break;
+        }
+        epilogue->push_back(e);
+        mark_done(next);
+        value = next;
+    }
+    return value;
+}
+
+int Planner::quant_slot(const ValueRef& value, Stage* stage) {
+    for (size_t i = 0; i < stage->quants.size(); ++i) {
+        const ValueRef& v = stage->quants[i].value;
+        if (v.buffer == value.buffer && v.column == value.column && v.width == value.width)
+            return static_cast<int>(i);
+    }
+    QuantSlot slot;
+    slot.value = value;
+    slot.n_in = value.width;
+    stage->quants.push_back(slot);
+    RowOp r{};
+    r.kind = RowOpKind::kQuantize;
+    r.a = value;
+    r.index = static_cast<int>(stage->quants.size() - 1);
+    stage->rows.push_back(r);
+    return r.index;
+}
+
+}  // namespace edgellm

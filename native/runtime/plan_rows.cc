@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: MIT
+// Row-local operations become row programs.
+#include "base/memory.h"
+#include "runtime/planner.h"
+
+namespace edgellm {
+
+void Planner::place_row(const Node& n, Stage* stage) {
+    const Op& o = op(n.op);
+    if (n.part == Part::kKvWrite) {
+        place_kv_write(n.op, stage);
+        written_[static_cast<size_t>(n.op)] = true;
+        return;
+    }
+    if (n.part == Part::kRoute) {
+        place_route(n.op, stage);
+        written_[static_cast<size_t>(n.op)] = true;
+        return;
+    }
+    if (is_column_slice(o)) {  // a view of its input
+        const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
+        require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(n.op), o,
+                "the slice leaves its input");
+        if (is_output(n.op)) fail(o, "an output cannot be a slice");
+        ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
+        ref.column += start;
+        ref.width = size;
+        refs_[static_cast<size_t>(n.op)] = ref;
+        made_[static_cast<size_t>(n.op)] = true;
+        return;
+    }
+    RowOp r{};
+    const size_t width = width_of(n.op);
+    if (!o.ins.empty()) r.a = use(o.ins[0]);
+    if (o.ins.size() > 1) r.b = use(o.ins[1]);
+    switch (o.kind) {
+        case OpKind::kEmbed:
+            row_embed(o, width, &r);
+            break;
+        case OpKind::kNorm:
+            row_norm(o, width, &r);
+            break;
+        case OpKind::kAffine:
+            r.kind = RowOpKind::kAffine;
+            r.factor = static_cast<float>(o.number("factor"));
+            r.weight = sized_vector(o, "weight", width, &r.weight_scalar);
+            r.bias = sized_vector(o, "bias", width, &r.bias_scalar);
+            require(r.a.width == width, o, "width differs from its input's");
+            break;
+        case OpKind::kRope:
+            row_rope(o, width, &r);
+            break;
+        case OpKind::kGlu:
+            r.kind = RowOpKind::kGlu;
+            r.fn = parse_activation(o, o.text("activation"));
+            r.limit = static_cast<float>(o.number("limit"));
+            r.alpha = static_cast<float>(o.number("alpha"));
+            require(r.a.width == width && r.b.width == width, o, "gate and up differ in width");
+            break;
+        case OpKind::kActivation:
+            r.kind = RowOpKind::kActivation;
+            r.fn = parse_activation(o, o.text("fn"));
+            require(r.a.width == width && r.fn != Activation::kSwigluOai, o,
+                    "not an activation of its input's width");
+            break;
+        case OpKind::kAdd:
+            r.kind = RowOpKind::kAdd;
+            require(r.a.width == width && r.b.width == width, o, "a and b differ in width");
+            break;
+        case OpKind::kMul:
+            r.kind = RowOpKind::kMul;
+            require(r.a.width == width && width % r.b.width == 0, o, "b's width does not divide a's");
+            break;
+        case OpKind::kSoftcap:
+            r.kind = RowOpKind::kSoftcap;
+            r.cap = static_cast<float>(o.number("cap"));
+            require(r.a.width == width && r.cap > 0, o, "cap must be positive");
+            break;
+        case OpKind::kSlice:
+            r.kind = RowOpKind::kSlice;
+            r.groups = positive(o, "groups");
+            r.size = positive(o, "size");
+            r.start = static_cast<size_t>(o.integer("start"));
+            require(o.integer("start") >= 0 && r.a.width % r.groups == 0 &&
+                        r.start + r.size <= r.a.width / r.groups && width == r.groups * r.size,
+                    o, "the slice leaves its groups");
+            break;
+        case OpKind::kConcat:
+            r.kind = RowOpKind::kConcat;
+            r.groups = positive(o, "groups");
+            r.repeat_a = o.boolean("repeat_a");
+            r.repeat_b = o.boolean("repeat_b");
+            require((r.repeat_a || r.a.width % r.groups == 0) && (r.repeat_b || r.b.width % r.groups == 0) &&
+                        width == (r.repeat_a ? r.a.width * r.groups : r.a.width) +
+                                     (r.repeat_b ? r.b.width * r.groups : r.b.width),
+                    o, "the inputs' groups do not make its width");
+            break;
+        case OpKind::kRepeat:
+            r.kind = RowOpKind::kRepeat;
+            r.groups = positive(o, "groups");
+            r.times = positive(o, "times");
+            r.interleave = o.boolean("interleave");
+            require(r.a.width % r.groups == 0 && r.a.width * r.times == width, o,
+                    "groups times times is not its width");
+            break;
+        default:
+            fail(o, "is not a row operation");
+    }
+    r.out = new_value(n.op);
+    stage->rows.push_back(r);
+}
+
+void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kEmbed;
+    const std::string& source = o.text("source");
+    r->source = source == "token"      ? EmbedSource::kToken
+                : source == "position" ? EmbedSource::kPosition
+                : source == "first"    ? EmbedSource::kFirst
+                                       : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
+    const int w = o.weight("weight");
+    require(decl(w).shape.size() == 2 && decl(w).shape[1] == static_cast<int64_t>(width), o,
+            "the embedding's rows are not of its width");
+    if (r->source == EmbedSource::kToken) {
+        require(decl(w).shape[0] >= p_.n_vocab, o, "the embedding has fewer rows than the vocabulary");
+    }
+    const FormatInfo* format = find_format(types_[static_cast<size_t>(w)]);
+    require(format != nullptr && width % format->block_size == 0, o,
+            "the embedding's format does not fit its width");
+    r->index = static_cast<int>(plan_.embeddings.size());
+    plan_.embeddings.push_back(w);
+}
+
+void Planner::row_norm(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kNorm;
+    const std::string& kind = o.text("kind");
+    r->norm = kind == "rms"     ? NormKind::kRms
+              : kind == "layer" ? NormKind::kLayer
+              : kind == "l2"    ? NormKind::kL2
+                                : (fail(o, "unknown norm '" + kind + "'"), NormKind::kRms);
+    r->eps = static_cast<float>(o.number("eps"));
+    r->groups = positive(o, "groups");
+    require(r->a.width == width && width % r->groups == 0, o, "groups do not divide its width");
+    r->weight = vector(o, "weight");
+    r->bias = vector(o, "bias");
+    for (VectorId id : {r->weight, r->bias}) {
+        if (id < 0) continue;
+        const size_t n = vector_size(id);
+        require(n == width || n == width / r->groups, o, "a weight has " + std::to_string(n) + " values");
+        r->per_row = n == width && r->groups > 1;
+    }
+    if (r->weight >= 0 && r->bias >= 0) {
+        require(vector_size(r->weight) == vector_size(r->bias), o, "weight and bias differ in size");
+    }
+}
+
+void Planner::row_rope(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kRope;
+    r->groups = positive(o, "groups");
+    const std::string& kind = o.text("kind");
+    require(kind == "neox" || kind == "interleaved", o, "unknown kind '" + kind + "'");
+    r->rope = kind == "neox" ? RopeKind::kNeox : RopeKind::kInterleaved;
+    const int table = p_.table_index(o.text("table"));
+    const size_t n_pairs = p_.tables[static_cast<size_t>(table)].inv_freq.size();
+    require(r->a.width == width && width % r->groups == 0 && 2 * n_pairs <= width / r->groups, o,
+            "the table is longer than a head");
+    const VectorId factors = vector(o, "factors");
+    if (factors >= 0) require(vector_size(factors) == n_pairs, o, "factors do not match the table");
+    for (size_t i = 0; i < plan_.angles.size(); ++i) {
+        if (plan_.angles[i].table == table && plan_.angles[i].factors == factors)
+            r->index = static_cast<int>(i);
+    }
+    if (r->index < 0) {
+        r->index = static_cast<int>(plan_.angles.size());
+        plan_.angles.push_back({table, factors, plan_.angle_floats_per_row, n_pairs});
+        plan_.angle_floats_per_row += align_up(2 * n_pairs, 16);
+    }
+}
+
+void Planner::place_kv_write(int i, Stage* stage) {
+    const Op& o = op(i);
+    const int cache = cache_index(o);
+    const AttentionShape& c = plan_.cache_shapes[static_cast<size_t>(cache)];
+    require(width_of(o.ins[1]) == size_t{c.n_kv_heads} * c.key_dim &&
+                width_of(o.ins[2]) == size_t{c.n_kv_heads} * c.value_dim,
+            o, "keys or values do not fit cache " + std::to_string(cache));
+    RowOp r{};
+    r.kind = RowOpKind::kKvWrite;
+    r.a = use(o.ins[1]);
+    r.b = use(o.ins[2]);
+    r.index = cache;
+    stage->rows.push_back(r);
+}
+
+void Planner::place_route(int i, Stage* stage) {
+    RowOp r{};
+    r.kind = RowOpKind::kRoute;
+    r.routing = make_routing(op(i));
+    r.routing.slot = plan_.n_moe++;
+    moe_slots_[i] = r.routing.slot;
+    plan_.max_used = std::max<size_t>(plan_.max_used, r.routing.n_used);
+    r.a = use(op(i).ins[1]);
+    stage->rows.push_back(r);
+}
+
+}  // namespace edgellm

@@ -1,0 +1,127 @@
+// SPDX-License-Identifier: MIT
+// The planner's insides: each plan*.cc lowers one sort of operation. plan.h is what others see.
+#pragma once
+
+#include <map>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "runtime/plan.h"
+
+namespace edgellm {
+
+[[noreturn]] void fail(const Op& op, const std::string& what);
+void require(bool ok, const Op& op, const std::string& what);
+Activation parse_activation(const Op& op, const std::string& name);
+
+// Work the scheduler places: an op, or a part of one.
+enum class Part : uint8_t { kWhole, kKvWrite, kAttend, kRoute, kExperts };
+
+struct Node {
+    int op;
+    Part part;
+    bool done = false;
+};
+
+class Planner {
+  public:
+    Planner(const Program& program, const std::vector<uint32_t>& types, const PlanOptions& options)
+        : p_(program), types_(types), kernels_(linear_kernels(options.isa)) {
+        plan_.options = options;
+    }
+
+    Plan make();
+
+  private:
+    // ---- what the program says ----
+
+    const Op& op(int i) const { return p_.ops[static_cast<size_t>(i)]; }
+    const WeightDecl& decl(int weight) const { return p_.weights[static_cast<size_t>(weight)]; }
+    size_t width_of(int value) const { return static_cast<size_t>(op(value).width); }
+    bool is_output(int value) const { return value == p_.hidden || value == p_.logits; }
+    bool is_column_slice(const Op& o) const { return o.kind == OpKind::kSlice && o.integer("groups") == 1; }
+    void prepare_state();
+    void count_uses();
+    // A linear that is only cut into column ranges is several linears over row ranges of its weight: nothing
+    // is copied, and fused checkpoints (one QKV or gate/up tensor) run like separate ones.
+    bool splits_into_slices(int i) const;
+    void make_nodes();
+    // The linear that computes value i by rows of its weight, or -1.
+    int linear_source(int i) const;
+    bool is_linear(const Node& n) const;
+
+    // ---- stages, level by level ----
+
+    bool ready(const Node& n) const;
+    static bool row_local(const Node& n, OpKind kind);
+    void schedule();
+    void mark_done(int value);
+    int stage_index() const { return static_cast<int>(plan_.stages.size()); }
+
+    // ---- values and vectors ----
+
+    ValueRef new_value(int value);
+    // The value for reading in the stage under construction.
+    ValueRef use(int value);
+    VectorId vector(const Op& o, std::string_view role) { return vector_of(o.weight(role)); }
+    VectorId vector_of(int weight);
+    size_t vector_size(VectorId id) const;
+    // An optional vector of `n` values, or of one where `scalar` is given.
+    VectorId sized_vector(const Op& o, std::string_view role, size_t n, bool* scalar);
+    size_t positive(const Op& o, std::string_view attr) const;
+
+    // ---- row-local operations (plan_rows.cc) ----
+
+    void place_row(const Node& n, Stage* stage);
+    void row_embed(const Op& o, size_t width, RowOp* r);
+    void row_norm(const Op& o, size_t width, RowOp* r);
+    void row_rope(const Op& o, size_t width, RowOp* r);
+    void place_kv_write(int i, Stage* stage);
+    void place_route(int i, Stage* stage);
+
+    // ---- linears (plan_linear.cc) ----
+
+    size_t place_linears(const std::vector<Node*>& ready_linears, Stage* stage);
+    // Each group is a linear of its own, from a column range of the input to one of the output.
+    void place_groups(int i, Stage* stage);
+    int make_linear_matrix(int value, const Op& linear);
+    // Rows [first, first + n) of the weight that compute `value`.
+    std::pair<size_t, size_t> weight_rows(int value) const;
+    int new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in, size_t n_experts = 1,
+                   size_t expert_rows = 0);
+    MatrixUse& matrix(int i) { return plan_.matrices[static_cast<size_t>(i)]; }
+    // If `n` is one half of a gate/up pair whose other half is ready too, both become one task. Returns the
+    // value it makes.
+    int fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task);
+    // Follows the element-wise operations that alone consume `value` and whose other operand is there;
+    // returns the last value.
+    int absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue);
+    int quant_slot(const ValueRef& value, Stage* stage);
+
+    // ---- attention, experts, recurrent state (plan_stages.cc) ----
+
+    void place_heavy(const Node& n);
+    void place_attend(int i, Stage* stage);
+    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: all its layers use
+    // one after another the same blocks, which the step's own tokens fill.
+    int cache_index(const Op& o);
+    int encoder_cache(const Op& o);
+    void place_moe(int i, Stage* stage);
+    Routing make_routing(const Op& o);
+    void place_state(int i, Stage* stage);
+
+    const Program& p_;
+    const std::vector<uint32_t>& types_;
+    const LinearKernels& kernels_;
+    Plan plan_;
+    std::vector<std::vector<int>> uses_;
+    std::vector<ValueRef> refs_;
+    std::vector<Node> nodes_;
+    std::vector<bool> made_;
+    std::vector<bool> written_;
+    std::map<int, int> moe_slots_;
+};
+
+}  // namespace edgellm
