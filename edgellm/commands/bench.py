@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgellm.commands.loading import find_model
+from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
     BACKEND,
     INT,
@@ -64,21 +64,17 @@ def measure(paths: list[Path], threads: list[int], tests: list[Trial], settings:
     from edgellm.benchmark.report import make_row
     from edgellm.benchmark.runner import Runner, cache_tokens
     from edgellm.device.limits import measure_limits
-    from edgellm.engine.loading import LoadOptions
 
     limits = {n: measure_limits(n, settings["isa"]) for n in threads} if settings["limits"] else {}
     for path in paths:
         for n in threads:
             context = settings["context"] or max(test.length for test in tests)
-            options = LoadOptions(
+            options = load_options(
+                settings,
                 threads=n,
                 context=context,
                 cache_tokens=cache_tokens(tests),
                 batch=max(settings["ubatch"], *(test.n_parallel for test in tests)),
-                kv_type=settings["kv_type"],
-                backend=settings["backend"],
-                isa=settings["isa"],
-                max_memory=settings["max_memory"],
             )
             runner = Runner(path, options, tests)
             try:

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgellm.commands.options import bias_table
 from edgellm.commands.progress import DownloadProgress
@@ -17,6 +17,7 @@ from edgellm.store.resolve import resolve
 if TYPE_CHECKING:
     from types import FrameType
 
+    from edgellm.engine.loading import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.session import Generation
@@ -46,20 +47,19 @@ def system_prompt(path: Path, settings: Settings) -> str | None:
     return known.system if known else None
 
 
+def load_options(settings: Settings, **more: Any) -> LoadOptions:
+    """The settings that say how a model is loaded; `more` are LoadOptions of the command's own."""
+    from edgellm.engine.loading import LoadOptions
+
+    shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory")
+    return LoadOptions(**({name: settings[name] for name in shared} | more))
+
+
 def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Model:
     """The model, with the settings' threads, context and so on; its template is compiled `for_chat`."""
-    from edgellm.engine.loading import LoadOptions
     from edgellm.engine.model import Model
 
-    options = LoadOptions(
-        threads=settings["threads"],
-        context=settings["context"],
-        batch=settings["batch"],
-        kv_type=settings["kv_type"],
-        backend=settings["backend"],
-        isa=settings["isa"],
-        max_memory=settings["max_memory"],
-    )
+    options = load_options(settings, batch=settings["batch"])
     # Jinja is imported and the template compiled while the engine packs weights on its own threads.
     model = Model.load(path, options, meanwhile=_compile_template if for_chat else None)
     for warning in model.tokenizer.warnings:

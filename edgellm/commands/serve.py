@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm.commands.loading import find_model
+from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
     INT,
     LOADING,
@@ -30,24 +30,18 @@ CACHE_CONTEXTS = 4
 
 def run(settings: Settings) -> int:
     """Serve until interrupted."""
-    from edgellm.engine.loading import LoadOptions
     from edgellm.server.logs import configure
     from edgellm.server.models import ModelManager
     from edgellm.server.run import serve
 
     models = [found for name in settings["names"] or [None] for found in find_models(name, settings)]
-    options = LoadOptions(
-        threads=settings["threads"],
-        context=settings["context"],
+    options = load_options(
+        settings,
+        batch=settings["batch"],
         cache_tokens=settings["cache_tokens"],
         cache_contexts=CACHE_CONTEXTS,
         parallel=settings["parallel"],
         max_waiting=settings["queue"],
-        batch=settings["batch"],
-        kv_type=settings["kv_type"],
-        backend=settings["backend"],
-        isa=settings["isa"],
-        max_memory=settings["max_memory"],
     )
     chosen = server_settings(settings)
     configure(as_json=settings["log_json"])

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from edgellm.errors import FormatError, ModelError, UnsupportedError
 from edgellm.tokenizer.alphabet import BYTE_TO_CHAR, SPACE
-from edgellm.tokenizer.merge import merge_pairs
+from edgellm.tokenizer.merge import PieceCache, merge_pairs
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec
 from edgellm.tokenizer.pretokenize import PreTokenizer
 from edgellm.tokenizer.table import Value, string_table, strings
@@ -14,8 +14,6 @@ from edgellm.tokenizer.vocabulary import MAX_MERGES, Vocabulary, flag, text_valu
 
 MAX_PRE_REGEXES = 32
 MAX_PRE_REGEX_CHARS = 8_192
-_CACHED_PIECES = 65_536
-_CACHED_CHARS = 64
 
 
 def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
@@ -60,24 +58,13 @@ class BpeEncoder:
         self._vocabulary = vocabulary
         self._spec = spec
         self._pre_tokenizer = PreTokenizer(spec.rules, from_file="edgellm.tokenizer.pre_regexes" in metadata)
-        self._cache: dict[str, list[int]] = {}
+        self._pieces = PieceCache(self._encode_piece)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; raises ModelError where the merges and the vocabulary contradict each other."""
         if not self._spec.byte_level:
             text = text.replace(" ", SPACE)
-        ids: list[int] = []
-        cache = self._cache
-        for piece in self._pre_tokenizer.split(text):
-            known = cache.get(piece)
-            if known is None:
-                known = self._encode_piece(piece)
-                if len(piece) <= _CACHED_CHARS:
-                    if len(cache) >= _CACHED_PIECES:
-                        cache.clear()
-                    cache[piece] = known
-            ids += known
-        return ids
+        return self._pieces.encode(self._pre_tokenizer.split(text))
 
     def check(self) -> None:
         """Look at every merge; raises ModelError for one whose parts or result are not tokens."""

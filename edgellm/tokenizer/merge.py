@@ -1,9 +1,12 @@
-"""Greedy pair merging, the loop that byte-pair encoding and SentencePiece's BPE share."""
+"""Greedy pair merging, which byte-pair encoding and SentencePiece's BPE share, and memory of what it gave."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from heapq import heapify, heappop, heappush
+
+_CACHED_PIECES = 65_536
+_CACHED_CHARS = 64
 
 
 def merge_pairs(symbols: list[str], priority: Callable[[str, str], float | None]) -> list[str]:
@@ -47,3 +50,26 @@ def merge_pairs(symbols: list[str], priority: Callable[[str, str], float | None]
             if rank is not None:
                 heappush(queue, (rank, before, len(symbols[before]) + size))
     return [symbol for symbol in symbols if symbol]
+
+
+class PieceCache:
+    """Encodes pieces of text and remembers the short ones: words come back, and merging is costly."""
+
+    def __init__(self, encode_piece: Callable[[str], list[int]]) -> None:
+        self._encode_piece = encode_piece
+        self._known: dict[str, list[int]] = {}
+
+    def encode(self, pieces: Iterable[str]) -> list[int]:
+        """The ids of all pieces, in order."""
+        known = self._known
+        out: list[int] = []
+        for piece in pieces:
+            ids = known.get(piece)
+            if ids is None:
+                ids = self._encode_piece(piece)
+                if len(piece) <= _CACHED_CHARS:
+                    if len(known) >= _CACHED_PIECES:
+                        known.clear()
+                    known[piece] = ids
+            out += ids
+        return out

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 
 from edgellm.errors import FormatError
 from edgellm.tokenizer.alphabet import SPACE
-from edgellm.tokenizer.merge import merge_pairs
+from edgellm.tokenizer.merge import PieceCache, merge_pairs
 from edgellm.tokenizer.vocabulary import Vocabulary
 
 _LONG = 512
-_CACHED_PIECES = 65_536
-_CACHED_CHARS = 64
 
 
 class SpmEncoder:
@@ -29,7 +27,7 @@ class SpmEncoder:
             )
         self._vocabulary = vocabulary
         self._cut: re.Pattern[str] | None = None
-        self._cache: dict[str, list[int]] = {}
+        self._pieces = PieceCache(self._encode_piece)
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, spaces being part of it (a prefix space is the caller's)."""
@@ -38,18 +36,7 @@ class SpmEncoder:
             return self._encode_piece(text)
         if self._cut is None:
             self._cut = _safe_cut(map(self._vocabulary.tokens.text, range(len(self._vocabulary.tokens))))
-        ids: list[int] = []
-        cache = self._cache
-        for piece in self._cut.split(text):
-            known = cache.get(piece)
-            if known is None:
-                known = self._encode_piece(piece)
-                if len(piece) <= _CACHED_CHARS:
-                    if len(cache) >= _CACHED_PIECES:
-                        cache.clear()
-                    cache[piece] = known
-            ids += known
-        return ids
+        return self._pieces.encode(self._cut.split(text))
 
     def _priority(self, left: str, right: str) -> float | None:
         token = self._vocabulary.plain_id(left + right)
