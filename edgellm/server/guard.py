@@ -11,6 +11,7 @@ import logging
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -20,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgellm.server import page
 from edgellm.server.errors import RequestError, error_response
 from edgellm.server.logs import FIELDS
-from edgellm.server.settings import ServerSettings, is_address, is_loopback
+from edgellm.server.settings import Limits, ServerSettings, is_address, is_loopback
 
 log = logging.getLogger("edgellm.server")
 
@@ -41,6 +42,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._keys = [key.encode() for key in settings.api_keys]
+        self._n_held = 0
         names = {"localhost", *settings.allowed_hosts}
         if not settings.loopback:
             name = socket.gethostname().lower()
@@ -64,15 +66,22 @@ class Guard:
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
             await send(message)
 
+        body = _Body(receive, self._settings.limits, self._hold)
         try:
             self._check(scope, headers)
-            body = _Body(receive, self._settings.limits.body_bytes, self._settings.limits.body_s)
             await self._app(scope, body.receive, send_with_id)
         except RequestError as error:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
         finally:
+            self._n_held -= body.size
             fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
             log.info("%s %s", scope["method"], scope["path"], extra={FIELDS: fields})
+
+    def _hold(self, n_bytes: int) -> None:
+        """Count bytes of bodies that are in memory; HTTPException if they are too many."""
+        self._n_held += n_bytes
+        if self._n_held > self._settings.limits.bodies_bytes:
+            raise HTTPException(503, "Other requests take all memory for bodies; try again.")
 
     def _check(self, scope: Scope, headers: Headers) -> None:
         self._check_host(headers.get("host", ""))
@@ -122,26 +131,33 @@ class Guard:
 
 
 class _Body:
-    """Counts the bytes of a body as they come, and the time they take."""
+    """Counts the bytes of a body as they come, and the time it takes as a whole."""
 
-    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
+    def __init__(self, receive: Receive, limits: Limits, hold: Callable[[int], None]) -> None:
         self._receive = receive
-        self._limit = limit
-        self._seconds = seconds
-        self._size = 0
+        self._limits = limits
+        self._hold = hold
+        self._deadline = asyncio.get_running_loop().time() + limits.body_s
         self._complete = False
+        self.size = 0
 
     async def receive(self) -> Message:
         if self._complete:
             return await self._receive()
+        limits = self._limits
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout_at(self._deadline):
                 message = await self._receive()
         except TimeoutError:
-            raise HTTPException(408, f"The body did not come within {self._seconds:g} seconds.") from None
+            raise HTTPException(408, f"The body did not come within {limits.body_s:g} seconds.") from None
         if message["type"] == "http.request":
-            self._size += len(message.get("body", b""))
+            n_bytes = len(message.get("body", b""))
+            self.size += n_bytes
             self._complete = not message.get("more_body", False)
-            if self._size > self._limit:
-                raise HTTPException(413, f"The body is longer than {self._limit} bytes; that is the limit.")
+            if self.size > limits.body_bytes:
+                self.size -= n_bytes
+                raise HTTPException(
+                    413, f"The body is longer than {limits.body_bytes} bytes; that is the limit."
+                )
+            self._hold(n_bytes)
         return message

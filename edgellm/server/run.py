@@ -14,6 +14,7 @@ import uvicorn
 
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.server.app import create_app
+from edgellm.server.connection import connection_class
 from edgellm.server.models import ModelManager
 from edgellm.server.settings import ServerSettings
 
@@ -67,7 +68,7 @@ def make_config(settings: ServerSettings, models: ModelManager) -> uvicorn.Confi
     """uvicorn's configuration for an application over these models."""
     return uvicorn.Config(
         create_app(settings, models),
-        http="h11",
+        http=connection_class(settings.limits),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -14,9 +14,12 @@ MIB = 1024 * 1024
 class Limits:
     """What one client may cost; each has its name in the error that it causes."""
 
+    connections: int = 256
     header_bytes: int = 16 * 1024
+    header_s: float = 10.0
     body_bytes: int = 8 * MIB
     body_s: float = 30.0
+    bodies_bytes: int = 64 * MIB
     write_stall_s: float = 30.0
     ping_s: float = 10.0
     queue: int = 64

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from edgellm.server.settings import Limits
 
@@ -29,8 +29,8 @@ class ClientGoneError(Exception):
 class Stream(Response):
     """Sends chunks as they are made, with a ping where none has come for a while (none if it is empty).
 
-    It ends early when the client disconnects or does not read for `write_stall_s`. `on_end` is called in any
-    case, even if nothing could be sent.
+    It ends early when the client disconnects, or is disconnected because it does not read. `on_end` is called
+    in any case, even if nothing could be sent.
     """
 
     def __init__(
@@ -56,9 +56,7 @@ class Stream(Response):
         following: asyncio.Task[bytes] | None = None
         patience = self._limits.ping_s if self._ping else None
         try:
-            await self._send(
-                send, {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-            )
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while True:
                 following = following or asyncio.create_task(anext(self._chunks, b""))
                 done, _ = await asyncio.wait(
@@ -69,23 +67,15 @@ class Stream(Response):
                 chunk = following.result() if following in done else self._ping
                 if following in done:
                     following = None
-                await self._send(
-                    send, {"type": "http.response.body", "body": chunk, "more_body": bool(chunk)}
-                )
+                await send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
                 if not chunk:
                     return
-        except (TimeoutError, OSError):
-            return  # it does not read, or has gone
         finally:
             self._on_end()
             gone.cancel()
             if following is not None:
                 following.cancel()
                 await asyncio.wait({following})
-
-    async def _send(self, send: Send, message: Message) -> None:
-        async with asyncio.timeout(self._limits.write_stall_s):
-            await send(message)
 
 
 async def disconnected(receive: Receive) -> None:
