@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,22 +11,26 @@ from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
     INT,
     LOADING,
+    MAX_MEMORY,
     MODEL,
     OFFLINE,
     SWITCH,
     TEXT,
     Command,
+    Kind,
     Option,
     Positional,
 )
 from edgellm.commands.settings import Settings
 from edgellm.errors import FileError
+from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
 if TYPE_CHECKING:
     from edgellm.server.settings import ServerSettings
 
 CACHE_CONTEXTS = 4
+DURATION = Kind("duration", duration, duration)
 
 
 def run(settings: Settings) -> int:
@@ -45,7 +50,14 @@ def run(settings: Settings) -> int:
     )
     chosen = server_settings(settings)
     configure(as_json=settings["log_json"])
-    serve(chosen, ModelManager(models, options))
+    names = settings["names"] or ()
+    manager = ModelManager(
+        models,
+        options,
+        on_demand=any(Path(name).is_dir() for name in names),
+        idle_s=math.inf if settings["idle_unload"] is None else settings["idle_unload"],
+    )
+    serve(chosen, manager)
     return 0
 
 
@@ -123,19 +135,35 @@ OPTIONS = (
         INT,
         "N",
     ),
+    Option(
+        "idle_unload",
+        ("--idle-unload",),
+        "unload a model after this long without requests, such as 5m; otherwise never",
+        DURATION,
+        "TIME",
+    ),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
     Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
 )
+
+
+def _shared(option: Option) -> Option:
+    """A loading option as it is meant where several models share a machine."""
+    if option is not MAX_MEMORY:
+        return option
+    return option._replace(help="memory that all models together may take, such as 900M or 2G")
+
 
 COMMAND = Command(
     summary="Serve models over HTTP.",
     run=run,
     description="Serves models over HTTP, to programs that speak the OpenAI API.",
     positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
-    options=(*OPTIONS, *(option for option in LOADING if option is not MODEL), OFFLINE),
+    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), OFFLINE),
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
-        ("edgellm serve a.gguf b.gguf", "two models"),
+        ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),
+        ("edgellm serve models/ --max-memory 3G --idle-unload 10m", "a folder, loaded as asked for"),
         ("edgellm serve --host 0.0.0.0 model.gguf", "for the whole network, with an API key"),
     ),
 )

@@ -35,6 +35,11 @@ def available_memory(root: Path = ROOT) -> int | None:
     return min(limits, default=None)
 
 
+def own_memory(root: Path = ROOT) -> int | None:
+    """Return the bytes that this process holds and that would be free without it: no pages of files."""
+    return _kib(read_fields(root / "proc/self/status").get("RssAnon"))
+
+
 def peak_memory(root: Path = ROOT, pid: int | None = None) -> int | None:
     """Return the most bytes that this process, or process `pid`, has had resident at once, or None."""
     peak = _kib(read_fields(root / "proc" / str(pid or "self") / "status").get("VmHWM"))

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend
 from edgellm.device.cores import default_threads
-from edgellm.device.memory import available_memory
+from edgellm.device.memory import available_memory, own_memory
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
+
+if TYPE_CHECKING:
+    from edgellm.backends.native import NativeBackend
 
 # Without being asked, a model gets this much context at most: memory for a long one is rarely what is wanted.
 DEFAULT_CONTEXT = 4096
@@ -123,6 +128,24 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     return Plan(file, program, options, n_ctx, options.threads or default_threads())
 
 
+def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
+    """The bytes that a file takes when it is loaded; MemoryLimitError, with the numbers, beyond `allowed`."""
+    with GGUFFile.open(path) as file:
+        planned = plan(file, options)
+        if options.backend == "interpreter":
+            memory = _interpreter_memory(planned)
+        else:
+            memory = _memory(planned, _plan_native(planned).memory())
+        check_memory(planned, memory, allowed)
+        return sum(memory.values())
+
+
+def reachable_memory() -> int | None:
+    """The bytes that this process has or could have without swapping; None where the system does not say."""
+    available, own = available_memory(), own_memory()
+    return None if available is None else available + (own or 0)
+
+
 def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
     """Load the weights; returns the backend and the bytes it takes, by use.
 
@@ -134,6 +157,15 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
+    backend = _plan_native(planned)
+    memory = _memory(planned, backend.memory())
+    check_memory(planned, memory)
+    backend.load()
+    return backend, memory
+
+
+def _plan_native(planned: Plan) -> NativeBackend:
+    """The engine without its weights."""
     try:
         from edgellm.backends.native import NativeBackend
     except ImportError as error:
@@ -142,7 +174,7 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         ) from None
 
     options = planned.options
-    backend = NativeBackend(
+    return NativeBackend(
         planned.program,
         planned.file,
         threads=planned.threads,
@@ -152,10 +184,6 @@ def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
         kv_type=planned.kv_type,
         isa=options.isa,
     )
-    memory = _memory(planned, backend.memory())
-    check_memory(planned, memory)
-    backend.load()
-    return backend, memory
 
 
 def _memory(planned: Plan, engine: dict[str, int]) -> dict[str, int]:
@@ -169,7 +197,7 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
     from edgellm.program.interpreter import Interpreter
 
     program = planned.program
-    memory = {"weights": 4 * sum(math.prod(shape) for shape in program.weights.values())}
+    memory = _interpreter_memory(planned)
     check_memory(planned, memory)
     backend = InterpreterBackend(
         Interpreter(program, DecodedWeights(planned.file)),
@@ -181,6 +209,10 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
         batch=_batch(planned),
     )
     return backend, memory
+
+
+def _interpreter_memory(planned: Plan) -> dict[str, int]:
+    return {"weights": 4 * sum(math.prod(shape) for shape in planned.program.weights.values())}
 
 
 def _batch(planned: Plan) -> int:

@@ -50,7 +50,7 @@ class Job:
         self._events: asyncio.Queue[tuple[Answer, Event]] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._ended = False
-        loaded.n_users += 1
+        loaded.acquire()
         try:
             for prompt in prompts:
                 for choice in range(n):

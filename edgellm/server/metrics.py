@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from edgellm.engine.request import Finish
-from edgellm.engine.scheduler import Scheduler
+from edgellm.server.models import ModelManager
 
 
 @dataclass
@@ -31,15 +30,15 @@ class Metrics:
         self.prompt_s += stats.prompt_s
         self.generate_s += stats.generate_s
 
-    def render(self, schedulers: Iterable[Scheduler]) -> str:
+    def render(self, models: ModelManager) -> str:
         """The text that a scrape gets."""
-        running = list(schedulers)
+        running = [loaded.model.scheduler for loaded in models.loaded]
         lines: list[str] = []
 
         def add(name: str, kind: str, text: str, value: float, labels: str = "") -> None:
-            if not lines or not lines[-1].startswith(f"edgellm_{name}"):
+            if not lines or lines[-1].partition(" ")[0].partition("{")[0] != f"edgellm_{name}":
                 lines.extend((f"# HELP edgellm_{name} {text}", f"# TYPE edgellm_{name} {kind}"))
-            lines.append(f"edgellm_{name}{labels} {value:g}")
+            lines.append(f"edgellm_{name}{labels} {value:.15g}")
 
         add("prompt_tokens_total", "counter", "Prompt tokens computed.", self.prompt_tokens)
         add("prompt_cached_tokens_total", "counter", "Prompt tokens found in the cache.", self.cached_tokens)
@@ -57,5 +56,15 @@ class Metrics:
             "Sequences kept for reuse.",
             sum(s.n_parked for s in running),
         )
+        add("model_loads_total", "counter", "Models loaded.", models.n_loads)
+        add("model_unloads_total", "counter", "Models unloaded.", models.n_unloads)
         add("models_loaded", "gauge", "Models in memory.", len(running))
+        for loaded in models.loaded:
+            labels = f'{{model="{_label(loaded.name)}"}}'
+            add("model_memory_bytes", "gauge", "What a model takes at most.", loaded.n_bytes, labels)
         return "\n".join(lines) + "\n"
+
+
+def _label(value: str) -> str:
+    """A label's value as the text form escapes it."""
+    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")

@@ -1,38 +1,67 @@
-"""The models a server offers, and the engine thread of each one that is loaded."""
+"""The models a server offers: loaded when they are asked for, within a budget, and unloaded again.
+
+All changes of what is in memory happen one after another, off the event loop, so that models which are
+loaded go on answering meanwhile.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory
 from edgellm.engine.model import Model
 from edgellm.engine.runner import EngineThread
-from edgellm.errors import BackendError, EdgeLLMError, OverloadedError
+from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError
 from edgellm.server.errors import RequestError
 
 log = logging.getLogger("edgellm.server")
 
+# How long a request waits for the room that the running requests of other models hold.
+ROOM_S = 30.0
+MIB = 1024 * 1024
+
 
 @dataclass(slots=True, eq=False)
 class Loaded:
-    """A model in memory."""
+    """A model in memory; after `keep_s` seconds without a user it is unloaded (infinite: never)."""
 
     name: str
     model: Model
     runner: EngineThread
+    keep_s: float
+    on_idle: Callable[[], None]
     n_users: int = 0
     used_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def n_bytes(self) -> int:
+        """What it takes at most."""
+        return sum(self.model.memory.values())
+
+    @property
+    def left_s(self) -> float:
+        """Seconds until it is unloaded if nobody uses it from now on."""
+        if self.n_users:
+            return self.keep_s
+        return max(0.0, self.used_at + self.keep_s - time.monotonic())
+
+    def acquire(self) -> None:
+        """One user more."""
+        self.n_users += 1
 
     def release(self) -> None:
         """One user less."""
         self.n_users -= 1
         self.used_at = time.monotonic()
+        if self.n_users == 0:
+            self.on_idle()
 
 
 @dataclass(slots=True, eq=False)
@@ -43,24 +72,55 @@ class Source:
     path: Path
     created: int
     loaded: Loaded | None = None
-    error: EdgeLLMError | None = None
     loading: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    n_waiting: int = 0
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is in memory and nobody would miss it."""
+        return self.loaded is not None and self.loaded.n_users == 0 and self.n_waiting == 0
+
+    @property
+    def state(self) -> str:
+        """loaded, loading or unloaded."""
+        return "loaded" if self.loaded else "loading" if self.loading else "unloaded"
 
 
 class ModelManager:
     """Loads models, hands them out by name, and ends them.
 
-    options: how to load each of them.
+    options: how to load each of them; its max_memory is for all together. on_demand: load none before it is
+    asked for; otherwise the first ones that fit are loaded at the start. idle_s: seconds without requests
+    after which a model is unloaded. room_s: seconds that a request waits for others to make room.
     """
 
-    def __init__(self, models: Sequence[tuple[str, Path]], options: LoadOptions) -> None:
+    def __init__(
+        self,
+        models: Sequence[tuple[str, Path]],
+        options: LoadOptions,
+        *,
+        on_demand: bool = False,
+        idle_s: float = math.inf,
+        room_s: float = ROOM_S,
+    ) -> None:
         self._options = options
+        self._on_demand = on_demand
+        self._idle_s = idle_s
+        self._room_s = room_s
         self._sources: dict[str, Source] = {}
         for name, path in models:
             unique, number = name, 2
             while unique in self._sources:
                 unique, number = f"{name}-{number}", number + 1
             self._sources[unique] = Source(unique, path, int(path.stat().st_mtime))
+        self._changing = asyncio.Lock()  # held while a model is loaded or unloaded
+        self._freed = asyncio.Event()  # a model has become idle
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._starting: asyncio.Task[None] | None = None
+        self._closing = False
+        self.n_loads = 0
+        self.n_unloads = 0
 
     @property
     def sources(self) -> list[Source]:
@@ -73,26 +133,22 @@ class ModelManager:
     @property
     def ready(self) -> bool:
         """Whether every model that was to be loaded at the start is."""
-        return all(source.loading is None for source in self._sources.values())
+        return self._starting is None or self._starting.done()
 
     def start(self) -> None:
-        """Begin to load all models, one after another."""
+        """Begin to load the models that are loaded at the start, one after another."""
 
-        async def load_all() -> None:
+        async def load_first() -> None:
             for source in self._sources.values():
-                await self._load(source)
+                await self._load_once(source, evict=False)
 
-        task = asyncio.create_task(load_all())
-        for source in self._sources.values():
-            source.loading = task
+        if not self._on_demand:
+            self._starting = self._spawn(load_first())
 
     async def wait(self) -> None:
-        """Return when all models are loaded; raises what the first one failed with."""
-        tasks = {source.loading for source in self._sources.values() if source.loading}
-        await asyncio.gather(*tasks)
-        for source in self._sources.values():
-            if source.error is not None:
-                raise source.error
+        """Return when all models of the start are loaded; raises what the first one failed with."""
+        if self._starting is not None:
+            await asyncio.shield(self._starting)
 
     def find(self, name: str | None) -> Source:
         """The model of this name; without a name, the only one. RequestError 404 if there is none."""
@@ -113,47 +169,191 @@ class ModelManager:
         return source
 
     @asynccontextmanager
-    async def use(self, name: str | None) -> AsyncIterator[Loaded]:
-        """A loaded model, which stays loaded inside the block."""
+    async def use(self, name: str | None, keep_s: float | None = None) -> AsyncIterator[Loaded]:
+        """A model, which is loaded if need be and stays so inside the block.
+
+        keep_s: seconds to keep it without users from now on; None: as before. Raises RequestError if there is
+        no such model or memory could never hold it, OverloadedError if models in use leave no room.
+        """
         source = self.find(name)
-        if source.error is not None:
-            raise source.error
-        if source.loaded is None:
-            raise OverloadedError(f"The model {source.name} is still being loaded; try again.")
-        loaded = source.loaded
-        loaded.n_users += 1
+        loaded = await self._acquire(source)
+        if keep_s is not None:
+            loaded.keep_s = keep_s
         try:
             yield loaded
         finally:
             loaded.release()
 
+    def unload(self, name: str | None) -> Source:
+        """Unload a model that is loaded as soon as nobody uses it; its source."""
+        source = self.find(name)
+        if source.loaded is not None:
+            source.loaded.keep_s = 0.0
+            self._idle(source)
+        return source
+
     async def close(self) -> None:
         """End every request and free every model."""
-        for source in self._sources.values():
-            if source.loading is not None:
-                await asyncio.wait({source.loading})
-            loaded, source.loaded = source.loaded, None
-            if loaded is not None:
-                await asyncio.to_thread(loaded.runner.stop)
-                await asyncio.to_thread(loaded.model.close)
+        self._closing = True
+        self._freed.set()
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+        async with self._changing:
+            for source in self._sources.values():
+                if source.loaded is not None:
+                    await self._unload(source)
 
-    async def _load(self, source: Source) -> None:
-        begin = time.perf_counter()
+    async def _acquire(self, source: Source) -> Loaded:
+        if source.n_waiting >= self._options.max_waiting:
+            raise OverloadedError(
+                f"{source.n_waiting} requests already wait for the model {source.name}; try again later."
+            )
+        source.n_waiting += 1  # so that it is not unloaded before it is used
         try:
-            model = await asyncio.to_thread(self._load_model, source)
+            if source.loaded is None:
+                await self._load_once(source)
+            assert source.loaded is not None
+            source.loaded.acquire()
+            return source.loaded
+        finally:
+            source.n_waiting -= 1
+            self._idle(source)
+
+    async def _load_once(self, source: Source, *, evict: bool = True) -> None:
+        """Have a model loaded; all who ask meanwhile wait for the same load."""
+        while source.loaded is None:
+            joined = source.loading is not None
+            if source.loading is None:
+                source.loading = self._spawn(self._load(source, evict=evict))
+            await asyncio.shield(source.loading)
+            if not evict and not joined:
+                return
+
+    async def _load(self, source: Source, *, evict: bool) -> None:
+        try:
+            memory = await self._measure(source)
+            deadline = time.monotonic() + self._room_s
+            while True:
+                async with self._changing:
+                    self._check_open()
+                    if await self._make_room(memory, evict=evict):
+                        await self._load_now(source)
+                        return
+                    self._freed.clear()
+                    self._check_open()  # it may have been closed while room was made
+                if not evict:
+                    log.info(
+                        "%s is loaded when it is asked for: there is no room beside the others", source.name
+                    )
+                    return
+                try:
+                    async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                        await self._freed.wait()
+                except TimeoutError:
+                    raise self._no_room(source, memory) from None
         except EdgeLLMError as error:
-            source.error = error
             log.error("cannot load %s: %s", source.name, error)
+            raise
         except Exception:
-            source.error = BackendError(f"Loading {source.name} failed; the server's log says why.")
             log.exception("cannot load %s", source.name)
-        else:
-            runner = EngineThread(model.scheduler, f"edgellm-engine-{source.name}")
-            source.loaded = Loaded(source.name, model, runner)
-            log.info("loaded %s in %.2f s", source.name, time.perf_counter() - begin)
-        source.loading = None
+            raise BackendError(f"Loading {source.name} failed; the server's log says why.") from None
+        finally:
+            source.loading = None
+
+    async def _load_now(self, source: Source) -> None:
+        begin = time.perf_counter()
+        model = await asyncio.to_thread(self._load_model, source)
+        runner = EngineThread(model.scheduler, f"edgellm-engine-{source.name}")
+        source.loaded = Loaded(source.name, model, runner, self._idle_s, lambda: self._idle(source))
+        self.n_loads += 1
+        size = source.loaded.n_bytes / MIB
+        log.info("loaded %s in %.2f s, %.0f MiB", source.name, time.perf_counter() - begin, size)
+        self._idle(source)
 
     def _load_model(self, source: Source) -> Model:
         model = Model.load(source.path, self._options)
         model.template.warm()
         return model
+
+    async def _measure(self, source: Source) -> int:
+        """The bytes that a model takes; raises if memory that holds nothing else would not hold it."""
+        try:
+            return await asyncio.to_thread(memory_needed, source.path, self._options, self._budget())
+        except MemoryLimitError as error:
+            if self._options.max_memory is None:
+                raise  # other programs may end
+            raise RequestError(400, str(error), param="model", code="model_too_large") from None
+
+    def _budget(self) -> int | None:
+        """Bytes for all models together; None if nobody knows."""
+        return reachable_memory() if self._options.max_memory is None else self._options.max_memory
+
+    async def _make_room(self, n_bytes: int, *, evict: bool) -> bool:
+        """Unload idle models, the least recently used first, until so much is free; False if it cannot be."""
+        while True:
+            budget = self._budget()
+            used = sum(loaded.n_bytes for loaded in self.loaded)
+            if budget is None or used + n_bytes <= budget:
+                return True
+            idle = [source for source in self._sources.values() if source.idle]
+            could = sum(source.loaded.n_bytes for source in idle if source.loaded)
+            if not evict or not idle or used - could + n_bytes > budget:
+                return False
+            await self._unload(min(idle, key=lambda source: source.loaded.used_at if source.loaded else 0.0))
+
+    def _no_room(self, source: Source, n_bytes: int) -> OverloadedError:
+        used = sum(loaded.n_bytes for loaded in self.loaded)
+        busy = ", ".join(loaded.name for loaded in self.loaded if loaded.n_users)
+        return OverloadedError(
+            f"The model {source.name} needs {n_bytes / MIB:.0f} MiB; {used / MIB:.0f} of the "
+            f"{(self._budget() or 0) / MIB:.0f} MiB for models are taken, and {busy or 'another model'} is "
+            f"in use; try again later."
+        )
+
+    async def _unload(self, source: Source) -> None:
+        """Free an idle model; the caller holds the lock."""
+        loaded, source.loaded = source.loaded, None
+        self._disarm(source)
+        if loaded is None:
+            return
+        await asyncio.to_thread(loaded.runner.stop)
+        await asyncio.to_thread(loaded.model.close)
+        self.n_unloads += 1
+        log.info("unloaded %s", source.name)
+
+    def _idle(self, source: Source) -> None:
+        """If nobody uses a model: let others have its room, and unload it when its time is up."""
+        self._disarm(source)
+        loaded = source.loaded
+        if loaded is None or not source.idle:
+            return
+        self._freed.set()
+        if not math.isinf(loaded.keep_s) and not self._closing:
+            loop = asyncio.get_running_loop()
+            source.timer = loop.call_later(loaded.left_s, lambda: self._spawn(self._expire(source)))
+
+    def _disarm(self, source: Source) -> None:
+        if source.timer is not None:
+            source.timer.cancel()
+            source.timer = None
+
+    async def _expire(self, source: Source) -> None:
+        async with self._changing:
+            if source.loaded is None or not source.idle or self._closing:
+                return
+            if source.loaded.left_s > 0:  # it has been used since
+                self._idle(source)
+            else:
+                await self._unload(source)
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise OverloadedError("The server is stopping.")
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """A task that is kept until it ends; its error is for those who wait for it."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task

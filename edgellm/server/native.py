@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from edgellm import __version__
-from edgellm.server.errors import RETRY_AFTER_S
-from edgellm.server.service import Body, ServiceOf
+from edgellm.errors import UnsupportedError
+from edgellm.server.errors import RETRY_AFTER_S, RequestError
+from edgellm.server.service import Body, ServiceOf, template_variables
 
 router = APIRouter(tags=["edgellm"])
 
@@ -52,7 +55,7 @@ async def health(service: ServiceOf) -> Response:
 @router.get("/metrics")
 async def metrics(service: ServiceOf) -> Response:
     """Counters for Prometheus."""
-    text = service.metrics.render(loaded.model.scheduler for loaded in service.models.loaded)
+    text = service.metrics.render(service.models)
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
@@ -78,7 +81,8 @@ async def tokenize(body: TokenizeBody, service: ServiceOf) -> dict[str, Any]:
     """Token ids of a text, with the text of each if asked for."""
     async with service.models.use(body.model) as loaded:
         tokenizer = loaded.model.tokenizer
-        ids = tokenizer.encode(body.content, add_special=body.add_special, parse_special=body.parse_special)
+        special = {"add_special": body.add_special, "parse_special": body.parse_special}
+        ids = await asyncio.to_thread(tokenizer.encode, body.content, **special)
         if not body.with_pieces:
             return {"tokens": ids}
         pieces = [tokenizer.token_bytes(token).decode("utf-8", "replace") for token in ids]
@@ -89,17 +93,21 @@ async def tokenize(body: TokenizeBody, service: ServiceOf) -> dict[str, Any]:
 async def detokenize(body: DetokenizeBody, service: ServiceOf) -> dict[str, str]:
     """The text of token ids."""
     async with service.models.use(body.model) as loaded:
-        return {"content": loaded.model.detokenize(body.tokens)}
+        return {"content": await asyncio.to_thread(loaded.model.detokenize, body.tokens)}
 
 
 @router.post("/apply-template")
 async def apply_template(body: TemplateBody, service: ServiceOf) -> dict[str, str]:
     """The prompt that a conversation becomes."""
     async with service.models.use(body.model) as loaded:
-        prompt = loaded.model.template.render(
+        render = partial(
+            loaded.model.template.render,
             body.messages,
             add_generation_prompt=body.add_generation_prompt,
             tools=body.tools,
-            **(body.chat_template_kwargs or {}),
+            **template_variables(body.chat_template_kwargs),
         )
-        return {"prompt": prompt}
+        try:
+            return {"prompt": await asyncio.to_thread(render)}
+        except UnsupportedError as error:
+            raise RequestError(400, str(error), param="messages") from None

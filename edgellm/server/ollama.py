@@ -1,7 +1,7 @@
 """The Ollama API: chat, generate, embed, and what the models are.
 
 Source: Ollama's API documentation (docs/api.md). Differences: a text longer than the context is an error
-unless `truncate` asks for less of it; models stay loaded, so `keep_alive` is not read.
+unless `truncate` asks for less of it; models stay loaded unless `keep_alive` or --idle-unload says otherwise.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
-from typing import Any
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from edgellm import __version__
 from edgellm.chat.parts import PartParser
@@ -31,13 +32,15 @@ from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Answer, Job
 from edgellm.server.blocks import Block, Blocks
+from edgellm.server.durations import duration
 from edgellm.server.errors import RequestError, ollama_error
 from edgellm.server.models import Source
-from edgellm.server.service import Body, SamplingFields, Service, ServiceOf
+from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, tokenized
 from edgellm.server.sse import unless_gone
 
 MAX_TOP_LOGPROBS = 20
 NEVER = "9999-12-31T23:59:59Z"
+_FAR_S = 100 * 365 * 24 * 3600.0
 
 
 class _JSONRoute(APIRoute):
@@ -57,6 +60,11 @@ class _JSONRoute(APIRoute):
 router = APIRouter(prefix="/api", tags=["Ollama"], route_class=_JSONRoute)
 
 
+def _keep_alive(value: object) -> float | None:
+    """Seconds that a model stays loaded without requests; None: as before."""
+    return None if value is None else duration(value)
+
+
 class Options(SamplingFields):
     """The `options` of a request."""
 
@@ -64,10 +72,14 @@ class Options(SamplingFields):
     repeat_last_n: int | None = None
 
 
+KeepAlive = Annotated[float | None, BeforeValidator(_keep_alive)]
+
+
 class GenerationBody(Body):
     """What chat and generate share."""
 
     model: str
+    keep_alive: KeepAlive = None
     stream: bool | None = None
     options: Options | None = None
     format: str | dict[str, Any] | None = None
@@ -121,6 +133,7 @@ class EmbedBody(Body):
     """POST /api/embed."""
 
     model: str
+    keep_alive: KeepAlive = None
     input: str | list[str]
     truncate: bool = False
     dimensions: int | None = None
@@ -130,6 +143,7 @@ class OldEmbedBody(Body):
     """POST /api/embeddings, which newer clients no longer use."""
 
     model: str
+    keep_alive: KeepAlive = None
     prompt: str
 
 
@@ -146,9 +160,11 @@ async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response
     if any(message.get("images") for message in body.messages):
         raise RequestError(400, "A message holds images; only text is supported.", param="images")
     options = body.generate_options()
-    async with service.models.use(body.model) as loaded:
-        if not body.messages:
-            return _only_loaded(loaded.name, body, {"message": _message("")})
+    if not body.messages:
+        return await _only_loaded(service, body, {"message": _message("")})
+    begin = time.perf_counter()
+    async with service.models.use(body.model, body.keep_alive) as loaded:
+        load_s = time.perf_counter() - begin
         prepared = await service.conversation(
             loaded.model,
             body.messages,
@@ -159,7 +175,7 @@ async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response
             prefill=True,
         )
         job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
-    return await _respond(_ChatShape(job, body, prepared.parser()), request, service)
+    return await _respond(_ChatShape(job, body, prepared.parser(), load_s), request, service)
 
 
 @router.post("/generate")
@@ -169,11 +185,15 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
         if getattr(body, name):
             raise RequestError(400, f"{name} is not supported.", param=name)
     options = body.generate_options()
-    async with service.models.use(body.model) as loaded:
-        if not body.prompt:
-            return _only_loaded(loaded.name, body, {"response": ""})
+    if not body.prompt:
+        return await _only_loaded(service, body, {"response": ""})
+    begin = time.perf_counter()
+    async with service.models.use(body.model, body.keep_alive) as loaded:
+        load_s = time.perf_counter() - begin
         if body.raw:
-            ids = loaded.model.tokenizer.encode(body.prompt, add_special=True, parse_special=True)
+            encode = partial(loaded.model.tokenizer.encode, add_special=True, parse_special=True)
+            ids = await asyncio.to_thread(encode, body.prompt)
+            await asyncio.to_thread(loaded.model.matcher, options)
             job, parser = service.start(loaded, [ids], options), PartParser()
         else:
             messages = [{"role": "system", "content": body.system}] if body.system else []
@@ -181,16 +201,19 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
             prepared = await service.conversation(loaded.model, messages, options, variables=body.variables())
             job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
             parser = prepared.parser()
-    return await _respond(_GenerateShape(job, body, parser), request, service)
+    return await _respond(_GenerateShape(job, body, parser, load_s), request, service)
 
 
 @router.post("/embed")
 async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Response:
     """Embed texts."""
+    if not body.input:
+        return await _only_loaded(service, body, {"embeddings": []})
     begin = time.perf_counter()
-    async with service.models.use(body.model) as loaded:
+    async with service.models.use(body.model, body.keep_alive) as loaded:
+        load_s = time.perf_counter() - begin
         texts = [body.input] if isinstance(body.input, str) else body.input
-        ids = [loaded.model.tokenizer.encode(text, add_special=True) for text in texts]
+        ids = await tokenized(loaded.model, texts)
         if body.truncate:
             ids = [one[: loaded.model.n_ctx] for one in ids]
         vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions))
@@ -198,7 +221,7 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
         "model": loaded.name,
         "embeddings": vectors.tolist(),
         "total_duration": _ns(time.perf_counter() - begin),
-        "load_duration": 0,
+        "load_duration": _ns(load_s),
         "prompt_eval_count": sum(map(len, ids)),
     }
     return JSONResponse(content, headers=body.ignored())
@@ -207,9 +230,9 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
 @router.post("/embeddings")
 async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) -> Response:
     """Embed one text."""
-    async with service.models.use(body.model) as loaded:
-        ids = loaded.model.tokenizer.encode(body.prompt, add_special=True)
-        vectors = await unless_gone(request, service.embed(loaded, [ids]))
+    async with service.models.use(body.model, body.keep_alive) as loaded:
+        ids = await tokenized(loaded.model, [body.prompt])
+        vectors = await unless_gone(request, service.embed(loaded, ids))
     return JSONResponse({"embedding": vectors[0].tolist()}, headers=body.ignored())
 
 
@@ -226,9 +249,8 @@ async def ps(service: ServiceOf) -> dict[str, Any]:
     for source in service.models.sources:
         if (loaded := source.loaded) is not None:
             listed = await asyncio.to_thread(_listed, source)
-            size = sum(loaded.model.memory.values())
-            context = {"context_length": loaded.model.n_ctx, "size_vram": 0, "expires_at": NEVER}
-            models.append({**listed, **context, "size": size})
+            context = {"context_length": loaded.model.n_ctx, "size_vram": 0}
+            models.append({**listed, **context, "size": loaded.n_bytes, "expires_at": _in(loaded.left_s)})
     return {"models": models}
 
 
@@ -259,9 +281,10 @@ async def version() -> dict[str, str]:
 class _Shape(ABC):
     """One answer in the making: what is the same for chat and generate."""
 
-    def __init__(self, job: Job, body: GenerationBody, parser: PartParser) -> None:
+    def __init__(self, job: Job, body: GenerationBody, parser: PartParser, load_s: float) -> None:
         self.job = job
         self.body = body
+        self._load_s = load_s
         self._blocks = Blocks(parser)
         self._tokenizer = job.loaded.model.tokenizer
 
@@ -311,8 +334,8 @@ class _Shape(ABC):
             **self._logprobs(tokens),
             "done": True,
             "done_reason": "stop" if finish.reason == "stop" else "length",
-            "total_duration": _ns(stats.queue_s + stats.prompt_s + stats.generate_s),
-            "load_duration": 0,
+            "total_duration": _ns(self._load_s + stats.queue_s + stats.prompt_s + stats.generate_s),
+            "load_duration": _ns(self._load_s),
             "prompt_eval_count": stats.n_prompt,
             "prompt_eval_duration": _ns(stats.prompt_s),
             "eval_count": stats.n_generated,
@@ -369,9 +392,14 @@ async def _respond(shape: _Shape, request: Request, service: Service) -> Respons
     )
 
 
-def _only_loaded(name: str, body: Body, text: dict[str, Any]) -> Response:
-    """The answer to a request without a prompt, by which clients have a model loaded."""
-    content = {**_head(name), **text, "done": True, "done_reason": "load"}
+async def _only_loaded(service: Service, body: GenerationBody | EmbedBody, text: dict[str, Any]) -> Response:
+    """The answer to a request without a prompt, by which clients have a model loaded, or unloaded."""
+    if body.keep_alive == 0:
+        name, reason = service.models.unload(body.model).name, "unload"
+    else:
+        async with service.models.use(body.model, body.keep_alive) as loaded:
+            name, reason = loaded.name, "load"
+    content = {**_head(name), **text, "done": True, "done_reason": reason}
     return JSONResponse(content, headers=body.ignored())
 
 
@@ -385,6 +413,13 @@ def _message(text: str) -> dict[str, Any]:
 
 def _line(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+
+
+def _in(seconds: float) -> str:
+    """The time so many seconds from now; far off for what never comes."""
+    if seconds > _FAR_S:
+        return NEVER
+    return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
 
 
 def _ns(seconds: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import time
@@ -19,6 +20,7 @@ from pydantic import Field
 
 from edgellm.chat.parts import Part, Thought, Words, parse
 from edgellm.chat.tools import ToolChoice, read_tools
+from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.engine.sampling import Sampled
@@ -27,9 +29,8 @@ from edgellm.server.answers import Answer, Job
 from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, openai_error
 from edgellm.server.models import Source
-from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, timings
+from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, timings, tokenized
 from edgellm.server.sse import Stream, data_event, unless_gone
-from edgellm.tokenizer import Tokenizer
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -178,7 +179,8 @@ async def completions(body: CompletionBody, request: Request, service: ServiceOf
     """Continue a text."""
     options = body.options(max_tokens=body.max_tokens, logprobs=body.logprobs)
     async with service.models.use(body.model) as loaded:
-        prompts = _token_lists(body.prompt, loaded.model.tokenizer)
+        prompts = await _token_lists(body.prompt, loaded.model)
+        await asyncio.to_thread(loaded.model.matcher, options)
         job = service.start(loaded, prompts, options, n=body.n)
     return await _respond(_CompletionShape(job, body), request, service)
 
@@ -187,7 +189,7 @@ async def completions(body: CompletionBody, request: Request, service: ServiceOf
 async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) -> Response:
     """Embed texts."""
     async with service.models.use(body.model) as loaded:
-        texts = _token_lists(body.input, loaded.model.tokenizer)
+        texts = await _token_lists(body.input, loaded.model)
         vectors = await unless_gone(request, service.embed(loaded, texts, body.dimensions))
     n_tokens = sum(map(len, texts))
     content = {
@@ -447,19 +449,15 @@ def _finite(logprob: float | None) -> float:
     return -9999.0 if logprob is None or not math.isfinite(logprob) else logprob
 
 
-def _token_lists(
-    given: str | list[str] | list[int] | list[list[int]], tokenizer: Tokenizer
-) -> list[list[int]]:
+async def _token_lists(given: str | list[str] | list[int] | list[list[int]], model: Model) -> list[list[int]]:
     """The token ids of each of the texts, which may be given as ids."""
     if isinstance(given, str):
         given = [given]
     if given and isinstance(given[0], int):
         return [[token for token in given if isinstance(token, int)]]
-    return [
-        tokenizer.encode(one, add_special=True) if isinstance(one, str) else list(one)
-        for one in given
-        if not isinstance(one, int)
-    ]
+    if given and isinstance(given[0], str):
+        return await tokenized(model, [text for text in given if isinstance(text, str)])
+    return [list(ids) for ids in given if isinstance(ids, list)]
 
 
 def _vector(row: NDArray[np.float32], encoding: str) -> str | list[float]:
@@ -469,4 +467,10 @@ def _vector(row: NDArray[np.float32], encoding: str) -> str | list[float]:
 
 
 def _model(source: Source) -> dict[str, Any]:
-    return {"id": source.name, "object": "model", "created": source.created, "owned_by": "edgellm"}
+    return {
+        "id": source.name,
+        "object": "model",
+        "created": source.created,
+        "owned_by": "edgellm",
+        "status": {"value": source.state},
+    }

@@ -38,7 +38,7 @@ class Server(uvicorn.Server):
         try:
             if not self.should_exit:
                 await self._models.wait()
-                log.info("ready: %s", ", ".join(loaded.name for loaded in self._models.loaded))
+                log.info("ready: %s", ", ".join(source.name for source in self._models.sources))
         except EdgeLLMError as error:
             self.failure, self.should_exit = error, True
         finally:

@@ -191,7 +191,14 @@ class Service:
             if isinstance(content, str) and not last.get("tool_calls"):
                 messages, begun = messages[:-1], content
         work = partial(
-            prepare, model, messages, options, tools=tools, choice=choice, variables=variables, begun=begun
+            prepare,
+            model,
+            messages,
+            options,
+            tools=tools,
+            choice=choice,
+            variables=template_variables(variables),
+            begun=begun,
         )
         try:
             return await asyncio.to_thread(work)
@@ -207,6 +214,23 @@ def get_service(request: Request) -> Service:
 
 
 ServiceOf = Annotated[Service, Depends(get_service)]
+
+
+def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """What a template is told besides the messages; RequestError for what requests say in other fields."""
+    taken = {"self", "messages", "tools", "add_generation_prompt"} & set(given or {})
+    if taken:
+        name = min(taken)
+        raise RequestError(
+            400, f"chat_template_kwargs cannot set {name}.", param=f"chat_template_kwargs.{name}"
+        )
+    return given or {}
+
+
+async def tokenized(model: Model, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts with the model's special tokens around each; long ones take a while."""
+    encode = partial(model.tokenizer.encode, add_special=True)
+    return await asyncio.to_thread(lambda: [encode(text) for text in texts])
 
 
 def timings(stats: Stats) -> dict[str, float]:

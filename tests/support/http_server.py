@@ -35,11 +35,14 @@ class Running:
 
 @contextmanager
 def running(
-    models: Sequence[tuple[str, Path]], options: LoadOptions, settings: ServerSettings | None = None
+    models: Sequence[tuple[str, Path]],
+    options: LoadOptions,
+    settings: ServerSettings | None = None,
+    manager: ModelManager | None = None,
 ) -> Iterator[Running]:
     """Start a server, wait until its models are loaded, and stop it at the end."""
     settings = settings or ServerSettings(port=0)
-    manager = ModelManager(models, options)
+    manager = manager or ModelManager(models, options)
     config = make_config(settings, manager)
     server = Server(config, manager)
     listener = listen(settings)

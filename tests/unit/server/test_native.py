@@ -36,6 +36,20 @@ def test_the_template_is_applied(client: httpx.Client) -> None:
     assert len(prompt["prompt"]) > len(bare["prompt"])
 
 
+def test_what_a_template_cannot_render_is_refused(client: httpx.Client) -> None:
+    image = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "data:,"}}]}]
+    refused = client.post("/apply-template", json={"messages": image})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "messages")
+    assert "image_url" in refused.json()["error"]["message"]
+    plain = [{"role": "user", "content": "hi"}]
+    for name in ("messages", "self", "tools"):
+        for path in ("/apply-template", "/v1/chat/completions"):
+            body = {"messages": plain, "chat_template_kwargs": {name: []}}
+            refused = client.post(path, json=body)
+            assert refused.status_code == 400
+            assert refused.json()["error"]["param"] == f"chat_template_kwargs.{name}"
+
+
 def test_metrics_count_tokens_and_are_well_formed(client: httpx.Client) -> None:
     def counters() -> dict[str, float]:
         text = client.get("/metrics").text

@@ -171,9 +171,9 @@ def test_what_cannot_be_done_is_named(
 
 def test_unknown_fields_are_ignored_and_named(client: httpx.Client) -> None:
     options = {**GREEDY, "num_ctx": 9999}
-    response = client.post("/api/chat", json={**CHAT, "options": options, "keep_alive": "5m"})
+    response = client.post("/api/chat", json={**CHAT, "options": options, "context": [1]})
     assert response.status_code == 200
-    assert response.headers["x-edgellm-ignored"] == "keep_alive, options.num_ctx"
+    assert response.headers["x-edgellm-ignored"] == "context, options.num_ctx"
 
 
 def test_a_client_that_goes_away_frees_its_place(server: Running) -> None:

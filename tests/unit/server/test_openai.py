@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import time
 from typing import Any
 
@@ -217,25 +218,33 @@ def test_a_body_beyond_the_limit_is_refused(client: httpx.Client) -> None:
     assert client.post("/v1/chat/completions", content=endless()).status_code == 413
 
 
-def test_a_full_queue_is_said_at_once(server: Running, client: httpx.Client) -> None:
+def test_a_full_queue_is_said_at_once(
+    server: Running, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = server.service.models.loaded[0].model.backend
+    proceed = threading.Event()
+
+    def held(*arrays: Any, step: Any = backend.step) -> Any:
+        assert proceed.wait(60)
+        return step(*arrays)
+
+    monkeypatch.setattr(backend, "step", held)
     with server.client() as other:
         streams = []
         try:
-            for _ in range(12):
-                request = other.build_request(
-                    "POST", "/v1/chat/completions", json={**GREEDY, "max_tokens": None, "stream": True}
-                )
+            for _ in range(13):  # of which at most 4 are under way and 8 wait
+                body = {**GREEDY, "stream": True}
+                request = other.build_request("POST", "/v1/chat/completions", json=body)
                 streams.append(other.send(request, stream=True))
-            statuses = []
-            for _ in range(6):
-                response = client.post("/v1/chat/completions", json={**GREEDY, "stream": True})
-                statuses.append(response.status_code)
-                if response.status_code == 503:
-                    assert int(response.headers["retry-after"]) > 0
-                    assert response.json()["error"]["code"] == "queue_full"
+                if streams[-1].status_code == 503:
                     break
-            assert 503 in statuses
+            refused = streams[-1]
+            refused.read()
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) > 0
+            assert refused.json()["error"]["code"] == "queue_full"
         finally:
+            proceed.set()
             for one in streams:
                 one.close()
     _until_idle(server)
