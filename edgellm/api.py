@@ -15,7 +15,7 @@ def load(
     threads: int | None = None,
     context: int | None = None,
     vocab_only: bool = False,
-    backend: str = "native",
+    backend: str = "auto",
     kv_type: str = "auto",
     batch: int = DEFAULT_BATCH,
     parallel: int = DEFAULT_PARALLEL,

@@ -16,9 +16,8 @@ class Backend(Protocol):
     """A loaded model that keeps sequences in a paged cache of `block_tokens`-token blocks.
 
     Appending n tokens to a sequence of L takes ceil((L + n) / block_tokens) - ceil(L / block_tokens) free
-    blocks. Forking shares the full blocks and copies a partly filled last one, so it takes one block, or none
-    where n_tokens is a multiple of block_tokens. Methods raise BackendError, and a step that raises has
-    changed nothing.
+    blocks; forking takes `fork_blocks`. Methods raise BackendError, and a step that raises has changed
+    nothing.
     """
 
     @property
@@ -56,6 +55,9 @@ class Backend(Protocol):
     def open_sequence(self) -> int: ...
 
     def close_sequence(self, sequence: int) -> None: ...
+
+    def fork_blocks(self, n_tokens: int) -> int:
+        """The free blocks that a fork of `n_tokens` tokens takes."""
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         """A new sequence that begins with the first `n_tokens` of another.

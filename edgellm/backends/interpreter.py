@@ -6,14 +6,13 @@ backends can be tested on it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
 
-from edgellm.backends.base import Bools, Floats, Ints, blocks_for
-from edgellm.errors import BackendError
+from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.ledger import Ledger
 from edgellm.gguf.reader import GGUFFile
 from edgellm.quant import decode
 
@@ -50,6 +49,7 @@ class InterpreterBackend:
     """A backend over anything that maps a sequence to rows of logits.
 
     kept_tokens: a sequence can only be cut at, or behind, this many tokens before its end; None: anywhere.
+    copies: forks share no blocks.
     """
 
     def __init__(
@@ -64,147 +64,82 @@ class InterpreterBackend:
         cache_tokens: int | None = None,
         batch: int = 256,
         block_tokens: int = 32,
+        copies: bool = False,
     ) -> None:
         self._model = model
         self.n_vocab = n_vocab
         self.n_embd = n_embd
         self.n_ctx = n_ctx
         self.recurrent = recurrent
-        self._kept_tokens = kept_tokens
+        self.windowed = kept_tokens is not None
         self.batch = batch
-        self.block_tokens = block_tokens
-        self.n_blocks = blocks_for(0, cache_tokens or n_ctx, block_tokens)
+        self._ledger = Ledger(
+            n_ctx=n_ctx,
+            cache_tokens=cache_tokens or n_ctx,
+            block_tokens=block_tokens,
+            recurrent=recurrent,
+            kept_tokens=kept_tokens,
+            copies=copies,
+        )
         self._tokens: dict[int, list[int]] = {}
-        self._blocks: dict[int, list[int]] = {}
-        self._users = dict.fromkeys(range(self.n_blocks), 0)
-        self._numbers = itertools.count()
 
     @property
-    def windowed(self) -> bool:
-        return self._kept_tokens is not None
+    def block_tokens(self) -> int:
+        return self._ledger.block_tokens
+
+    @property
+    def n_blocks(self) -> int:
+        return self._ledger.n_blocks
 
     @property
     def free_blocks(self) -> int:
-        return sum(users == 0 for users in self._users.values())
+        return self._ledger.free_blocks
 
     @property
     def sequences(self) -> tuple[int, ...]:
         """The open sequences."""
-        return tuple(self._tokens)
+        return self._ledger.sequences
 
     def open_sequence(self) -> int:
-        sequence = next(self._numbers)
-        self._tokens[sequence], self._blocks[sequence] = [], []
+        sequence = self._ledger.open()
+        self._tokens[sequence] = []
         return sequence
 
     def close_sequence(self, sequence: int) -> None:
-        self._known(sequence)
+        self._ledger.close(sequence)
         del self._tokens[sequence]
-        self._release(self._blocks.pop(sequence))
+
+    def fork_blocks(self, n_tokens: int) -> int:
+        return self._ledger.fork_blocks(n_tokens)
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
-        held = self._prefix(sequence, n_tokens)
-        shared = self._blocks[sequence][: n_tokens // self.block_tokens]
-        self._check_free(
-            blocks_for(len(shared) * self.block_tokens, n_tokens % self.block_tokens, self.block_tokens)
-        )
-        fork = self.open_sequence()
-        self._tokens[fork] = held
-        for block in shared:
-            self._users[block] += 1
-        self._blocks[fork] = list(shared)
-        self._grow(fork)
+        fork = self._ledger.fork(sequence, n_tokens)
+        self._tokens[fork] = self._tokens[sequence][:n_tokens]
         return fork
 
     def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
-        held = self._prefix(sequence, n_tokens)
-        keep = blocks_for(0, n_tokens, self.block_tokens)
-        blocks = self._blocks[sequence]
-        if n_tokens % self.block_tokens and self._users[blocks[keep - 1]] > 1:
-            # The block that will be written next is shared: it is replaced by a copy.
-            self._check_free(1)
-            self._release(blocks[keep - 1 :])
-            self._blocks[sequence] = blocks[: keep - 1]
-        else:
-            self._release(blocks[keep:])
-            self._blocks[sequence] = blocks[:keep]
-        self._tokens[sequence] = held
-        self._grow(sequence)
+        self._ledger.truncate(sequence, n_tokens)
+        del self._tokens[sequence][n_tokens:]
 
     def sequence_length(self, sequence: int) -> int:
-        self._known(sequence)
-        return len(self._tokens[sequence])
+        return self._ledger.length(sequence)
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
-        added: dict[int, list[int]] = {}
-        for token, sequence in zip(tokens.tolist(), sequences.tolist(), strict=True):
-            self._known(sequence)
-            added.setdefault(sequence, []).append(token)
-        needed = 0
-        for sequence, new in added.items():
-            length = len(self._tokens[sequence])
-            if length + len(new) > self.n_ctx:
-                raise BackendError(
-                    f"A sequence of {length + len(new)} tokens exceeds the context of {self.n_ctx}."
-                )
-            needed += blocks_for(length, len(new), self.block_tokens)
-        if len(tokens) > self.batch:
-            raise BackendError(f"A step of {len(tokens)} tokens exceeds the batch of {self.batch}.")
-        self._check_free(needed)
-        rows: dict[int, Floats] = {}
-        for sequence, new in added.items():
-            self._tokens[sequence] += new
-            self._grow(sequence)
-            if outputs[sequences == sequence].any():
-                rows[sequence] = self._model.logits(self._tokens[sequence])[-len(new) :]
-        done = dict.fromkeys(added, 0)
+        places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
         out = np.empty((int(outputs.sum()), self.n_vocab), np.float32)
-        row = 0
-        for sequence, wanted in zip(sequences.tolist(), outputs.tolist(), strict=True):
-            if wanted:
-                out[row] = rows[sequence][done[sequence]]
-                row += 1
-            done[sequence] += 1
+        row_of = np.cumsum(outputs) - 1
+        for sequence, indices in places.items():
+            self._ledger.append(sequence, len(indices))
+            self._tokens[sequence] += tokens[indices].tolist()
+            wanted = outputs[indices]
+            if wanted.any():
+                rows = self._model.logits(self._tokens[sequence])[-len(indices) :]
+                out[row_of[indices[wanted]]] = rows[wanted]
         return out
 
     def hidden(self, tokens: Ints) -> Floats:
         return self._model.hidden(tokens.tolist())
 
     def close(self) -> None:
+        self._ledger.clear()
         self._tokens.clear()
-        self._blocks.clear()
-        self._users = dict.fromkeys(self._users, 0)
-
-    def _known(self, sequence: int) -> None:
-        if sequence not in self._tokens:
-            raise BackendError(f"There is no open sequence {sequence}.")
-
-    def _prefix(self, sequence: int, n_tokens: int) -> list[int]:
-        self._known(sequence)
-        held = self._tokens[sequence]
-        if not 0 <= n_tokens <= len(held):
-            raise BackendError(
-                f"Sequence {sequence} holds {len(held)} tokens; {n_tokens} of them were asked for."
-            )
-        kept = 0 if self.recurrent else self._kept_tokens
-        if kept is not None and n_tokens < len(held) - kept:
-            raise BackendError(f"The first {n_tokens} tokens of sequence {sequence} are no longer held.")
-        return held[:n_tokens]
-
-    def _check_free(self, count: int) -> None:
-        """Raise BackendError unless `count` blocks are free."""
-        if count > self.free_blocks:
-            raise BackendError(f"{count} cache blocks are needed and {self.free_blocks} are free.")
-
-    def _grow(self, sequence: int) -> None:
-        """Give a sequence the blocks that its tokens need."""
-        blocks = self._blocks[sequence]
-        free = (block for block, users in self._users.items() if users == 0)
-        for _ in range(blocks_for(0, len(self._tokens[sequence]), self.block_tokens) - len(blocks)):
-            block = next(free)
-            self._users[block] = 1
-            blocks.append(block)
-
-    def _release(self, blocks: list[int]) -> None:
-        for block in blocks:
-            self._users[block] -= 1

@@ -82,6 +82,10 @@ class NativeBackend:
         with self._translated():
             self._engine.close_sequence(sequence)
 
+    def fork_blocks(self, n_tokens: int) -> int:
+        # Full blocks are shared, a partly filled last one is copied.
+        return 1 if n_tokens % self.block_tokens else 0
+
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         fork = int(self._engine.fork_sequence(sequence, n_tokens))
         if fork < 0:

@@ -26,6 +26,8 @@ from edgellm.store.paths import home, offline_by_environment
 from edgellm.store.resolve import resolve
 
 _EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
+# What each engine needs to be there.
+_BACKENDS = {"native": "edgellm._native", "llama_cpp": "llama_cpp"}
 Check = tuple[str, bool, str]
 
 
@@ -69,6 +71,7 @@ def describe_machine(offline: bool) -> dict[str, Any]:
         "disk": {"folder": str(folder), "free": shutil.disk_usage(existing).free},
         "temperature": sensors.temperature_c,
         "throttled": sensors.throttled_now,
+        "backends": [name for name, module in _BACKENDS.items() if importlib.util.find_spec(module)],
         "packages": {name: _version(name) for name in _EXTRAS},
         "models": [model.name for model in known_models() if is_stored(model)],
         "network": "off" if offline or offline_by_environment() else "on",

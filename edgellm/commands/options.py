@@ -166,7 +166,12 @@ ISA = Option(
     "isa", ("--isa",), "instruction set to use; otherwise the best there is", TEXT, "NAME", default=""
 )
 BACKEND = Option(
-    "backend", ("--backend",), "engine to use", TEXT, default="native", choices=("native", "interpreter")
+    "backend",
+    ("--backend",),
+    "engine to use; auto: the native one",
+    TEXT,
+    default="auto",
+    choices=("auto", "native", "llama_cpp", "interpreter"),
 )
 MAX_MEMORY = Option(
     "max_memory", ("--max-memory",), "memory the model may take, such as 900M or 2G", BYTES, "SIZE"

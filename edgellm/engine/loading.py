@@ -13,7 +13,7 @@ from edgellm.device.memory import available_memory, own_memory
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
-from edgellm.gguf.types import GGMLType
+from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
 DEFAULT_WAITING = 256
-BACKENDS = ("native", "interpreter")
+BACKENDS = ("auto", "native", "llama_cpp", "interpreter")
 KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
 MAX_PARKED = 32
@@ -52,7 +52,7 @@ class LoadOptions:
     max_waiting: int = DEFAULT_WAITING
     batch: int = DEFAULT_BATCH
     kv_type: str = "auto"
-    backend: str = "native"
+    backend: str = "auto"
     isa: str = ""
     max_memory: int | None = None
 
@@ -151,9 +151,13 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
     Raises MemoryLimitError, before anything large is allocated, if the model does not fit.
     """
-    if planned.options.backend == "interpreter":
-        return _load_interpreter(planned)
-    return _load_native(planned)
+    match planned.options.backend:
+        case "interpreter":
+            return _load_interpreter(planned)
+        case "llama_cpp":
+            return _load_llama_cpp(planned)
+        case _:
+            return _load_native(planned)
 
 
 def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
@@ -190,6 +194,32 @@ def _memory(planned: Plan, engine: dict[str, int]) -> dict[str, int]:
     """Bytes by use, with the recurrent states of all sequences that may be open at once."""
     per_sequence = engine.pop("state_per_sequence")
     return {**engine, "states": per_sequence * (planned.options.parallel + planned.n_parked)}
+
+
+def _load_llama_cpp(planned: Plan) -> tuple[Backend, dict[str, int]]:
+    from edgellm.backends.llama_cpp import LlamaCppBackend
+
+    weights = sum(info.n_bytes for info in planned.file.tensors.values())
+    memory = {"weights": weights, "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()])}
+    check_memory(planned, memory)
+    backend = LlamaCppBackend(
+        planned.program,
+        planned.file.path,
+        threads=planned.threads,
+        n_ctx=planned.n_ctx,
+        cache_tokens=planned.cache_tokens,
+        batch=_batch(planned),
+        kv_type=planned.kv_type,
+        n_sequences=planned.options.parallel + planned.n_parked + 2,
+    )
+    return backend, memory
+
+
+def _cache_bytes(planned: Plan, kind: GGMLType) -> int:
+    """Bytes of the keys and values of all tokens that the cache may hold, where it is one array."""
+    per_token = sum(c.n_kv_heads * (c.key_dim + c.value_dim) for c in planned.program.caches)
+    layout = LAYOUTS[kind]
+    return planned.cache_tokens * per_token * layout.block_bytes // layout.block_size
 
 
 def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:

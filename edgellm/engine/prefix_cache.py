@@ -1,6 +1,6 @@
 """Finished sequences stay in the cache, so that a prompt which begins like one need not be read again.
 
-Blocks of tokens are shared by the backend: a fork of a parked sequence costs at most one block. Parked
+Most backends share blocks of tokens: a fork of a parked sequence costs at most one block there. Parked
 sequences are closed, the least recently used first, when the blocks are needed. Recurrent and windowed
 models cannot be cut back to any earlier place, so for them copies are parked at the end of each prompt and
 where prompts were seen to part.
@@ -75,7 +75,8 @@ class PrefixCache:
 
     def checkpoint(self, sequence: int, tokens: Sequence[int]) -> None:
         """Park a copy of a sequence that will go on, if there is room for one without closing another."""
-        if len(tokens) >= self._min_tokens and self._max_parked > 0 and self._backend.free_blocks > 0:
+        room = self._backend.free_blocks >= self._backend.fork_blocks(len(tokens))
+        if len(tokens) >= self._min_tokens and self._max_parked > 0 and room:
             self.park(self._backend.fork_sequence(sequence, len(tokens)), tokens)
 
     def acquire(self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]]) -> Start:
@@ -102,7 +103,7 @@ class PrefixCache:
             self._parked[match.sequence] = held  # used just now
         if self._backend.recurrent and not match.whole:
             return None
-        has_room = match.n_tokens % self._backend.block_tokens == 0 or self.make_room(1, keep=match.sequence)
+        has_room = self.make_room(self._backend.fork_blocks(match.n_tokens), keep=match.sequence)
         try:
             if has_room:
                 return self._backend.fork_sequence(match.sequence, match.n_tokens)

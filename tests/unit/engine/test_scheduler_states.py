@@ -19,7 +19,7 @@ class Traffic(RuleBasedStateMachine):
     """Submits, steps, cancels and interrupts in any order."""
 
     @initialize(
-        kind=st.sampled_from([{}, {"recurrent": True}, {"kept_tokens": 9}]),
+        kind=st.sampled_from([{}, {"recurrent": True}, {"kept_tokens": 9}, {"copies": True}]),
         max_parked=st.integers(0, 4),
         max_active=st.integers(1, 4),
         cache_tokens=st.sampled_from([64, 80, 128, 256]),

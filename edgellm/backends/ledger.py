@@ -1,0 +1,155 @@
+"""Which blocks of a cache each sequence holds, for backends that do not keep such books themselves."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from edgellm.backends.base import Bools, Ints, blocks_for
+from edgellm.errors import BackendError
+
+
+class Ledger:
+    """Sequences of at most `n_ctx` tokens in `n_blocks` blocks of `block_tokens` tokens.
+
+    recurrent: sequences can only be cut at their full length. kept_tokens: or only at, or behind, this many
+    tokens before their end; None: anywhere. copies: a fork shares no blocks.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_ctx: int,
+        cache_tokens: int,
+        block_tokens: int,
+        recurrent: bool = False,
+        kept_tokens: int | None = None,
+        copies: bool = False,
+    ) -> None:
+        self.n_ctx = n_ctx
+        self.block_tokens = block_tokens
+        self.n_blocks = blocks_for(0, cache_tokens, block_tokens)
+        self._kept_tokens = 0 if recurrent else kept_tokens
+        self._copies = copies
+        self._lengths: dict[int, int] = {}
+        self._blocks: dict[int, list[int]] = {}
+        self._users = [0] * self.n_blocks
+        self._free = list(range(self.n_blocks))
+        self._numbers = itertools.count()
+
+    @property
+    def free_blocks(self) -> int:
+        return len(self._free)
+
+    @property
+    def sequences(self) -> tuple[int, ...]:
+        """The open sequences."""
+        return tuple(self._lengths)
+
+    def length(self, sequence: int) -> int:
+        """Tokens of an open sequence; BackendError if it is not open."""
+        found = self._lengths.get(sequence)
+        if found is None:
+            raise BackendError(f"There is no open sequence {sequence}.")
+        return found
+
+    def open(self) -> int:
+        """A new, empty sequence."""
+        sequence = next(self._numbers)
+        self._lengths[sequence], self._blocks[sequence] = 0, []
+        return sequence
+
+    def close(self, sequence: int) -> None:
+        """Free what only this sequence holds."""
+        self.length(sequence)
+        del self._lengths[sequence]
+        self._release(self._blocks.pop(sequence))
+
+    def fork_blocks(self, n_tokens: int) -> int:
+        """The free blocks that a fork of `n_tokens` tokens takes."""
+        return blocks_for(0, n_tokens if self._copies else n_tokens % self.block_tokens, self.block_tokens)
+
+    def fork(self, sequence: int, n_tokens: int) -> int:
+        """The first `n_tokens` of another; BackendError if they are gone or there is no room."""
+        self._check_held(sequence, n_tokens)
+        self._check_free(self.fork_blocks(n_tokens))
+        fork = self.open()
+        if not self._copies:
+            self._blocks[fork] = self._blocks[sequence][: n_tokens // self.block_tokens]
+            for block in self._blocks[fork]:
+                self._users[block] += 1
+        self._grow(fork, n_tokens)
+        return fork
+
+    def truncate(self, sequence: int, n_tokens: int) -> None:
+        """Forget all but the first `n_tokens`; BackendError as for a fork."""
+        self._check_held(sequence, n_tokens)
+        keep = blocks_for(0, n_tokens, self.block_tokens)
+        blocks = self._blocks[sequence]
+        if n_tokens % self.block_tokens and self._users[blocks[keep - 1]] > 1:
+            # The block that will be written next is shared: it is replaced by a copy.
+            self._check_free(1)
+            keep -= 1
+        self._release(blocks[keep:])
+        self._blocks[sequence] = blocks[:keep]
+        self._grow(sequence, n_tokens)
+
+    def check_step(self, tokens: Ints, sequences: Ints, outputs: Bools, batch: int) -> dict[int, Ints]:
+        """Where in the step each sequence's tokens are, in order: sequence -> indices.
+
+        Raises BackendError, having changed nothing, for a step that cannot be taken.
+        """
+        if not len(tokens) == len(sequences) == len(outputs):
+            raise BackendError("A step needs as many sequences and outputs as tokens.")
+        if len(tokens) > batch:
+            raise BackendError(f"A step of {len(tokens)} tokens exceeds the batch of {batch}.")
+        places: dict[int, list[int]] = {}
+        for index, sequence in enumerate(sequences.tolist()):
+            places.setdefault(sequence, []).append(index)
+        needed = 0
+        for sequence, indices in places.items():
+            length = self.length(sequence)
+            if length + len(indices) > self.n_ctx:
+                raise BackendError(
+                    f"A sequence of {length + len(indices)} tokens exceeds the context of {self.n_ctx}."
+                )
+            needed += blocks_for(length, len(indices), self.block_tokens)
+        self._check_free(needed)
+        return {sequence: np.asarray(indices, np.int32) for sequence, indices in places.items()}
+
+    def append(self, sequence: int, n_tokens: int) -> None:
+        """Give a sequence the blocks for `n_tokens` more, which `check_step` has found to be there."""
+        self._grow(sequence, self._lengths[sequence] + n_tokens)
+
+    def clear(self) -> None:
+        """Close every sequence."""
+        for sequence in self.sequences:
+            self.close(sequence)
+
+    def _check_held(self, sequence: int, n_tokens: int) -> None:
+        length = self.length(sequence)
+        if not 0 <= n_tokens <= length:
+            raise BackendError(
+                f"Sequence {sequence} holds {length} tokens; {n_tokens} of them were asked for."
+            )
+        if self._kept_tokens is not None and n_tokens < length - self._kept_tokens:
+            raise BackendError(f"The first {n_tokens} tokens of sequence {sequence} are no longer held.")
+
+    def _check_free(self, count: int) -> None:
+        if count > self.free_blocks:
+            raise BackendError(f"{count} cache blocks are needed and {self.free_blocks} are free.")
+
+    def _grow(self, sequence: int, n_tokens: int) -> None:
+        blocks = self._blocks[sequence]
+        for _ in range(blocks_for(0, n_tokens, self.block_tokens) - len(blocks)):
+            block = self._free.pop()
+            self._users[block] = 1
+            blocks.append(block)
+        self._lengths[sequence] = n_tokens
+
+    def _release(self, blocks: list[int]) -> None:
+        for block in blocks:
+            self._users[block] -= 1
+            if not self._users[block]:
+                self._free.append(block)

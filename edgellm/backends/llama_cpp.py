@@ -1,0 +1,247 @@
+"""llama.cpp as a backend, through the functions of its C API that llama-cpp-python exposes.
+
+All sequences share one cache, whose cells are booked in blocks here: a step that is admitted finds room.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any
+
+import numpy as np
+
+from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.ledger import Ledger
+from edgellm.errors import BackendError, UnsupportedError
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program
+
+try:
+    import llama_cpp
+except ImportError as error:
+    raise BackendError(
+        f"The llama_cpp backend needs llama-cpp-python ({error}); install it with "
+        "`pip install 'edgellm[llama-cpp]'`"
+    ) from None
+
+BLOCK_TOKENS = 32
+_NO_POOLING = 0
+_ERROR = 4  # GGML_LOG_LEVEL_ERROR
+
+
+class _Log:
+    """What llama.cpp last complained about; the rest of what it says is not shown."""
+
+    def __init__(self) -> None:
+        self.last = ""
+        # The library keeps the pointer, so the callback lives as long as the module.
+        self._callback = llama_cpp.llama_log_callback(self._take)
+        llama_cpp.llama_log_set(self._callback, ctypes.c_void_p())
+
+    def _take(self, level: int, text: bytes, data: object) -> None:
+        line = text.decode("utf-8", "replace").strip()
+        if level == _ERROR and line:
+            self.last = line
+
+    def reason(self) -> str:
+        """The last complaint in brackets, which is forgotten then."""
+        reason, self.last = self.last, ""
+        return f" ({reason[:200]})" if reason else ""
+
+
+_log = _Log()
+
+
+class LlamaCppBackend:
+    """A GGUF file on llama.cpp, on the CPU.
+
+    threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend; n_sequences: how many may be open
+    at once. Raises BackendError where llama.cpp refuses the file or cannot make a context.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        path: str | os.PathLike[str],
+        *,
+        threads: int,
+        n_ctx: int,
+        cache_tokens: int,
+        batch: int,
+        kv_type: str,
+        n_sequences: int,
+    ) -> None:
+        self.n_vocab = program.n_vocab
+        self.n_embd = program.width
+        self.n_ctx = n_ctx
+        self.batch = batch
+        self.recurrent = bool(program.states)
+        self.windowed = False  # its caches are kept whole, see swa_full below
+        self._model: Any = None
+        self._context: Any = None
+        self._ledger = Ledger(
+            n_ctx=n_ctx, cache_tokens=cache_tokens, block_tokens=BLOCK_TOKENS, recurrent=self.recurrent
+        )
+        n_sequences = min(n_sequences, llama_cpp.llama_max_parallel_sequences())
+        self._slots: dict[int, int] = {}
+        self._free_slots = list(range(n_sequences))
+        llama_cpp.llama_backend_init()
+        parameters = llama_cpp.llama_model_default_params()
+        parameters.n_gpu_layers = 0
+        self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
+        if not self._model:
+            raise BackendError(
+                f"{path}: llama.cpp cannot load this file{_log.reason()}; use --backend native, or a newer "
+                "llama-cpp-python"
+            )
+        try:
+            self._check_model(path)
+            self._context = self._make_context(threads, batch, kv_type, n_sequences)
+        except BaseException:
+            self.close()
+            raise
+        self._memory = llama_cpp.llama_get_memory(self._context)
+
+    def _check_model(self, path: str | os.PathLike[str]) -> None:
+        vocabulary = llama_cpp.llama_model_get_vocab(self._model)
+        found = (
+            llama_cpp.llama_vocab_n_tokens(vocabulary),
+            llama_cpp.llama_model_n_embd(self._model),
+        )
+        if found != (self.n_vocab, self.n_embd):
+            raise UnsupportedError(
+                f"{path}: llama.cpp sees {found[0]} tokens and a width of {found[1]}, expected "
+                f"{self.n_vocab} and {self.n_embd}; use --backend native"
+            )
+
+    def _make_context(self, threads: int, batch: int, kv_type: str, n_sequences: int) -> Any:
+        parameters = llama_cpp.llama_context_default_params()
+        parameters.n_ctx = self._ledger.n_blocks * BLOCK_TOKENS
+        # llama.cpp aborts where a step could not hold a token of every sequence.
+        parameters.n_batch = parameters.n_ubatch = max(batch, n_sequences)
+        parameters.n_seq_max = n_sequences
+        parameters.n_threads = parameters.n_threads_batch = threads
+        parameters.pooling_type = _NO_POOLING
+        parameters.type_k = parameters.type_v = int(GGMLType[kv_type.upper()])
+        parameters.kv_unified = True
+        parameters.swa_full = True
+        context = llama_cpp.llama_init_from_model(self._model, parameters)
+        if not context:
+            raise BackendError(
+                f"llama.cpp cannot make a context of {parameters.n_ctx} tokens{_log.reason()}; "
+                "use a smaller context or another --kv-type"
+            )
+        return context
+
+    @property
+    def block_tokens(self) -> int:
+        return self._ledger.block_tokens
+
+    @property
+    def n_blocks(self) -> int:
+        return self._ledger.n_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        return self._ledger.free_blocks
+
+    def open_sequence(self) -> int:
+        if not self._free_slots:
+            raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
+        sequence = self._ledger.open()
+        self._slots[sequence] = self._free_slots.pop()
+        return sequence
+
+    def close_sequence(self, sequence: int) -> None:
+        self._ledger.close(sequence)
+        slot = self._slots.pop(sequence)
+        self._cut(slot, 0)
+        self._free_slots.append(slot)
+
+    def fork_blocks(self, n_tokens: int) -> int:
+        return self._ledger.fork_blocks(n_tokens)
+
+    def fork_sequence(self, sequence: int, n_tokens: int) -> int:
+        if not self._free_slots:
+            raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
+        fork = self._ledger.fork(sequence, n_tokens)
+        slot = self._slots[fork] = self._free_slots.pop()
+        # A recurrent state is copied whole, or not at all.
+        end = -1 if self.recurrent else n_tokens
+        if n_tokens:
+            llama_cpp.llama_memory_seq_cp(self._memory, self._slots[sequence], slot, -1, end)
+        return fork
+
+    def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
+        unchanged = n_tokens == self._ledger.length(sequence)
+        self._ledger.truncate(sequence, n_tokens)
+        if not unchanged:
+            self._cut(self._slots[sequence], n_tokens)
+
+    def sequence_length(self, sequence: int) -> int:
+        return self._ledger.length(sequence)
+
+    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+        places = self._run(tokens, sequences, outputs)
+        rows = np.empty((len(places), self.n_vocab), np.float32)
+        for row, place in enumerate(places):
+            found = llama_cpp.llama_get_logits_ith(self._context, place)
+            rows[row] = np.ctypeslib.as_array(found, (self.n_vocab,))
+        return rows
+
+    def hidden(self, tokens: Ints) -> Floats:
+        rows = np.empty((len(tokens), self.n_embd), np.float32)
+        sequence = self.open_sequence()
+        llama_cpp.llama_set_embeddings(self._context, True)
+        try:
+            for start in range(0, len(tokens), self.batch):
+                part = tokens[start : start + self.batch]
+                owners = np.full(len(part), sequence, np.int32)
+                for place in self._run(part, owners, np.ones(len(part), np.bool_)):
+                    found = llama_cpp.llama_get_embeddings_ith(self._context, place)
+                    rows[start + place] = np.ctypeslib.as_array(found, (self.n_embd,))
+        finally:
+            llama_cpp.llama_set_embeddings(self._context, False)
+            self.close_sequence(sequence)
+        return rows
+
+    def close(self) -> None:
+        self._ledger.clear()
+        if self._context:
+            llama_cpp.llama_free(self._context)
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+        self._context = self._model = None
+
+    def _run(self, tokens: Ints, sequences: Ints, outputs: Bools) -> list[int]:
+        """Append the tokens; returns the places of those with an output."""
+        places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
+        if ((tokens < 0) | (tokens >= self.n_vocab)).any():
+            raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")
+        lengths = {sequence: self._ledger.length(sequence) for sequence in places}
+        batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
+        try:
+            batch.n_tokens = len(tokens)
+            for sequence, indices in places.items():
+                for offset, index in enumerate(indices.tolist()):
+                    batch.token[index] = int(tokens[index])
+                    batch.pos[index] = lengths[sequence] + offset
+                    batch.n_seq_id[index] = 1
+                    batch.seq_id[index][0] = self._slots[sequence]
+                    batch.logits[index] = bool(outputs[index])
+            status = llama_cpp.llama_decode(self._context, batch)
+        finally:
+            llama_cpp.llama_batch_free(batch)
+        if status:
+            for sequence, length in lengths.items():
+                self._cut(self._slots[sequence], length)
+            raise BackendError(f"llama.cpp could not compute a step{_log.reason()}, status {status}.")
+        for sequence, indices in places.items():
+            self._ledger.append(sequence, len(indices))
+        return np.flatnonzero(outputs).tolist()
+
+    def _cut(self, slot: int, n_tokens: int) -> None:
+        # An encoder keeps nothing.
+        if self._memory:
+            llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)
