@@ -66,5 +66,9 @@ class DownloadError(EdgeLLMError):
     """A model could not be fetched, or its checksum is wrong."""
 
 
+class ServerError(EdgeLLMError):
+    """A server that was asked cannot be reached, or refuses, or breaks off."""
+
+
 class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""

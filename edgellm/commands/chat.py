@@ -6,28 +6,37 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from edgellm.commands.conversation import Conversation, say
+from edgellm.commands.conversation import Conversation, LocalConversation, Reply, say
 from edgellm.commands.loading import (
     find_model,
     generate_options,
     load_model,
     note_of_end,
-    statistics,
     system_prompt,
 )
-from edgellm.commands.options import LOADING, OFFLINE, SAMPLING, SYSTEM, Command, Positional
+from edgellm.commands.options import (
+    LOADING,
+    MODEL,
+    OFFLINE,
+    SAMPLING,
+    SYSTEM,
+    TEXT,
+    Command,
+    Option,
+    Positional,
+)
 from edgellm.commands.settings import Settings
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.store.paths import home
 
-if TYPE_CHECKING:
-    from edgellm.engine.session import Generation
-
 # Returns the next line for a prompt; raises EOFError at the end and KeyboardInterrupt on Ctrl+C.
 ReadLine = Callable[[str], str]
 
+_SHOWN = (
+    *("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty"),
+    *("frequency_penalty", "penalty_last_n", "seed", "max_tokens", "stop"),
+)
 HELP = '''\
 /help             this
 /clear            forget the conversation
@@ -47,16 +56,38 @@ HELP = '''\
 
 def run(settings: Settings) -> int:
     """Talk until the person leaves."""
+    if settings["url"]:
+        return _run_remote(settings)
     path = find_model(settings["name"] or settings["model"], settings)
     model = load_model(path, settings)
     try:
-        conversation = Conversation(model, generate_options(settings), system_prompt(path, settings), _write)
+        options, system = generate_options(settings), system_prompt(path, settings)
+        conversation = LocalConversation(model, options, system, _write)
         read, on_terminal = _line_reader()
         if on_terminal:
             say(f"{model.name}, context {model.n_ctx} tokens. /help says what you can do.", dim=True)
         talk(conversation, read)
     finally:
         model.close()
+    return 0
+
+
+def _run_remote(settings: Settings) -> int:
+    """Talk with a model of a server."""
+    from edgellm.commands.remote import RemoteModel, Server
+
+    for option in LOADING:
+        if option is not MODEL and settings.origins[option.name].startswith("flag"):
+            raise UsageError(
+                f"{option.flags[0]} is for a model that is loaded here, and --url names a server"
+            )
+    server = Server(settings["url"], settings["api_key"])
+    model = RemoteModel(server, settings["name"] or settings["model"])
+    conversation = Conversation(model, generate_options(settings), settings["system"], _write)
+    read, on_terminal = _line_reader()
+    if on_terminal:
+        say(f"{model.name} at {server.name}. /help says what you can do.", dim=True)
+    talk(conversation, read)
     return 0
 
 
@@ -118,11 +149,10 @@ def _system(conversation: Conversation, text: str) -> None:
 def _set(conversation: Conversation, text: str) -> None:
     name, _, value = text.partition(" ")
     if not name:
-        known = conversation.options.over(conversation.model.sampling_defaults)
-        for key in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty"):
-            say(f"{key} = {getattr(known, key)}", dim=True)
-        for key in ("frequency_penalty", "penalty_last_n", "seed", "max_tokens", "stop"):
-            say(f"{key} = {getattr(known, key)}", dim=True)
+        known = conversation.known_options()
+        for key in _SHOWN:
+            value = getattr(known, key)
+            say(f"{key} = {'not set' if value is None else value}", dim=True)
         return
     if not value.strip():
         raise UsageError(f"/set {name} needs a value, such as /set temperature 0.7")
@@ -160,24 +190,23 @@ def _load(conversation: Conversation, text: str) -> None:
 
 
 def _stats(conversation: Conversation, _: str) -> None:
-    generation = conversation.last
-    if generation is None or generation.stats is None:
+    reply = conversation.last
+    if reply is None or reply.stats is None:
         raise UsageError("There is no answer yet")
-    stats = generation.stats
-    say(statistics(generation, conversation.model.n_ctx), dim=True)
+    stats = reply.stats
+    say(conversation.cost(reply), dim=True)
     say(
         f"prompt {stats.n_prompt} tok ({stats.n_cached} from the cache), {stats.prompt_tok_s:.1f} tok/s; "
-        f"answer {stats.n_generated} tok in {stats.generate_s:.2f} s; ended by {generation.finish_reason}",
+        f"answer {stats.n_generated} tok in {stats.generate_s:.2f} s; ended by {reply.finish_reason}",
         dim=True,
     )
 
 
 def _context(conversation: Conversation, _: str) -> None:
     used, n_ctx = conversation.n_tokens(), conversation.model.n_ctx
-    say(
-        f"{used} of {n_ctx} tokens ({100 * used / n_ctx:.0f} %) in {len(conversation.messages)} messages",
-        dim=True,
-    )
+    share = "" if n_ctx is None else f" of {n_ctx}"
+    percent = "" if n_ctx is None else f" ({100 * used / n_ctx:.0f} %)"
+    say(f"{used}{share} tokens{percent} in {len(conversation.messages)} messages", dim=True)
 
 
 def _help(conversation: Conversation, _: str) -> None:
@@ -206,12 +235,12 @@ def _path(text: str, command: str) -> Path:
     return Path(text).expanduser()
 
 
-def _finish(conversation: Conversation, generation: Generation) -> None:
+def _finish(conversation: Conversation, reply: Reply) -> None:
     """End the answer's line, and say what it cost."""
-    _write("" if generation.text.endswith("\n") else "\n")
-    if note := note_of_end(generation, conversation.model.n_ctx):
+    _write("" if reply.text.endswith("\n") else "\n")
+    if note := note_of_end(reply, conversation.model.n_ctx):
         say(f"edgellm: {note}")
-    say(statistics(generation, conversation.model.n_ctx), dim=True)
+    say(conversation.cost(reply), dim=True)
 
 
 def _write(text: str) -> None:
@@ -248,17 +277,27 @@ def _read_pipe(prompt: str) -> str:
     return line.rstrip("\r\n")
 
 
+URL = Option(
+    "url",
+    ("--url",),
+    "talk with a model of this server (edgellm's, or any that speaks the OpenAI API), which -m names",
+    TEXT,
+    "URL",
+)
+API_KEY = Option("api_key", ("--api-key",), "key that the server asks for", TEXT, "KEY")
+
 COMMAND = Command(
     summary="Talk with a model.",
     run=run,
     description="Talks with a model: type a message, read the answer. With no model named, the default one\n"
     "is used, and fetched once.\n\n" + HELP,
     positionals=(Positional("name", "path of a GGUF file, name (`edgellm list`), or user/repo:QUANT"),),
-    options=(*LOADING, SYSTEM, *SAMPLING, OFFLINE),
+    options=(*LOADING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a longer context"),
         ('edgellm chat --system "Answer in French."', "with instructions"),
+        ("edgellm chat --url http://pi.local:8080", "with the model of a server"),
         ("edgellm chat --temp 0 --seed 1 < questions.txt", "one message a line"),
     ),
 )

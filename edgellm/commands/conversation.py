@@ -6,39 +6,64 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from edgellm.commands.loading import stoppable
+from edgellm.commands.loading import statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
 from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
 
 if TYPE_CHECKING:
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
-    from edgellm.engine.session import Generation
+    from edgellm.engine.request import Stats
 
 _FORMAT = "edgellm-chat"
 _LARGEST_FILE = 8 << 20
 
 
+class Reply(Protocol):
+    """An answer as it comes: an engine's `Generation`, or what a server sends."""
+
+    text: str
+
+    @property
+    def finish_reason(self) -> str | None: ...
+    @property
+    def stats(self) -> Stats | None: ...
+    def cancel(self) -> None: ...
+    def __iter__(self) -> Iterator[str]: ...
+
+
+class Partner(Protocol):
+    """Whom a conversation is with: a `Model`, or one behind a server."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def n_ctx(self) -> int | None: ...
+    def chat(self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions) -> Reply: ...
+
+
 class Conversation:
     """Messages with a model. `write` is called with the pieces of answers as they come."""
 
+    overflow_hint = "/undo or /clear"
+
     def __init__(
-        self, model: Model, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+        self, model: Partner, options: GenerateOptions, system: str | None, write: Callable[[str], None]
     ) -> None:
         self.model = model
         self.options = options
         self.system = system
         self.messages: list[dict[str, str]] = []
         self.attached: list[str] = []
-        self.last: Generation | None = None
+        self.last: Reply | None = None
         self._write = write
 
-    def ask(self, text: str) -> Generation:
+    def ask(self, text: str) -> Reply:
         """Send a message, with attached texts before it, and stream the answer; a failure leaves no trace."""
         parts = [*self.attached, text]
         self.messages.append({"role": "user", "content": "\n\n".join(parts)})
@@ -50,7 +75,7 @@ class Conversation:
         self.attached = []
         return generation
 
-    def regenerate(self) -> Generation:
+    def regenerate(self) -> Reply:
         """Answer the last message again."""
         if not self.messages:
             raise UsageError("There is no answer to make again")
@@ -91,10 +116,18 @@ class Conversation:
         return len(text)
 
     def n_tokens(self) -> int:
-        """Tokens of the conversation so far, as the model is given it."""
-        if not self.messages:
-            return 0
-        return len(self.model.template.encode(self._prompt(), add_generation_prompt=False))
+        """Tokens of the conversation: what they were when it was last answered."""
+        if self.last is None or self.last.stats is None:
+            raise UsageError("Tokens are counted with an answer, and there is none yet")
+        return self.last.stats.n_prompt + self.last.stats.n_generated
+
+    def known_options(self) -> GenerateOptions:
+        """The sampling options as far as they are known here."""
+        return self.options
+
+    def cost(self, reply: Reply) -> str:
+        """One line about a finished answer."""
+        return statistics(reply, self.model.n_ctx)
 
     def set_option(self, name: str, text: str) -> None:
         """Change a sampling option; UsageError for a name that is none, or a value out of range."""
@@ -146,14 +179,20 @@ class Conversation:
             raise FormatError(f"{path}: not JSON, expected a conversation that /save wrote") from None
         self.system, self.messages = _checked(path, content)
 
-    def _answer(self) -> Generation:
+    def _answer(self) -> Reply:
+        begun = False
         try:
             generation = self.model.chat(self._prompt(), self.options)
-        except ContextOverflowError as error:
-            raise ContextOverflowError(f"{error} (/undo, /clear, or start again with a larger -c)") from None
-        with stoppable(generation):
-            for piece in generation:
-                self._write(piece)
+            with stoppable(generation):
+                for piece in generation:
+                    self._write(piece)
+                    begun = True
+        except EdgeLLMError as error:
+            if begun:
+                self._write("\n")
+            if isinstance(error, ContextOverflowError):
+                raise ContextOverflowError(f"{error} ({self.overflow_hint})") from None
+            raise
         self.last = generation
         self.messages.append({"role": "assistant", "content": generation.text})
         return generation
@@ -161,6 +200,32 @@ class Conversation:
     def _prompt(self) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *self.messages]
+
+
+class LocalConversation(Conversation):
+    """A conversation with a model that is loaded here."""
+
+    overflow_hint = "/undo, /clear, or start again with a larger -c"
+
+    def __init__(
+        self, model: Model, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+    ) -> None:
+        super().__init__(model, options, system, write)
+        self._model = model
+
+    def n_tokens(self) -> int:
+        """Tokens of the conversation so far, as the model is given it."""
+        if not self.messages:
+            return 0
+        return len(self._model.template.encode(self._prompt(), add_generation_prompt=False))
+
+    def known_options(self) -> GenerateOptions:
+        """The sampling options with the model's own defaults."""
+        return self.options.over(self._model.sampling_defaults)
+
+    def cost(self, reply: Reply) -> str:
+        """One line about a finished answer, with the temperature of this machine."""
+        return with_temperature(super().cost(reply))
 
 
 def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]]:

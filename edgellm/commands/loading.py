@@ -17,10 +17,10 @@ from edgellm.store.resolve import resolve
 if TYPE_CHECKING:
     from types import FrameType
 
+    from edgellm.commands.conversation import Reply
     from edgellm.engine.loading import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
-    from edgellm.engine.session import Generation
 
 
 def find_model(name: str | None, settings: Settings) -> Path:
@@ -96,13 +96,13 @@ def generate_options(settings: Settings) -> GenerateOptions:
 
 
 @contextlib.contextmanager
-def stoppable(generation: Generation) -> Iterator[list[int]]:
+def stoppable(reply: Reply) -> Iterator[list[int]]:
     """While inside, Ctrl+C ends the answer instead of the program; the yielded list tells whether it did."""
     signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
         signals.append(number)
-        generation.cancel()
+        reply.cancel()
 
     try:
         previous = signal.signal(signal.SIGINT, stop)
@@ -116,29 +116,32 @@ def stoppable(generation: Generation) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def statistics(generation: Generation, n_ctx: int) -> str:
-    """One line about a finished answer: `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096, 71 °C`."""
-    from edgellm.device.sensors import temperature_c
-
-    stats = generation.stats
+def statistics(reply: Reply, n_ctx: int | None) -> str:
+    """One line about a finished answer: `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096`."""
+    stats = reply.stats
     if stats is None:
         return ""
-    used = len(generation.prompt_ids) + len(generation.ids)
     parts = [f"{stats.n_generated} tok"]
     if stats.generate_tok_s:
         parts.append(f"{stats.generate_tok_s:.1f} tok/s")
     if stats.n_generated:
         parts.append(f"TTFT {stats.first_token_s:.2f} s")
-    parts.append(f"ctx {used}/{n_ctx}")
-    temperature = temperature_c()
-    if temperature is not None:
-        parts.append(f"{temperature:.0f} °C")
+    if n_ctx is not None:
+        parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
     return ", ".join(parts)
 
 
-def note_of_end(generation: Generation, n_ctx: int) -> str:
+def with_temperature(line: str) -> str:
+    """The line and the temperature of this machine, if it can be read: `42 tok, ..., 71 °C`."""
+    from edgellm.device.sensors import temperature_c
+
+    temperature = temperature_c()
+    return line if temperature is None or not line else f"{line}, {temperature:.0f} °C"
+
+
+def note_of_end(reply: Reply, n_ctx: int | None) -> str:
     """A sentence for a person if the answer did not end by itself, else nothing."""
-    if generation.finish_reason == "context":
+    if reply.finish_reason == "context":
         return (
             f"The answer ends here because the context of {n_ctx} tokens is full; "
             "a larger one can be had with -c, up to what the model was trained for."

@@ -14,6 +14,7 @@ from edgellm.commands.loading import (
     statistics,
     stoppable,
     system_prompt,
+    with_temperature,
 )
 from edgellm.commands.options import (
     LOADING,
@@ -60,7 +61,7 @@ def run(settings: Settings) -> int:
         if signals:
             return 130
         if settings["stats"]:
-            print(statistics(generation, model.n_ctx), file=sys.stderr)
+            print(with_temperature(statistics(generation, model.n_ctx)), file=sys.stderr)
     finally:
         model.close()
     return 0

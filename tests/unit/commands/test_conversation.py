@@ -13,8 +13,8 @@ from typing import Any, cast
 import pytest
 
 from edgellm.commands.chat import obey, read_message, talk
-from edgellm.commands.conversation import Conversation
-from edgellm.commands.loading import note_of_end, statistics
+from edgellm.commands.conversation import LocalConversation
+from edgellm.commands.loading import note_of_end, statistics, with_temperature
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
 from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
@@ -84,7 +84,7 @@ class Chat:
         self.model = FakeModel()
         self.written: list[str] = []
         model = cast(Any, self.model)
-        self.conversation = Conversation(model, GenerateOptions(), None, self.written.append)
+        self.conversation = LocalConversation(model, GenerateOptions(), None, self.written.append)
 
     def says(self, *lines: str) -> None:
         remaining = list(lines)
@@ -297,7 +297,7 @@ def test_statistics_show_a_temperature_that_can_be_read(monkeypatch: pytest.Monk
     generation = FakeGeneration(["a", "b"], 3)
     list(generation)
     monkeypatch.setattr("edgellm.device.sensors.temperature_c", lambda: 71.2)
-    assert statistics(cast(Any, generation), 50).endswith("ctx 5/50, 71 °C")
+    assert with_temperature(statistics(cast(Any, generation), 50)).endswith("ctx 5/50, 71 °C")
 
 
 def test_a_full_context_is_said() -> None:
