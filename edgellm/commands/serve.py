@@ -35,6 +35,8 @@ DURATION = Kind("duration", duration, duration)
 
 def run(settings: Settings) -> int:
     """Serve until interrupted."""
+    if settings["install_service"]:
+        return _print_service(settings)
     from edgellm.server.logs import configure
     from edgellm.server.models import ModelManager
     from edgellm.server.run import serve
@@ -48,7 +50,7 @@ def run(settings: Settings) -> int:
         parallel=settings["parallel"],
         max_waiting=settings["queue"],
     )
-    chosen = server_settings(settings)
+    chosen = server_settings(settings, api_keys(settings))
     configure(as_json=settings["log_json"])
     names = settings["names"] or ()
     manager = ModelManager(
@@ -58,6 +60,21 @@ def run(settings: Settings) -> int:
         idle_s=math.inf if settings["idle_unload"] is None else settings["idle_unload"],
     )
     serve(chosen, manager)
+    return 0
+
+
+def _print_service(settings: Settings) -> int:
+    """Print the systemd unit of this server."""
+    from edgellm.commands.service import ENVIRONMENT, unit
+
+    # What a server would refuse is said now; the service reads its key from a file.
+    server_settings(settings, keys=(ENVIRONMENT,))
+    names: list[str | None] = settings["names"] or [None]
+    places = [
+        Path(name) if name is not None and Path(name).is_dir() else find_model(name, settings)
+        for name in names
+    ]
+    print(unit(COMMAND, settings, places), end="")
     return 0
 
 
@@ -74,15 +91,22 @@ def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
     return [(path.stem if label.endswith(".gguf") else label, path)]
 
 
-def server_settings(settings: Settings) -> ServerSettings:
-    """Where to listen and whom to answer; an API key is made and printed where one is needed."""
+def api_keys(settings: Settings) -> tuple[str, ...]:
+    """The keys that were given; one is made and printed where one is needed."""
     from edgellm.server.run import make_key
-    from edgellm.server.settings import Limits, ServerSettings, is_loopback
+    from edgellm.server.settings import is_loopback
 
     keys = tuple(settings["api_key"] or ())
     if not keys and not is_loopback(settings["host"]):
         keys = (make_key(),)
         print(f"edgellm: the API key, which clients on the network need: {keys[0]}", file=sys.stderr)
+    return keys
+
+
+def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings:
+    """Where to listen and whom to answer."""
+    from edgellm.server.settings import Limits, ServerSettings
+
     return ServerSettings(
         host=settings["host"],
         port=settings["port"],
@@ -144,6 +168,13 @@ OPTIONS = (
     ),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
     Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
+    Option(
+        "install_service",
+        ("--install-service",),
+        "print a systemd unit that runs this server, with these options, and stop",
+        SWITCH,
+        default=False,
+    ),
 )
 
 
@@ -164,6 +195,7 @@ COMMAND = Command(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),
         ("edgellm serve models/ --max-memory 3G --idle-unload 10m", "a folder, loaded as asked for"),
+        ("edgellm serve m.gguf --install-service", "print a systemd unit for this server"),
         ("edgellm serve --host 0.0.0.0 model.gguf", "for the whole network, with an API key"),
     ),
 )

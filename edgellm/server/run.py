@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import signal
 import socket
@@ -38,6 +39,7 @@ class Server(uvicorn.Server):
         try:
             if not self.should_exit:
                 await self._models.wait()
+                notify("READY=1")
                 log.info("ready: %s", ", ".join(source.name for source in self._models.sources))
         except EdgeLLMError as error:
             self.failure, self.should_exit = error, True
@@ -46,6 +48,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop accepting and let answers end; a second Ctrl+C does not wait for them."""
+        notify("STOPPING=1")
         self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
 
@@ -97,6 +100,19 @@ def listen(settings: ServerSettings) -> socket.socket:
             "choose another address with --host or --port."
         ) from None
     return listener
+
+
+def notify(state: str) -> None:
+    """Tell systemd, if it is what runs us and wants to know (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    address = "\0" + address[1:] if address.startswith("@") else address
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:
+        try:
+            channel.sendto(state.encode(), address)
+        except OSError as error:
+            log.warning("systemd cannot be told %s: %s", state, error.strerror)
 
 
 def make_key() -> str:

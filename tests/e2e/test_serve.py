@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from tests.support.paths import ROOT
 from tests.support.references import official_gguf, unpacked
@@ -62,8 +64,14 @@ def serving(folder: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[st
         process.stderr.close()
 
 
-def test_an_answer_under_way_is_finished_on_sigterm(tmp_path: Path, unpacked: Path) -> None:
+def test_an_answer_under_way_is_finished_on_sigterm(
+    tmp_path: Path, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And systemd is told when the server is ready and when it stops."""
     model = official_gguf("llama", unpacked)
+    systemd = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    systemd.bind(str(tmp_path / "notify"))
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
     with serving(tmp_path, str(model), "-c", "256") as (process, url, lines):
         body = {"prompt": "once", "max_tokens": 30, "stream": True, "ignore_eos": True}
         with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=60) as response:
@@ -75,6 +83,8 @@ def test_an_answer_under_way_is_finished_on_sigterm(tmp_path: Path, unpacked: Pa
         assert '"finish_reason":"length"' in rest[-4]
         assert process.wait(30) == 0
     assert not any("Traceback" in line for line in lines)
+    with systemd:
+        assert [systemd.recv(100), systemd.recv(100)] == [b"READY=1", b"STOPPING=1"]
 
 
 def test_a_folder_is_all_its_models_and_the_network_needs_a_key(tmp_path: Path, unpacked: Path) -> None:
