@@ -52,6 +52,10 @@ class Backend(Protocol):
     def windowed(self) -> bool:
         """Keys and values that have left an attention window are dropped: only a late cut is possible."""
 
+    @property
+    def n_undo(self) -> int:
+        """How many of a sequence's last tokens `truncate_sequence` can always take back."""
+
     def open_sequence(self) -> int: ...
 
     def close_sequence(self, sequence: int) -> None: ...

@@ -92,6 +92,12 @@ class InterpreterBackend:
         return self._ledger.n_blocks
 
     @property
+    def n_undo(self) -> int:
+        if self.recurrent:
+            return 0
+        return self.n_ctx if self._kept_tokens is None else self._kept_tokens
+
+    @property
     def free_blocks(self) -> int:
         return self._ledger.free_blocks
 

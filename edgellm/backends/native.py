@@ -75,6 +75,12 @@ class NativeBackend:
     def free_blocks(self) -> int:
         return int(self._engine.free_tokens) // self.block_tokens
 
+    @property
+    def n_undo(self) -> int:
+        if self.recurrent:
+            return 0
+        return _native.WINDOW_SLACK if self.windowed else self.n_ctx
+
     def open_sequence(self) -> int:
         return int(self._engine.open_sequence())
 

@@ -24,6 +24,8 @@ DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
 DEFAULT_WAITING = 256
+# With the token they follow they make eight, which the kernels for few tokens take at once.
+DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "llama_cpp", "interpreter")
 KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
@@ -40,7 +42,8 @@ class LoadOptions:
     together may hold; None: as many as `cache_contexts` contexts. parallel: answers that may be under way at
     once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
     kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
-    use, "" for the best. max_memory: bytes that may be used; None: what is available. Raises UsageError for a
+    use, "" for the best. draft_max: tokens that one step may guess ahead for one answer (0: none); answers
+    do not depend on it. max_memory: bytes that may be used; None: what is available. Raises UsageError for a
     value out of range.
     """
 
@@ -54,6 +57,7 @@ class LoadOptions:
     kv_type: str = "auto"
     backend: str = "auto"
     isa: str = ""
+    draft_max: int = DEFAULT_DRAFT_MAX
     max_memory: int | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +69,7 @@ class LoadOptions:
             ("parallel", 1),
             ("max_waiting", 1),
             ("batch", 1),
+            ("draft_max", 0),
             ("max_memory", 1),
         ):
             value = getattr(self, name)

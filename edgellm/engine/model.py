@@ -69,6 +69,7 @@ class Model:
                 max_active=planned.options.parallel,
                 max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
+                draft_max=planned.options.draft_max,
             )
         self.load_s = time.perf_counter() - begin
 

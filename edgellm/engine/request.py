@@ -48,8 +48,8 @@ class Delta:
 class Stats:
     """What one request cost: tokens, and seconds spent queued, reading the prompt and answering.
 
-    n_cached of the n_prompt tokens were already in the cache. first_token_s is the time from submission to
-    the first token.
+    n_cached of the n_prompt tokens were already in the cache. n_accepted of n_drafted tokens were guessed
+    right ahead of time. first_token_s is the time from submission to the first token.
     """
 
     n_prompt: int
@@ -58,6 +58,8 @@ class Stats:
     queue_s: float
     prompt_s: float
     generate_s: float
+    n_drafted: int = 0
+    n_accepted: int = 0
 
     @property
     def first_token_s(self) -> float:
@@ -109,6 +111,8 @@ class Request:
     sequence: int | None = None
     fed: int = 0
     n_cached: int | None = None
+    n_drafted: int = 0
+    n_accepted: int = 0
     checkpoints: set[int] = field(default_factory=set)
     cancelled: bool = False
     finished: bool = False
@@ -184,4 +188,25 @@ class Request:
             queue_s=admitted - self.submitted_at,
             prompt_s=first - admitted,
             generate_s=now - first,
+            n_drafted=self.n_drafted,
+            n_accepted=self.n_accepted,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What one step feeds of one request: its next `n_tokens` tokens, then a guess at those that follow."""
+
+    request: Request
+    n_tokens: int
+    guess: tuple[int, ...] = ()
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the step reaches the request's last token, after which the next one is sampled."""
+        return self.n_tokens == self.request.n_pending and self.request.options.max_tokens != 0
+
+    @property
+    def n_logits(self) -> int:
+        """The tokens of this grant, the last ones, after which logits are wanted."""
+        return 1 + len(self.guess) if self.wants_logits else 0

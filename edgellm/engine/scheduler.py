@@ -11,13 +11,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, blocks_for
 from edgellm.engine.prefix_cache import PrefixCache, common_prefix
-from edgellm.engine.request import FinishReason, Request
+from edgellm.engine.request import FinishReason, Grant, Request
+from edgellm.engine.speculation import Speculation
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
 
 # Prompts are read in parts small enough that answers under way wait about this long for their next token.
@@ -27,25 +27,13 @@ MIN_CHUNK = 8
 OLDEST_SHARE = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """What one step feeds of one request: its next `n_tokens` tokens."""
-
-    request: Request
-    n_tokens: int
-
-    @property
-    def wants_logits(self) -> bool:
-        """Whether the step reaches the request's last token, after which the next one is sampled."""
-        return self.n_tokens == self.request.n_pending and self.request.options.max_tokens != 0
-
-
 class Scheduler:
     """Runs requests over a backend; `submit` and Request.cancel may be called from any thread.
 
     eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
     before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
     min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
+    draft_max: tokens that one step may guess ahead for one request (0: none).
     """
 
     def __init__(
@@ -57,6 +45,7 @@ class Scheduler:
         max_waiting: int = 256,
         max_parked: int = 32,
         min_shared: int = 64,
+        draft_max: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
@@ -66,6 +55,8 @@ class Scheduler:
         self._min_shared, self._max_parked = min_shared, max_parked
         self._clock = clock
         self._prefixes = PrefixCache(backend, max_parked=max_parked)
+        can_guess = draft_max > 0 and backend.n_undo > 0
+        self._speculation = Speculation(backend, draft_max=draft_max) if can_guess else None
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []  # in order of admission
         self._queue_lock = threading.Lock()  # guards _waiting
@@ -83,6 +74,11 @@ class Scheduler:
     @property
     def n_parked(self) -> int:
         return len(self._prefixes)
+
+    @property
+    def speculates(self) -> bool:
+        """Whether tokens are guessed ahead: asked for, and possible with this backend."""
+        return self._speculation is not None
 
     @property
     def busy(self) -> bool:
@@ -121,6 +117,8 @@ class Scheduler:
             grants = self._fit(self._share_budget())
             if not grants:
                 return
+            if self._speculation is not None:
+                grants = self._speculation.extend(grants)
             begin = self._clock()
             try:
                 logits = self._run(grants)
@@ -279,20 +277,19 @@ class Scheduler:
             self._waiting.appendleft(request)
 
     def _run(self, grants: Sequence[Grant]) -> Floats:
-        tokens = np.concatenate(
-            [
-                np.asarray(g.request.tokens[g.request.fed : g.request.fed + g.n_tokens], np.int32)
-                for g in grants
-            ]
-        )
-        counts = [g.n_tokens for g in grants]
+        parts = [g.request.tokens[g.request.fed : g.request.fed + g.n_tokens] + [*g.guess] for g in grants]
+        counts = [len(part) for part in parts]
+        tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
         sequences = np.repeat(np.asarray([g.request.sequence for g in grants], np.int32), counts)
         outputs = np.zeros(len(tokens), np.bool_)
-        outputs[np.cumsum(counts) - 1] = [g.wants_logits for g in grants]
+        for grant, end in zip(grants, np.cumsum(counts), strict=True):
+            outputs[end - grant.n_logits : end] = True
         return self._backend.step(tokens, sequences, outputs)
 
     def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
-        """Keep a running mean of how fast prompts are read, from the steps that mostly did that."""
+        """Learn what steps cost; how fast prompts are read, from the steps that mostly did that."""
+        if self._speculation is not None:
+            self._speculation.measure(grants, seconds)
         n_tokens = sum(g.n_tokens for g in grants)
         if n_tokens >= 4 * sum(g.request.decoding for g in grants) and n_tokens >= MIN_CHUNK and seconds > 0:
             rate = n_tokens / seconds
@@ -304,22 +301,44 @@ class Scheduler:
         row = 0
         for grant in grants:
             request = grant.request
-            wants_logits = grant.wants_logits
+            n_logits = grant.n_logits
             request.fed += grant.n_tokens
             if request.fed in request.checkpoints and request.sequence is not None:
                 self._prefixes.checkpoint(request.sequence, request.tokens[: request.fed])
-            if wants_logits:
-                row += 1
-                # Logits that cannot be sampled from (NaN, all forbidden) must end their request and no other.
-                try:
-                    self._sample(request, logits[row - 1])
-                except Exception as error:
-                    self._finish(request, "error", error)
+            if n_logits:
+                self._answer(grant, logits[row : row + n_logits])
+                row += n_logits
             elif request.n_pending == 0:
                 request.first_token_at = self._clock()
                 self._finish(request, "length")
 
-    def _sample(self, request: Request, logits: Floats) -> None:
+    def _answer(self, grant: Grant, logits: Floats) -> None:
+        """Sample the next token, and one more for each guessed token that is the one sampled."""
+        request, guess = grant.request, grant.guess
+        reason: FinishReason | None = None
+        failed: Exception | None = None
+        n_right = 0
+        # Logits that cannot be sampled from (NaN, all forbidden) must end their request and no other.
+        try:
+            for row, guessed in zip(logits, (*guess, None), strict=True):
+                reason = self._sample(request, row)
+                if request.tokens[-1] != guessed:
+                    break
+                n_right += 1
+                if reason is not None:
+                    break
+                request.fed += 1
+            if guess and request.sequence is not None:
+                self._backend.truncate_sequence(request.sequence, request.fed)
+        except Exception as error:
+            reason, failed = "error", error
+        request.n_drafted += len(guess)
+        request.n_accepted += n_right
+        if reason is not None:
+            self._finish(request, reason, failed)
+
+    def _sample(self, request: Request, logits: Floats) -> FinishReason | None:
+        """Add a token to the answer; the reason if it ends there."""
         matcher = request.matcher
         sampled = request.sampler.sample(logits, request.tokens, None if matcher is None else matcher.mask())
         if request.first_token_at is None:
@@ -331,16 +350,17 @@ class Scheduler:
             ended = is_eog or matcher.accept(sampled.id)
         request.accept(sampled, silent=is_eog)
         if ended or request.stops.matched is not None:
-            self._finish(request, "stop")
-        elif request.n_generated == request.options.max_tokens:
-            self._finish(request, "length")
-        elif len(request.tokens) >= self._backend.n_ctx:
-            self._finish(request, "context")
+            return "stop"
+        if request.n_generated == request.options.max_tokens:
+            return "length"
+        return "context" if len(request.tokens) >= self._backend.n_ctx else None
 
     def _finish(self, request: Request, reason: FinishReason, error: Exception | None = None) -> None:
         """End a request; what it computed stays in the cache unless the backend may have failed on it."""
         if request in self._active:
             self._active.remove(request)
+        if self._speculation is not None:
+            self._speculation.forget(request)
         if request.sequence is not None:
             if error is None:
                 self._prefixes.park(request.sequence, request.tokens[: request.fed])

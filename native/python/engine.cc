@@ -222,6 +222,7 @@ void bind_engine(nb::module_& m) {
         nb::kw_only(), nb::arg("avx2") = false, nb::arg("fma") = false, nb::arg("f16c") = false,
         nb::arg("avx_vnni") = false, nb::arg("avx512") = false, nb::arg("avx512_vnni") = false);
     m.def("allowed_cpus", &allowed_cpus);
+    m.attr("WINDOW_SLACK") = kWindowSlack;
 
     nb::class_<PyEngine>(m, "Engine")
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,

@@ -7,10 +7,6 @@
 namespace edgellm {
 namespace {
 
-// Tokens that a windowed group keeps beyond its window, so that a rejected draft or an edited last answer can
-// be taken back without reading the prompt again.
-constexpr size_t kWindowSlack = 256;
-
 size_t blocks_for(size_t n_tokens) {
     return (n_tokens + kKvBlockTokens - 1) / kKvBlockTokens;
 }

@@ -15,6 +15,10 @@
 
 namespace edgellm {
 
+// Tokens that a windowed group keeps beyond its window, so that a rejected draft or an edited last answer can
+// be taken back without reading the prompt again.
+constexpr size_t kWindowSlack = 256;
+
 struct Sequence {
     bool open = false;
     size_t n_tokens = 0;

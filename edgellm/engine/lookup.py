@@ -1,0 +1,113 @@
+"""Prompt lookup: guesses an answer's next tokens from what followed the same tokens earlier.
+
+The idea is prompt lookup decoding (Saxena, 2023, https://github.com/apoorvumang/prompt-lookup-decoding).
+Here the index grows with the text, a match is followed for as long as it holds, and how far a match of some
+length is to be trusted is learned from every token of the answer, whether or not it was guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+# A rate's prior counts as this many observations, and each observation weighs this much of the next one.
+PRIOR_WEIGHT = 2.0
+MEMORY = 0.95
+# The chance that the next token continues a match, by the bit length of the tokens that matched, until the
+# answer shows its own: 1, 2 to 3, 4 to 7, 8 to 15, 16 and more.
+PRIORS = (0.0, 0.2, 0.5, 0.7, 0.85, 0.95)
+# A new match is followed back no further than this.
+LONGEST = 16
+
+
+class Rate:
+    """How often something has held lately; `prior` before anything is known."""
+
+    __slots__ = ("_hits", "_n", "_prior")
+
+    def __init__(self, prior: float) -> None:
+        self._prior = prior
+        self._hits = self._n = 0.0
+
+    @property
+    def value(self) -> float:
+        return (self._hits + PRIOR_WEIGHT * self._prior) / (self._n + PRIOR_WEIGHT)
+
+    def add(self, held: bool) -> None:
+        """Count one observation."""
+        self.fade()
+        self._hits += held
+        self._n += 1.0
+
+    def fade(self) -> None:
+        """Let what was seen count less, so that in the end the prior is tried again."""
+        self._hits *= MEMORY
+        self._n *= MEMORY
+
+
+class Lookup:
+    """The text of one request, prompt and answer, indexed by its pairs of tokens.
+
+    n_prompt: tokens from which nothing is learned about how well guesses hold. A token costs some
+    microseconds, however long the text is.
+    """
+
+    def __init__(self, n_prompt: int) -> None:
+        self._n_prompt = n_prompt
+        self._tokens: list[int] = []
+        self._follower: dict[tuple[int, int], int] = {}  # where the latest token after each pair stands
+        self._rates = [Rate(prior) for prior in PRIORS]
+        self._next = -1  # where the guessed continuation stands in the text; -1: nothing matches
+        self._matched = 0  # tokens before it that equal the last ones of the text
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take in what `tokens`, the request's whole text, has grown by."""
+        for token in tokens[len(self._tokens) :]:
+            self._push(token)
+
+    def chances(self, most: int) -> list[float]:
+        """For each of the next tokens, at most `most`: the chance that the guess is right up to it."""
+        chances: list[float] = []
+        if self._next >= 0:
+            chance = 1.0
+            for matched in range(self._matched, self._matched + most):
+                chance *= self._rate(matched).value
+                chances.append(chance)
+        return chances
+
+    def guess(self, n_tokens: int) -> list[int]:
+        """The next tokens if the match goes on; a match that reaches the text's end repeats itself."""
+        guessed: list[int] = []
+        n_known = len(self._tokens)
+        for place in range(self._next, self._next + n_tokens):
+            guessed.append(self._tokens[place] if place < n_known else guessed[place - n_known])
+        return guessed
+
+    def _rate(self, matched: int) -> Rate:
+        return self._rates[min(matched.bit_length(), len(PRIORS) - 1)]
+
+    def _push(self, token: int) -> None:
+        tokens = self._tokens
+        holds = self._next >= 0 and tokens[self._next] == token
+        if self._next >= 0 and len(tokens) >= self._n_prompt:
+            self._rate(self._matched).add(holds)
+        # A pair becomes known with the token after it, so the text's end is never found as its own match.
+        if len(tokens) >= 2:
+            self._follower[tokens[-2], tokens[-1]] = len(tokens)
+        tokens.append(token)
+        if holds:
+            self._next += 1
+            self._matched += 1
+        elif len(tokens) >= max(2, self._n_prompt):
+            self._find()
+
+    def _find(self) -> None:
+        """Match the end of the text with the latest earlier place that ends in the same two tokens."""
+        tokens = self._tokens
+        found = self._follower.get((tokens[-2], tokens[-1]))
+        if found is None:
+            self._next, self._matched = -1, 0
+            return
+        matched = 2
+        while matched < min(LONGEST, found) and tokens[found - matched - 1] == tokens[-matched - 1]:
+            matched += 1
+        self._next, self._matched = found, matched

@@ -1,0 +1,149 @@
+"""Speculation: guesses an answer's next tokens and has one step check them all.
+
+A step that feeds a guess beside the answer's last token computes the logits after each of its tokens. Every
+one is sampled from as it would have been alone, and a guessed token counts only if it is the one that was
+sampled. So answers are exactly those without speculation, whatever the options (the checking step is that of
+Leviathan et al., 2023, https://arxiv.org/abs/2211.17192, with the sampler's own draw in place of theirs).
+
+How much is guessed follows from what it gains: the chances that the guesses are right, against what steps of
+each size have been seen to cost. Where nothing is gained nothing is guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from edgellm.backends.base import Backend, blocks_for
+from edgellm.engine.lookup import Lookup
+from edgellm.engine.request import Grant, Request
+
+# What a step with guesses is taken to cost above one without, in steps, until it has been measured.
+EXTRA_COST = 0.1
+TOKEN_COST = 0.15
+# How many measurements that is worth, and how much of a measurement's weight is left after the next one.
+COST_WEIGHT = 2.0
+COST_MEMORY = 0.95
+# A step is counted as at most this many times what was expected: the machine may have been busy otherwise.
+LARGEST_SURPRISE = 3.0
+
+
+class StepCosts:
+    """What steps cost: a mean for each number of tokens, and a line for the guessed tokens beside them."""
+
+    def __init__(self) -> None:
+        self._plain: dict[int, float] = {}
+        # Weighted sums over the steps with n guessed tokens that took y seconds longer: 1, n, n^2, y, ny.
+        self._sums = [0.0] * 5
+
+    def add(self, n_tokens: int, n_guessed: int, seconds: float) -> None:
+        """Count a step of `n_tokens` and `n_guessed` more that took `seconds`."""
+        if seconds <= 0.0:
+            return
+        size = _rounded(n_tokens)
+        plain, first, each = self.expected(n_tokens)
+        if n_guessed == 0:
+            known = self._plain.get(size, seconds)
+            self._plain[size] = known + 0.2 * (min(seconds, LARGEST_SURPRISE * known) - known)
+        elif size in self._plain:
+            most = LARGEST_SURPRISE * (plain + first + each * n_guessed)
+            extra = max(0.0, min(seconds, most) - plain)
+            new = (1.0, n_guessed, n_guessed * n_guessed, extra, n_guessed * extra)
+            self._sums = [COST_MEMORY * old + value for old, value in zip(self._sums, new, strict=True)]
+
+    def expected(self, n_tokens: int) -> tuple[float, float, float]:
+        """Seconds of a step of `n_tokens`, and what a guess adds: once, and for each of its tokens.
+
+        Until a step has been seen, the unit is a step of one token.
+        """
+        first, each = self._line()
+        size = _rounded(n_tokens)
+        if size in self._plain or not self._plain:
+            return self._plain.get(size, 1.0 + each * (n_tokens - 1)), first, each
+        nearest = min(self._plain, key=lambda known: abs(known - size))
+        plain = self._plain[nearest] + each * (n_tokens - nearest)
+        # A part of a step costs at least its part of the step's time.
+        return max(plain, self._plain[nearest] * min(1.0, n_tokens / nearest)), first, each
+
+    def _line(self) -> tuple[float, float]:
+        """The line through what guesses were seen to add: least squares, with a prior."""
+        unit = 1.0
+        if self._plain:
+            smallest = min(self._plain)
+            unit = self._plain[smallest] / (1.0 + TOKEN_COST * (smallest - 1))
+        n, x, xx, y, xy = self._sums
+        n, xx = n + COST_WEIGHT, xx + COST_WEIGHT
+        y, xy = y + COST_WEIGHT * EXTRA_COST * unit, xy + COST_WEIGHT * TOKEN_COST * unit
+        determinant = n * xx - x * x
+        return max(0.0, (y * xx - x * xy) / determinant), max(0.0, (n * xy - x * y) / determinant)
+
+
+def _rounded(n_tokens: int) -> int:
+    """Steps of many tokens are told apart only roughly."""
+    return n_tokens if n_tokens <= 16 else (n_tokens + 8) // 16 * 16
+
+
+class Speculation:
+    """Guesses for the requests of one scheduler, at most `draft_max` tokens at once for each."""
+
+    def __init__(self, backend: Backend, *, draft_max: int) -> None:
+        self._backend = backend
+        self._draft_max = min(draft_max, backend.n_undo)
+        self._lookups: dict[int, Lookup] = {}
+        self.costs = StepCosts()
+
+    def extend(self, grants: Sequence[Grant]) -> list[Grant]:
+        """The grants with guesses, within what is left of the step's tokens and of the cache's free blocks."""
+        chances = [self._consider(grant) for grant in grants]
+        lengths = self._share_out(grants, chances)
+        free = self._backend.free_blocks - sum(self._blocks(grant, 0) for grant in grants)
+        extended = []
+        for grant, length in zip(grants, lengths, strict=True):
+            while self._blocks(grant, length) - self._blocks(grant, 0) > free:
+                length -= 1
+            free -= self._blocks(grant, length) - self._blocks(grant, 0)
+            guess = self._lookups[grant.request.number].guess(length) if length else ()
+            extended.append(replace(grant, guess=tuple(guess)))
+        return extended
+
+    def measure(self, grants: Sequence[Grant], seconds: float) -> None:
+        """Learn from what a step with these grants took."""
+        n_guessed = sum(len(grant.guess) for grant in grants)
+        self.costs.add(sum(grant.n_tokens for grant in grants), n_guessed, seconds)
+
+    def forget(self, request: Request) -> None:
+        """Let go of what is known about a request that has ended."""
+        self._lookups.pop(request.number, None)
+
+    def _consider(self, grant: Grant) -> list[float]:
+        """The chances of the tokens that could be guessed after this grant's."""
+        request = grant.request
+        if not request.decoding:
+            return []
+        lookup = self._lookups.setdefault(request.number, Lookup(len(request.prompt)))
+        lookup.extend(request.tokens)
+        most = min(self._draft_max, self._backend.n_ctx - len(request.tokens) - 1)
+        if request.options.max_tokens is not None:
+            most = min(most, request.options.max_tokens - request.n_generated - 1)
+        return lookup.chances(most)
+
+    def _share_out(self, grants: Sequence[Grant], chances: Sequence[Sequence[float]]) -> list[int]:
+        """How many tokens to guess for each grant: what makes the step yield the most tokens a second."""
+        n_fed = sum(grant.n_tokens for grant in grants)
+        # The likeliest tokens first; along one guess the chances fall, so its tokens come in order.
+        order = sorted(((chance, i) for i, own in enumerate(chances) for chance in own), reverse=True)
+        if not order:
+            return [0] * len(grants)
+        plain, first, each = self.costs.expected(n_fed)
+        expected = float(sum(grant.request.decoding for grant in grants))
+        best, n_best = expected / plain, 0
+        for n, (chance, _) in enumerate(order[: self._backend.batch - n_fed], 1):
+            expected += chance
+            rate = expected / (plain + first + each * n)
+            if rate > best:
+                best, n_best = rate, n
+        chosen = [i for _, i in order[:n_best]]
+        return [chosen.count(i) for i in range(len(grants))]
+
+    def _blocks(self, grant: Grant, n_guessed: int) -> int:
+        return blocks_for(grant.request.fed, grant.n_tokens + n_guessed, self._backend.block_tokens)
