@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_DRAFT_MAX, DEFAULT_PARALLEL, LoadOptions
+from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
 from edgellm.engine.model import Model
 from edgellm.store.resolve import resolve
 
@@ -21,7 +21,7 @@ def load(
     parallel: int = DEFAULT_PARALLEL,
     cache_tokens: int | None = None,
     isa: str = "",
-    draft_max: int = DEFAULT_DRAFT_MAX,
+    draft_max: int | None = None,
     max_memory: int | None = None,
 ) -> Model:
     """Load a GGUF model from a path, a name of the catalog (`edgellm list`), or `user/repo:QUANT` on the Hub.

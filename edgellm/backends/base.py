@@ -54,7 +54,10 @@ class Backend(Protocol):
 
     @property
     def n_undo(self) -> int:
-        """How many of a sequence's last tokens `truncate_sequence` can always take back."""
+        """How many tokens a step may try, and `truncate_sequence` take back, without a trace of them.
+
+        0 for recurrent models, and where a step's results depend on how many tokens it has.
+        """
 
     def open_sequence(self) -> int: ...
 

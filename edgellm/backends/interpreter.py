@@ -93,9 +93,7 @@ class InterpreterBackend:
 
     @property
     def n_undo(self) -> int:
-        if self.recurrent:
-            return 0
-        return self.n_ctx if self._kept_tokens is None else self._kept_tokens
+        return self._ledger.n_undo
 
     @property
     def free_blocks(self) -> int:

@@ -39,6 +39,11 @@ class Ledger:
         self._numbers = itertools.count()
 
     @property
+    def n_undo(self) -> int:
+        """How many last tokens of a sequence can always be cut off."""
+        return self.n_ctx if self._kept_tokens is None else self._kept_tokens
+
+    @property
     def free_blocks(self) -> int:
         return len(self._free)
 

@@ -146,6 +146,10 @@ class LlamaCppBackend:
     def free_blocks(self) -> int:
         return self._ledger.free_blocks
 
+    @property
+    def n_undo(self) -> int:
+        return 0  # its results depend on how many tokens a step has
+
     def open_sequence(self) -> int:
         if not self._free_slots:
             raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")

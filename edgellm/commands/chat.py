@@ -16,6 +16,7 @@ from edgellm.commands.loading import (
     system_prompt,
 )
 from edgellm.commands.options import (
+    DRAFT_MAX,
     LOADING,
     MODEL,
     OFFLINE,
@@ -197,7 +198,8 @@ def _stats(conversation: Conversation, _: str) -> None:
     say(conversation.cost(reply), dim=True)
     say(
         f"prompt {stats.n_prompt} tok ({stats.n_cached} from the cache), {stats.prompt_tok_s:.1f} tok/s; "
-        f"answer {stats.n_generated} tok in {stats.generate_s:.2f} s; ended by {reply.finish_reason}",
+        f"answer {stats.n_generated} tok in {stats.generate_s:.2f} s; "
+        f"{stats.n_accepted} of {stats.n_drafted} guessed right; ended by {reply.finish_reason}",
         dim=True,
     )
 
@@ -292,7 +294,7 @@ COMMAND = Command(
     description="Talks with a model: type a message, read the answer. With no model named, the default one\n"
     "is used, and fetched once.\n\n" + HELP,
     positionals=(Positional("name", "path of a GGUF file, name (`edgellm list`), or user/repo:QUANT"),),
-    options=(*LOADING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
+    options=(*LOADING, DRAFT_MAX, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a longer context"),

@@ -51,8 +51,8 @@ def load_options(settings: Settings, **more: Any) -> LoadOptions:
     """The settings that say how a model is loaded; `more` are LoadOptions of the command's own."""
     from edgellm.engine.loading import LoadOptions
 
-    shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory")
-    return LoadOptions(**({name: settings[name] for name in shared} | more))
+    shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory", "draft_max")
+    return LoadOptions(**({name: settings[name] for name in shared if name in settings.origins} | more))
 
 
 def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Model:
@@ -62,7 +62,7 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Mode
     options = load_options(settings, batch=settings["batch"])
     # Jinja is imported and the template compiled while the engine packs weights on its own threads.
     model = Model.load(path, options, meanwhile=_compile_template if for_chat else None)
-    for warning in model.tokenizer.warnings:
+    for warning in (*model.tokenizer.warnings, *model.notes):
         print(f"edgellm: {path.name}: {warning}", file=sys.stderr)
     return model
 
@@ -116,9 +116,17 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
+<<<<<<< HEAD
 def statistics(reply: Reply, n_ctx: int | None) -> str:
     """One line about a finished answer: `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096`."""
     stats = reply.stats
+=======
+def statistics(generation: Generation, n_ctx: int) -> str:
+    """One line about a finished answer, such as `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096, 71 °C`."""
+    from edgellm.device.sensors import temperature_c
+
+    stats = generation.stats
+>>>>>>> bc51126 (Guess tokens ahead: options, statistics, tests, notes)
     if stats is None:
         return ""
     parts = [f"{stats.n_generated} tok"]
@@ -126,8 +134,17 @@ def statistics(reply: Reply, n_ctx: int | None) -> str:
         parts.append(f"{stats.generate_tok_s:.1f} tok/s")
     if stats.n_generated:
         parts.append(f"TTFT {stats.first_token_s:.2f} s")
+<<<<<<< HEAD
     if n_ctx is not None:
         parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
+=======
+    if stats.n_drafted:
+        parts.append(f"{stats.n_accepted}/{stats.n_drafted} guessed right")
+    parts.append(f"ctx {used}/{n_ctx}")
+    temperature = temperature_c()
+    if temperature is not None:
+        parts.append(f"{temperature:.0f} °C")
+>>>>>>> bc51126 (Guess tokens ahead: options, statistics, tests, notes)
     return ", ".join(parts)
 
 

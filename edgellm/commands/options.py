@@ -177,6 +177,14 @@ MAX_MEMORY = Option(
     "max_memory", ("--max-memory",), "memory the model may take, such as 900M or 2G", BYTES, "SIZE"
 )
 
+DRAFT_MAX = Option(
+    "draft_max",
+    ("--draft-max",),
+    "most tokens of an answer that are guessed ahead and checked together; 0: none; otherwise 7",
+    INT,
+    "N",
+)
+
 LOADING = (MODEL, CONTEXT, THREADS, BATCH, KV_TYPE, ISA, BACKEND, MAX_MEMORY)
 
 
@@ -227,7 +235,7 @@ SYSTEM = Option(
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)
 
-SHARED = (*LOADING, *SAMPLING, SYSTEM, OFFLINE, JSON)
+SHARED = (*LOADING, DRAFT_MAX, *SAMPLING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:

@@ -17,6 +17,7 @@ from edgellm.commands.loading import (
     with_temperature,
 )
 from edgellm.commands.options import (
+    DRAFT_MAX,
     LOADING,
     OFFLINE,
     SAMPLING,
@@ -128,6 +129,7 @@ COMMAND = Command(
     ),
     options=(
         *LOADING,
+        DRAFT_MAX,
         Option("prompt", ("-p", "--prompt"), "the prompt", TEXT, "TEXT"),
         SYSTEM,
         Option(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
+    DRAFT_MAX,
     INT,
     LOADING,
     MAX_MEMORY,
@@ -190,7 +191,7 @@ COMMAND = Command(
     run=run,
     description="Serves models over HTTP, to programs that speak the OpenAI API.",
     positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
-    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), OFFLINE),
+    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), DRAFT_MAX, OFFLINE),
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),

@@ -42,9 +42,9 @@ class LoadOptions:
     together may hold; None: as many as `cache_contexts` contexts. parallel: answers that may be under way at
     once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
     kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
-    use, "" for the best. draft_max: tokens that one step may guess ahead for one answer (0: none); answers
-    do not depend on it. max_memory: bytes that may be used; None: what is available. Raises UsageError for a
-    value out of range.
+    use, "" for the best. draft_max: tokens that one step may guess ahead for one answer (None: 7, 0: none);
+    answers do not depend on it. max_memory: bytes that may be used; None: what is available. Raises UsageError
+    for a value out of range.
     """
 
     threads: int | None = None
@@ -57,7 +57,7 @@ class LoadOptions:
     kv_type: str = "auto"
     backend: str = "auto"
     isa: str = ""
-    draft_max: int = DEFAULT_DRAFT_MAX
+    draft_max: int | None = None
     max_memory: int | None = None
 
     def __post_init__(self) -> None:

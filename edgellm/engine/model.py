@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, Ints
-from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
+from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
@@ -44,6 +44,7 @@ class Model:
         self.metadata: Mapping[str, Any] = file.metadata
         self.threads = planned.threads if planned else 0
         self.memory: dict[str, int] = {}
+        self.notes: list[str] = []  # what was asked for and cannot be had
         self.load_s = 0.0
         self._program = planned.program if planned else None
         self._backend: Backend | None = None
@@ -63,14 +64,21 @@ class Model:
                 loading.wait()
         if planned is not None and loading is not None:
             self._backend, self.memory = loading.result()
+            asked = planned.options.draft_max
             self._scheduler = Scheduler(
                 self._backend,
                 self.tokenizer.eog_ids,
                 max_active=planned.options.parallel,
                 max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
-                draft_max=planned.options.draft_max,
+                draft_max=DEFAULT_DRAFT_MAX if asked is None else asked,
             )
+            if asked and not self._scheduler.speculates:
+                self.notes.append(
+                    f"no tokens are guessed ahead: {planned.program.family} models cannot take tokens back"
+                    if self._backend.recurrent
+                    else "no tokens are guessed ahead: with this engine the answers could depend on it"
+                )
         self.load_s = time.perf_counter() - begin
 
     @classmethod

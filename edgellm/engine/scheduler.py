@@ -277,7 +277,7 @@ class Scheduler:
             self._waiting.appendleft(request)
 
     def _run(self, grants: Sequence[Grant]) -> Floats:
-        parts = [g.request.tokens[g.request.fed : g.request.fed + g.n_tokens] + [*g.guess] for g in grants]
+        parts = [[*g.request.tokens[g.request.fed :][: g.n_tokens], *g.guess] for g in grants]
         counts = [len(part) for part in parts]
         tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
         sequences = np.repeat(np.asarray([g.request.sequence for g in grants], np.int32), counts)

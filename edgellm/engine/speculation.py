@@ -93,7 +93,7 @@ class Speculation:
         self.costs = StepCosts()
 
     def extend(self, grants: Sequence[Grant]) -> list[Grant]:
-        """The grants with guesses, within what is left of the step's tokens and of the cache's free blocks."""
+        """The grants with guesses, within what is left of the step's tokens and the cache's free blocks."""
         chances = [self._consider(grant) for grant in grants]
         lengths = self._share_out(grants, chances)
         free = self._backend.free_blocks - sum(self._blocks(grant, 0) for grant in grants)

@@ -17,6 +17,8 @@ class Metrics:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     prompt_s: float = 0.0
     generate_s: float = 0.0
 
@@ -27,6 +29,8 @@ class Metrics:
         self.prompt_tokens += stats.n_prompt - stats.n_cached
         self.cached_tokens += stats.n_cached
         self.generated_tokens += stats.n_generated
+        self.drafted_tokens += stats.n_drafted
+        self.accepted_tokens += stats.n_accepted
         self.prompt_s += stats.prompt_s
         self.generate_s += stats.generate_s
 
@@ -44,6 +48,8 @@ class Metrics:
         add("prompt_cached_tokens_total", "counter", "Prompt tokens found in the cache.", self.cached_tokens)
         add("prompt_seconds_total", "counter", "Time spent reading prompts.", self.prompt_s)
         add("tokens_predicted_total", "counter", "Tokens generated.", self.generated_tokens)
+        add("tokens_drafted_total", "counter", "Tokens guessed ahead.", self.drafted_tokens)
+        add("tokens_drafted_accepted_total", "counter", "Those guessed right.", self.accepted_tokens)
         add("tokens_predicted_seconds_total", "counter", "Time spent generating.", self.generate_s)
         for reason in ("stop", "length", "context", "cancelled", "error"):
             labels = f'{{reason="{reason}"}}'

@@ -272,6 +272,8 @@ class ModelManager:
 
     def _load_model(self, source: Source) -> Model:
         model = Model.load(source.path, self._options)
+        for note in model.notes:
+            log.warning("%s: %s", source.name, note)
         model.template.warm()
         return model
 

@@ -246,6 +246,8 @@ def timings(stats: Stats) -> dict[str, float]:
         "predicted_ms": stats.generate_s * 1e3,
         "predicted_per_token_ms": stats.generate_s * 1e3 / max(1, stats.n_generated),
         "predicted_per_second": stats.generate_tok_s,
+        "draft_n": stats.n_drafted,
+        "draft_n_accepted": stats.n_accepted,
         "queue_ms": stats.queue_s * 1e3,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import zlib
 from collections.abc import Callable, Sequence
 
@@ -35,7 +36,7 @@ class HashModel:
         state = 0
         for position, token in enumerate(ids):
             state = zlib.crc32(token.to_bytes(4, "little"), state)
-            rows[position] = np.random.default_rng(state).normal(0, 2, N_VOCAB)
+            rows[position] = _noise(state)
             rows[position, EOG] += self._eog_bias
             wanted = self._script(ids[: position + 1]) if self._script else None
             if wanted is not None:
@@ -44,6 +45,11 @@ class HashModel:
 
     def hidden(self, ids: Sequence[int], /) -> Floats:
         return self.logits(ids)[:, :8]
+
+
+@functools.cache
+def _noise(state: int) -> Floats:
+    return np.random.default_rng(state).normal(0, 2, N_VOCAB).astype(np.float32)
 
 
 class Letters:

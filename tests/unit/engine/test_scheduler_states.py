@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
+
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -24,9 +27,16 @@ class Traffic(RuleBasedStateMachine):
         max_active=st.integers(1, 4),
         cache_tokens=st.sampled_from([64, 80, 128, 256]),
         batch=st.sampled_from([4, 16, 64]),
+        draft_max=st.sampled_from([0, 3, 20]),
     )
     def begin(
-        self, kind: dict[str, int], max_parked: int, max_active: int, cache_tokens: int, batch: int
+        self,
+        kind: dict[str, int],
+        max_parked: int,
+        max_active: int,
+        cache_tokens: int,
+        batch: int,
+        draft_max: int,
     ) -> None:
         self.backend = CountingBackend(
             MODEL, n_ctx=N_CTX, cache_tokens=cache_tokens, batch=batch, block_tokens=8, **kind
@@ -38,6 +48,8 @@ class Traffic(RuleBasedStateMachine):
             max_waiting=4,
             max_parked=max_parked,
             min_shared=5,
+            draft_max=draft_max,
+            clock=functools.partial(next, itertools.count()),
         )
         self.requests: list[Collected] = []
 
