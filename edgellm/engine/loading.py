@@ -43,8 +43,8 @@ class LoadOptions:
     once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
     kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
     use, "" for the best. draft_max: tokens that one step may guess ahead for one answer (None: 7, 0: none);
-    answers do not depend on it. max_memory: bytes that may be used; None: what is available. Raises UsageError
-    for a value out of range.
+    answers do not depend on it. max_memory: bytes that may be used; None: what is available.
+    Raises UsageError for a value out of range.
     """
 
     threads: int | None = None

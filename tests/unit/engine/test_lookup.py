@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from edgellm.engine.lookup import MEMORY, Lookup, Rate
@@ -37,7 +38,7 @@ def test_chances_fall_along_a_guess_and_rise_with_the_match() -> None:
     lookup = Lookup(n_prompt=200)
     lookup.extend([*range(100), *range(100)])
     chances = lookup.chances(6)
-    assert all(0 < later < earlier <= 1 for earlier, later in zip(chances, chances[1:], strict=False))
+    assert all(0 < later < earlier <= 1 for earlier, later in itertools.pairwise(chances))
     short = Lookup(n_prompt=104)
     short.extend([*range(100), 500, 501, 0, 1])
     assert short.guess(1) == [2]

@@ -1,4 +1,4 @@
-"""Guessed tokens: answers are those without guesses, steps stay in bounds, and guesses stop where they cost."""
+"""Guessed tokens: the answers are those without, steps stay in bounds, and guesses stop where they cost."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ class Priced(CountingBackend):
 
     def step(self, tokens, sequences, outputs):  # type: ignore[no-untyped-def]
         self.now += 1.0 + self._each * (len(tokens) - 1)
-        return super().step(tokens, sequences, outputs)
+        return super().step(tokens, sequences, outputs)  # type: ignore[no-untyped-call]
 
 
 def seconds(model: HashModel, each: float, draft_max: int) -> tuple[float, Collected]:
