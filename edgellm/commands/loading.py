@@ -116,17 +116,9 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-<<<<<<< HEAD
 def statistics(reply: Reply, n_ctx: int | None) -> str:
-    """One line about a finished answer: `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096`."""
+    """One line about a finished answer, such as `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096`."""
     stats = reply.stats
-=======
-def statistics(generation: Generation, n_ctx: int) -> str:
-    """One line about a finished answer, such as `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096, 71 °C`."""
-    from edgellm.device.sensors import temperature_c
-
-    stats = generation.stats
->>>>>>> bc51126 (Guess tokens ahead: options, statistics, tests, notes)
     if stats is None:
         return ""
     parts = [f"{stats.n_generated} tok"]
@@ -134,17 +126,10 @@ def statistics(generation: Generation, n_ctx: int) -> str:
         parts.append(f"{stats.generate_tok_s:.1f} tok/s")
     if stats.n_generated:
         parts.append(f"TTFT {stats.first_token_s:.2f} s")
-<<<<<<< HEAD
-    if n_ctx is not None:
-        parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
-=======
     if stats.n_drafted:
         parts.append(f"{stats.n_accepted}/{stats.n_drafted} guessed right")
-    parts.append(f"ctx {used}/{n_ctx}")
-    temperature = temperature_c()
-    if temperature is not None:
-        parts.append(f"{temperature:.0f} °C")
->>>>>>> bc51126 (Guess tokens ahead: options, statistics, tests, notes)
+    if n_ctx is not None:
+        parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
     return ", ".join(parts)
 
 

@@ -258,6 +258,8 @@ class RemoteReply(Iterator[str]):
                 queue_s=seen.get("queue_ms", 0.0) / 1e3,
                 prompt_s=seen["prompt_ms"] / 1e3,
                 generate_s=seen["predicted_ms"] / 1e3,
+                n_drafted=seen.get("draft_n", 0),
+                n_accepted=seen.get("draft_n_accepted", 0),
             )
         usage = self._counts.get("usage", {})
         n_prompt, n_generated = usage.get("prompt_tokens"), usage.get("completion_tokens")
