@@ -117,7 +117,7 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
     """(value, origin) of options that the model's file, or else the engine, settles where nothing is set."""
     if "temperature" not in settings.origins:
         return {}
-    from edgellm.engine.loading import DEFAULT_CONTEXT
+    from edgellm.engine.loading import default_context
     from edgellm.engine.options import BUILTIN_DEFAULTS, sampling_defaults
     from edgellm.gguf.reader import GGUFFile
     from edgellm.store.resolve import local_path
@@ -130,5 +130,5 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
             found |= {name: (value, origin) for name, value in sampling_defaults(file.metadata).items()}
             trained = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
             if isinstance(trained, int):
-                found["context"] = (min(trained, DEFAULT_CONTEXT), origin)
+                found["context"] = (default_context(file, trained), origin)
     return found

@@ -19,7 +19,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.engine.loading import DEFAULT_CONTEXT
+from edgellm.engine.loading import default_context
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
@@ -96,7 +96,7 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
 
 def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, int]:
     """Bytes for weights and for the cache, at a context of `context` tokens."""
-    context = settings["context"] or min(program.n_ctx_train, DEFAULT_CONTEXT)
+    context = settings["context"] or default_context(file, program.n_ctx_train)
     if settings["context"] == 0:
         context = program.n_ctx_train
     kv_type = settings["kv_type"]

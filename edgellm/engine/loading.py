@@ -38,13 +38,13 @@ class LoadOptions:
     """How to load a model.
 
     threads: None takes the physical cores this process may use. context: tokens; None takes the trained
-    context or 4096, whichever is less; 0 takes the trained context. cache_tokens: tokens that all sequences
-    together may hold; None: as many as `cache_contexts` contexts. parallel: answers that may be under way at
-    once. max_waiting: further ones that may wait. batch: tokens per step. kv_type: how keys and values are
-    kept: "f32", "f16", "q8_0", or "auto": f16, and f32 where all weights are. isa: the instruction set to
-    use, "" for the best. draft_max: tokens that one step may guess ahead for one answer (None: 7, 0: none);
-    answers do not depend on it. max_memory: bytes that may be used; None: what is available.
-    Raises UsageError for a value out of range.
+    context or 4096, whichever is less (of a LongRoPE model at most the one before it was stretched); 0 takes
+    the trained context. cache_tokens: tokens that all sequences together may hold; None: as many as
+    `cache_contexts` contexts. parallel: answers that may be under way at once. max_waiting: further ones that
+    may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto":
+    f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens that
+    one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. max_memory: bytes
+    that may be used; None: what is available. Raises UsageError for a value out of range.
     """
 
     threads: int | None = None
@@ -118,7 +118,7 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     try:
         trained = build(file.metadata, shapes).n_ctx_train
         if n_ctx is None:
-            n_ctx = min(trained, DEFAULT_CONTEXT)
+            n_ctx = default_context(file, trained)
         elif n_ctx == 0:
             n_ctx = trained
         elif n_ctx > trained:
@@ -149,6 +149,17 @@ def reachable_memory() -> int | None:
     """The bytes that this process has or could have without swapping; None where the system does not say."""
     available, own = available_memory(), own_memory()
     return None if available is None else available + (own or 0)
+
+
+def default_context(file: GGUFFile, trained: int) -> int:
+    """Tokens of context without being asked: a LongRoPE model keeps to what its short factors are for."""
+    n_ctx = min(trained, DEFAULT_CONTEXT)
+    original = file.metadata.get(
+        f"{file.metadata['general.architecture']}.rope.scaling.original_context_length"
+    )
+    if "rope_factors_short.weight" in file.tensors and isinstance(original, int):
+        n_ctx = min(n_ctx, original)
+    return n_ctx
 
 
 def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:

@@ -14,7 +14,7 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `cohere2`."""
     b = source.builder("cohere2")
     windows = source.windows(every=4)
-    rope = blocks.Rope(source.rope_table(b), "interleaved") if any(windows) else None
+    rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors()) if any(windows) else None
     x = blocks.embed(b)
     for i, window in enumerate(windows):
         blk = f"blk.{i}"
@@ -28,11 +28,11 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Command R7B checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.sizes(c, "cohere2") | standard.rope(c, "cohere2") | standard.head_sizes(c, "cohere2")
+    out = standard.sizes(c, "cohere2") | standard.rope(c, "cohere2")
     out |= standard.layer_norm(c, "cohere2", "layer_norm_eps") | standard.windows(c, "cohere2", every=4)
     out["cohere2.logit_scale"] = c.number("logit_scale")
     out["cohere2.vocab_size"] = c.integer("vocab_size")
-    out["cohere2.rope.dimension_count"] = int(c.head_dim * c.rotary_share())
+    out["cohere2.rope.dimension_count"] = _rotated(c)
     if c.rope().kind == "default":
         out["cohere2.rope.scaling.type"] = "none"
     return out
@@ -41,11 +41,17 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, _rotated(c))
     standard.ends(p, c)
     names = standard.ATTENTION | standard.GLU
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", names)
     return p
+
+
+def _rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share())
 
 
 FAMILY = Family(

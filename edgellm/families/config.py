@@ -16,6 +16,28 @@ _MAX_COUNT = 2**31 - 1
 _MAX_LAYERS = 4096
 
 
+_GEMMA3 = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+}
+# What a model type's config means where it leaves a key out, for keys that published configs do leave out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "ernie4_5": {"rope_theta": 500000.0},
+    "gemma3": _GEMMA3,
+    "gemma3_text": _GEMMA3,
+    "gpt_oss": {"rope_theta": 150000.0},
+    "lfm2": {"rope_theta": 1000000.0},
+    "mixtral": {"rope_theta": 1000000.0},
+    "smollm3": {"rope_theta": 2000000.0},
+}
+
+
 class RopeConfig(NamedTuple):
     """One kind of layer's rotation: its type, base, and the parameters of its scaling."""
 
@@ -44,7 +66,8 @@ class Config:
 
     def __init__(self, values: Mapping[str, Any]) -> None:
         nested = values.get("text_config")
-        self.values: dict[str, Any] = {**values, **nested} if isinstance(nested, Mapping) else dict(values)
+        given: dict[str, Any] = {**values, **nested} if isinstance(nested, Mapping) else dict(values)
+        self.values = _DEFAULTS.get(str(given.get("model_type")), {}) | given
         self.model_type = self.string("model_type")
 
     def get(self, *keys: str) -> Any:
@@ -145,8 +168,13 @@ class Config:
             raise self._refuse("rope_scaling", parameters, "an object or null")
         if layer_type is not None and isinstance(parameters.get(layer_type), Mapping):
             parameters = parameters[layer_type]
+        if any(isinstance(value, Mapping) for value in parameters.values()):
+            raise UnsupportedError(
+                f"config.json: 'rope_parameters' differ by kind of layer ({', '.join(parameters)}), which "
+                f"edgellm does not implement for model type {self.model_type!r}"
+            )
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
-        base = parameters.get("rope_theta") or self.get("rope_theta", "rotary_emb_base") or 10000.0
+        base = parameters.get("rope_theta") or self.get("rotary_emb_base", "rope_theta") or 10000.0
         if isinstance(base, bool) or not isinstance(base, (int, float)) or not 0 < base < math.inf:
             raise self._refuse("rope_theta", base, "a number more than 0")
         return RopeConfig(str(kind), float(base), parameters)

@@ -69,8 +69,8 @@ def _latent(source: Source, b: Builder) -> _Latent:
         rope_dim=rope_dim,
         value_dim=m.integer("attention.value_length_mla", source.value_dim, maximum=MAX_HEAD),
         scale=mscale**2 / math.sqrt(head),
-        rope=blocks.Rope(source.rope_table(b), "interleaved"),
-        norm=source.rms,
+        rope=blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors()),
+        norm=Norm("rms", m.number("attention.latent_norm_rms_epsilon", source.rms.eps)),
     )
 
 
@@ -132,6 +132,7 @@ def _attention(b: Builder, x: str, blk: str, a: _Latent, n_heads: int) -> str:
     return blocks.linear(b, out, f"{blk}.attn_output", b.width)
 
 
+_LATENT_EPS = 1e-6
 _LATENT = {
     "attn_norm": "input_layernorm",
     "attn_kv_a_mqa": "self_attn.kv_a_proj_with_mqa",
@@ -158,10 +159,16 @@ def metadata(c: Config) -> dict[str, Value]:
     plain, rotated = c.integer("qk_nope_head_dim"), c.integer("qk_rope_head_dim")
     rank, n_experts = c.integer("kv_lora_rank"), c.integer("n_routed_experts")
     v3 = c.model_type == "deepseek_v3"
+    if not v3:
+        # Normalized by DeepSeek's own code, not by transformers'; no published model asks for it.
+        c.only("norm_topk_prob", False)
     out = standard.base(c, "deepseek2")
     out["deepseek2.attention.head_count_kv"] = 1
     out["deepseek2.leading_dense_block_count"] = c.integer("first_k_dense_replace", default=0, minimum=0)
     out["deepseek2.vocab_size"] = c.integer("vocab_size")
+    # Latent rows are normalized with an epsilon that no config changes.
+    if c.number("rms_norm_eps") != _LATENT_EPS:
+        out["deepseek2.attention.latent_norm_rms_epsilon"] = _LATENT_EPS
     if c.get("q_lora_rank") is not None:
         out["deepseek2.attention.q_lora_rank"] = c.integer("q_lora_rank")
     out["deepseek2.attention.kv_lora_rank"] = rank
@@ -186,6 +193,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, c.integer("qk_rope_head_dim"))
     standard.ends(p, c)
     plain, value, rank = (c.integer(key) for key in ("qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
     n_dense = c.integer("first_k_dense_replace", default=0, minimum=0)

@@ -13,7 +13,7 @@ from edgellm.program import Program
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `ernie4_5`."""
     b = source.builder("ernie4_5")
-    rope = blocks.Rope(source.rope_table(b), "interleaved")
+    rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -27,13 +27,13 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a ERNIE 4.5 checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "ernie4_5")
-    return out | standard.head_sizes(c, "ernie4_5")
+    return standard.base(c, "ernie4_5")
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
     for i in range(c.n_layers):

@@ -14,11 +14,14 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `exaone4`."""
     b = source.builder("exaone4")
     windows = source.windows(every=4)
-    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+    everywhere = source.metadata.integer("attention.sliding_window", 0, minimum=0) == 0
+    rope = None
+    if everywhere or any(windows):
+        rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i, window in enumerate(windows):
         blk = f"blk.{i}"
-        rotated = rope if window or not any(windows) else None
+        rotated = rope if window or everywhere else None
         attention = blocks.heads(source, i, rope=rotated, window=window, qk_norm="head", norm=source.rms)
         y = blocks.attention(b, x, blk, attention)
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
@@ -31,7 +34,12 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a EXAONE 4 checkpoint."""
     c.only("hidden_act", "silu")
     out = standard.base(c, "exaone4")
-    return out | standard.head_sizes(c, "exaone4") | standard.windows(c, "exaone4", every=4)
+    windows = standard.windows(c, "exaone4", every=4)
+    if not windows and c.get("sliding_window") is not None:
+        # Written even where no layer slides: then none is rotated.
+        windows["exaone4.attention.sliding_window"] = c.integer("sliding_window")
+        windows["exaone4.attention.sliding_window_pattern"] = [False] * c.n_layers
+    return out | windows
 
 
 def parts(c: Config) -> Parts:

@@ -19,9 +19,9 @@ def build(source: Source) -> Program:
     # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
     wide = source.n_layers == 46 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
-    softcap = m.number("attn_logit_softcapping", 50.0)
+    softcap = m.number("attn_logit_softcapping", 50.0, positive=False)
     b = source.builder("gemma2")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows(every=2)
     x = blocks.embed(b, source.width**0.5)
     for i in range(source.n_layers):
@@ -32,24 +32,28 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
-    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0))
+    return blocks.head(
+        source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0, positive=False)
+    )
 
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 2 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
-    out = standard.sizes(c, "gemma2") | standard.rms(c, "gemma2") | standard.head_sizes(c, "gemma2")
-    out["gemma2.attn_logit_softcapping"] = c.number("attn_logit_softcapping")
-    out["gemma2.final_logit_softcapping"] = c.number("final_logit_softcapping")
-    base = c.rope().base
-    if base != 10000.0:
-        out["gemma2.rope.freq_base"] = base
+    c.only("use_bidirectional_attention", False)
+    out = standard.sizes(c, "gemma2") | standard.rms(c, "gemma2")
+    out["gemma2.attn_logit_softcapping"] = c.number("attn_logit_softcapping", default=0.0)
+    out["gemma2.final_logit_softcapping"] = c.number("final_logit_softcapping", default=0.0)
+    out |= standard.rope(c, "gemma2")
+    if out["gemma2.rope.freq_base"] == 10000.0:
+        del out["gemma2.rope.freq_base"]
     return out | standard.gemma_scale(c, "gemma2") | standard.windows(c, "gemma2", every=2)
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c, norm=AddOne())
     norms = ("attn_norm", *standard.SANDWICH)
     names = standard.ATTENTION | standard.SANDWICH | standard.GLU

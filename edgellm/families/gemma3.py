@@ -49,10 +49,10 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 3 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("attn_logit_softcapping")
-    out = standard.sizes(c, "gemma3") | standard.rms(c, "gemma3") | standard.head_sizes(c, "gemma3")
+    c.only("use_bidirectional_attention", False)
+    out = standard.sizes(c, "gemma3") | standard.rms(c, "gemma3")
     out |= standard.rope(c, "gemma3", "full_attention")
-    local = c.get("rope_local_base_freq")
-    out["gemma3.rope.freq_base_swa"] = c.rope("sliding_attention").base if local is None else float(local)
+    out["gemma3.rope.freq_base_swa"] = _local_base(c)
     if c.get("final_logit_softcapping") is not None:
         out["gemma3.final_logit_softcapping"] = c.number("final_logit_softcapping")
     return out | standard.gemma_scale(c, "gemma3") | standard.windows(c, "gemma3", every=6)
@@ -61,12 +61,22 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, layer_type="full_attention")
     standard.ends(p, c, norm=AddOne())
     norms = ("attn_norm", *standard.SANDWICH, *standard.QK_NORM)
     names = standard.ATTENTION | standard.QK_NORM | standard.SANDWICH | standard.GLU
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", names, dict.fromkeys(norms, AddOne()))
     return p
+
+
+def _local_base(c: Config) -> float:
+    """Base of the local layers' rotation, which has a key of its own or parameters of its own."""
+    parameters = c.get("rope_parameters")
+    if isinstance(parameters, dict) and "sliding_attention" in parameters:
+        standard.plain_rope(c, "sliding_attention")
+        return c.rope("sliding_attention").base
+    return c.number("rope_local_base_freq", default=10000.0)
 
 
 FAMILY = Family(

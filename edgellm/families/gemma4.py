@@ -117,6 +117,9 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 4 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("enable_moe_block", False)
+    c.only("use_bidirectional_attention", False, "vision")
+    standard.plain_rope(c, "sliding_attention")
+    standard.plain_rope(c, "full_attention", "proportional")
     local, wide = _heads(c)
     n_side = c.integer("hidden_size_per_layer_input", default=0, minimum=0)
     n_shared = c.integer("num_kv_shared_layers", default=0, minimum=0)

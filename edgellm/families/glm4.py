@@ -13,7 +13,7 @@ from edgellm.program import Program
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `glm4`."""
     b = source.builder("glm4")
-    rope = blocks.Rope(source.rope_table(b), "interleaved")
+    rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -30,13 +30,14 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a GLM-4 checkpoint."""
     c.only("hidden_act", "silu")
     out = standard.base(c, "glm4")
-    out["glm4.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.5))
-    return out | standard.head_sizes(c, "glm4")
+    out["glm4.rope.dimension_count"] = _rotated(c)
+    return out
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, _rotated(c))
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM
     names |= {"post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
@@ -44,6 +45,11 @@ def parts(c: Config) -> Parts:
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", names)
     return p
+
+
+def _rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share(0.5))
 
 
 FAMILY = Family(

@@ -41,6 +41,7 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("activation_function", "gelu_new", "gelu_pytorch_tanh")
     c.only("scale_attn_by_inverse_layer_idx", False)
     c.only("scale_attn_weights", True)
+    c.only("add_cross_attention", False)
     return {
         "gpt2.block_count": c.n_layers,
         "gpt2.context_length": c.integer("n_positions", "n_ctx"),
@@ -58,6 +59,8 @@ def parts(c: Config) -> Parts:
         p.add("position_embd.weight", f"{root}wpe.weight", optional=not root)
         for kind in ("weight", "bias"):
             p.add(f"output_norm.{kind}", f"{root}ln_f.{kind}", optional=not root)
+    if c.tied is False:
+        p.add("output.weight", "lm_head.weight")
     for i in range(c.n_layers):
         for root in ("transformer.h", "h"):
             for gguf, hf in _LAYER.items():

@@ -15,7 +15,7 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `gptneox`."""
     parallel = source.metadata.flag("use_parallel_residual", True)
     b = source.builder("gpt_neox")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -45,7 +45,7 @@ def metadata(c: Config) -> dict[str, Value]:
         | standard.rope(c, "gptneox")
         | standard.layer_norm(c, "gptneox", "layer_norm_eps")
     )
-    out["gptneox.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.25))
+    out["gptneox.rope.dimension_count"] = _rotated(c)
     out["gptneox.use_parallel_residual"] = c.flag("use_parallel_residual", True)
     return out
 
@@ -53,6 +53,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, _rotated(c))
     p.add("token_embd.weight", "gpt_neox.embed_in.weight")
     p.layer("", "gpt_neox", {"output_norm": "final_layer_norm"})
     if not c.tied:
@@ -61,6 +62,11 @@ def parts(c: Config) -> Parts:
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"gpt_neox.layers.{i}", _LAYER, {"attn_qkv": qkv})
     return p
+
+
+def _rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share(0.25))
 
 
 FAMILY = Family(

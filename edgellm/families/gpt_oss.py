@@ -25,7 +25,7 @@ def build(source: Source) -> Program:
     )
     b = source.builder("gpt_oss")
     windows = source.windows(every=2)
-    rope = blocks.Rope(source.rope_table(b, truncate=False))
+    rope = blocks.Rope(source.rope_table(b, truncate=False), factors=source.rope_factors())
     x = blocks.embed(b)
     for i, window in enumerate(windows):
         blk = f"blk.{i}"
@@ -43,10 +43,11 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("swiglu_limit", 7.0)
     c.only("swiglu_alpha", 1.702)
     out = standard.base(c, "gpt-oss")
-    out |= standard.head_sizes(c, "gpt-oss") | standard.windows(c, "gpt-oss", every=2)
-    # The family's YaRN does not round; a config that does is written as such.
-    if out.get("gpt-oss.rope.scaling.yarn_truncate") is False:
-        del out["gpt-oss.rope.scaling.yarn_truncate"]
+    out |= standard.windows(c, "gpt-oss", every=2)
+    # The file's YaRN rounds only where it says so, a config's unless it says otherwise.
+    truncate = "gpt-oss.rope.scaling.yarn_truncate"
+    if c.rope().kind == "yarn" and not out.setdefault(truncate, True):
+        del out[truncate]
     out["gpt-oss.expert_count"] = c.integer("num_local_experts", "num_experts")
     out["gpt-oss.expert_used_count"] = c.integer("num_experts_per_tok", "experts_per_token")
     out["gpt-oss.expert_feed_forward_length"] = c.integer("intermediate_size")
@@ -56,6 +57,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | {"post_attention_norm": "post_attention_layernorm"}
     names |= {"ffn_gate_inp": "mlp.router"}

@@ -14,7 +14,7 @@ from edgellm.program.rope import ntk_base
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `hunyuan-dense`."""
     b = source.builder("hunyuan")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -33,12 +33,13 @@ def metadata(c: Config) -> dict[str, Value]:
     if rope.kind == "dynamic":
         base = ntk_base(c.head_dim, rope.base, rope.number("alpha", 1.0))
         out["hunyuan-dense.rope.freq_base"] = base
-    return out | standard.head_sizes(c, "hunyuan-dense")
+    return out
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
     names |= {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}

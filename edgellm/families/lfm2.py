@@ -15,7 +15,9 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `lfm2`; a layer without key heads is a convolution."""
     n_taps = source.metadata.integer("shortconv.l_cache", minimum=2, maximum=64)
     b = source.builder("lfm2")
-    rope = blocks.Rope(source.rope_table(b)) if any(source.n_kv_heads) else None
+    rope = (
+        blocks.Rope(source.rope_table(b), factors=source.rope_factors()) if any(source.n_kv_heads) else None
+    )
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -73,6 +75,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     p.add("token_embd.weight", "model.embed_tokens.weight")
     p.add("token_embd_norm.weight", "model.embedding_norm.weight")
     if c.tied is False:

@@ -47,7 +47,7 @@ def metadata(c: Config) -> dict[str, Value]:
         out["llama.attention.sliding_window"] = c.integer("sliding_window")
     out["llama.vocab_size"] = c.integer("vocab_size")
     out["llama.rope.dimension_count"] = c.head_dim
-    return out | standard.head_sizes(c, "llama")
+    return out
 
 
 def parts(c: Config) -> Parts:

@@ -13,7 +13,7 @@ from edgellm.program import Program
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `olmo2`."""
     b = source.builder("olmo2")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows(every=4)
     x = blocks.embed(b)
     for i in range(source.n_layers):
@@ -35,6 +35,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = {key: hf for key, hf in standard.ATTENTION.items() if key != "attn_norm"}
     names |= standard.QK_NORM | standard.GLU

@@ -13,7 +13,7 @@ from edgellm.program import Program
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `qwen2`."""
     b = source.builder("qwen2")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
     x = blocks.embed(b)
     for i in range(source.n_layers):
@@ -37,6 +37,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
     for i in range(c.n_layers):

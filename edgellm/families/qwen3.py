@@ -13,7 +13,7 @@ from edgellm.program import Program
 def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `qwen3`."""
     b = source.builder("qwen3")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
     x = blocks.embed(b)
     for i in range(source.n_layers):
@@ -31,12 +31,13 @@ def metadata(c: Config) -> dict[str, Value]:
     out = standard.base(c, "qwen3")
     if c.get("use_sliding_window"):
         out |= standard.windows(c, "qwen3", every=None)
-    return out | standard.head_sizes(c, "qwen3")
+    return out
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.QK_NORM | standard.FFN_NORM | standard.GLU
     for i in range(c.n_layers):

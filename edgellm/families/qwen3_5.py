@@ -36,7 +36,7 @@ def stack(source: Source, family: str, *, tiled: bool, experts: blocks.Experts |
     delta = _delta_net(source, tiled)
     recurrent = _recurrent(source)
     b = source.builder(family)
-    rope = None if all(recurrent) else blocks.Rope(source.rope_table(b))
+    rope = None if all(recurrent) else blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -93,6 +93,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, rotated(c))
     standard.ends(p, c, norm=AddOne())
     for i in range(c.n_layers):
         mixer_parts(p, c, i)
@@ -105,19 +106,23 @@ def delta_metadata(c: Config, arch: str) -> dict[str, Value]:
     c.only("hidden_act", "silu")
     n_value_heads = c.integer("linear_num_value_heads")
     out = standard.base(c, arch)
-    out |= standard.head_sizes(c, arch)
     out[f"{arch}.ssm.conv_kernel"] = c.integer("linear_conv_kernel_dim")
     out[f"{arch}.ssm.state_size"] = c.integer("linear_key_head_dim")
     out[f"{arch}.ssm.group_count"] = c.integer("linear_num_key_heads")
     out[f"{arch}.ssm.time_step_rank"] = n_value_heads
     out[f"{arch}.ssm.inner_size"] = c.integer("linear_value_head_dim") * n_value_heads
-    out[f"{arch}.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.25))
+    out[f"{arch}.rope.dimension_count"] = rotated(c)
     recurrent = _linear(c)
     every = c.integer("full_attention_interval", default=4)
     out[f"{arch}.full_attention_interval"] = every
     if recurrent != [(i + 1) % every != 0 for i in range(c.n_layers)]:
         out[f"{arch}.attention.recurrent_layers"] = recurrent
     return out
+
+
+def rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share(0.25))
 
 
 def mixer_parts(p: Parts, c: Config, i: int) -> None:

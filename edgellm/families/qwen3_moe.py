@@ -22,7 +22,7 @@ def build(source: Source) -> Program:
         factor=m.number("expert_weights_scale", 1.0),
     )
     b = source.builder("qwen3_moe")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
     x = blocks.embed(b)
     for i in range(source.n_layers):
@@ -41,20 +41,22 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen 3 MoE checkpoint."""
     c.only("hidden_act", "silu")
     out = standard.base(c, "qwen3moe")
-    if c.get("use_sliding_window"):
-        out |= standard.windows(c, "qwen3moe", every=None)
+    if c.get("use_sliding_window") and c.get("sliding_window") is not None:
+        out["qwen3moe.attention.sliding_window"] = c.integer("sliding_window")
+        out["qwen3moe.attention.sliding_window_pattern"] = [True] * c.n_layers
     out["qwen3moe.expert_count"] = c.integer("num_experts", "num_local_experts")
     out["qwen3moe.expert_used_count"] = c.integer("num_experts_per_tok")
     out["qwen3moe.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
     # llama.cpp always normalizes here; the key is written where a model does not.
     if not c.flag("norm_topk_prob", False):
         out["qwen3moe.expert_weights_norm"] = False
-    return out | standard.head_sizes(c, "qwen3moe")
+    return out
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     dense, step = c.numbers("mlp_only_layers"), c.integer("decoder_sparse_step", default=1)
     n_experts = c.integer("num_experts", "num_local_experts")

@@ -50,6 +50,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, qwen3_5.rotated(c))
     standard.ends(p, c, norm=AddOne())
     dense, step = c.numbers("mlp_only_layers"), c.integer("decoder_sparse_step", default=1)
     n_experts = c.integer("num_experts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgellm.errors import ModelError
 from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
@@ -33,12 +34,15 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a SmolLM3 checkpoint."""
     c.only("hidden_act", "silu")
     out = standard.base(c, "smollm3")
-    if c.get("use_sliding_window"):
-        out |= standard.windows(c, "smollm3", every=None)
+    rotated = _rotated(c)
+    if c.get("use_sliding_window") and c.get("sliding_window") is not None:
+        types = c.layer_types()
+        slides = [not r for r in rotated] if types is None else [t == "sliding_attention" for t in types]
+        out["smollm3.attention.sliding_window"] = c.integer("sliding_window")
+        out["smollm3.attention.sliding_window_pattern"] = slides
     out["smollm3.vocab_size"] = c.integer("vocab_size")
     out["smollm3.rope.dimension_count"] = c.head_dim
-    rotated = [bool(flag) for flag in c.numbers("no_rope_layers")][: c.n_layers]
-    if rotated and rotated != [(i + 1) % 4 != 0 for i in range(c.n_layers)]:
+    if rotated != [(i + 1) % 4 != 0 for i in range(c.n_layers)]:
         out["smollm3.rope.layers"] = rotated
     return out
 
@@ -53,6 +57,17 @@ def parts(c: Config) -> Parts:
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", names, pairs)
     return p
+
+
+def _rotated(c: Config) -> list[bool]:
+    """Which layers are rotated: those that the config lists with 1, or all but each n-th."""
+    listed = c.numbers("no_rope_layers")
+    if not listed:
+        every = c.integer("no_rope_layer_interval", default=4)
+        return [(i + 1) % every != 0 for i in range(c.n_layers)]
+    if len(listed) < c.n_layers:
+        raise ModelError(f"config.json: 'no_rope_layers' has {len(listed)} values, expected {c.n_layers}")
+    return [bool(flag) for flag in listed[: c.n_layers]]
 
 
 FAMILY = Family(

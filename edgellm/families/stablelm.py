@@ -15,7 +15,7 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `stablelm`."""
     parallel = source.metadata.flag("use_parallel_residual", False)
     b = source.builder("stablelm")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -35,9 +35,10 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a StableLM checkpoint."""
     c.only("hidden_act", "silu")
     out = standard.sizes(c, "stablelm") | standard.layer_norm(c, "stablelm", "layer_norm_eps")
-    if c.rope().base != 10000.0:
-        out["stablelm.rope.freq_base"] = c.rope().base
-    out["stablelm.rope.dimension_count"] = int(c.head_dim * c.rotary_share(0.25))
+    out |= standard.rope(c, "stablelm")
+    if out["stablelm.rope.freq_base"] == 10000.0:
+        del out["stablelm.rope.freq_base"]
+    out["stablelm.rope.dimension_count"] = _rotated(c)
     out["stablelm.use_parallel_residual"] = c.flag("use_parallel_residual", False)
     return out
 
@@ -45,6 +46,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c, _rotated(c))
     standard.ends(p, c)
     names = standard.ATTENTION | standard.GLU
     if not c.flag("use_parallel_residual", False):
@@ -57,6 +59,11 @@ def parts(c: Config) -> Parts:
                 norms = (f"{layer}.self_attn.{hf}_layernorm.norms.{head}.weight" for head in range(n))
                 p.add(f"{blk}.{gguf}.weight", *norms, make=Stack())
     return p
+
+
+def _rotated(c: Config) -> int:
+    """Rotated values of one head."""
+    return int(c.head_dim * c.rotary_share(0.25))
 
 
 FAMILY = Family(

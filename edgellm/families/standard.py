@@ -39,7 +39,7 @@ def sizes(config: Config, architecture: str) -> dict[str, Value]:
         f"{architecture}.feed_forward_length": config.integer("intermediate_size"),
         f"{architecture}.attention.head_count": config.n_heads,
         f"{architecture}.attention.head_count_kv": config.n_kv_heads,
-    }
+    } | _head_sizes(config, architecture)
 
 
 def base(config: Config, architecture: str) -> dict[str, Value]:
@@ -57,7 +57,7 @@ def layer_norm(config: Config, architecture: str, *keys: str) -> dict[str, Value
     return {f"{architecture}.attention.layer_norm_epsilon": config.number(*keys)}
 
 
-def head_sizes(config: Config, architecture: str) -> dict[str, Value]:
+def _head_sizes(config: Config, architecture: str) -> dict[str, Value]:
     """Head sizes, where the config states them."""
     if config.get("head_dim") is None:
         return {}
@@ -98,10 +98,14 @@ def rope(config: Config, architecture: str, layer_type: str | None = None) -> di
 def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
     n_ctx = config.integer("max_position_embeddings")
     original = int(r.number("original_max_position_embeddings", n_ctx))
-    factor = r.number("factor")
+    factor = r.number("factor", n_ctx / original)
     out: dict[str, Value] = {f"{scaling}.factor": factor, f"{scaling}.original_context_length": original}
+    # The file's factor comes on top of YaRN's usual one.
     if r.parameters.get("attention_factor") is not None:
         out[f"{scaling}.attn_factor"] = r.number("attention_factor") / yarn_mscale(factor)
+    elif r.number("mscale", 0.0) and r.number("mscale_all_dim", 0.0):
+        ratio = yarn_mscale(factor, r.number("mscale")) / yarn_mscale(factor, r.number("mscale_all_dim"))
+        out[f"{scaling}.attn_factor"] = ratio / yarn_mscale(factor)
     for key in ("beta_fast", "beta_slow"):
         if r.parameters.get(key) is not None:
             out[f"{scaling}.yarn_{key}"] = r.number(key)
@@ -110,9 +114,22 @@ def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
     return out
 
 
-def rope_factors(parts: Parts, config: Config, n_dims: int | None = None) -> None:
+def plain_rope(config: Config, layer_type: str, *more: str) -> None:
+    """UnsupportedError if layers of a type stretch their rotation; `more`: kinds that are no stretch."""
+    kind = config.rope(layer_type).kind
+    # Dynamic scaling starts past the trained length; see rope.
+    if kind not in ("default", "dynamic", *more):
+        raise UnsupportedError(
+            f"config.json: rope type {kind!r} of {layer_type} layers is not implemented for this family; "
+            f"supported: {', '.join(('default', 'dynamic', *more))}"
+        )
+
+
+def rope_factors(
+    parts: Parts, config: Config, n_dims: int | None = None, *, layer_type: str | None = None
+) -> None:
     """The tensor of Llama 3's factors, if the config scales so."""
-    r = config.rope()
+    r = config.rope(layer_type)
     if r.kind == "llama3":
         factors = llama3_factors(
             default_inv_freq(n_dims or config.head_dim, r.base),
@@ -132,6 +149,9 @@ def windows(
     `every`: by the family's pattern all but each n-th layer slide; None: the pattern is always written.
     """
     types = config.layer_types()
+    if types is None and config.get("max_window_layers") is not None:
+        first = config.integer("max_window_layers", minimum=0)
+        types = tuple("full_attention" if i < first else "sliding_attention" for i in range(config.n_layers))
     if types is None:
         step = config.integer("sliding_window_pattern", "_sliding_window_pattern", default=every or 1)
         types = tuple(

@@ -14,7 +14,7 @@ def build(source: Source) -> Program:
     """The program of a GGUF file of architecture `starcoder2`."""
     window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("starcoder2")
-    rope = blocks.Rope(source.rope_table(b))
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -37,6 +37,7 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM | {"ffn_up": "mlp.c_fc", "ffn_down": "mlp.c_proj"}
     for i in range(c.n_layers):

@@ -1,0 +1,164 @@
+"""Writes tests/data/variants.npz; needs torch and transformers, and the reference checkpoints' configs.
+
+Run as `python -m tests.make_variants REFERENCES`, where REFERENCES has a folder with a config.json for each
+case named below.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from tests.support.variants import N_ROWS, N_VOCAB, PATH, token_ids, weights
+
+Change = dict[str, Any]
+SIZE: Change = {
+    "hidden_size": 96,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "intermediate_size": 160,
+    "num_hidden_layers": 5,
+}
+YARN: Change = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 64}
+LLAMA3: Change = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+YARN_MSCALE = YARN | {"mscale": 1.0, "mscale_all_dim": 0.5, "beta_fast": 16.0, "beta_slow": 2.0}
+YARN_FACTOR = YARN | {"attention_factor": 1.3, "truncate": False}
+LINEAR: Change = {"rope_type": "linear", "factor": 4.0}
+LONGROPE: Change = {
+    "type": "longrope",
+    "short_factor": [1.0 + 0.1 * i for i in range(8)],
+    "long_factor": [1.5 + 0.3 * i for i in range(8)],
+}
+WINDOW: Change = {"sliding_window": 8, "use_sliding_window": True}
+# The families whose rotation can be stretched.
+STRETCHED = (
+    "cohere2",
+    "ernie4_5",
+    "exaone4",
+    "gemma2",
+    "glm4",
+    "gpt_neox",
+    "gpt_oss",
+    "granite",
+    "hunyuan",
+    "lfm2",
+    "llama",
+    "olmo2",
+    "qwen2",
+    "qwen3",
+    "qwen3_5",
+    "qwen3_moe",
+    "qwen3_next",
+    "smollm3",
+    "stablelm",
+    "starcoder2",
+)
+EPS = dict.fromkeys(
+    ("rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"), 1e-2
+)
+CASES: list[tuple[str, str, Change]] = [
+    *((case, "llama3", {"rope_scaling": LLAMA3}) for case in STRETCHED),
+    *((case, "yarn", {"rope_scaling": YARN_MSCALE}) for case in STRETCHED),
+    *((case, "linear", {"rope_scaling": LINEAR}) for case in ("gemma2", "stablelm", "qwen3")),
+    *((case, "yarn_factor", {"rope_scaling": YARN_FACTOR}) for case in ("gemma2", "gpt_oss", "mistral")),
+    ("gpt_oss", "yarn_rounded", {"rope_scaling": YARN}),
+    ("phi3", "longrope", {"rope_scaling": LONGROPE, "original_max_position_embeddings": 64}),
+    ("phi3", "partial", {"partial_rotary_factor": 0.5, "sliding_window": 8}),
+    ("gpt_neox", "base", {"rotary_emb_base": 500000.0}),
+    *((case, "size", SIZE) for case in ("exaone4", "gemma2", "gemma3", "glm4", "olmo2", "qwen3_moe")),
+    *((case, "wide_heads", {"head_dim": 32}) for case in ("granite", "lfm2", "olmo2", "phi3", "qwen2")),
+    *((case, "wide_heads", {"head_dim": 32}) for case in ("smollm3", "starcoder2", "llama3")),
+    *((case, "window", WINDOW | {"max_window_layers": 1}) for case in ("qwen2", "qwen3")),
+    *((case, "window", WINDOW) for case in ("qwen3_moe", "mistral", "starcoder2")),
+    ("smollm3", "window", WINDOW | {"no_rope_layers": [0, 1, 1, 0]}),
+    ("smollm3", "interval", {"no_rope_layers": None, "no_rope_layer_interval": 2}),
+    *((case, "window", {"sliding_window": 8, "num_hidden_layers": 5}) for case in ("cohere2", "gemma2")),
+    ("gemma2", "no_cap", {"attn_logit_softcapping": None, "final_logit_softcapping": None}),
+    ("gemma3", "capped", {"final_logit_softcapping": 3.0, "query_pre_attn_scalar": 37}),
+    *((case, "biases", {"attention_bias": True, "mlp_bias": True}) for case in ("llama", "granite", "qwen3")),
+    ("hunyuan", "biases", {"attention_bias": True}),
+    ("deepseek_v2", "eps", EPS | {"q_lora_rank": 24}),
+    ("deepseek_v2", "groups", {"topk_method": "group_limited_greedy", "n_group": 2, "topk_group": 1}),
+    ("qwen3_moe", "sparse", {"decoder_sparse_step": 2, "norm_topk_prob": False}),
+    ("qwen3_next", "sparse", {"mlp_only_layers": [0], "norm_topk_prob": False}),
+    ("qwen3_next", "heads", {"linear_key_head_dim": 32, "linear_value_head_dim": 16}),
+    ("qwen3_5", "heads", {"linear_num_key_heads": 1, "linear_num_value_heads": 4}),
+    ("gpt2", "untied", {"tie_word_embeddings": False, "n_inner": 200}),
+    ("stablelm", "parallel", {"use_parallel_residual": True, "qk_layernorm": True}),
+    ("gpt_neox", "sequential", {"use_parallel_residual": False, "rotary_pct": 0.5}),
+    ("mamba2", "groups", {"n_groups": 2, "use_bias": True, "use_conv_bias": False}),
+    ("gemma4", "capped", {"final_logit_softcapping": 3.0}),
+    ("mixtral", "one_expert", {"num_experts_per_tok": 1, "sliding_window": 8}),
+    ("deepseek_v2", "yarn", {"rope_scaling": YARN | {"mscale": 0.707, "mscale_all_dim": 0.707}}),
+    ("deepseek_v2", "plain", {"q_lora_rank": None, "v_head_dim": 8, "rope_scaling": YARN}),
+    ("exaone4", "all_full", {"sliding_window": 8, "layer_types": ["full_attention"] * 4}),
+    ("gpt_oss", "all_local", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 4}),
+    ("gemma4", "shared_values", {"attention_k_eq_v": True}),
+]
+
+
+def changed(base: Change, change: Change) -> Change:
+    """A config with other values; rotation and kinds of layers follow them."""
+    config = copy.deepcopy(base)
+    text = config.get("text_config", config)
+    for key in text.keys() & {"vocab_size", "vocab_size_per_layer_input"}:
+        text[key] = N_VOCAB
+    for key, value in change.items():
+        if key == "rope_scaling" and "rope_parameters" in text:
+            kept = ("rope_theta", "partial_rotary_factor", "mrope_section", "mrope_interleaved")
+            old = text["rope_parameters"]
+            text["rope_parameters"] = {name: old[name] for name in kept if name in old} | value
+        else:
+            text[key] = value
+    follow = change.keys() & {"num_hidden_layers", "sliding_window", "no_rope_layers"}
+    if follow and "layer_types" not in change:
+        text.pop("layer_types", None)
+    if "num_hidden_layers" in change:
+        text.pop("no_rope_layers", None)
+    return config
+
+
+def main(references: Path) -> None:
+    """Write the file anew."""
+    cases, arrays = [], {}
+    for seed, (case, name, change) in enumerate(CASES):
+        config = changed(json.loads((references / case / "config.json").read_text()), change)
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "config.json").write_text(json.dumps(config))
+            parsed = AutoConfig.from_pretrained(folder)
+            AutoModelForCausalLM.from_config(parsed).save_pretrained(folder)
+            path = Path(folder, "model.safetensors")
+            with safe_open(path, "np") as file:
+                shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+            save_file(dict(weights(shapes, seed)), path, metadata={"format": "pt"})
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=torch.float32, attn_implementation="eager"
+            )
+            with torch.no_grad():
+                logits = model(torch.tensor([token_ids(seed)])).logits[0, -N_ROWS:].numpy()
+            saved = json.loads(Path(folder, "config.json").read_text())
+        full = f"{case}-{name}"
+        cases.append({"name": full, "seed": seed, "config": config, "saved": saved, "shapes": shapes})
+        arrays[full] = logits.astype(np.float32)
+        print(full, float(np.abs(logits).max()))
+    np.savez_compressed(PATH, cases=np.array(json.dumps(cases)), **arrays)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
