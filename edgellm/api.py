@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from edgellm.engine.adapters import parse_adapter
 from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
 from edgellm.engine.model import Model
 from edgellm.store.resolve import resolve
@@ -23,6 +25,7 @@ def load(
     isa: str = "",
     draft_max: int | None = None,
     max_memory: int | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Model:
     """Load a GGUF model from a path, a name of the catalog (`edgellm list`), or `user/repo:QUANT` on the Hub.
 
@@ -30,9 +33,10 @@ def load(
 
     threads: None takes the physical cores this process may use. context: tokens of a prompt and its answer
     together; None takes the trained context or 4096, whichever is less; 0 takes the trained context.
-    vocab_only: only the tokenizer and the chat template. See LoadOptions for the rest. Raises FileError,
-    FormatError, ModelError, UnsupportedError, MemoryLimitError or UsageError, each with a sentence that says
-    what to do.
+    vocab_only: only the tokenizer and the chat template. lora: adapters as FILE, FILE=SCALE or (FILE, scale),
+    GGUF files or PEFT folders; generations may choose among them (GenerateOptions.lora). See LoadOptions for
+    the rest. Raises FileError, FormatError, ModelError, UnsupportedError, MemoryLimitError or UsageError,
+    each with a sentence that says what to do.
     """
     chosen = LoadOptions(
         threads=threads,
@@ -45,5 +49,6 @@ def load(
         max_memory=max_memory,
         batch=batch,
         parallel=parallel,
+        lora=tuple(map(parse_adapter, lora)),
     )
     return Model.load(resolve(path), chosen, vocab_only=vocab_only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -59,7 +60,8 @@ class Backend(Protocol):
         0 for recurrent models, and where a step's results depend on how many tokens it has.
         """
 
-    def open_sequence(self) -> int: ...
+    def open_sequence(self, scales: Sequence[float] = ()) -> int:
+        """A new sequence; `scales`: the factor of each adapter that its tokens see, or empty for none."""
 
     def close_sequence(self, sequence: int) -> None: ...
 
@@ -67,7 +69,7 @@ class Backend(Protocol):
         """The free blocks that a fork of `n_tokens` tokens takes."""
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
-        """A new sequence that begins with the first `n_tokens` of another.
+        """A new sequence that begins with the first `n_tokens` of another, and uses the same adapters.
 
         Raises BackendError if their keys, values or states are no longer held, or no block is free.
         """
@@ -80,7 +82,7 @@ class Backend(Protocol):
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set."""
 
-    def hidden(self, tokens: Ints) -> Floats:
+    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
 
     def close(self) -> None: ...

@@ -20,9 +20,9 @@ from edgellm.quant import decode
 class SequenceModel(Protocol):
     """What the backend computes with: whole sequences in, one row per token out (program.Interpreter)."""
 
-    def logits(self, ids: Sequence[int], /) -> Floats: ...
+    def logits(self, ids: Sequence[int], scales: Sequence[float], /) -> Floats: ...
 
-    def hidden(self, ids: Sequence[int], /) -> Floats: ...
+    def hidden(self, ids: Sequence[int], scales: Sequence[float], /) -> Floats: ...
 
 
 class DecodedWeights(Mapping[str, Floats]):
@@ -82,6 +82,7 @@ class InterpreterBackend:
             copies=copies,
         )
         self._tokens: dict[int, list[int]] = {}
+        self._scales: dict[int, tuple[float, ...]] = {}
 
     @property
     def block_tokens(self) -> int:
@@ -104,14 +105,14 @@ class InterpreterBackend:
         """The open sequences."""
         return self._ledger.sequences
 
-    def open_sequence(self) -> int:
+    def open_sequence(self, scales: Sequence[float] = ()) -> int:
         sequence = self._ledger.open()
-        self._tokens[sequence] = []
+        self._tokens[sequence], self._scales[sequence] = [], tuple(scales)
         return sequence
 
     def close_sequence(self, sequence: int) -> None:
         self._ledger.close(sequence)
-        del self._tokens[sequence]
+        del self._tokens[sequence], self._scales[sequence]
 
     def fork_blocks(self, n_tokens: int) -> int:
         return self._ledger.fork_blocks(n_tokens)
@@ -119,6 +120,7 @@ class InterpreterBackend:
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         fork = self._ledger.fork(sequence, n_tokens)
         self._tokens[fork] = self._tokens[sequence][:n_tokens]
+        self._scales[fork] = self._scales[sequence]
         return fork
 
     def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
@@ -137,13 +139,14 @@ class InterpreterBackend:
             self._tokens[sequence] += tokens[indices].tolist()
             wanted = outputs[indices]
             if wanted.any():
-                rows = self._model.logits(self._tokens[sequence])[-len(indices) :]
+                rows = self._model.logits(self._tokens[sequence], self._scales[sequence])[-len(indices) :]
                 out[row_of[indices[wanted]]] = rows[wanted]
         return out
 
-    def hidden(self, tokens: Ints) -> Floats:
-        return self._model.hidden(tokens.tolist())
+    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
+        return self._model.hidden(tokens.tolist(), scales)
 
     def close(self) -> None:
         self._ledger.clear()
         self._tokens.clear()
+        self._scales.clear()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,9 @@ class LlamaCppBackend:
     def n_undo(self) -> int:
         return 0  # its results depend on how many tokens a step has
 
-    def open_sequence(self) -> int:
+    def open_sequence(self, scales: Sequence[float] = ()) -> int:
+        if scales:
+            raise BackendError("The llama_cpp backend takes no adapters; use --backend native.")
         if not self._free_slots:
             raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
         sequence = self._ledger.open()
@@ -194,9 +197,9 @@ class LlamaCppBackend:
             rows[row] = np.ctypeslib.as_array(found, (self.n_vocab,))
         return rows
 
-    def hidden(self, tokens: Ints) -> Floats:
+    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
         rows = np.empty((len(tokens), self.n_embd), np.float32)
-        sequence = self.open_sequence()
+        sequence = self.open_sequence(scales)
         llama_cpp.llama_set_embeddings(self._context, True)
         try:
             for start in range(0, len(tokens), self.batch):

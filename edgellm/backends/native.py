@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 
 from edgellm import _native
 from edgellm.backends.base import Bools, Floats, Ints
 from edgellm.errors import BackendError, ModelError
 from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
+from edgellm.program.adapter import Adapter, Half, Update
 
 
 class NativeBackend:
@@ -20,7 +23,8 @@ class NativeBackend:
 
     threads: of the pool. n_ctx: the longest sequence. cache_tokens: tokens that all sequences together can
     hold. batch: tokens per step. kv_type: how the cache stores keys and values. isa: an instruction set, or
-    "" for what EDGELLM_ISA names or else the best that this CPU has. Raises ModelError if the engine refuses
+    "" for what EDGELLM_ISA names or else the best that this CPU has. adapters: those that sequences may use.
+    Raises ModelError if the engine refuses
     the program, BackendError if it refuses an option.
     """
 
@@ -35,6 +39,7 @@ class NativeBackend:
         batch: int,
         kv_type: str,
         isa: str = "",
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.n_vocab = program.n_vocab
         self.n_embd = program.width
@@ -56,11 +61,13 @@ class NativeBackend:
                 kv_type=kv_type,
                 isa=self.isa,
             )
+            for adapter in adapters:
+                self._engine.add_adapter(list(map(_update, adapter.updates.items())))
         self.block_tokens: int = self._engine.block_tokens
         self.n_blocks = cache_tokens // self.block_tokens
 
     def memory(self) -> dict[str, int]:
-        """Bytes: weights, cache, scratch, and state_per_sequence; known before `load`."""
+        """Bytes: weights, cache, scratch, adapters, and state_per_sequence; known before `load`."""
         return dict(self._engine.memory())
 
     def load(self, *, release: bool = True) -> None:
@@ -81,8 +88,9 @@ class NativeBackend:
             return 0
         return _native.WINDOW_SLACK if self.windowed else self.n_ctx
 
-    def open_sequence(self) -> int:
-        return int(self._engine.open_sequence())
+    def open_sequence(self, scales: Sequence[float] = ()) -> int:
+        with self._translated():
+            return int(self._engine.open_sequence(list(scales)))
 
     def close_sequence(self, sequence: int) -> None:
         with self._translated():
@@ -110,9 +118,9 @@ class NativeBackend:
         with self._translated():
             return np.asarray(self._engine.step(tokens, sequences, outputs.view(np.uint8)))
 
-    def hidden(self, tokens: Ints) -> Floats:
+    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
         with self._translated():
-            return np.asarray(self._engine.hidden(tokens))
+            return np.asarray(self._engine.hidden(tokens, list(scales)))
 
     def close(self) -> None:
         del self._engine
@@ -126,3 +134,16 @@ class NativeBackend:
             raise ModelError(f"{self._file.path}: {error}") from error
         except (RuntimeError, ValueError, MemoryError) as error:
             raise BackendError(str(error)) from error
+
+
+_Raw = tuple[int, npt.NDArray[np.uint8]]
+
+
+def _raw(half: Half) -> _Raw:
+    kind = GGMLType.F16 if half.dtype == np.float16 else GGMLType.F32
+    return int(kind), np.ascontiguousarray(half).reshape(-1).view(np.uint8)
+
+
+def _update(item: tuple[str, Update]) -> tuple[object, ...]:
+    name, update = item
+    return name, len(update.a), *_raw(update.a), *_raw(update.b), update.scale

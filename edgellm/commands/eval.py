@@ -35,6 +35,8 @@ def run(settings: Settings) -> int:
         raise UsageError(f"eval {kind}: needs {needs[kind]}; see `edgellm eval --help`")
     path = find_model(settings["name"], settings)
     if kind == "imatrix":
+        if settings["lora"]:
+            raise UsageError("eval imatrix: --lora cannot be given; merge the adapter with `edgellm convert`")
         return _imatrix(path, Path(settings["other"]), settings)
     if kind == "kld":
         figures = _kld(path, find_model(settings["other"], settings), settings)
@@ -61,7 +63,8 @@ def _ids(tokenizer: Tokenizer, settings: Settings) -> list[int]:
 
 def _kld(path: Path, base: Path, settings: Settings) -> dict[str, float]:
     """Divergence of a model from a base model over windows of the text; nothing is kept but the sums."""
-    with load_model(path, settings) as model, load_model(base, settings) as reference:
+    # An adapter is part of the model that is measured: against its own base, what it changes.
+    with load_model(path, settings) as model, load_model(base, settings, with_lora=False) as reference:
         ids = _ids(model.tokenizer, settings)
         sample = "\n".join(sample_lines())
         if reference.tokenizer.encode(sample) != model.tokenizer.encode(sample):

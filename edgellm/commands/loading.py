@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from edgellm.commands.conversation import Reply
+    from edgellm.engine.adapters import AdapterFile
     from edgellm.engine.loading import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
@@ -55,11 +56,21 @@ def load_options(settings: Settings, **more: Any) -> LoadOptions:
     return LoadOptions(**({name: settings[name] for name in shared if name in settings.origins} | more))
 
 
-def load_model(path: Path, settings: Settings, *, for_chat: bool = True) -> Model:
-    """The model, with the settings' threads, context and so on; its template is compiled `for_chat`."""
+def adapters(settings: Settings) -> tuple[AdapterFile, ...]:
+    """The `--lora` options."""
+    from edgellm.engine.adapters import parse_adapter
+
+    return tuple(map(parse_adapter, settings["lora"] or ()))
+
+
+def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lora: bool = True) -> Model:
+    """The model, with the settings' threads, context and so on; its template is compiled `for_chat`.
+
+    with_lora: with the adapters of the settings.
+    """
     from edgellm.engine.model import Model
 
-    options = load_options(settings, batch=settings["batch"])
+    options = load_options(settings, batch=settings["batch"], lora=adapters(settings) if with_lora else ())
     # Jinja is imported and the template compiled while the engine packs weights on its own threads.
     model = Model.load(path, options, meanwhile=_compile_template if for_chat else None)
     for warning in (*model.tokenizer.warnings, *model.notes):

@@ -185,7 +185,16 @@ DRAFT_MAX = Option(
     "N",
 )
 
-LOADING = (MODEL, CONTEXT, THREADS, BATCH, KV_TYPE, ISA, BACKEND, MAX_MEMORY)
+LORA = Option(
+    "lora",
+    ("--lora",),
+    "LoRA adapter, GGUF or PEFT folder, and its scale; 0: loaded, not used (may be repeated)",
+    TEXT,
+    "FILE[=SCALE]",
+    repeated=True,
+)
+
+LOADING = (MODEL, CONTEXT, THREADS, BATCH, KV_TYPE, ISA, BACKEND, MAX_MEMORY, LORA)
 
 
 def _sampling(

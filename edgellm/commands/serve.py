@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm.commands.loading import find_model, load_options
+from edgellm.commands.loading import adapters, find_model, load_options
 from edgellm.commands.options import (
     DRAFT_MAX,
     INT,
@@ -23,7 +23,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.errors import FileError
+from edgellm.errors import FileError, UsageError
 from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
@@ -50,7 +50,10 @@ def run(settings: Settings) -> int:
         cache_contexts=CACHE_CONTEXTS,
         parallel=settings["parallel"],
         max_waiting=settings["queue"],
+        lora=adapters(settings),
     )
+    if options.lora and len(models) > 1:
+        raise UsageError(f"--lora needs a single model, and {len(models)} are to be served")
     chosen = server_settings(settings, api_keys(settings))
     configure(as_json=settings["log_json"])
     names = settings["names"] or ()

@@ -161,7 +161,10 @@ def write_with_receipt(
 def _token(plan: FilePlan, settings: Settings) -> str:
     """What tells this work from any other, so that only its own tensors are taken over."""
     inputs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in plan.inputs]
-    chosen = [settings.values.get(name) for name in ("type", "tensor_type", "lora", "calibrate", "imatrix")]
+    chosen = [
+        settings.values.get(name)
+        for name in ("type", "tensor_type", "merge_lora", "base", "calibrate", "imatrix")
+    ]
     return f"{inputs} {chosen}"
 
 

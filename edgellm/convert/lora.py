@@ -1,4 +1,4 @@
-"""Low-rank adapters as PEFT saves them, merged into a checkpoint's weights as they are read.
+"""Low-rank adapters as PEFT saves them: what each adds to a weight of the checkpoint.
 
 Hu et al. 2021, "LoRA" (arXiv 2106.09685); the scale of rank-stabilized adapters: arXiv 2312.03732.
 """
@@ -67,20 +67,39 @@ def read_adapter(folder: Path) -> dict[str, Delta]:
         if found is None or len(tensors.shapes[name]) != 2:
             raise UnsupportedError(
                 f"{path}: tensor {name[:80]!r} is not a matrix A or B of a linear layer; "
-                "only these can be merged"
+                "only these can be used"
             )
         module = found.group(1).removeprefix(_PREFIX)
-        halves.setdefault(module, {})[found.group(2)] = tensors.read(name, 1)
+        values = tensors.read(name, 1)
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"{path}: tensor {name[:80]!r} holds a value that is not finite; download it again"
+            )
+        halves.setdefault(module, {})[found.group(2)] = values
+    if not halves:
+        raise ModelError(f"{path}: holds no matrices, expected A and B of linear layers; download it again")
     deltas = {}
     for module, parts in halves.items():
-        if set(parts) != {"A", "B"} or len(parts["A"]) != parts["B"].shape[1]:
+        if set(parts) != {"A", "B"} or not len(parts["A"]) == parts["B"].shape[1] > 0:
             raise ModelError(f"{path}: A and B of {module[:80]!r} do not belong together; download it again")
         rank = len(parts["A"])
+        _check_rank(config, module, rank)
         scale = _scale(config, module, rank)
         deltas[f"{module}.weight"] = Delta(
             parts["A"], parts["B"], scale, config.get("fan_in_fan_out") is True
         )
     return deltas
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether a folder holds a PEFT adapter and no checkpoint."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
+def base_named_by(folder: Path) -> str:
+    """The base model that an adapter's config names, a folder or a name on the Hub; empty if none."""
+    name = (Folder(folder).json("adapter_config.json") or {}).get("base_model_name_or_path")
+    return name if isinstance(name, str) else ""
 
 
 def _refuse_unsupported(folder: Path, config: Mapping[str, Any]) -> None:
@@ -89,20 +108,54 @@ def _refuse_unsupported(folder: Path, config: Mapping[str, Any]) -> None:
         ("use_dora", (None, False)),
         ("bias", (None, "none")),
         ("modules_to_save", (None, [])),
+        ("lora_bias", (None, False)),
+        ("use_qalora", (None, False)),
+        ("layer_replication", (None, [])),
+        ("trainable_token_indices", (None, [], {})),
+        ("alora_invocation_tokens", (None, [])),
     ):
         if config.get(key) not in allowed:
             raise UnsupportedError(
                 f"{folder / 'adapter_config.json'}: {key!r} is {str(config.get(key))[:80]!r}, expected "
-                f"{allowed[-1]!r}; only plain LoRA adapters can be merged"
+                f"{allowed[-1]!r}; only plain LoRA adapters can be used"
             )
+    # These begin by taking their own product out of the weights, so that it does not fit those of the Hub.
+    start = config.get("init_lora_weights")
+    if isinstance(start, str) and start.split("_")[0].lower() in ("pissa", "olora", "corda", "loftq"):
+        raise UnsupportedError(
+            f"{folder / 'adapter_config.json'}: 'init_lora_weights' is {start[:80]!r}, which changes the "
+            "base's weights, expected an adapter of unchanged ones; save it again as a plain LoRA"
+        )
+
+
+def _by_module(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
+    """The value of the first pattern that fits a module's name or its end, as PEFT chooses it."""
+    patterns = config.get(key) or {}
+    if not isinstance(patterns, Mapping):
+        raise ModelError(f"adapter_config.json: {key!r} is {str(patterns)[:80]!r}, expected an object")
+    for pattern, value in patterns.items():
+        try:
+            if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", module):
+                return value
+        except re.error:
+            raise ModelError(
+                f"adapter_config.json: {key!r} has {pattern[:80]!r}, expected a regular expression"
+            ) from None
+    return default
+
+
+def _check_rank(config: Mapping[str, Any], module: str, rank: int) -> None:
+    expected = _by_module(config, "rank_pattern", module, config.get("r", rank))
+    if expected != rank:
+        raise ModelError(
+            f"adapter_config.json: the rank of {module[:80]!r} is {str(expected)[:40]}, and its matrices "
+            f"have {rank}; the files do not belong together, download both again"
+        )
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int) -> float:
     """alpha over the rank, or over its root where the adapter is rank-stabilized."""
-    alpha = config.get("lora_alpha", rank)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?{pattern}", module):
-            alpha = value
+    alpha = _by_module(config, "alpha_pattern", module, config.get("lora_alpha", rank))
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
         raise ModelError(f"adapter_config.json: 'lora_alpha' is {str(alpha)[:80]!r}, expected a number")
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from edgellm.backends.base import Backend
 from edgellm.device.cores import default_threads
 from edgellm.device.memory import available_memory, own_memory
+from edgellm.engine.adapters import AdapterFile, read_adapter
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
+from edgellm.program.adapter import Adapter
 
 if TYPE_CHECKING:
     from edgellm.backends.native import NativeBackend
@@ -27,6 +29,7 @@ DEFAULT_WAITING = 256
 # With the token they follow they make eight, which the kernels for few tokens take at once.
 DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "llama_cpp", "interpreter")
+WITH_ADAPTERS = ("auto", "native", "interpreter")
 KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
 MAX_PARKED = 32
@@ -42,9 +45,10 @@ class LoadOptions:
     the trained context. cache_tokens: tokens that all sequences together may hold; None: as many as
     `cache_contexts` contexts. parallel: answers that may be under way at once. max_waiting: further ones that
     may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto":
-    f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens that
-    one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. max_memory: bytes
-    that may be used; None: what is available. Raises UsageError for a value out of range.
+    f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens
+    that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. max_memory:
+    bytes that may be used; None: what is available. lora: adapters to load, and the factors that answers use
+    unless they ask for others. Raises UsageError for a value out of range.
     """
 
     threads: int | None = None
@@ -59,6 +63,7 @@ class LoadOptions:
     isa: str = ""
     draft_max: int | None = None
     max_memory: int | None = None
+    lora: tuple[AdapterFile, ...] = ()
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -79,6 +84,10 @@ class LoadOptions:
             raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:
             raise UsageError(f"backend is {self.backend!r}; the backends are {', '.join(BACKENDS)}.")
+        if self.lora and self.backend not in WITH_ADAPTERS:
+            raise UsageError(
+                f"lora needs one of the backends {', '.join(WITH_ADAPTERS)}, and it is {self.backend}."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +99,7 @@ class Plan:
     options: LoadOptions
     n_ctx: int
     threads: int
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def kv_type(self) -> str:
@@ -112,7 +122,10 @@ class Plan:
 
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
-    """Build the program of a file and settle its context; UsageError if that exceeds the trained one."""
+    """Build the program of a file, settle its context and read its adapters.
+
+    Raises UsageError if the context exceeds the trained one, and what `read_adapter` does.
+    """
     shapes = {name: info.shape for name, info in file.tensors.items()}
     n_ctx = options.context
     try:
@@ -130,7 +143,8 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
     _check_tensors(file, program)
-    return Plan(file, program, options, n_ctx, options.threads or default_threads())
+    adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
+    return Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
 
 
 def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
@@ -203,6 +217,7 @@ def _plan_native(planned: Plan) -> NativeBackend:
         batch=_batch(planned),
         kv_type=planned.kv_type,
         isa=options.isa,
+        adapters=planned.adapters,
     )
 
 
@@ -246,7 +261,7 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
     memory = _interpreter_memory(planned)
     check_memory(planned, memory)
     backend = InterpreterBackend(
-        Interpreter(program, DecodedWeights(planned.file)),
+        Interpreter(program, DecodedWeights(planned.file), adapters=planned.adapters),
         n_vocab=program.n_vocab,
         n_embd=program.width,
         n_ctx=planned.n_ctx,
@@ -258,7 +273,10 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _interpreter_memory(planned: Plan) -> dict[str, int]:
-    return {"weights": 4 * sum(math.prod(shape) for shape in planned.program.weights.values())}
+    return {
+        "weights": 4 * sum(math.prod(shape) for shape in planned.program.weights.values()),
+        "adapters": sum(adapter.n_bytes for adapter in planned.adapters),
+    }
 
 
 def _batch(planned: Plan) -> int:

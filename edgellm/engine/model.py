@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, Ints
+from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
 from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
@@ -45,6 +46,7 @@ class Model:
         self.threads = planned.threads if planned else 0
         self.memory: dict[str, int] = {}
         self.notes: list[str] = []  # what was asked for and cannot be had
+        self.adapters = name_adapters(planned.options.lora) if planned else ()
         self.load_s = 0.0
         self._program = planned.program if planned else None
         self._backend: Backend | None = None
@@ -178,7 +180,7 @@ class Model:
             ids = [int(token) for token in prompt]
         self._check_generates()
         known = (options or GenerateOptions()).over(self.sampling_defaults)
-        matcher = self.matcher(known)
+        matcher, scales = self.matcher(known), self.scales(known.lora)
         return Generation(
             self.scheduler,
             lambda on_event: make_request(
@@ -188,6 +190,7 @@ class Model:
                 decoder=self.tokenizer.stream(),
                 on_event=on_event,
                 matcher=matcher,
+                scales=scales,
             ),
         )
 
@@ -200,23 +203,30 @@ class Model:
             chosen = replace(chosen, stop=(*chosen.stop, *self.template.stops))
         return self.generate(self.template.encode(messages, **variables), chosen)
 
-    def logits(self, ids: Sequence[int]) -> Floats:
+    def scales(self, lora: Choice | None = None) -> Scales:
+        """The factor of each adapter for a choice of them, None: as they were loaded; empty if none is used.
+
+        Raises UsageError for an adapter that is not loaded, or a factor that is no finite number.
+        """
+        return choose_scales(self.adapters, lora)
+
+    def logits(self, ids: Sequence[int], *, lora: Choice | None = None) -> Floats:
         """Logits (n_tokens, n_vocab) of every position of one sequence.
 
-        Raises ContextOverflowError if it exceeds the context.
+        lora: as in GenerateOptions. Raises ContextOverflowError if the sequence exceeds the context.
         """
         self._check_generates()
-        tokens = self._check_ids(ids)
-        return self.scheduler.exclusively(len(tokens), lambda backend: _all_logits(backend, tokens))
+        tokens, scales = self._check_ids(ids), self.scales(lora)
+        return self.scheduler.exclusively(len(tokens), lambda backend: _all_logits(backend, tokens, scales))
 
-    def perplexity(self, ids: Sequence[int]) -> float:
+    def perplexity(self, ids: Sequence[int], *, lora: Choice | None = None) -> float:
         """exp of the mean negative log-likelihood of the tokens, each given those before it.
 
         A text longer than the context is cut into context-sized windows, each read on its own; the first
         token of a window is not scored. Needs at least two tokens.
         """
         self._check_generates()
-        tokens = self._check_ids(ids)
+        tokens, scales = self._check_ids(ids), self.scales(lora)
         if len(tokens) < 2:
             raise UsageError("Perplexity needs at least two tokens.")
         total, count = 0.0, 0
@@ -224,21 +234,24 @@ class Model:
             window = tokens[start : start + self.n_ctx]
             if len(window) < 2:
                 break
-            losses = self.scheduler.exclusively(len(window), lambda backend, w=window: _losses(backend, w))  # type: ignore[misc]
+            losses = self.scheduler.exclusively(
+                len(window),
+                lambda backend, w=window: _losses(backend, w, scales),  # type: ignore[misc]
+            )
             total, count = total + float(losses.sum(dtype=np.float64)), count + len(losses)
         return float(np.exp(total / count))
 
-    def embed(self, texts: Sequence[str]) -> Floats:
+    def embed(self, texts: Sequence[str], *, lora: Choice | None = None) -> Floats:
         """Embeddings (n_texts, width), each of length 1: the hidden state pooled as the model says."""
         rows = np.empty((len(texts), self.program.width), np.float32)
         for row, text in zip(rows, texts, strict=True):
-            row[:] = self.embed_ids(self.tokenize(text, add_special=True))
+            row[:] = self.embed_ids(self.tokenize(text, add_special=True), lora=lora)
         return rows
 
-    def embed_ids(self, ids: Sequence[int]) -> Floats:
+    def embed_ids(self, ids: Sequence[int], *, lora: Choice | None = None) -> Floats:
         """The embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
-        tokens = self._check_ids(ids)
-        hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens))
+        tokens, scales = self._check_ids(ids), self.scales(lora)
+        hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens, scales))
         pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
         vector = np.asarray(pooled[self.program.pooling], np.float64)
         return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
@@ -317,9 +330,9 @@ def _loaded(part: T | None) -> T:
     return part
 
 
-def _chunks(backend: Backend, tokens: Ints) -> Iterator[Floats]:
+def _chunks(backend: Backend, tokens: Ints, scales: Scales) -> Iterator[Floats]:
     """Logits of every position, one step's worth after another."""
-    sequence = backend.open_sequence()
+    sequence = backend.open_sequence(scales)
     try:
         for start in range(0, len(tokens), backend.batch):
             part = tokens[start : start + backend.batch]
@@ -328,14 +341,14 @@ def _chunks(backend: Backend, tokens: Ints) -> Iterator[Floats]:
         backend.close_sequence(sequence)
 
 
-def _all_logits(backend: Backend, tokens: Ints) -> Floats:
-    return np.concatenate(list(_chunks(backend, tokens)))
+def _all_logits(backend: Backend, tokens: Ints, scales: Scales) -> Floats:
+    return np.concatenate(list(_chunks(backend, tokens, scales)))
 
 
-def _losses(backend: Backend, tokens: Ints) -> Floats:
+def _losses(backend: Backend, tokens: Ints, scales: Scales) -> Floats:
     """Negative log-likelihood (n_tokens - 1,) of each token but the first."""
     losses, position = [], 0
-    for logits in _chunks(backend, tokens):
+    for logits in _chunks(backend, tokens, scales):
         following = tokens[position + 1 : position + 1 + len(logits)]
         wide = logits[: len(following)].astype(np.float64)
         wide -= wide.max(axis=1, keepdims=True)

@@ -37,6 +37,7 @@ class GenerateOptions:
     schema: a JSON schema (an object or its text) that the answer must be valid against. regex: a regular
     expression that it must match as a whole. grammar: a grammar in Lark or GBNF. json: any JSON object. Of
     these four at most one may be given; an answer cut off by max_tokens is a beginning of one that fits.
+    lora: adapters by name or number and their scales; those not named are not used (as they were loaded).
     Raises UsageError for a value out of range.
     """
 
@@ -58,6 +59,7 @@ class GenerateOptions:
     regex: str | None = None
     grammar: str | None = None
     json: bool = False
+    lora: Mapping[str | int, float] | None = None
 
     def __post_init__(self) -> None:
         stop: object = self.stop

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from edgellm.backends.base import Backend, Ints
+from edgellm.engine.adapters import Scales
 from edgellm.errors import BackendError
 
 
@@ -38,6 +40,13 @@ class Start:
     n_known: int
 
 
+class Parked(NamedTuple):
+    """What a parked sequence holds: its tokens, and the scales of the adapters they were read with."""
+
+    tokens: Ints
+    scales: Scales
+
+
 class PrefixCache:
     """The parked sequences of one backend; at most `max_parked`, and none at all if that is 0.
 
@@ -48,7 +57,7 @@ class PrefixCache:
         self._backend = backend
         self._max_parked = max_parked
         self._min_tokens = min_tokens
-        self._parked: dict[int, Ints] = {}  # in order of use, the least recent first
+        self._parked: dict[int, Parked] = {}  # in order of use, the least recent first
 
     @property
     def forgets(self) -> bool:
@@ -58,41 +67,53 @@ class PrefixCache:
     def __len__(self) -> int:
         return len(self._parked)
 
-    def park(self, sequence: int, tokens: Sequence[int]) -> None:
-        """Take over a sequence that holds exactly `tokens`; those that it makes useless are closed."""
-        held = np.asarray(tokens, np.int32)
-        if len(held) < self._min_tokens or self._max_parked == 0:
+    def park(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
+        """Take over a sequence that holds exactly `tokens`, read with the adapters' `scales`.
+
+        Sequences that it makes useless are closed.
+        """
+        held = Parked(np.asarray(tokens, np.int32), scales)
+        if len(tokens) < self._min_tokens or self._max_parked == 0:
             self._backend.close_sequence(sequence)
             return
         if not self.forgets:
             # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
             for other, theirs in list(self._parked.items()):
-                if len(theirs) <= len(held) and np.array_equal(theirs, held[: len(theirs)]):
+                n_theirs = len(theirs.tokens)
+                if (
+                    theirs.scales == scales
+                    and n_theirs <= len(tokens)
+                    and np.array_equal(theirs.tokens, held.tokens[:n_theirs])
+                ):
                     self._close(other)
         self._parked[sequence] = held
         while len(self._parked) > self._max_parked:
             self.evict()
 
-    def checkpoint(self, sequence: int, tokens: Sequence[int]) -> None:
+    def checkpoint(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
         """Park a copy of a sequence that will go on, if there is room for one without closing another."""
         room = self._backend.free_blocks >= self._backend.fork_blocks(len(tokens))
         if len(tokens) >= self._min_tokens and self._max_parked > 0 and room:
-            self.park(self._backend.fork_sequence(sequence, len(tokens)), tokens)
+            self.park(self._backend.fork_sequence(sequence, len(tokens)), tokens, scales)
 
-    def acquire(self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]]) -> Start:
+    def acquire(
+        self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]], scales: Scales = ()
+    ) -> Start:
         """Open a sequence that begins with as many of the prompt's tokens as any known one can give.
 
         At least the last token is left to compute, because its logits are wanted. `live`: sequences
-        that are in use, as (sequence, tokens it holds).
+        that are in use with these `scales` of the adapters, as (sequence, tokens it holds).
         """
         wanted = np.asarray(prompt, np.int32)
-        matches = sorted(self._matches(wanted, live), key=lambda m: (m.n_tokens, m.whole), reverse=True)
+        matches = sorted(
+            self._matches(wanted, live, scales), key=lambda m: (m.n_tokens, m.whole), reverse=True
+        )
         n_known = matches[0].n_tokens if matches else 0
         for match in matches:
             sequence = self._begin(match)
             if sequence is not None:
                 return Start(sequence, match.n_tokens, n_known)
-        return Start(self._backend.open_sequence(), 0, n_known)
+        return Start(self._backend.open_sequence(scales), 0, n_known)
 
     def _begin(self, match: Match) -> int | None:
         """A sequence that holds just the matching tokens; None if the backend cannot make one."""
@@ -135,8 +156,11 @@ class PrefixCache:
         while self.evict():
             pass
 
-    def _matches(self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]]) -> Iterator[Match]:
-        candidates = [*self._parked.items(), *((s, np.asarray(tokens, np.int32)) for s, tokens in live)]
+    def _matches(
+        self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]], scales: Scales
+    ) -> Iterator[Match]:
+        parked = [(s, held.tokens) for s, held in self._parked.items() if held.scales == scales]
+        candidates = [*parked, *((s, np.asarray(tokens, np.int32)) for s, tokens in live)]
         for sequence, held in candidates:
             n_tokens = min(common_prefix(held, wanted), len(wanted) - 1)
             if n_tokens >= self._min_tokens:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgellm.backends.base import Ints
+from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.stops import StopFilter
@@ -95,7 +96,8 @@ class Request:
 
     `tokens` is the prompt and then every sampled token; the first `fed` of them are in the backend's
     `sequence`. No step reaches past a place in `checkpoints`, because the sequence is copied there.
-    `on_event` is called on the thread that runs the scheduler and must not block.
+    `scales` are the factors of the adapters it uses. `on_event` is called on the thread that runs the
+    scheduler and must not block.
     """
 
     prompt: Sequence[int]
@@ -104,6 +106,7 @@ class Request:
     decoder: StreamDecoder
     on_event: Callable[[Event], None]
     matcher: TokenMatcher | None = None
+    scales: Scales = ()
     number: int = field(default_factory=lambda: next(_numbers))
     prompt_ids: Ints = field(init=False)
     tokens: list[int] = field(init=False)

@@ -182,9 +182,13 @@ class Scheduler:
         """Give a request its place; False if the cache has no room for it beside those under way."""
         with self._queue_lock:
             self._waiting.remove(request)
-        live = [(r.sequence, r.tokens[: r.fed]) for r in self._active if r.sequence is not None]
+        live = [
+            (r.sequence, r.tokens[: r.fed])
+            for r in self._active
+            if r.sequence is not None and r.scales == request.scales
+        ]
         try:
-            start = self._prefixes.acquire(request.tokens, live)
+            start = self._prefixes.acquire(request.tokens, live, request.scales)
         except BackendError as error:
             self._finish(request, "error", error)
             return True
@@ -192,7 +196,7 @@ class Scheduler:
         n_cached, block = start.n_tokens, self._backend.block_tokens
         needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
         if self._active and not self._prefixes.make_room(needed):
-            self._prefixes.park(start.sequence, request.tokens[:n_cached])
+            self._prefixes.park(start.sequence, request.tokens[:n_cached], request.scales)
             with self._queue_lock:
                 self._waiting.appendleft(request)
             return False
@@ -210,6 +214,8 @@ class Scheduler:
         if self._max_parked == 0:
             return False
         for other in self._active:
+            if other.scales != request.scales:
+                continue
             n_shared = min(common_prefix(other.prompt_ids, request.prompt_ids), len(request.prompt) - 1)
             if n_shared < self._min_shared or n_shared <= other.fed:
                 continue
@@ -304,7 +310,7 @@ class Scheduler:
             n_logits = grant.n_logits
             request.fed += grant.n_tokens
             if request.fed in request.checkpoints and request.sequence is not None:
-                self._prefixes.checkpoint(request.sequence, request.tokens[: request.fed])
+                self._prefixes.checkpoint(request.sequence, request.tokens[: request.fed], request.scales)
             if n_logits:
                 self._answer(grant, logits[row : row + n_logits])
                 row += n_logits
@@ -363,7 +369,7 @@ class Scheduler:
             self._speculation.forget(request)
         if request.sequence is not None:
             if error is None:
-                self._prefixes.park(request.sequence, request.tokens[: request.fed])
+                self._prefixes.park(request.sequence, request.tokens[: request.fed], request.scales)
             else:
                 self._backend.close_sequence(request.sequence)
             request.sequence = None

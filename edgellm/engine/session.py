@@ -6,6 +6,7 @@ import queue
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 
+from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Event, FinishReason, Request, Stats, StreamDecoder, TokenMatcher
 from edgellm.engine.sampling import Sampled, Sampler
@@ -21,10 +22,12 @@ def make_request(
     decoder: StreamDecoder,
     on_event: Callable[[Event], None],
     matcher: TokenMatcher | None = None,
+    scales: Scales = (),
 ) -> Request:
     """A request for the scheduler out of options in which nothing is left None by `GenerateOptions.over`.
 
-    matcher: at the beginning of the grammar that the options ask for (`Model.matcher`).
+    matcher: at the beginning of the grammar that the options ask for (`Model.matcher`). scales: of the
+    adapters that they ask for (`Model.scales`).
     Raises UsageError if a biased token is not in the vocabulary.
     """
     beyond = [token for token in options.logit_bias if token >= n_vocab]
@@ -53,7 +56,13 @@ def make_request(
         n_probs=known.logprobs,
     )
     return Request(
-        prompt=prompt, options=known, sampler=sampler, decoder=decoder, on_event=on_event, matcher=matcher
+        prompt=prompt,
+        options=known,
+        sampler=sampler,
+        decoder=decoder,
+        on_event=on_event,
+        matcher=matcher,
+        scales=scales,
     )
 
 

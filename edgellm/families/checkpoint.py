@@ -114,7 +114,7 @@ def plan_tensors(
 
     Raises ModelError for a missing tensor, one that does not fit, and one that the family does not know.
     """
-    actual = {_canonical(name): name for name in shapes}
+    actual = {canonical(name): name for name in shapes}
     planned: dict[str, PlannedTensor] = {}
     used: set[str] = set()
     parts = checkpoint.parts(config).items
@@ -129,7 +129,8 @@ def plan_tensors(
     return tuple(planned.values())
 
 
-def _canonical(name: str) -> str:
+def canonical(name: str) -> str:
+    """A tensor's name without what wraps the text model: the name that families use."""
     for prefix, plain in _PREFIXES:
         if name.startswith(prefix):
             return plain + name.removeprefix(prefix)
@@ -157,7 +158,7 @@ def _refuse_unknown(names: Iterable[str], checkpoint: Checkpoint, config: Config
     tied = (r"lm_head\.weight", r"embed_out\.weight") if config.tied else ()
     patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied)]
     for name in names:
-        if not any(pattern.fullmatch(_canonical(name)) for pattern in patterns):
+        if not any(pattern.fullmatch(canonical(name)) for pattern in patterns):
             raise ModelError(
                 f"checkpoint tensor {name!r} has no place in a model of type {config.model_type!r}; "
                 "the checkpoint is a variant that edgellm does not implement"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError
-from edgellm.families.checkpoint import Plan, plan_tensors
+from edgellm.families.checkpoint import Part, Plan, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Shape, Source
@@ -108,18 +108,31 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
     model type or a config value that is not implemented, ModelError for tensors that do not fit.
     """
     settings = Config(config)
-    module = MODEL_TYPES.get(settings.model_type)
-    if module is None:
-        raise UnsupportedError(
-            f"config.json: 'model_type' is {settings.model_type[:80]!r}, which edgellm does not implement; "
-            f"supported: {', '.join(sorted(MODEL_TYPES))}"
-        )
-    made_by = _load(module)
+    made_by = _of_model_type(settings.model_type)
     metadata = made_by.checkpoint.metadata(settings)
     tensors = plan_tensors(made_by.checkpoint, settings, shapes)
     named = {"general.architecture": made_by.architecture, **metadata}
     build(named, {tensor.name: tensor.shape for tensor in tensors})
     return Plan(made_by.architecture, metadata, tensors)
+
+
+def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
+    """The tensors that a checkpoint's GGUF file may hold, and what each is made from, by config.json alone.
+
+    Raises as `plan` does.
+    """
+    settings = Config(config)
+    return tuple(_of_model_type(settings.model_type).checkpoint.parts(settings).items)
+
+
+def _of_model_type(model_type: str) -> Family:
+    module = MODEL_TYPES.get(model_type)
+    if module is None:
+        raise UnsupportedError(
+            f"config.json: 'model_type' is {model_type[:80]!r}, which edgellm does not implement; "
+            f"supported: {', '.join(sorted(MODEL_TYPES))}"
+        )
+    return _load(module)
 
 
 def build(
@@ -131,6 +144,10 @@ def build(
     metadata value that is not implemented, ModelError for a missing tensor, a wrong shape or a tensor
     that the family does not know.
     """
+    if metadata.get("general.type") == "adapter":
+        raise UnsupportedError(
+            "the file is a LoRA adapter, expected a model; load its model with --lora FILE"
+        )
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelError(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
+from edgellm.program.adapter import Adapter, Update
 from edgellm.program.ops import Op, Program
 
 Array = NDArray[np.float32]
@@ -26,29 +27,35 @@ Observe = Callable[[str, int, Array], None]
 class Interpreter:
     """Evaluates `program` over `weights` (name -> float32 array; may decode a weight when asked).
 
-    observe: told of every product of rows with a matrix.
+    observe: told of every product of rows with a matrix. adapters: what may be added to its matrices; the
+    `scales` of a run are one for each adapter, or none to leave them all out.
     """
 
     def __init__(
-        self, program: Program, weights: Mapping[str, Array], observe: Observe | None = None
+        self,
+        program: Program,
+        weights: Mapping[str, Array],
+        observe: Observe | None = None,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         self.program = program
         self.weights = weights
         self.observe = observe
+        self.adapters = adapters
 
-    def logits(self, ids: Sequence[int]) -> Array:
+    def logits(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """Logits (n_tokens, n_vocab) of every position of one sequence."""
         if self.program.logits is None:
             raise UsageError(
                 f"the {self.program.family} model is an encoder: it has no logits, only embeddings"
             )
-        return self.values(ids)[self.program.logits]
+        return self.values(ids, scales)[self.program.logits]
 
-    def hidden(self, ids: Sequence[int]) -> Array:
+    def hidden(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """The rows (n_tokens, width) after the final norm."""
-        return self.values(ids)[self.program.hidden]
+        return self.values(ids, scales)[self.program.hidden]
 
-    def values(self, ids: Sequence[int]) -> dict[str, Array]:
+    def values(self, ids: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Array]:
         """Every value that is read last by the output; others are dropped after their last use."""
         tokens = np.asarray(ids, dtype=np.int64)
         if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
@@ -57,7 +64,8 @@ class Interpreter:
         last_use[self.program.hidden] = len(self.program.ops)
         if self.program.logits is not None:
             last_use[self.program.logits] = len(self.program.ops)
-        run = _Run(self.program, self.weights, tokens, self.observe)
+        used = [(a.updates, scale) for a, scale in zip(self.adapters, scales, strict=False) if scale]
+        run = _Run(self.program, self.weights, tokens, self.observe, used)
         for i, op in enumerate(self.program.ops):
             run.values[op.out] = _OPS[op.kind](run, op, *(run.values[name] for name in op.ins))
             for name in op.ins:
@@ -75,8 +83,10 @@ class _Run:
         weights: Mapping[str, Array],
         tokens: NDArray[np.int64],
         observe: Observe | None,
+        adapters: Sequence[tuple[Mapping[str, Update], float]],
     ) -> None:
         self.program = program
+        self.adapters = adapters
         self._observe = observe
         self.tokens = tokens
         self.values: dict[str, Array] = {}
@@ -183,6 +193,11 @@ def _norm(run: _Run, op: Op, x: Array) -> Array:
 def _linear(run: _Run, op: Op, x: Array) -> Array:
     run.see(op, "weight", 0, x)
     out = x @ run.required(op, "weight").T
+    for updates, scale in run.adapters:
+        update = updates.get(op.weights["weight"])
+        if update is not None:
+            a, b = update.a.astype(np.float32), update.b.astype(np.float32)
+            out = out + np.float32(scale * update.scale) * (x @ a.T) @ b.T
     bias = run.weight(op, "bias")
     return out if bias is None else out + bias
 

@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "base/error.h"
@@ -59,7 +60,7 @@ void check(StepStatus status) {
 // Owns the engine and the buffers whose bytes it reads.
 struct PyEngine {
     Engine engine;
-    std::vector<Bytes> buffers;
+    std::vector<Bytes> buffers, adapter_buffers;
 
     PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
              size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
@@ -102,8 +103,11 @@ struct PyEngine {
             buffers.push_back(bytes);
             sources.push_back({name, type, bytes.data(), bytes.size()});
         }
-        nb::gil_scoped_release unlocked;
-        engine.load(sources, release);
+        {
+            nb::gil_scoped_release unlocked;
+            engine.load(sources, release);
+        }
+        adapter_buffers.clear();
     }
 
     FloatMatrix step(const Ints& tokens, const Ints& sequences, const Flags& outputs) {
@@ -126,13 +130,37 @@ struct PyEngine {
         return logits;
     }
 
-    FloatMatrix hidden(const Ints& tokens) {
+    // One float for each adapter, or none.
+    std::vector<float> checked(const std::vector<float>& scales) {
+        const bool finite =
+            std::all_of(scales.begin(), scales.end(), [](float s) { return std::isfinite(s); });
+        if (!finite || (!scales.empty() && scales.size() != loaded().n_adapters()))
+            throw std::invalid_argument("scales must be one finite number for each adapter, or none");
+        const bool used = std::any_of(scales.begin(), scales.end(), [](float s) { return s != 0.0f; });
+        return used ? scales : std::vector<float>{};
+    }
+
+    void add_adapter(
+        const std::vector<std::tuple<std::string, size_t, uint32_t, Bytes, uint32_t, Bytes, float>>&
+            updates) {
+        if (engine.loaded()) throw std::runtime_error("adapters are added before the weights are loaded");
+        std::vector<UpdateSource> sources;
+        for (const auto& [weight, rank, a_type, a, b_type, b, scale] : updates) {
+            adapter_buffers.push_back(a);
+            adapter_buffers.push_back(b);
+            sources.push_back({weight, rank, a_type, b_type, a.data(), b.data(), a.size(), b.size(), scale});
+        }
+        engine.add_adapter(sources);
+    }
+
+    FloatMatrix hidden(const Ints& tokens, const std::vector<float>& scales) {
         Engine& e = loaded();
         FloatMatrix out = new_matrix(tokens.size(), static_cast<size_t>(e.program().width));
+        const std::vector<float> used = checked(scales);
         StepStatus status;
         {
             nb::gil_scoped_release unlocked;
-            status = e.hidden(tokens.data(), tokens.size(), out.data());
+            status = e.hidden(tokens.data(), tokens.size(), used, out.data());
         }
         check(status);
         return out;
@@ -145,6 +173,7 @@ struct PyEngine {
         d["cache"] = use.cache;
         d["state_per_sequence"] = use.state_per_sequence;
         d["scratch"] = use.scratch;
+        d["adapters"] = use.adapters;
         return d;
     }
 
@@ -176,12 +205,13 @@ struct PyEngine {
         return nb::bytes(bytes.data(), bytes.size());
     }
 
-    int restore(const nb::bytes& bytes) {
+    int restore(const nb::bytes& bytes, const std::vector<float>& scales) {
         Engine& e = loaded();
+        const std::vector<float> used = checked(scales);
         const auto* data = static_cast<const uint8_t*>(bytes.data());
         const size_t n = bytes.size();
         nb::gil_scoped_release unlocked;
-        return e.sequences().restore(data, n);
+        return e.sequences().restore(data, n, used);
     }
 };
 
@@ -232,8 +262,15 @@ void bind_engine(nb::module_& m) {
         .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = false)
         .def("memory", &PyEngine::memory)
         .def("step", &PyEngine::step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("outputs"))
-        .def("hidden", &PyEngine::hidden, nb::arg("tokens"))
-        .def("open_sequence", [](PyEngine& e) { return e.loaded().sequences().open(); })
+        .def("hidden", &PyEngine::hidden, nb::arg("tokens"), nb::arg("scales") = std::vector<float>{})
+        .def("add_adapter", &PyEngine::add_adapter, nb::arg("updates"),
+             "Declares an adapter: (weight, rank, type and bytes of A, type and bytes of B, scale) each.")
+        .def(
+            "open_sequence",
+            [](PyEngine& e, const std::vector<float>& scales) {
+                return e.loaded().sequences().open(e.checked(scales));
+            },
+            nb::arg("scales") = std::vector<float>{})
         .def("close_sequence",
              [](PyEngine& e, int id) {
                  if (!e.loaded().sequences().close(id))
@@ -249,7 +286,8 @@ void bind_engine(nb::module_& m) {
             "Forgets all but the first n tokens; False if that past is no longer held.")
         .def("sequence_length", &PyEngine::length)
         .def("save_sequence", &PyEngine::save)
-        .def("restore_sequence", &PyEngine::restore)
+        .def("restore_sequence", &PyEngine::restore, nb::arg("bytes"),
+             nb::arg("scales") = std::vector<float>{})
         .def("set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; })
         .def("profile", &PyEngine::profile)
         .def_prop_ro("free_tokens", [](PyEngine& e) { return e.loaded().sequences().free_tokens(); })

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace edgellm {
 namespace {
@@ -51,13 +52,14 @@ size_t SequenceStore::free_tokens() const {
     return groups_.empty() ? context_ : blocks * kKvBlockTokens;
 }
 
-int SequenceStore::open() {
+int SequenceStore::open(std::vector<float> scales) {
     size_t i = 0;
     while (i < sequences_.size() && sequences_[i].open) ++i;
     if (i == sequences_.size()) sequences_.emplace_back();
     Sequence& s = sequences_[i];
     s = Sequence{};
     s.open = true;
+    s.scales = std::move(scales);
     s.ids.resize(groups_.size());
     s.first_kept.assign(groups_.size(), 0);
     s.blocks.resize(plan_.cache_shapes.size());
@@ -121,7 +123,7 @@ bool SequenceStore::past_held(const Sequence& s, size_t n_tokens) const {
 
 int SequenceStore::fork(int id, size_t n_tokens) {
     if (!valid(id) || !past_held(at(id), n_tokens)) return -1;
-    const int copy_id = open();
+    const int copy_id = open(at(id).scales);
     Sequence& copy = at(copy_id);
     const Sequence& s = at(id);
     const size_t full = n_tokens / kKvBlockTokens;
@@ -238,7 +240,7 @@ std::vector<uint8_t> SequenceStore::save(int id) const {
     return out;
 }
 
-int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes) {
+int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes, std::vector<float> scales) {
     size_t at_byte = 0;
     const auto get = [&](void* to, size_t n) {
         if (n_bytes - at_byte < n) return false;
@@ -248,7 +250,7 @@ int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes) {
     };
     uint64_t n_tokens = 0;
     if (!get(&n_tokens, sizeof(n_tokens)) || n_tokens > context_) return -1;
-    const int id = open();
+    const int id = open(std::move(scales));
     Sequence& s = at(id);
     bool ok = get(s.state.data(), s.state.size() * sizeof(float)) && reserve(id, n_tokens);
     for (size_t g = 0; ok && g < groups_.size(); ++g) {

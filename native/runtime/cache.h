@@ -26,6 +26,7 @@ struct Sequence {
     std::vector<std::vector<uint8_t*>> blocks;  // per cache: address of its part of each block
     std::vector<size_t> first_kept;             // per group: positions before it are gone
     std::vector<float> state;
+    std::vector<float> scales;  // of each adapter; empty: none is used
 };
 
 class SequenceStore {
@@ -33,8 +34,8 @@ class SequenceStore {
     // cache_tokens: capacity of each pool; context: most tokens of one sequence. Throws std::bad_alloc.
     SequenceStore(const Plan& plan, size_t cache_tokens, size_t context);
 
-    // A new sequence's number.
-    int open();
+    // A new sequence's number. scales: of each adapter, or none.
+    int open(std::vector<float> scales = {});
     // False if there is no such sequence.
     bool close(int id);
     bool valid(int id) const {
@@ -65,7 +66,7 @@ class SequenceStore {
     // One sequence's whole past as bytes, and back. restore returns -1 if there is no room or the bytes do
     // not fit this model.
     std::vector<uint8_t> save(int id) const;
-    int restore(const uint8_t* bytes, size_t n_bytes);
+    int restore(const uint8_t* bytes, size_t n_bytes, std::vector<float> scales = {});
 
   private:
     struct Group {

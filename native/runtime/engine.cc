@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cmath>
 #include <map>
+#include <utility>
 
 #include "base/error.h"
 
@@ -55,6 +56,7 @@ Engine::Engine(std::string_view program, const std::vector<std::pair<std::string
       program_(parse_program(program)),
       types_(order_types(program_, types)),
       plan_(make_plan(program_, types_, plan_options(options))),
+      adapters_(plan_, program_),
       pool_(options.threads, options.threads <= allowed_cpus()) {
     segment_ids_.reserve(options.batch);
 }
@@ -72,6 +74,8 @@ MemoryUse Engine::memory() const {
         options_.batch * (plan_.arena_floats_per_row * sizeof(float) + plan_.quant_bytes_per_row +
                           plan_.angle_floats_per_row * sizeof(float) + plan_.max_used * plan_.moe_row_bytes) +
         options_.threads * plan_.private_bytes;
+    use.adapters = adapters_.weight_bytes() +
+                   options_.batch * sizeof(float) * (adapters_.low_floats() + adapters_.size());
     return use;
 }
 
@@ -127,7 +131,7 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
     }
 
     sequences_ = std::make_unique<SequenceStore>(plan_, options_.cache_tokens, options_.context);
-    executor_ = std::make_unique<Executor>(plan_, program_, &pool_, options_.context);
+    executor_ = std::make_unique<Executor>(plan_, program_, adapters_, &pool_, options_.context);
     executor_->vectors.resize(plan_.vectors.size());
     for (size_t id = 0; id < plan_.vectors.size(); ++id)
         load_vector(id, *sources[static_cast<size_t>(plan_.vectors[id])]);
@@ -170,6 +174,7 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
             if (t == 0 && release) drop_pages(source.data, source.n_bytes);
         }
     });
+    adapters_.pack();
     release_ = release;
     if (release) {
         // Reading ahead has brought back pages that were dropped, and what loading freed lies in the
@@ -253,8 +258,8 @@ StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const u
     return StepStatus::kOk;
 }
 
-StepStatus Engine::hidden(const int32_t* tokens, size_t n, float* out) {
-    const int32_t id = sequences_->open();
+StepStatus Engine::hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out) {
+    const int32_t id = sequences_->open(std::move(scales));
     const std::vector<int32_t> ids(n, id);
     StepStatus status = make_batch(tokens, ids.data(), n);
     if (status == StepStatus::kOk) executor_->run_hidden(out);

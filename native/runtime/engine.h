@@ -11,6 +11,7 @@
 
 #include "base/memory.h"
 #include "base/thread_pool.h"
+#include "runtime/adapters.h"
 #include "runtime/cache.h"
 #include "runtime/executor.h"
 #include "runtime/plan.h"
@@ -34,7 +35,7 @@ struct TensorSource {
 };
 
 struct MemoryUse {
-    size_t weights, cache, state_per_sequence, scratch;
+    size_t weights, cache, state_per_sequence, scratch, adapters;
 };
 
 enum class StepStatus : uint8_t { kOk, kBadSequence, kBadToken, kTooManyTokens, kContextFull, kCacheFull };
@@ -45,6 +46,11 @@ class Engine {
     // std::bad_alloc.
     Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types,
            const EngineOptions& options);
+
+    // Declares a low-rank adapter, before `load`; its data must live until then. Sequences choose the scale
+    // of each adapter, in the order in which they were added. Throws ModelError.
+    void add_adapter(const std::vector<UpdateSource>& updates) { adapters_.add(updates); }
+    size_t n_adapters() const { return adapters_.size(); }
 
     // Packs the weights, all threads together, tensor by tensor. The data must outlive the engine: embedding
     // rows are read where they are. release: let the system drop packed source pages; only for data in a file
@@ -64,8 +70,8 @@ class Engine {
     // logits for each i with outputs[i] != 0, in order. On any other status than kOk nothing has changed.
     StepStatus step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
                     float* logits);
-    // The hidden rows (n, width) of one new sequence that is closed again.
-    StepStatus hidden(const int32_t* tokens, size_t n, float* out);
+    // The hidden rows (n, width) of one new sequence that is closed again. scales: of each adapter, or none.
+    StepStatus hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out);
 
   private:
     StepStatus make_batch(const int32_t* tokens, const int32_t* sequences, size_t n);
@@ -77,6 +83,7 @@ class Engine {
     Program program_;
     std::vector<uint32_t> types_;
     Plan plan_;
+    Adapters adapters_;
     ThreadPool pool_;
     std::unique_ptr<SequenceStore> sequences_;
     std::unique_ptr<Executor> executor_;

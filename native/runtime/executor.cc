@@ -16,9 +16,11 @@ uint64_t now_ns() {
 
 }  // namespace
 
-Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, size_t context)
+Executor::Executor(const Plan& plan, const Program& program, const Adapters& adapters, ThreadPool* pool,
+                   size_t context)
     : plan_(plan),
       program_(program),
+      adapters_(adapters),
       pool_(pool),
       linear_(linear_kernels(plan.options.isa)),
       rows_(row_kernels(plan.options.isa)),
@@ -47,16 +49,22 @@ Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, s
     partials_.resize(heads * max_chunks_ * 2 * pool->size());
 
     const size_t private_bytes = align_up(plan.private_bytes, 64);
+    const size_t n_tiles = adapters.size() > 0 ? 3 : 2;
     const size_t thread_bytes =
         private_bytes +
-        align_up(sizeof(float) * (2 * kTileFloats + align_up(attend, 16) + align_up(3 * experts, 16)), 4096);
+        align_up(sizeof(float) * (n_tiles * kTileFloats + align_up(attend, 16) + align_up(3 * experts, 16)),
+                 4096);
     thread_region_ = Region(thread_bytes * pool->size(), false);
     for (size_t t = 0; t < pool->size(); ++t) {
         uint8_t* base = thread_region_.data() + t * thread_bytes;
         auto* tile = reinterpret_cast<float*>(base + private_bytes);
-        threads_.push_back({base, tile, tile + kTileFloats, tile + 2 * kTileFloats,
-                            tile + 2 * kTileFloats + align_up(attend, 16)});
+        float* scratch = tile + n_tiles * kTileFloats;
+        threads_.push_back({base, tile, tile + kTileFloats, scratch, scratch + align_up(attend, 16),
+                            tile + 2 * kTileFloats});
     }
+    low_values_.resize(rows * adapters.low_floats());
+    row_scales_.resize(rows * adapters.size());
+    low_ = low_values_.data();
     counters_ = std::make_unique<Counter[]>(plan.stages.size() * kPhases);
 
     chosen_.resize(static_cast<size_t>(plan.n_moe));
@@ -79,7 +87,7 @@ Executor::Executor(const Plan& plan, const Program& program, ThreadPool* pool, s
 
 size_t Executor::scratch_bytes() const {
     return arena_region_.size() + quant_region_.size() + thread_region_.size() + moe_region_.size() +
-           partials_.size() * sizeof(float);
+           (partials_.size() + low_values_.size() + row_scales_.size()) * sizeof(float);
 }
 
 PackedMatrix Executor::matrix(int i, size_t expert) const {
@@ -111,6 +119,7 @@ void Executor::run_hidden(float* hidden) {
 void Executor::run_stages(float* logits, int last_stage) {
     logits_ = logits;
     n_rows_ = batch.n_rows;
+    prepare_scales();
     for (size_t i = 0; i < plan_.stages.size() * kPhases; ++i)
         counters_[i].next.store(0, std::memory_order_relaxed);
     pool_->run([this, last_stage](size_t t) { thread_main(t, last_stage); });
@@ -178,7 +187,10 @@ void Executor::thread_main(size_t t, int last_stage) {
             if (rows == 0) return;
             select_rows(t);
             pool_->barrier();
-            if (t == 0) n_rows_ = rows;
+            if (t == 0) {
+                n_rows_ = rows;
+                if (adapted_) select_scales();
+            }
             pool_->barrier();
         }
     }

@@ -11,6 +11,7 @@
 
 #include "base/memory.h"
 #include "base/thread_pool.h"
+#include "runtime/adapters.h"
 #include "runtime/cache.h"
 #include "runtime/plan.h"
 
@@ -46,7 +47,8 @@ struct Profile {
 
 class Executor {
   public:
-    Executor(const Plan& plan, const Program& program, ThreadPool* pool, size_t context);
+    Executor(const Plan& plan, const Program& program, const Adapters& adapters, ThreadPool* pool,
+             size_t context);
 
     // Set at load.
     std::vector<std::vector<float>> vectors;  // by VectorId
@@ -70,6 +72,7 @@ class Executor {
         float* tile2;   // kTileFloats
         float* attend;  // scratch of the attention kernels
         float* row;     // one row of the widest routing
+        float* update;  // kTileFloats, where there are adapters
     };
 
     void run_stages(float* logits, int last_stage);
@@ -89,6 +92,16 @@ class Executor {
                       size_t t);
     void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
                         uint8_t* memory);
+
+    // Before a run: what adapters each row asks for. After the selection of rows: the same of those left.
+    void prepare_scales();
+    void select_scales();
+    float* row_scales(size_t adapter) { return row_scales_.data() + adapter * plan_.options.batch; }
+    void make_low_values(size_t s, uint8_t* memory);
+    // Adds what adapters do to the columns of panels [first, last) of a matrix, for `count` rows from `row`
+    // on.
+    void add_updates(int matrix, size_t first_panel, size_t last_panel, size_t row, size_t count,
+                     float* values, size_t ld, float* scratch);
 
     void run_attend(size_t s, size_t t);
     void run_moe(size_t s, size_t t);
@@ -113,6 +126,7 @@ class Executor {
 
     const Plan& plan_;
     const Program& program_;
+    const Adapters& adapters_;
     ThreadPool* pool_;
     const LinearKernels& linear_;
     const RowKernels& rows_;
@@ -125,6 +139,9 @@ class Executor {
     float* angles_ = nullptr;
     std::vector<Thread> threads_;
     std::vector<float> partials_;
+    std::vector<float> low_values_, row_scales_;  // [row][low_floats], [adapter][row]
+    float* low_ = nullptr;
+    bool adapted_ = false;  // whether any row of the batch asks for an adapter
     size_t max_chunks_ = 0;
     float* logits_ = nullptr;
     size_t n_rows_ = 0;  // rows of the stage being run

@@ -32,6 +32,10 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
         }
     }
     if (prologue_only) return;
+    if (adapted_ && !adapters_.products(s).empty()) {
+        make_low_values(s, memory);
+        pool_->barrier();
+    }
 
     const auto weight_of = [this](const LinearTask& task) {
         const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
@@ -98,9 +102,11 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
             const size_t count = std::min(tokens, rows - row);
             const float* x = at(task.in, 0, memory);
             linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
+            if (adapted_) add_updates(task.matrix, p, p_end, row, count, thread.tile, ld, thread.update);
             if (task.up >= 0) {
                 linear_.matmul(matrix(task.up), p, p_end, &quant, x, task.in.ld, row, count, thread.tile2,
                                ld);
+                if (adapted_) add_updates(task.up, p, p_end, row, count, thread.tile2, ld, thread.update);
             }
             for (size_t i = 0; i < count; ++i) {
                 float* values = thread.tile + i * ld;

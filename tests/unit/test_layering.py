@@ -30,7 +30,7 @@ PYTHON: dict[str, set[str]] = {
     "chat": {"tokenizer"},
     "backends": {"program", "gguf", "quant"},
     "convert": {"families", "program", "gguf", "quant", "tokenizer"},
-    "engine": {"families", "program", "gguf", "backends", "device", "tokenizer", "chat"},
+    "engine": {"families", "program", "gguf", "quant", "backends", "device", "tokenizer", "chat", "convert"},
     "benchmark": {"engine", "backends", "device", "program", "gguf"},
     "store": set(),
     "api": {"engine", "store"},

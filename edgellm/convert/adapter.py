@@ -1,0 +1,174 @@
+"""PEFT adapters in GGUF's terms: the weights they change by their names in a GGUF file, rows in its order.
+
+Where a family cuts the rows of a matrix, or puts them in another order, the rows of B go the same way: then
+what B A was to the checkpoint's matrix it is to the file's. Those rearranged otherwise are refused.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.convert.checkpoint import Checkpoint
+from edgellm.convert.lora import Delta, read_adapter
+from edgellm.convert.pipeline import FilePlan, Pair, Tensor
+from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
+from edgellm.families.checkpoint import Part, canonical
+from edgellm.families.registry import FAMILIES, MODEL_TYPES, build, parts
+from edgellm.families.registry import plan as plan_family
+from edgellm.families.transforms import Chain, Concat, Copy, GroupRows, Half, Pairs, Transform, Transpose
+from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType, ValueType
+from edgellm.program import Program
+from edgellm.program.adapter import Adapter, Update, check_adapter
+
+Floats = NDArray[np.float32]
+# Formats that adapters are written in: their ranks are smaller than the blocks of the others.
+TYPES = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+
+# config.json's key -> GGUF's, as far as the names and row orders of matrices depend on them.
+_CONFIG = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "intermediate_size": "feed_forward_length",
+    "head_dim": "attention.key_length",
+    "num_experts": "expert_count",
+    "num_local_experts": "expert_count",
+}
+
+
+class Base(NamedTuple):
+    """The model that an adapter belongs to: how its checkpoints become files, and its program."""
+
+    architecture: str
+    parts: tuple[Part, ...]
+    program: Program
+
+
+def base_of_folder(folder: Path) -> Base:
+    """The base model as a checkpoint; raises as the conversion of that checkpoint would."""
+    checkpoint = Checkpoint(folder)
+    try:
+        planned = plan_family(checkpoint.config, checkpoint.tensors.shapes)
+        metadata = {"general.architecture": planned.architecture, **planned.metadata}
+        program = build(metadata, {tensor.name: tensor.shape for tensor in planned.tensors})
+        return Base(planned.architecture, parts(checkpoint.config), program)
+    except EdgeLLMError as error:
+        raise type(error)(f"{folder}: {error}") from None
+
+
+def base_of_file(file: GGUFFile, program: Program | None = None) -> Base:
+    """The base model as a GGUF file; UnsupportedError if the checkpoint's names cannot be known from it."""
+    architecture = str(file.metadata.get("general.architecture"))
+    try:
+        if program is None:
+            program = build(file.metadata, {name: info.shape for name, info in file.tensors.items()})
+        return Base(architecture, parts(_config(architecture, file.metadata)), program)
+    except EdgeLLMError as error:
+        raise UnsupportedError(
+            f"{file.path}: the names of its checkpoint's weights cannot be known from it ({error}); "
+            "give the checkpoint's folder: `edgellm convert ADAPTER OUT.gguf --base FOLDER`"
+        ) from None
+
+
+def _config(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    family = FAMILIES.get(architecture)
+    config = {key: metadata.get(f"{architecture}.{name}") for key, name in _CONFIG.items()}
+    # A mixture in llama's files is Mixtral; elsewhere the types of one family have the same names.
+    mixture = "mixtral" if family == "llama" and config["num_experts"] else family
+    types = [name for name, module in MODEL_TYPES.items() if module == family]
+    return config | {"model_type": mixture if mixture in types else next(iter(types), architecture)}
+
+
+def read_folder(folder: Path, base: Base) -> Adapter:
+    """A PEFT adapter for a base model, checked against its program; raises as `lora.read_adapter`, too."""
+    try:
+        adapter = Adapter(dict(_updates(read_adapter(folder), base)))
+        check_adapter(adapter, base.program)
+    except EdgeLLMError as error:
+        message = str(error)
+        raise type(error)(message if message.startswith(str(folder)) else f"{folder}: {message}") from None
+    return adapter
+
+
+def _updates(deltas: Mapping[str, Delta], base: Base) -> Iterator[tuple[str, Update]]:
+    for name, delta in deltas.items():
+        places = [part for part in base.parts if canonical(name) in part.sources]
+        if not places:
+            raise ModelError(
+                f"it changes {name[:80]!r}, which a {base.architecture} model does not have; "
+                "it is another model's"
+            )
+        for part in {part.name: part for part in places}.values():
+            yield part.name, _update(name, delta, part)
+
+
+def _update(name: str, delta: Delta, part: Part) -> Update:
+    make: Transform = part.make
+    turned = delta.transposed
+    if isinstance(make, Transpose):
+        make, turned = Copy(), not turned
+    if turned or len(part.sources) > 1 or not _is_of_rows(make):
+        raise UnsupportedError(
+            f"it changes {name[:80]!r}, which a GGUF file holds in a form that no adapter can follow; "
+            "merge it with `edgellm convert BASE OUT --lora`"
+        )
+    try:
+        make.shape([delta.b.shape])
+    except ValueError as error:
+        raise ModelError(
+            f"B of {name[:80]!r} does not fit the model: {error}; it is another model's"
+        ) from None
+    return Update(delta.a, np.ascontiguousarray(make.apply([delta.b]), np.float32), delta.scale)
+
+
+def _is_of_rows(make: Transform) -> bool:
+    """Whether a step only chooses and orders rows."""
+    if isinstance(make, Concat):
+        return all(map(_is_of_rows, make.parts))
+    if isinstance(make, Chain):
+        return all(map(_is_of_rows, make.steps))
+    return isinstance(make, (Copy, Pairs, GroupRows)) or (isinstance(make, Half) and make.axis == 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Matrix:
+    values: Floats
+
+    def pieces(self) -> Iterator[Floats]:
+        yield self.values
+
+
+def plan_adapter(folder: Path, base: Base, kind: GGMLType, *, name: str | None = None) -> FilePlan:
+    """The GGUF file of a PEFT adapter, as llama.cpp reads it.
+
+    A file has one alpha: where a module's scale is not alpha over its rank, its B is multiplied.
+    """
+    updates = read_folder(folder, base).updates
+    alpha, _ = Counter(np.float32(u.scale * len(u.a)).item() for u in updates.values()).most_common(1)[0]
+    alpha = alpha or 1.0  # 0 would stand for none
+    metadata = {
+        "general.architecture": Pair(base.architecture),
+        "general.type": Pair("adapter"),
+        "general.name": Pair(name or folder.resolve().name),
+        "adapter.type": Pair("lora"),
+        "adapter.lora.alpha": Pair(alpha, ValueType.FLOAT32),
+    }
+    tensors = []
+    for weight, update in updates.items():
+        factor = update.scale * len(update.a) / alpha
+        b = update.b if math.isclose(factor, 1.0, rel_tol=1e-6) else update.b * np.float32(factor)
+        for half, values in (("lora_a", update.a), ("lora_b", b)):
+            matrix = _Matrix(np.asarray(values, np.float32))
+            tensors.append(Tensor(f"{weight}.{half}", values.shape, kind, matrix))
+    inputs = (folder / "adapter_config.json", folder / "adapter_model.safetensors")
+    return FilePlan(metadata, tensors, inputs=inputs)
