@@ -62,7 +62,7 @@ class NativeBackend:
                 isa=self.isa,
             )
             for adapter in adapters:
-                self._engine.add_adapter(list(map(_update, adapter.updates.items())))
+                self._engine.add_adapter(list(map(raw_update, adapter.updates.items())))
         self.block_tokens: int = self._engine.block_tokens
         self.n_blocks = cache_tokens // self.block_tokens
 
@@ -144,6 +144,7 @@ def _raw(half: Half) -> _Raw:
     return int(kind), np.ascontiguousarray(half).reshape(-1).view(np.uint8)
 
 
-def _update(item: tuple[str, Update]) -> tuple[object, ...]:
+def raw_update(item: tuple[str, Update]) -> tuple[object, ...]:
+    """A weight's name and its update as the extension takes them."""
     name, update = item
     return name, len(update.a), *_raw(update.a), *_raw(update.b), update.scale

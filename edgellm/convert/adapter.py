@@ -92,7 +92,7 @@ def _config(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
 def read_folder(folder: Path, base: Base) -> Adapter:
     """A PEFT adapter for a base model, checked against its program; raises as `lora.read_adapter`, too."""
     try:
-        adapter = Adapter(dict(_updates(read_adapter(folder), base)))
+        adapter = Adapter(dict(updates_of(read_adapter(folder), base)))
         check_adapter(adapter, base.program)
     except EdgeLLMError as error:
         message = str(error)
@@ -100,7 +100,8 @@ def read_folder(folder: Path, base: Base) -> Adapter:
     return adapter
 
 
-def _updates(deltas: Mapping[str, Delta], base: Base) -> Iterator[tuple[str, Update]]:
+def updates_of(deltas: Mapping[str, Delta], base: Base) -> Iterator[tuple[str, Update]]:
+    """The updates of the file's weights that belong to deltas of the checkpoint's; raises as read_folder."""
     for name, delta in deltas.items():
         places = [part for part in base.parts if canonical(name) in part.sources]
         if not places:

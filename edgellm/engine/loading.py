@@ -224,6 +224,8 @@ def _plan_native(planned: Plan) -> NativeBackend:
 def _memory(planned: Plan, engine: dict[str, int]) -> dict[str, int]:
     """Bytes by use, with the recurrent states of all sequences that may be open at once."""
     per_sequence = engine.pop("state_per_sequence")
+    if not planned.adapters:
+        del engine["adapters"]
     return {**engine, "states": per_sequence * (planned.options.parallel + planned.n_parked)}
 
 
@@ -273,10 +275,10 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _interpreter_memory(planned: Plan) -> dict[str, int]:
-    return {
-        "weights": 4 * sum(math.prod(shape) for shape in planned.program.weights.values()),
-        "adapters": sum(adapter.n_bytes for adapter in planned.adapters),
-    }
+    memory = {"weights": 4 * sum(math.prod(shape) for shape in planned.program.weights.values())}
+    if planned.adapters:
+        memory["adapters"] = sum(adapter.n_bytes for adapter in planned.adapters)
+    return memory
 
 
 def _batch(planned: Plan) -> int:

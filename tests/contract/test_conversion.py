@@ -108,7 +108,7 @@ def test_every_kind_of_file_loads_and_runs(name: str, kind: str, converted: Path
     assert off < {"F16": 0.02, "Q8_0": 0.05}.get(kind, 0.8)
 
 
-@pytest.mark.parametrize("name", ["llama", "qwen3"])
+@pytest.mark.parametrize("name", ["gemma3", "llama", "qwen3"])
 def test_a_merged_adapter_gives_the_logits_of_the_adapted_model(name: str, tmp_path: Path) -> None:
     folder = shared(f"references/{name}/lora")
     checkpoint = Checkpoint(folder.parent)

@@ -10,6 +10,7 @@ import numpy as np
 
 from edgellm.backends.base import Floats
 from edgellm.backends.interpreter import InterpreterBackend
+from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Event, Finish, Request
 from edgellm.engine.scheduler import Scheduler
@@ -31,9 +32,9 @@ class HashModel:
         self._script = script
         self._eog_bias = eog_bias
 
-    def logits(self, ids: Sequence[int], /) -> Floats:
+    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
         rows = np.empty((len(ids), N_VOCAB), np.float32)
-        state = 0
+        state = zlib.crc32(repr(tuple(scales)).encode()) if scales else 0
         for position, token in enumerate(ids):
             state = zlib.crc32(token.to_bytes(4, "little"), state)
             rows[position] = _noise(state)
@@ -43,8 +44,8 @@ class HashModel:
                 rows[position, wanted] = 1000.0
         return rows
 
-    def hidden(self, ids: Sequence[int], /) -> Floats:
-        return self.logits(ids)[:, :8]
+    def hidden(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+        return self.logits(ids, scales)[:, :8]
 
 
 @functools.cache
@@ -81,7 +82,9 @@ class CountingBackend(InterpreterBackend):
 class Collected:
     """A request and the events it has sent."""
 
-    def __init__(self, prompt: Sequence[int], options: GenerateOptions | None = None) -> None:
+    def __init__(
+        self, prompt: Sequence[int], options: GenerateOptions | None = None, scales: Scales = ()
+    ) -> None:
         self.events: list[Event] = []
         self.request: Request = make_request(
             list(prompt),
@@ -89,6 +92,7 @@ class Collected:
             n_vocab=N_VOCAB,
             decoder=Letters(),
             on_event=self.events.append,
+            scales=scales,
         )
 
     @property
@@ -120,9 +124,13 @@ def run_all(scheduler: Scheduler, *collected: Collected, limit: int = 10_000) ->
 
 
 def alone(
-    prompt: Sequence[int], options: GenerateOptions, model: HashModel | None = None, n_ctx: int = 256
+    prompt: Sequence[int],
+    options: GenerateOptions,
+    model: HashModel | None = None,
+    n_ctx: int = 256,
+    scales: Scales = (),
 ) -> Collected:
     """The same request on a scheduler and a cache of its own."""
-    one = Collected(prompt, options)
+    one = Collected(prompt, options, scales)
     run_all(Scheduler(CountingBackend(model, n_ctx=n_ctx), frozenset({EOG})), one)
     return one

@@ -143,3 +143,14 @@ def checkpoint(name: str) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]
             words = np.frombuffer(raw[start:end], "<u2").astype(np.uint32) << 16
             weights[tensor] = words.view(np.float32).reshape(info["shape"])
     return json.loads((folder / "config.json").read_text()), weights
+
+
+def adapter_folder(name: str) -> Path:
+    """The PEFT adapter of a case, which travels with the repository."""
+    return COMMITTED / name / "lora"
+
+
+def adapter_reference(name: str) -> Reference:
+    """The expected logits of a case with its adapter."""
+    with np.load(adapter_folder(name) / "reference.npz") as arrays:
+        return Reference(f"{name} with adapter", "", arrays["token_ids"], arrays["logits"])

@@ -294,7 +294,7 @@ def test_parked_sequences_give_way_to_requests() -> None:
 class BrokenModel(HashModel):
     """Fails for any sequence that holds token 13."""
 
-    def logits(self, ids: Sequence[int], /) -> Floats:
+    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
         if 13 in ids:
             raise BackendError("unlucky")
         return super().logits(ids)
@@ -321,3 +321,23 @@ def test_stopping_ends_everything_as_cancelled() -> None:
     assert [one.finish.reason for one in both] == ["cancelled", "cancelled"]
     assert backend.sequences == ()
     assert not scheduler.busy
+
+
+def test_requests_with_other_adapters_share_steps_but_no_prefix() -> None:
+    text = prompt(7, 100)
+    settings: list[tuple[float, ...]] = [(), (1.0, 0.0), (0.0, 1.0), (0.5, 0.0)]
+    scheduler = scheduler_over(CountingBackend(n_ctx=256, cache_tokens=1024, batch=64))
+    first = [Collected(text, GREEDY, scales) for scales in settings]
+    run_all(scheduler, *first)
+    for one, scales in zip(first, settings, strict=True):
+        assert one.request.tokens == alone(text, GREEDY, scales=scales).request.tokens
+        assert one.finish.stats.n_cached == 0
+    assert len({tuple(one.request.tokens) for one in first}) == len(settings)
+    assert scheduler.n_parked == len(settings)
+
+    # Each finds its own past again, and a new setting finds none.
+    again = [Collected(text, GREEDY, scales) for scales in [*settings, (0.25, 0.0)]]
+    run_all(scheduler, *again)
+    assert [one.finish.stats.n_cached for one in again] == [99] * len(settings) + [0]
+    for one, other in zip(again, first, strict=False):
+        assert one.request.tokens == other.request.tokens
