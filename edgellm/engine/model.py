@@ -281,7 +281,7 @@ class Model:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> Ints:
-        tokens = np.asarray(ids, np.int64)
+        tokens = np.asarray(ids)  # of objects, if an id is beyond 64 bits
         if tokens.ndim != 1 or len(tokens) == 0:
             raise UsageError("The text holds no tokens; give at least one.")
         if tokens.min() < 0 or tokens.max() >= self.backend.n_vocab:

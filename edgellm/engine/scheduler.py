@@ -99,8 +99,6 @@ class Scheduler:
                 f"The prompt is {n_prompt} tokens long and the context holds {n_ctx}; "
                 f"shorten the prompt or load the model with a larger context."
             )
-        if min(request.prompt) < 0 or max(request.prompt) >= self._backend.n_vocab:
-            raise UsageError(f"The prompt holds token ids outside 0..{self._backend.n_vocab - 1}.")
         request.submitted_at = self._clock()
         with self._queue_lock:
             if len(self._waiting) >= self._max_waiting:

@@ -28,8 +28,10 @@ def make_request(
 
     matcher: at the beginning of the grammar that the options ask for (`Model.matcher`). scales: of the
     adapters that they ask for (`Model.scales`).
-    Raises UsageError if a biased token is not in the vocabulary.
+    Raises UsageError if a token of the prompt, or a biased one, is not in the vocabulary.
     """
+    if len(prompt) and (min(prompt) < 0 or max(prompt) >= n_vocab):
+        raise UsageError(f"The prompt holds token ids outside 0..{n_vocab - 1}.")
     beyond = [token for token in options.logit_bias if token >= n_vocab]
     if beyond:
         raise UsageError(f"logit_bias names token {beyond[0]}; the vocabulary ends at {n_vocab - 1}.")

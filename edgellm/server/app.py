@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache, partial
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
 from edgellm.server import anthropic, errors, native, ollama, openai, page, responses
+from edgellm.server.description import describe
 from edgellm.server.guard import Guard
 from edgellm.server.models import ModelManager
 from edgellm.server.service import Service
@@ -46,4 +48,5 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
             expose_headers=["X-Request-Id"],
         )
     app.add_middleware(Guard, settings=settings)
+    app.openapi = cache(partial(describe, app, settings))  # type: ignore[method-assign]
     return app

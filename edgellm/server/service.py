@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -28,6 +29,7 @@ from edgellm.server.settings import ServerSettings
 from edgellm.server.sse import Stream, unless_gone
 
 IGNORED_HEADER = "X-Edgellm-Ignored"
+_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
 
 
 class Body(BaseModel):
@@ -41,9 +43,9 @@ class Body(BaseModel):
 
     def ignored(self) -> dict[str, str]:
         """The header that names the fields nobody reads."""
-        names = sorted(name[:64] for name in self.unread())
-        printable = [name for name in names if name.isascii() and name.isprintable()][:32]
-        return {IGNORED_HEADER: ", ".join(printable)} if printable else {}
+        # Of names that a header cannot hold nothing is said.
+        names = [name for name in sorted(self.unread()) if _NAME.fullmatch(name)]
+        return {IGNORED_HEADER: ", ".join(names[:32])} if names else {}
 
 
 class SamplingFields(Body):
