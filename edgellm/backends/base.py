@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,6 +86,27 @@ class Backend(Protocol):
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SavingBackend(Backend, Protocol):
+    """A backend that can give what its sequences remember as bytes, and take it back."""
+
+    @property
+    def variant(self) -> str:
+        """What computes: the same tokens give the same bits where it is the same."""
+
+    def save_sequence(self, sequence: int) -> bytes:
+        """All that a sequence remembers, for `restore_sequence` of the same model and variant."""
+
+    def restore_sequence(self, saved: bytes, scales: Sequence[float] = ()) -> int:
+        """A new sequence out of saved bytes; BackendError if they do not fit or no block is free."""
+
+    def save_blocks(self, sequence: int, first: int, n_blocks: int) -> bytes:
+        """The keys and values of full blocks; BackendError if it is recurrent, windowed, or too short."""
+
+    def append_blocks(self, sequence: int, saved: bytes) -> None:
+        """Append saved blocks to a sequence of full blocks; BackendError, and no change, if it cannot be."""
 
 
 def blocks_for(length: int, n_tokens: int, block_tokens: int) -> int:

@@ -13,6 +13,7 @@ import numpy as np
 
 from edgellm.backends.base import Bools, Floats, Ints
 from edgellm.backends.ledger import Ledger
+from edgellm.errors import BackendError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.quant import decode
 
@@ -129,6 +130,46 @@ class InterpreterBackend:
 
     def sequence_length(self, sequence: int) -> int:
         return self._ledger.length(sequence)
+
+    @property
+    def variant(self) -> str:
+        return "interpreter"
+
+    def save_sequence(self, sequence: int) -> bytes:
+        return np.asarray(self._tokens[sequence], "<i4").tobytes()
+
+    def restore_sequence(self, saved: bytes, scales: Sequence[float] = ()) -> int:
+        sequence = self.open_sequence(scales)
+        try:
+            self._append_saved(sequence, saved)
+        except BackendError:
+            self.close_sequence(sequence)
+            raise
+        return sequence
+
+    def save_blocks(self, sequence: int, first: int, n_blocks: int) -> bytes:
+        tokens = self._tokens[sequence][first * self.block_tokens : (first + n_blocks) * self.block_tokens]
+        if self.recurrent or self.windowed or len(tokens) != n_blocks * self.block_tokens:
+            raise BackendError(f"The sequence has no {n_blocks} full blocks from block {first} on.")
+        return np.asarray(tokens, "<i4").tobytes()
+
+    def append_blocks(self, sequence: int, saved: bytes) -> None:
+        if self.recurrent or self.windowed or self.sequence_length(sequence) % self.block_tokens:
+            raise BackendError("Saved blocks continue sequences of full blocks only.")
+        if len(saved) % (4 * self.block_tokens):
+            raise BackendError("The saved blocks do not fit the model.")
+        self._append_saved(sequence, saved)
+
+    def _append_saved(self, sequence: int, saved: bytes) -> None:
+        """Append tokens that were saved as bytes; BackendError if they are none or have no room."""
+        if len(saved) % 4:
+            raise BackendError("The saved sequence does not fit the model.")
+        tokens = np.frombuffer(saved, "<i4")
+        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.n_vocab:
+            raise BackendError("The saved sequence does not fit the model.")
+        self._ledger.check_step(tokens, np.full(len(tokens), sequence), tokens < 0, len(tokens))
+        self._ledger.append(sequence, len(tokens))
+        self._tokens[sequence] += tokens.tolist()
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)

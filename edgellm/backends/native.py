@@ -114,6 +114,33 @@ class NativeBackend:
         with self._translated():
             return int(self._engine.sequence_length(sequence))
 
+    @property
+    def variant(self) -> str:
+        return f"native {self.isa}"
+
+    def save_sequence(self, sequence: int) -> bytes:
+        with self._translated():
+            return bytes(self._engine.save_sequence(sequence))
+
+    def restore_sequence(self, saved: bytes, scales: Sequence[float] = ()) -> int:
+        sequence = int(self._engine.restore_sequence(saved, list(scales)))
+        if sequence < 0:
+            raise BackendError("The saved sequence does not fit the model, or the cache has no room for it.")
+        return sequence
+
+    def save_blocks(self, sequence: int, first: int, n_blocks: int) -> bytes:
+        with self._translated():
+            saved = bytes(self._engine.save_blocks(sequence, first, n_blocks))
+        if not saved:
+            raise BackendError(f"The sequence has no {n_blocks} full blocks from block {first} on.")
+        return saved
+
+    def append_blocks(self, sequence: int, saved: bytes) -> None:
+        with self._translated():
+            fits = bool(self._engine.append_blocks(sequence, saved))
+        if not fits:
+            raise BackendError("The saved blocks do not fit the model, or the cache has no room for them.")
+
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         with self._translated():
             return np.asarray(self._engine.step(tokens, sequences, outputs.view(np.uint8)))

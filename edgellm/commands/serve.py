@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.commands.loading import adapters, find_model, load_options
 from edgellm.commands.options import (
+    BYTES,
     DRAFT_MAX,
     INT,
     LOADING,
@@ -28,9 +29,11 @@ from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
 if TYPE_CHECKING:
+    from edgellm.engine.prefix_store import PrefixStore
     from edgellm.server.settings import ServerSettings
 
 CACHE_CONTEXTS = 4
+CACHE_BYTES = 2 << 30
 DURATION = Kind("duration", duration, duration)
 
 
@@ -61,6 +64,7 @@ def run(settings: Settings) -> int:
         models,
         options,
         on_demand=any(Path(name).is_dir() for name in names),
+        store=_store(settings),
         idle_s=math.inf if settings["idle_unload"] is None else settings["idle_unload"],
     )
     serve(chosen, manager)
@@ -121,6 +125,16 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
     )
 
 
+def _store(settings: Settings) -> PrefixStore | None:
+    """Where what has been read of prompts is kept; UsageError if the folder cannot be used."""
+    from edgellm.engine.prefix_store import PrefixStore
+
+    if settings["cache_dir"] is None:
+        return None
+    size = CACHE_BYTES if settings["cache_size"] is None else settings["cache_size"]
+    return PrefixStore(Path(settings["cache_dir"]).expanduser(), size)
+
+
 def _is_later_part(path: Path) -> bool:
     return "-of-" in path.stem and "-00001-of-" not in path.stem
 
@@ -170,6 +184,14 @@ OPTIONS = (
         DURATION,
         "TIME",
     ),
+    Option(
+        "cache_dir",
+        ("--cache-dir",),
+        "folder to keep what has been read of prompts in, so that the next start need not read it again",
+        TEXT,
+        "DIR",
+    ),
+    Option("cache_size", ("--cache-size",), "most that --cache-dir may take; otherwise 2G", BYTES, "SIZE"),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
     Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
     Option(

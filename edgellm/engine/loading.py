@@ -151,10 +151,13 @@ def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
     """The bytes that a file takes when it is loaded; MemoryLimitError, with the numbers, beyond `allowed`."""
     with GGUFFile.open(path) as file:
         planned = plan(file, options)
-        if options.backend == "interpreter":
-            memory = _interpreter_memory(planned)
-        else:
-            memory = _memory(planned, _plan_native(planned).memory())
+        match options.backend:
+            case "interpreter":
+                memory = _interpreter_memory(planned)
+            case "llama_cpp":
+                memory = _llama_cpp_memory(planned)
+            case _:
+                memory = _memory(planned, _plan_native(planned).memory())
         check_memory(planned, memory, allowed)
         return sum(memory.values())
 
@@ -232,8 +235,7 @@ def _memory(planned: Plan, engine: dict[str, int]) -> dict[str, int]:
 def _load_llama_cpp(planned: Plan) -> tuple[Backend, dict[str, int]]:
     from edgellm.backends.llama_cpp import LlamaCppBackend
 
-    weights = sum(info.n_bytes for info in planned.file.tensors.values())
-    memory = {"weights": weights, "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()])}
+    memory = _llama_cpp_memory(planned)
     check_memory(planned, memory)
     backend = LlamaCppBackend(
         planned.program,
@@ -246,6 +248,11 @@ def _load_llama_cpp(planned: Plan) -> tuple[Backend, dict[str, int]]:
         n_sequences=planned.options.parallel + planned.n_parked + 2,
     )
     return backend, memory
+
+
+def _llama_cpp_memory(planned: Plan) -> dict[str, int]:
+    weights = sum(info.n_bytes for info in planned.file.tensors.values())
+    return {"weights": weights, "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()])}
 
 
 def _cache_bytes(planned: Plan, kind: GGMLType) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from edgellm.backends.base import Backend, Floats, Ints
+from edgellm.backends.base import Backend, Floats, Ints, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
 from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
@@ -27,6 +27,8 @@ from edgellm.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from edgellm.chat.template import ChatTemplate
     from edgellm.engine.grammar import GrammarCompiler
+    from edgellm.engine.prefix_disk import PrefixDisk
+    from edgellm.engine.prefix_store import PrefixStore
     from edgellm.engine.request import TokenMatcher
 
 T = TypeVar("T")
@@ -39,7 +41,11 @@ class Model:
     """
 
     def __init__(
-        self, file: GGUFFile, planned: Plan | None, meanwhile: Callable[[Model], None] | None = None
+        self,
+        file: GGUFFile,
+        planned: Plan | None,
+        meanwhile: Callable[[Model], None] | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         self.path: Path = file.path
         self.metadata: Mapping[str, Any] = file.metadata
@@ -74,6 +80,7 @@ class Model:
                 max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
                 draft_max=DEFAULT_DRAFT_MAX if asked is None else asked,
+                disk=None if store is None else _disk(store, planned, self._backend),
             )
             if asked and not self._scheduler.speculates:
                 self.notes.append(
@@ -91,14 +98,16 @@ class Model:
         *,
         vocab_only: bool = False,
         meanwhile: Callable[[Model], None] | None = None,
+        store: PrefixStore | None = None,
     ) -> Model:
         """Open and load a GGUF file; see `edgellm.load`.
 
-        `meanwhile` is called, once the tokenizer is there, while the engine still reads the weights.
+        `meanwhile` is called, once the tokenizer is there, while the engine still reads the weights. `store`
+        keeps what has been read of prompts beyond this process.
         """
         file = GGUFFile.open(path)
         try:
-            return cls(file, None if vocab_only else plan(file, options), meanwhile)
+            return cls(file, None if vocab_only else plan(file, options), meanwhile, store)
         except BaseException:
             file.close()
             raise
@@ -294,6 +303,19 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
         return Tokenizer.from_metadata(file.metadata)
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
+
+
+def _disk(store: PrefixStore, planned: Plan, backend: Backend) -> PrefixDisk:
+    """Where a model's sequences are kept; UsageError if its backend cannot give them."""
+    from edgellm.engine.prefix_disk import PrefixDisk, model_key
+
+    if not isinstance(backend, SavingBackend):
+        raise UsageError(
+            f"The {planned.options.backend} backend cannot save what it has read; use --backend native or no "
+            f"--cache-dir."
+        )
+    key = model_key(planned.file, planned.program, planned.adapters, planned.kv_type, backend.variant)
+    return PrefixDisk(store, key, backend)
 
 
 class _Loading:

@@ -4,19 +4,29 @@ Most backends share blocks of tokens: a fork of a parked sequence costs at most 
 sequences are closed, the least recently used first, when the blocks are needed. Recurrent and windowed
 models cannot be cut back to any earlier place, so for them copies are parked at the end of each prompt and
 where prompts were seen to part.
+
+With a disk, what is parked is also saved there, piece by piece, and comes back as parked sequences when a
+prompt begins like it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgellm.backends.base import Backend, Ints
+from edgellm.backends.base import Backend, Ints, blocks_for
 from edgellm.engine.adapters import Scales
 from edgellm.errors import BackendError
+
+if TYPE_CHECKING:
+    from edgellm.engine.prefix_disk import PrefixDisk, Recall
+    from edgellm.engine.prefix_store import Piece
+
+# Pieces that are taken from the disk between two steps: copying one takes less than a millisecond or so.
+RECALL_PIECES = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +50,35 @@ class Start:
     n_known: int
 
 
-class Parked(NamedTuple):
-    """What a parked sequence holds: its tokens, and the scales of the adapters they were read with."""
+@dataclass(slots=True, eq=False)
+class Parked:
+    """What a parked sequence holds: its tokens, and the scales of the adapters they were read with.
+
+    n_saved of its pieces are on the disk, or have been.
+    """
 
     tokens: Ints
     scales: Scales
+    pieces: list[Piece] | None = None
+    n_saved: int = 0
 
 
 class PrefixCache:
     """The parked sequences of one backend; at most `max_parked`, and none at all if that is 0.
 
-    min_tokens: a shorter common beginning is not worth a fork.
+    min_tokens: a shorter common beginning is not worth a fork. disk: keeps them, too.
     """
 
-    def __init__(self, backend: Backend, *, max_parked: int, min_tokens: int = 16) -> None:
+    def __init__(
+        self, backend: Backend, *, max_parked: int, min_tokens: int = 16, disk: PrefixDisk | None = None
+    ) -> None:
         self._backend = backend
         self._max_parked = max_parked
         self._min_tokens = min_tokens
         self._parked: dict[int, Parked] = {}  # in order of use, the least recent first
+        self._disk = disk if max_parked else None
+        self._recall: Recall | None = None
+        self._recalled: tuple[int, Parked] | None = None  # where the recall's pieces go
 
     @property
     def forgets(self) -> bool:
@@ -109,6 +130,8 @@ class PrefixCache:
             self._matches(wanted, live, scales), key=lambda m: (m.n_tokens, m.whole), reverse=True
         )
         n_known = matches[0].n_tokens if matches else 0
+        if self._disk is not None:
+            n_known = max(n_known, self._disk.n_known(wanted, scales))
         for match in matches:
             sequence = self._begin(match)
             if sequence is not None:
@@ -153,8 +176,99 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Close every parked sequence."""
+        self._end_recall()
         while self.evict():
             pass
+
+    @property
+    def recalling(self) -> bool:
+        """Whether a sequence is on its way from the disk."""
+        return self._recall is not None
+
+    def kept(self, prompt: Ints, scales: Scales = ()) -> list[Piece]:
+        """What the disk has of a prompt's beginning."""
+        return self._disk.find(prompt, scales) if self._disk else []
+
+    def recall(
+        self,
+        pieces: list[Piece],
+        prompt: Ints,
+        live: Iterable[tuple[int, Sequence[int]]],
+        scales: Scales = (),
+    ) -> Recall | None:
+        """Begin to fetch a prompt's beginning from the disk, unless memory holds about as much of it."""
+        n_held = max((match.n_tokens for match in self._matches(prompt, live, scales)), default=0)
+        if self._disk is None or pieces[-1].end - n_held < self._disk.piece_tokens:
+            return None
+        self._recall = self._disk.recall(pieces, scales)
+        return self._recall
+
+    def go_on(self, seconds: float = 0.0) -> None:
+        """Take what the disk has read since; waits `seconds` for the first piece of it."""
+        for index in range(RECALL_PIECES):
+            if self._recall is None:
+                return
+            taken = self._recall.take(seconds if index == 0 else 0.0)
+            if taken is None:
+                return
+            piece, payload = taken
+            if payload is None or not self._take(piece, payload) or self._recall.complete:
+                self._end_recall()
+
+    def save_some(self, *, idle: bool, wait: bool = False) -> bool:
+        """Save one piece of what is parked, if the disk is ready for one; whether there may be more.
+
+        idle: no answer is under way, which saving a whole sequence would hold up. wait: until the disk is
+        ready.
+        """
+        if self._disk is None or (self._disk.whole and not idle):
+            return False
+        for sequence, parked in reversed(self._parked.items()):
+            if parked.pieces is None:
+                parked.pieces = self._disk.pieces(parked.tokens, parked.scales)
+            while parked.n_saved < len(parked.pieces):
+                if self._disk.store.has(parked.pieces[parked.n_saved]):
+                    parked.n_saved += 1
+                    continue
+                if wait or not self._disk.store.busy:
+                    self._disk.save(sequence, parked.pieces, parked.n_saved)
+                    parked.n_saved += 1
+                return True
+        return False
+
+    def _take(self, piece: Piece, payload: bytes) -> bool:
+        """Append a piece to the sequence that is being recalled; False if it cannot go on."""
+        assert self._disk is not None
+        assert self._recall is not None
+        sequence = None
+        if self._recalled is not None:
+            sequence, parked = self._recalled
+            if self._parked.get(sequence) is not parked:
+                return False  # it has had to make room, or a request goes on from it already
+        n_blocks = blocks_for(piece.start, len(piece.tokens), self._backend.block_tokens)
+        if not self.make_room(n_blocks, keep=sequence):
+            return False
+        sequence = self._disk.restore(sequence, piece, payload, self._recall.scales)
+        if sequence is None:
+            return False
+        if self._recalled is None:
+            self._recalled = sequence, Parked(piece.tokens, self._recall.scales)
+            self._parked[sequence] = self._recalled[1]
+            while len(self._parked) > self._max_parked:
+                self.evict(sequence)
+        else:
+            parked = self._recalled[1]
+            parked.tokens, parked.pieces = np.concatenate([parked.tokens, piece.tokens]), None
+        return True
+
+    def _end_recall(self) -> None:
+        if self._recall is not None:
+            self._recall.stop()
+        if self._recalled is not None and self._parked.get(self._recalled[0]) is self._recalled[1]:
+            sequence, parked = self._recalled
+            del self._parked[sequence]
+            self.park(sequence, parked.tokens.tolist(), parked.scales)
+        self._recall = self._recalled = None
 
     def _matches(
         self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]], scales: Scales

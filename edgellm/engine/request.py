@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,10 @@ from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.stops import StopFilter
+
+if TYPE_CHECKING:
+    from edgellm.engine.prefix_disk import Recall
+    from edgellm.engine.prefix_store import Piece
 
 FinishReason: TypeAlias = Literal["stop", "length", "context", "cancelled", "error"]
 
@@ -117,6 +121,8 @@ class Request:
     n_drafted: int = 0
     n_accepted: int = 0
     checkpoints: set[int] = field(default_factory=set)
+    kept: list[Piece] | None = None  # what the disk has of the prompt; None: it has not been asked
+    recall: Recall | None = None
     cancelled: bool = False
     finished: bool = False
     submitted_at: float = 0.0

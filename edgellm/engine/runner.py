@@ -14,6 +14,9 @@ from edgellm.errors import OverloadedError
 
 T = TypeVar("T")
 
+# The pause between two parts of what is saved while there is nothing else to do.
+SAVE_S = 0.01
+
 
 class EngineThread:
     """Steps a scheduler while it has work; requests and jobs come from any thread.
@@ -77,7 +80,7 @@ class EngineThread:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.wait()
+            self._wake.wait(SAVE_S if self._scheduler.save_some() else None)
             self._wake.clear()
             while not self._stopping and (self._scheduler.busy or not self._jobs.empty()):
                 self._run_jobs()

@@ -11,6 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,9 +21,17 @@ from edgellm.engine.request import FinishReason, Grant, Request
 from edgellm.engine.speculation import Speculation
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
 
+if TYPE_CHECKING:
+    from edgellm.engine.adapters import Scales
+    from edgellm.engine.prefix_disk import PrefixDisk
+
 # Prompts are read in parts small enough that answers under way wait about this long for their next token.
 STALL_S = 0.2
 MIN_CHUNK = 8
+# How long a step waits for the disk if nothing else is to be done.
+DISK_WAIT_S = 0.01
+# How long the end is put off so that what was computed is there at the next start.
+SAVE_S = 10.0
 # The part of a prompt that the oldest request may always read, whatever shorter prompts wait beside it.
 OLDEST_SHARE = 4
 
@@ -33,7 +42,8 @@ class Scheduler:
     eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
     before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
     min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
-    draft_max: tokens that one step may guess ahead for one request (0: none).
+    draft_max: tokens that one step may guess ahead for one request (0: none). disk: where finished sequences
+    are kept, too.
     """
 
     def __init__(
@@ -46,6 +56,7 @@ class Scheduler:
         max_parked: int = 32,
         min_shared: int = 64,
         draft_max: int = 0,
+        disk: PrefixDisk | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
@@ -54,9 +65,9 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._min_shared, self._max_parked = min_shared, max_parked
         self._clock = clock
-        self._prefixes = PrefixCache(backend, max_parked=max_parked)
         can_guess = draft_max > 0 and backend.n_undo > 0
         self._speculation = Speculation(backend, draft_max=draft_max) if can_guess else None
+        self._prefixes = PrefixCache(backend, max_parked=max_parked, disk=disk)
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []  # in order of admission
         self._queue_lock = threading.Lock()  # guards _waiting
@@ -111,9 +122,11 @@ class Scheduler:
         """Advance every request that can be advanced by one call of the backend."""
         with self._step_lock:
             self._drop_cancelled()
+            self._prefixes.go_on()
             self._admit()
             grants = self._fit(self._share_budget())
             if not grants:
+                self._prefixes.go_on(DISK_WAIT_S)
                 return
             if self._speculation is not None:
                 grants = self._speculation.extend(grants)
@@ -126,6 +139,7 @@ class Scheduler:
                 return
             self._measure(grants, self._clock() - begin)
             self._advance(grants, logits)
+            self._prefixes.save_some(idle=False)
 
     def exclusively(self, n_tokens: int, work: Callable[[Backend], Floats]) -> Floats:
         """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.
@@ -145,6 +159,11 @@ class Scheduler:
                 self._set_back(self._active[-1])
             return work(self._backend)
 
+    def save_some(self) -> bool:
+        """Save a part of what is worth keeping if there is nothing else to do; whether there may be more."""
+        with self._step_lock:
+            return not self.busy and self._prefixes.save_some(idle=True)
+
     def stop(self) -> None:
         """End every request as cancelled and close every sequence."""
         with self._step_lock:
@@ -154,6 +173,14 @@ class Scheduler:
             for request in self._active:
                 request.cancel()
             self._drop_cancelled()
+            deadline = self._clock() + SAVE_S
+            while self._prefixes.save_some(idle=True, wait=True):
+                if self._clock() > deadline:
+                    import logging  # 2 ms that a start need not take
+
+                    log = logging.getLogger("edgellm.engine")
+                    log.warning("the disk is too slow to keep everything for the next start")
+                    break
             self._prefixes.clear()
 
     def _drop_cancelled(self) -> None:
@@ -173,20 +200,17 @@ class Scheduler:
         for request in waiting:
             if len(self._active) == self._max_active:
                 return
-            if not self._awaits_prefix(request) and not self._admit_one(request):
+            if self._awaits_prefix(request) or self._awaits_recall(request):
+                continue
+            if not self._admit_one(request):
                 return
 
     def _admit_one(self, request: Request) -> bool:
         """Give a request its place; False if the cache has no room for it beside those under way."""
         with self._queue_lock:
             self._waiting.remove(request)
-        live = [
-            (r.sequence, r.tokens[: r.fed])
-            for r in self._active
-            if r.sequence is not None and r.scales == request.scales
-        ]
         try:
-            start = self._prefixes.acquire(request.tokens, live, request.scales)
+            start = self._prefixes.acquire(request.tokens, self._live(request.scales), request.scales)
         except BackendError as error:
             self._finish(request, "error", error)
             return True
@@ -223,6 +247,29 @@ class Scheduler:
                 other.checkpoints.add(n_shared)
                 return True
         return False
+
+    def _awaits_recall(self, request: Request) -> bool:
+        """Whether the disk knows the prompt's beginning and has yet to bring it."""
+        if request.recall is not None:
+            return not request.recall.done
+        if request.kept is None:
+            request.kept = self._prefixes.kept(request.prompt_ids, request.scales)
+        if not request.kept:
+            return False
+        if self._prefixes.recalling:
+            return True
+        live = self._live(request.scales)
+        request.recall = self._prefixes.recall(request.kept, request.prompt_ids, live, request.scales)
+        request.kept = []
+        return request.recall is not None
+
+    def _live(self, scales: Scales) -> list[tuple[int, list[int]]]:
+        """The sequences in use with these scales of the adapters, and the tokens that they hold."""
+        return [
+            (r.sequence, r.tokens[: r.fed])
+            for r in self._active
+            if r.sequence is not None and r.scales == scales
+        ]
 
     def _share_budget(self) -> list[Grant]:
         """One token for every answer under way; prompts share the rest, the shortest first.

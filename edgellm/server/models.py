@@ -17,6 +17,7 @@ from pathlib import Path
 
 from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory
 from edgellm.engine.model import Model
+from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError
 from edgellm.server.errors import RequestError
@@ -92,7 +93,8 @@ class ModelManager:
 
     options: how to load each of them; its max_memory is for all together. on_demand: load none before it is
     asked for; otherwise the first ones that fit are loaded at the start. idle_s: seconds without requests
-    after which a model is unloaded. room_s: seconds that a request waits for others to make room.
+    after which a model is unloaded. room_s: seconds that a request waits for others to make room. store:
+    keeps what has been read of prompts beyond this process; closed with the manager.
     """
 
     def __init__(
@@ -103,11 +105,13 @@ class ModelManager:
         on_demand: bool = False,
         idle_s: float = math.inf,
         room_s: float = ROOM_S,
+        store: PrefixStore | None = None,
     ) -> None:
         self._options = options
         self._on_demand = on_demand
         self._idle_s = idle_s
         self._room_s = room_s
+        self._store = store
         self._sources: dict[str, Source] = {}
         for name, path in models:
             unique, number = name, 2
@@ -202,6 +206,8 @@ class ModelManager:
             for source in self._sources.values():
                 if source.loaded is not None:
                     await self._unload(source)
+        if self._store is not None:
+            await asyncio.to_thread(self._store.close)
 
     async def _acquire(self, source: Source) -> Loaded:
         if source.n_waiting >= self._options.max_waiting:
@@ -271,7 +277,7 @@ class ModelManager:
         self._idle(source)
 
     def _load_model(self, source: Source) -> Model:
-        model = Model.load(source.path, self._options)
+        model = Model.load(source.path, self._options, store=self._store)
         for note in model.notes:
             log.warning("%s: %s", source.name, note)
         model.template.warm()

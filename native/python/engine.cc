@@ -213,6 +213,17 @@ struct PyEngine {
         nb::gil_scoped_release unlocked;
         return e.sequences().restore(data, n, used);
     }
+
+    nb::bytes save_blocks(int id, size_t first, size_t n_blocks) {
+        length(id);
+        const std::vector<uint8_t> bytes = engine.sequences().save_blocks(id, first, n_blocks);
+        return nb::bytes(bytes.data(), bytes.size());
+    }
+
+    bool append_blocks(int id, const nb::bytes& bytes) {
+        length(id);
+        return engine.sequences().append_blocks(id, static_cast<const uint8_t*>(bytes.data()), bytes.size());
+    }
 };
 
 }  // namespace
@@ -288,6 +299,10 @@ void bind_engine(nb::module_& m) {
         .def("save_sequence", &PyEngine::save)
         .def("restore_sequence", &PyEngine::restore, nb::arg("bytes"),
              nb::arg("scales") = std::vector<float>{})
+        .def("save_blocks", &PyEngine::save_blocks,
+             "Keys and values of whole blocks; empty if the sequence does not hold them or is more than "
+             "blocks.")
+        .def("append_blocks", &PyEngine::append_blocks, "False, and nothing changed, if they do not fit.")
         .def("set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; })
         .def("profile", &PyEngine::profile)
         .def_prop_ro("free_tokens", [](PyEngine& e) { return e.loaded().sequences().free_tokens(); })

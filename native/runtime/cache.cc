@@ -255,8 +255,10 @@ int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes, std::vector<flo
     bool ok = get(s.state.data(), s.state.size() * sizeof(float)) && reserve(id, n_tokens);
     for (size_t g = 0; ok && g < groups_.size(); ++g) {
         uint64_t first = 0;
-        ok = get(&first, sizeof(first)) && first % kKvBlockTokens == 0 && first <= n_tokens &&
-             (first == 0 || groups_[g].window > 0);
+        // What the next token's window reaches must be there.
+        const uint64_t window = groups_[g].window;
+        ok = get(&first, sizeof(first)) && first % kKvBlockTokens == 0 &&
+             (first == 0 || (window > 0 && n_tokens + 1 >= window && first <= n_tokens + 1 - window));
         for (size_t i = 0; ok && i < blocks_for(n_tokens); ++i) {
             if (i < first / kKvBlockTokens) {
                 release(&groups_[g], s.ids[g][i]);
@@ -274,6 +276,39 @@ int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes, std::vector<flo
     }
     s.n_tokens = n_tokens;
     return id;
+}
+
+bool SequenceStore::only_blocks() const {
+    return groups_.size() == 1 && groups_[0].window == 0 && plan_.state_floats == 0;
+}
+
+std::vector<uint8_t> SequenceStore::save_blocks(int id, size_t first, size_t n_blocks) const {
+    if (!only_blocks() || !valid(id)) return {};
+    const Sequence& s = sequences_[static_cast<size_t>(id)];
+    const size_t held = s.n_tokens / kKvBlockTokens;
+    if (first > held || n_blocks > held - first) return {};
+    const size_t bytes = groups_[0].block_bytes;
+    std::vector<uint8_t> out(n_blocks * bytes);
+    for (size_t i = 0; i < n_blocks; ++i) {
+        std::memcpy(out.data() + i * bytes,
+                    groups_[0].region.data() + static_cast<size_t>(s.ids[0][first + i]) * bytes, bytes);
+    }
+    return out;
+}
+
+bool SequenceStore::append_blocks(int id, const uint8_t* bytes, size_t n_bytes) {
+    if (!only_blocks() || !valid(id) || at(id).n_tokens % kKvBlockTokens != 0) return false;
+    const size_t block_bytes = groups_[0].block_bytes;
+    if (n_bytes % block_bytes != 0) return false;
+    const size_t n_blocks = n_bytes / block_bytes;
+    const size_t first = at(id).n_tokens / kKvBlockTokens;
+    if (!reserve(id, n_blocks * kKvBlockTokens)) return false;
+    for (size_t i = 0; i < n_blocks; ++i) {
+        std::memcpy(groups_[0].region.data() + static_cast<size_t>(at(id).ids[0][first + i]) * block_bytes,
+                    bytes + i * block_bytes, block_bytes);
+    }
+    advance(id, n_blocks * kKvBlockTokens);
+    return true;
 }
 
 }  // namespace edgellm

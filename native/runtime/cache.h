@@ -68,6 +68,14 @@ class SequenceStore {
     std::vector<uint8_t> save(int id) const;
     int restore(const uint8_t* bytes, size_t n_bytes, std::vector<float> scales = {});
 
+    // Whether sequences consist of blocks alone: no windows, no states.
+    bool only_blocks() const;
+    // The keys and values of whole blocks of one sequence; empty if it does not hold them or is more than
+    // blocks.
+    std::vector<uint8_t> save_blocks(int id, size_t first, size_t n_blocks) const;
+    // Appends such bytes to a sequence of whole blocks; false (nothing changed) if they do not fit.
+    bool append_blocks(int id, const uint8_t* bytes, size_t n_bytes);
+
   private:
     struct Group {
         size_t window = 0;

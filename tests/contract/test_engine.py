@@ -140,6 +140,81 @@ def test_forks_and_saved_sequences_go_on_with_the_same_bits(name: str) -> None:
     assert engine.free_tokens >= free
 
 
+@pytest.mark.parametrize("kv", ["f32", "f16", "q8_0"])
+def test_saved_blocks_go_on_with_the_same_bits(kv: str) -> None:
+    ids = np.resize(reference("llama").token_ids, 110).tolist()
+    program, weights = _planned("llama")
+    engine = _engine(program, weights, kv=kv)
+    whole = _logits(engine, ids, 128)
+    sequence = engine.open_sequence()
+
+    def append(to: int, tokens: Sequence[int]) -> Logits:
+        n = len(tokens)
+        return np.asarray(
+            engine.step(np.asarray(tokens, np.int32), np.full(n, to, np.int32), np.ones(n, np.uint8))
+        )
+
+    append(sequence, ids)
+    blocks = [engine.save_blocks(sequence, 0, 2), engine.save_blocks(sequence, 2, 1)]
+    for n_blocks in (4, 10**9):
+        assert engine.save_blocks(sequence, 0, n_blocks) == b""  # the last one is not full
+    assert engine.save_blocks(sequence, 4, 0) == b""
+
+    other = _engine(program, weights, kv=kv)
+    restored = other.open_sequence()
+    free = other.free_tokens
+    for hostile in (blocks[0][:-1], b"x", blocks[0] * 1000):
+        assert not other.append_blocks(restored, hostile)
+    assert (other.sequence_length(restored), other.free_tokens) == (0, free)
+    for saved in blocks:
+        assert other.append_blocks(restored, saved)
+    assert other.sequence_length(restored) == 96
+    last = np.asarray(
+        other.step(np.asarray(ids[96:], np.int32), np.full(14, restored, np.int32), np.ones(14, np.uint8))
+    )
+    assert np.array_equal(last, whole[96:])
+    assert not other.append_blocks(restored, blocks[0])  # its end is within a block
+    assert other.free_tokens == free - 128
+
+
+@pytest.mark.parametrize("name", ["gemma3", "lfm2", "mamba2"])
+def test_windows_and_states_are_not_blocks(name: str) -> None:
+    program, weights = _planned(name)
+    engine = _engine(program, weights)
+    sequence = engine.open_sequence()
+    ids = reference(name).token_ids[:40].astype(np.int32)
+    engine.step(ids, np.full(len(ids), sequence, np.int32), np.zeros(len(ids), np.uint8))
+    assert engine.save_blocks(sequence, 0, 1) == b""
+    assert not engine.append_blocks(sequence, b"")
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2", "mamba2"])
+def test_forged_sequences_are_refused_or_harmless(name: str) -> None:
+    """Whatever the bytes are: no sequence, or one that can be continued; never a crash."""
+    program, weights = _planned(name)
+    engine = _engine(program, weights)
+    sequence = engine.open_sequence()
+    ids = reference(name).token_ids[:45].astype(np.int32)
+    engine.step(ids, np.full(len(ids), sequence, np.int32), np.zeros(len(ids), np.uint8))
+    saved = engine.save_sequence(sequence)
+    free = engine.free_tokens
+    rng = np.random.default_rng(7)
+    numbers = [0, 1, 31, 32, 44, 64, 96, 2**31, 2**63, 2**64 - 1, 2**64 - 32]
+    for _ in range(300):
+        forged = bytearray(saved)
+        for _ in range(int(rng.integers(1, 4))):
+            place = int(rng.integers(0, len(forged) // 8)) * 8
+            at = int(rng.choice([0, 8, place]))
+            forged[at : at + 8] = int(rng.choice(np.asarray(numbers, object))).to_bytes(8, "little")
+        restored = engine.restore_sequence(bytes(forged[: int(rng.choice([len(saved), len(saved) - 8]))]))
+        if restored >= 0:
+            one = np.asarray([1], np.int32)
+            if engine.sequence_length(restored) < 127:
+                engine.step(one, np.full(1, restored, np.int32), np.ones(1, np.uint8))
+            engine.close_sequence(restored)
+        assert engine.free_tokens == free
+
+
 def test_steps_refuse_what_does_not_fit() -> None:
     program, weights = _planned("llama")
     engine = _engine(program, weights)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from edgellm.engine.options import GenerateOptions
+from edgellm.engine.prefix_disk import PrefixDisk
+from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import ContextOverflowError, OverloadedError
 from tests.support.fake_model import EOG, Collected, CountingBackend, HashModel, alone
@@ -28,6 +32,7 @@ class Traffic(RuleBasedStateMachine):
         cache_tokens=st.sampled_from([64, 80, 128, 256]),
         batch=st.sampled_from([4, 16, 64]),
         draft_max=st.sampled_from([0, 3, 20]),
+        with_disk=st.booleans(),
     )
     def begin(
         self,
@@ -37,10 +42,13 @@ class Traffic(RuleBasedStateMachine):
         cache_tokens: int,
         batch: int,
         draft_max: int,
+        with_disk: bool,
     ) -> None:
         self.backend = CountingBackend(
             MODEL, n_ctx=N_CTX, cache_tokens=cache_tokens, batch=batch, block_tokens=8, **kind
         )
+        self.folder = TemporaryDirectory()
+        self.store = PrefixStore(Path(self.folder.name), 2000) if with_disk else None
         self.scheduler = Scheduler(
             self.backend,
             frozenset({EOG}),
@@ -50,6 +58,7 @@ class Traffic(RuleBasedStateMachine):
             min_shared=5,
             draft_max=draft_max,
             clock=functools.partial(next, itertools.count()),
+            disk=PrefixDisk(self.store, b"m" * 16, self.backend, piece_tokens=16) if self.store else None,
         )
         self.requests: list[Collected] = []
 
@@ -85,6 +94,16 @@ class Traffic(RuleBasedStateMachine):
     def step(self, times: int) -> None:
         for _ in range(times):
             self.scheduler.step()
+
+    @rule()
+    def rest(self) -> None:
+        self.scheduler.save_some()
+
+    @rule()
+    def forget(self) -> None:
+        """What was saved is all that is left."""
+        if not self.scheduler.busy:
+            self.scheduler.stop()
 
     @rule(index=st.integers(0, 9))
     def cancel(self, index: int) -> None:
@@ -129,6 +148,9 @@ class Traffic(RuleBasedStateMachine):
         self.scheduler.stop()
         assert self.backend.sequences == ()
         assert self.backend.free_blocks == self.backend.n_blocks
+        if self.store is not None:
+            self.store.close()
+        self.folder.cleanup()
 
 
 TestTraffic = Traffic.TestCase

@@ -1,0 +1,211 @@
+"""What one model keeps in a prefix store: which pieces its sequences consist of, and how they come back.
+
+Where sequences are blocks of keys and values alone, they are kept in pieces of some blocks, so that what
+several have in common is written once. Recurrent and windowed models are kept whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import queue
+import struct
+import threading
+from collections.abc import Sequence
+
+import numpy as np
+
+from edgellm import __version__
+from edgellm.backends.base import Ints, SavingBackend
+from edgellm.engine.adapters import Scales
+from edgellm.engine.prefix_cache import common_prefix
+from edgellm.engine.prefix_store import KEY_BYTES, MODEL_BYTES, ROOT, Piece, PrefixStore, chain, make_piece
+from edgellm.errors import BackendError
+from edgellm.gguf.reader import GGUFFile
+from edgellm.program import Program, to_text
+from edgellm.program.adapter import Adapter
+
+log = logging.getLogger("edgellm.engine")
+
+# To be changed with what backends save.
+LAYOUT = "1"
+SAMPLE_BYTES = 64
+# Tokens of a piece: few enough that little is lost where prompts part, many enough for few files.
+PIECE_TOKENS = 64
+# Pieces that are read ahead of the engine.
+READ_AHEAD = 4
+
+
+def model_key(
+    file: GGUFFile, program: Program, adapters: Sequence[Adapter], kv_type: str, variant: str
+) -> bytes:
+    """A hash of all that a saved sequence's bytes depend on, besides its tokens.
+
+    Of the weights it takes a sample, and the file's size and time of change: to read them all would take as
+    long as to load them.
+    """
+    digest = hashlib.blake2b(digest_size=MODEL_BYTES)
+    for text in (LAYOUT, __version__, variant, kv_type, to_text(program)):
+        digest.update(f"{text}\0".encode())
+    for path in file.paths:
+        status = path.stat()
+        digest.update(f"{status.st_size} {status.st_mtime_ns}\0".encode())
+    for name, info in file.tensors.items():
+        data = file.data(name)
+        digest.update(f"{name} {info.type.name} {info.shape} {info.offset}\0".encode())
+        digest.update(data[:SAMPLE_BYTES].tobytes() + data[-SAMPLE_BYTES:].tobytes())
+    for adapter in adapters:
+        for name, update in sorted(adapter.updates.items()):
+            digest.update(f"{name} {update.scale!r} {update.a.shape} {update.b.shape}\0".encode())
+            digest.update(update.a.tobytes() + update.b.tobytes())
+    return digest.digest()
+
+
+class Recall:
+    """A sequence on its way from the disk: pieces, in order, as they are read."""
+
+    def __init__(self, pieces: list[Piece], scales: Scales) -> None:
+        self.pieces = pieces
+        self.scales = scales
+        self._n_taken = 0
+        self._stopped = threading.Event()
+        self._read: queue.Queue[bytes | None] = queue.Queue(READ_AHEAD)
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self._stopped.is_set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every piece has been taken."""
+        return self._n_taken == len(self.pieces)
+
+    def take(self, seconds: float) -> tuple[Piece, bytes | None] | None:
+        """The next piece, with None if it could not be read; None if it has not been read yet."""
+        try:
+            payload = self._read.get(timeout=seconds) if seconds else self._read.get_nowait()
+        except queue.Empty:
+            return None
+        self._n_taken += 1
+        return self.pieces[self._n_taken - 1], payload
+
+    def stop(self) -> None:
+        """Read no further."""
+        self._stopped.set()
+
+    def read_from(self, store: PrefixStore) -> None:
+        """Read the pieces until one cannot be had or nobody wants them; on a thread of its own."""
+        for piece in self.pieces:
+            try:
+                payload = store.read(piece)
+            except Exception:  # out of memory, say: whoever waits must hear of it
+                log.exception("cannot read %s", piece.name)
+                payload = None
+            while not self._stopped.is_set():
+                try:
+                    self._read.put(payload, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if payload is None or self._stopped.is_set():
+                return
+        store.touch(self.pieces)
+
+
+class PrefixDisk:
+    """The pieces of one model; `model` is a hash of all that their bytes depend on."""
+
+    def __init__(
+        self, store: PrefixStore, model: bytes, backend: SavingBackend, piece_tokens: int = PIECE_TOKENS
+    ) -> None:
+        self.store = store
+        self._model = model
+        self._backend = backend
+        self.whole = backend.recurrent or backend.windowed
+        self._n_blocks = max(1, piece_tokens // backend.block_tokens)
+        # Whole sequences are found by comparing tokens.
+        self._sequences = store.sequences(model) if self.whole else []
+
+    @property
+    def piece_tokens(self) -> int:
+        """The tokens of a piece, or the fewest of a sequence that is kept whole."""
+        return self._n_blocks * self._backend.block_tokens
+
+    def pieces(self, tokens: Ints, scales: Scales) -> list[Piece]:
+        """What is to be kept of a sequence that was read with these scales of the adapters."""
+        if not self.whole:
+            return list(chain(self._model, tokens, self.piece_tokens, _root(scales)))
+        if len(tokens) < self.piece_tokens:
+            return []
+        return [make_piece(self._model, _root(scales), 0, tokens)]
+
+    def save(self, sequence: int, pieces: list[Piece], index: int) -> None:
+        """Have one of the pieces of a sequence written; BackendError if the backend cannot give it."""
+        piece = pieces[index]
+        if self.whole:
+            payload = self._backend.save_sequence(sequence)
+            self._sequences.append(piece)
+        else:
+            payload = self._backend.save_blocks(sequence, index * self._n_blocks, self._n_blocks)
+        self.store.put(piece, payload, pieces[:index])
+
+    def find(self, wanted: Ints, scales: Scales = ()) -> list[Piece]:
+        """The pieces that together are the longest known beginning of a prompt without its last token."""
+        if not self.whole:
+            found = []
+            for piece in chain(self._model, wanted[:-1], self.piece_tokens, _root(scales)):
+                if not self.store.has(piece):
+                    break
+                found.append(piece)
+            return found
+        self._sequences = [piece for piece in self._sequences if self.store.has(piece)]
+        fitting = [
+            piece
+            for piece in self._read_with(scales)
+            if piece.end < len(wanted) and np.array_equal(piece.tokens, wanted[: piece.end])
+        ]
+        return [max(fitting, key=lambda piece: piece.end)] if fitting else []
+
+    def n_known(self, wanted: Ints, scales: Scales = ()) -> int:
+        """How many of a prompt's tokens some whole sequence began with, though it then went on otherwise."""
+        return max((common_prefix(piece.tokens, wanted) for piece in self._read_with(scales)), default=0)
+
+    def recall(self, pieces: list[Piece], scales: Scales) -> Recall:
+        """Begin to read pieces."""
+        recall = Recall(pieces, scales)
+        threading.Thread(
+            target=recall.read_from, args=(self.store,), name="edgellm-recall", daemon=True
+        ).start()
+        return recall
+
+    def restore(self, sequence: int | None, piece: Piece, payload: bytes, scales: Scales) -> int | None:
+        """The sequence (None: a new one) with a piece appended; None, and it goes, if it does not fit."""
+        backend = self._backend
+        opened = sequence
+        try:
+            if self.whole:
+                opened = backend.restore_sequence(payload, scales)
+            else:
+                opened = backend.open_sequence(scales) if sequence is None else sequence
+                backend.append_blocks(opened, payload)
+            if backend.sequence_length(opened) == piece.end:
+                return opened
+        except BackendError as error:
+            log.warning("%s: %s", piece.name, error)
+        self.store.discard(piece)
+        if opened is not None and sequence is None:
+            backend.close_sequence(opened)
+        elif sequence is not None and backend.sequence_length(sequence) != piece.start:
+            backend.truncate_sequence(sequence, piece.start)
+        return None
+
+    def _read_with(self, scales: Scales) -> list[Piece]:
+        root = _root(scales)
+        return [piece for piece in self._sequences if piece.parent == root]
+
+
+def _root(scales: Scales) -> bytes:
+    """The parent of a sequence's first piece."""
+    packed = struct.pack(f"<{len(scales)}d", *scales)
+    return hashlib.blake2b(packed, digest_size=KEY_BYTES).digest() if scales else ROOT

@@ -1,0 +1,350 @@
+"""Pieces of sequences in a folder, so that what was read before a restart need not be read again.
+
+A file holds the keys and values of some tokens and is named by a hash of the model, of those tokens and of
+all before them. It is used only if its checksum and its name agree with what it holds; one that does not is
+removed. Files are written by a thread of their own, and the least recently used ones go when the limit is
+reached. They contain what people wrote: nobody else may read the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import logging
+import os
+import queue
+import re
+import stat
+import struct
+import threading
+import time
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from edgellm.backends.base import Ints
+from edgellm.errors import UsageError
+
+log = logging.getLogger("edgellm.engine")
+
+MAGIC = b"EDGEKV01"
+KEY_BYTES = 20
+MODEL_BYTES = 16
+CHECK_BYTES = 4
+_HEADER = struct.Struct(f"<8s{MODEL_BYTES}s{KEY_BYTES}sQQ")  # magic, model, parent, n_tokens, n_payload
+_NAME = re.compile(rf"([0-9a-f]{{{2 * MODEL_BYTES}}})-([0-9a-f]{{{2 * KEY_BYTES}}})\.kv")
+_FOLDER = "prefixes"
+_LOCK = "lock"
+ROOT = bytes(KEY_BYTES)
+# After a failed write nothing is written for so long: a full disk will not have room a moment later.
+PAUSE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Tokens `start` to `start` + len(tokens) of a sequence; `parent` is the key of those before it."""
+
+    model: bytes
+    parent: bytes
+    start: int
+    tokens: Ints
+    key: bytes
+
+    @property
+    def end(self) -> int:
+        return self.start + len(self.tokens)
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return f"{self.model.hex()}-{self.key.hex()}.kv"
+
+
+def make_piece(model: bytes, parent: bytes, start: int, tokens: Ints) -> Piece:
+    """A piece with the key that its model, its tokens and those before them have."""
+    raw = tokens.astype("<i4").tobytes()
+    key = hashlib.blake2b(model + parent + raw, digest_size=KEY_BYTES).digest()
+    return Piece(model, parent, start, tokens, key)
+
+
+def chain(model: bytes, tokens: Ints, size: int, root: bytes = ROOT) -> Iterator[Piece]:
+    """The pieces of `size` tokens that a sequence begins with; what is left over belongs to none."""
+    parent = root
+    for start in range(0, len(tokens) - size + 1, size):
+        piece = make_piece(model, parent, start, tokens[start : start + size])
+        yield piece
+        parent = piece.key
+
+
+class PrefixStore:
+    """The pieces of any number of models in one folder, at most `max_bytes`; methods are for any thread.
+
+    Raises UsageError if the folder cannot be had for itself: it belongs to somebody else, or another process
+    uses it.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        if max_bytes < 1:
+            raise UsageError(f"The limit of {folder} is {max_bytes} bytes; give a size such as 900M or 2G.")
+        self._folder = folder / _FOLDER
+        self._max_bytes = max_bytes
+        self._fd = _open_folder(folder)
+        try:
+            self._lock_fd = _lock(self._fd, folder)
+        except BaseException:
+            os.close(self._fd)
+            raise
+        self._guard = threading.Lock()  # guards the two below
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # the least recently used first
+        self._pending: set[str] = set()
+        self._scan()
+        self._paused_until = 0.0
+        self._jobs: queue.Queue[tuple[Piece, bytes, Sequence[Piece]] | None] = queue.Queue(maxsize=2)
+        self._writer = threading.Thread(target=self._write_all, name="edgellm-prefixes", daemon=True)
+        self._writer.start()
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of all files."""
+        with self._guard:
+            return sum(self._sizes.values())
+
+    @property
+    def busy(self) -> bool:
+        """Whether a piece that is put now would have to wait."""
+        return self._jobs.full()
+
+    def has(self, piece: Piece) -> bool:
+        """Whether a piece is there, or about to be."""
+        with self._guard:
+            return piece.name in self._sizes or piece.name in self._pending
+
+    def put(self, piece: Piece, payload: bytes, before: Sequence[Piece]) -> None:
+        """Have a piece written; waits while the writer is busy. `before`: the pieces that it continues."""
+        if time.monotonic() < self._paused_until:
+            return
+        with self._guard:
+            self._pending.add(piece.name)
+        self._jobs.put((piece, payload, before))
+
+    def read(self, piece: Piece) -> bytes | None:
+        """What was put, or None if it is not there or not whole."""
+        if not self.has(piece):
+            return None
+        try:
+            payload = self._read_file(piece)
+        except OSError as error:
+            self._drop(piece.name, f"cannot be read ({error.strerror})")
+            return None
+        if payload is None:
+            self._drop(piece.name, "is damaged")
+        return payload
+
+    def touch(self, pieces: Sequence[Piece]) -> None:
+        """Count pieces of one sequence as used just now: the first one last, because the others need it."""
+        now = time.time_ns()
+        for age, piece in enumerate(reversed(pieces)):
+            with self._guard:
+                if piece.name not in self._sizes:
+                    continue
+                self._sizes.move_to_end(piece.name)
+            moment = now + age
+            try:
+                os.utime(piece.name, ns=(moment, moment), dir_fd=self._fd, follow_symlinks=False)
+            except OSError:
+                continue  # only the order of eviction after a restart depends on it
+
+    def discard(self, piece: Piece) -> None:
+        """Remove a piece that its model cannot use."""
+        self._drop(piece.name, "does not fit its model")
+
+    def sequences(self, model: bytes) -> list[Piece]:
+        """All pieces of a model whose sequences are each kept in one piece."""
+        found = []
+        with self._guard:
+            names = [name for name in self._sizes if name.startswith(f"{model.hex()}-")]
+        for name in names:
+            piece = self._read_head(name, model)
+            if piece is None:
+                self._drop(name, "is damaged")
+            else:
+                found.append(piece)
+        return found
+
+    def close(self) -> None:
+        """Return when everything that was put is written."""
+        if self._writer.is_alive():
+            self._jobs.put(None)
+            self._writer.join()
+            os.close(self._lock_fd)
+            os.close(self._fd)
+
+    def _scan(self) -> None:
+        """Learn which files there are; half-written ones of a process that was killed go."""
+        found = []
+        for name in os.listdir(self._fd):
+            if name.endswith(".part") and _NAME.fullmatch(name.removesuffix(".part")):
+                os.unlink(name, dir_fd=self._fd)
+            elif _NAME.fullmatch(name):
+                status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+                if stat.S_ISREG(status.st_mode):
+                    found.append((status.st_mtime_ns, name, status.st_size))
+        for _, name, size in sorted(found):
+            self._sizes[name] = size
+        self._shrink(0)
+
+    def _write_all(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            piece, payload, before = job
+            try:
+                if time.monotonic() >= self._paused_until:
+                    self._write(piece, payload)
+                    self.touch([*before, piece])
+            except OSError as error:
+                self._paused_until = time.monotonic() + PAUSE_S
+                log.warning("%s: %s; nothing is kept there for %.0f s", self._folder, error.strerror, PAUSE_S)
+            finally:
+                with self._guard:
+                    self._pending.discard(piece.name)
+
+    def _write(self, piece: Piece, payload: bytes) -> None:
+        head = _head(piece, len(payload))
+        check = _checksum(head, payload)
+        size = len(head) + len(payload) + len(check)
+        if size > self._max_bytes:
+            return
+        self._shrink(size)
+        part = f"{piece.name}.part"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(part, flags, 0o600, dir_fd=self._fd)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                for data in (head, payload, check):
+                    file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(part, piece.name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except OSError:
+            os.unlink(part, dir_fd=self._fd)
+            raise
+        with self._guard:
+            self._sizes[piece.name] = size
+
+    def _shrink(self, n_bytes: int) -> None:
+        """Remove the least recently used files until there is room for `n_bytes` more."""
+        while True:
+            with self._guard:
+                if not self._sizes or sum(self._sizes.values()) + n_bytes <= self._max_bytes:
+                    return
+                name, _ = self._sizes.popitem(last=False)
+            self._unlink(name)
+
+    def _drop(self, name: str, why: str) -> None:
+        with self._guard:
+            known = self._sizes.pop(name, None)
+        if known is not None:  # otherwise it has been removed to make room
+            log.warning("%s: %s %s; it is removed", self._folder, name, why)
+            self._unlink(name)
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._fd)
+        except OSError as error:
+            log.warning("%s: %s cannot be removed: %s", self._folder, name, error.strerror)
+
+    def _open(self, name: str) -> int:
+        """A descriptor of a file of this user's own; OSError if it is anything else."""
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(name, flags, dir_fd=self._fd)
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            os.close(descriptor)
+            raise OSError(errno.EPERM, "not a file of this user")
+        return descriptor
+
+    def _read_file(self, piece: Piece) -> bytes | None:
+        """The payload of a file, if it is whole and that of this piece."""
+        tokens = piece.tokens.astype("<i4").tobytes()
+        with os.fdopen(self._open(piece.name), "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            n_payload = size - _HEADER.size - len(tokens) - CHECK_BYTES
+            if not 0 <= n_payload <= self._max_bytes:
+                return None
+            head = _head(piece, n_payload)
+            if file.read(len(head)) != head:
+                return None
+            payload = file.read(n_payload)
+            return payload if file.read(CHECK_BYTES + 1) == _checksum(head, payload) else None
+
+    def _read_head(self, name: str, model: bytes) -> Piece | None:
+        """A file's piece, if its name is that of its tokens; the rest is checked when it is read."""
+        with self._guard:
+            size = self._sizes.get(name, 0)
+        try:
+            with os.fdopen(self._open(name), "rb") as file:
+                head = file.read(_HEADER.size)
+                if len(head) < _HEADER.size:
+                    return None
+                magic, owner, parent, n_tokens, _ = _HEADER.unpack(head)
+                if magic != MAGIC or owner != model or n_tokens * 4 > size:
+                    return None
+                tokens = np.frombuffer(file.read(n_tokens * 4), "<i4").astype(np.int32)
+        except (OSError, ValueError):
+            return None
+        piece = make_piece(model, parent, 0, tokens)
+        return piece if len(tokens) == n_tokens and piece.name == name else None
+
+
+def _head(piece: Piece, n_payload: int) -> bytes:
+    tokens = piece.tokens.astype("<i4").tobytes()
+    return _HEADER.pack(MAGIC, piece.model, piece.parent, len(piece.tokens), n_payload) + tokens
+
+
+def _checksum(head: bytes, payload: bytes) -> bytes:
+    """Finds damage, which is what it is for: whoever may write here is this user, and could make any sum."""
+    return zlib.crc32(payload, zlib.crc32(head)).to_bytes(CHECK_BYTES, "little")
+
+
+def _open_folder(folder: Path) -> int:
+    """A descriptor of the folder for pieces inside `folder`, made if need be; all access goes through it."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder / _FOLDER, 0o700)
+        descriptor = os.open(folder / _FOLDER, flags)
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: cannot be used as a cache ({error.strerror}); choose another --cache-dir."
+        ) from None
+    status = os.fstat(descriptor)
+    if status.st_uid != os.geteuid():
+        os.close(descriptor)
+        raise UsageError(f"{folder / _FOLDER} belongs to another user; choose another --cache-dir.")
+    if stat.S_IMODE(status.st_mode) & 0o077:
+        os.fchmod(descriptor, 0o700)
+    return descriptor
+
+
+def _lock(folder_fd: int, folder: Path) -> int:
+    """Hold the folder for this process; the system lets go of it when the process ends, however it does."""
+    import fcntl
+
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(_LOCK, flags, 0o600, dir_fd=folder_fd)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be used as a cache ({error.strerror}).") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise UsageError(
+            f"{folder} is the cache of another edgellm that runs; choose another --cache-dir."
+        ) from None
+    return descriptor
