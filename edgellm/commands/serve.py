@@ -24,7 +24,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.errors import FileError, UsageError
+from edgellm.errors import FileError
 from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
@@ -55,8 +55,6 @@ def run(settings: Settings) -> int:
         max_waiting=settings["queue"],
         lora=adapters(settings),
     )
-    if options.lora and len(models) > 1:
-        raise UsageError(f"--lora needs a single model, and {len(models)} are to be served")
     chosen = server_settings(settings, api_keys(settings))
     configure(as_json=settings["log_json"])
     names = settings["names"] or ()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgellm.commands.loading import adapters
 from edgellm.commands.options import Command
 from edgellm.commands.settings import Settings
 from edgellm.errors import UsageError
@@ -77,13 +78,20 @@ WantedBy=multi-user.target
 """
 
 
+# Options that are no flags of the unit as they were given.
+_APART = ("api_key", "install_service", "lora")
+
+
 def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: str | None = None) -> str:
     """The unit of a server with these settings; `models`: files or folders, which are named absolutely.
 
     Keys are not part of it, as anybody may read a unit. UsageError for what a service cannot have.
     """
     paths = [Path(os.path.abspath(path)) for path in models]
+    lora = [adapter._replace(path=Path(os.path.abspath(adapter.path))) for adapter in adapters(settings)]
     arguments = [sys.executable, "-m", "edgellm", "serve", *map(str, paths), *_flags(command, settings)]
+    arguments += [f"--lora={adapter.path}={adapter.scale:g}" for adapter in lora]
+    paths += [adapter.path for adapter in lora]
     local = is_loopback(settings["host"])
     keys = settings["api_key"] or ()
     if len(keys) > 1:
@@ -113,7 +121,7 @@ def quoted(argument: str) -> str:
 def _flags(command: Command, settings: Settings) -> Iterator[str]:
     """The options that were set, from wherever: a service has another environment than a person."""
     for option in command.options:
-        if settings.origins[option.name] == "default" or option.name in ("api_key", "install_service"):
+        if settings.origins[option.name] == "default" or option.name in _APART:
             continue
         value, flag = settings[option.name], option.flags[-1]
         if option.kind.name == "switch":

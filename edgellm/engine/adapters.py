@@ -21,6 +21,8 @@ from edgellm.program import Program
 from edgellm.program.adapter import Adapter, Half, Update, check_adapter
 from edgellm.quant import decode
 
+# Beyond it values overflow.
+MAX_SCALE = 100.0
 # One factor for each adapter of a model, in their order; empty: none is used.
 Scales: TypeAlias = tuple[float, ...]
 # What a caller asks for: adapters by name or number and their factors; those not named are not used.
@@ -44,7 +46,7 @@ class AdapterInfo:
 
 
 def parse_adapter(given: str | Path | tuple[str | Path, float]) -> AdapterFile:
-    """FILE, FILE=SCALE or (FILE, scale); UsageError for a scale that is no finite number."""
+    """FILE, FILE=SCALE or (FILE, scale); UsageError for a scale out of range."""
     if isinstance(given, tuple):
         path, scale = Path(given[0]), given[1]
     else:
@@ -91,9 +93,10 @@ def _index(adapters: Sequence[AdapterInfo], key: str | int) -> int:
 
 
 def _factor(value: object, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCALE:
         raise UsageError(
-            f"lora: the scale of {what[:80]} is {str(value)[:40]!r}; it must be a finite number."
+            f"lora: the scale of {what[:80]} is {str(value)[:40]}; it must be a number from {-MAX_SCALE:g} "
+            f"to {MAX_SCALE:g}."
         )
     return float(value)
 

@@ -215,7 +215,7 @@ class Model:
     def scales(self, lora: Choice | None = None) -> Scales:
         """The factor of each adapter for a choice of them, None: as they were loaded; empty if none is used.
 
-        Raises UsageError for an adapter that is not loaded, or a factor that is no finite number.
+        Raises UsageError for an adapter that is not loaded, or a factor out of range.
         """
         return choose_scales(self.adapters, lora)
 

@@ -12,7 +12,7 @@ from edgellm.engine.request import Delta, Event, Finish, Request
 from edgellm.engine.sampling import Sampled
 from edgellm.engine.session import make_request
 from edgellm.server.metrics import Metrics
-from edgellm.server.models import Loaded
+from edgellm.server.models import Served
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +35,7 @@ class Job:
 
     def __init__(
         self,
-        loaded: Loaded,
+        loaded: Served,
         prompts: Sequence[Sequence[int]],
         options: GenerateOptions,
         metrics: Metrics,
@@ -100,6 +100,7 @@ class Job:
             decoder=model.tokenizer.stream(shown=self._shown),
             on_event=lambda event: deliver(event),
             matcher=model.matcher(options),
+            scales=model.scales(self.loaded.lora if options.lora is None else options.lora),
         )
         answer = Answer(request)
         deliver = self._deliverer(answer)

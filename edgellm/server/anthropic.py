@@ -22,7 +22,7 @@ from edgellm.server.answers import Job
 from edgellm.server.blocks import Block, Blocks
 from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, anthropic_error
-from edgellm.server.models import Loaded
+from edgellm.server.models import Served
 from edgellm.server.service import Body, Service, ServiceOf
 from edgellm.server.sse import data_event
 
@@ -137,7 +137,7 @@ async def count_tokens(body: PromptBody, service: ServiceOf) -> Response:
 
 
 async def _prepare(
-    service: Service, loaded: Loaded, body: PromptBody, options: GenerateOptions
+    service: Service, loaded: Served, body: PromptBody, options: GenerateOptions
 ) -> Conversation:
     return await service.conversation(
         loaded.model,

@@ -124,7 +124,9 @@ SCHEMAS: dict[str, Schema] = {
         ),
         usage=_USAGE,
     ),
-    "Model": record(id=TEXT, object=constant("model"), created={"type": "integer"}, owned_by=TEXT),
+    "Model": record(
+        {"parent": TEXT}, id=TEXT, object=constant("model"), created={"type": "integer"}, owned_by=TEXT
+    ),
     "Models": record(object=constant("list"), data=several(_model("Model"))),
     "Response": record(
         id=TEXT,
@@ -209,6 +211,7 @@ SCHEMAS: dict[str, Schema] = {
         chat_template=TEXT,
         build_info=TEXT,
     ),
+    "Adapters": several(record(id=COUNT, name=TEXT, path=TEXT, scale=NUMBER)),
     "Tokens": record(tokens={"anyOf": [several(COUNT), several(record(id=COUNT, piece=TEXT))]}),
     "Content": record(content=TEXT),
     "Prompt": record(prompt=TEXT),
@@ -235,6 +238,7 @@ ANSWERS: dict[str, tuple[str | None, str | None]] = {
     "/health": ("Health", None),
     "/metrics": (None, None),
     "/props": ("Properties", None),
+    "/lora-adapters": ("Adapters", None),
     "/tokenize": ("Tokens", None),
     "/detokenize": ("Content", None),
     "/apply-template": ("Prompt", None),

@@ -15,11 +15,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
 from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory
 from edgellm.engine.model import Model
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
-from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError
+from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError
 from edgellm.server.errors import RequestError
 
 log = logging.getLogger("edgellm.server")
@@ -63,6 +64,34 @@ class Loaded:
         self.used_at = time.monotonic()
         if self.n_users == 0:
             self.on_idle()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Served:
+    """A loaded model under the name that a request gave: its own, or that of one of its adapters.
+
+    lora: what answers use of the adapters unless the request says otherwise; None: as they were loaded.
+    """
+
+    name: str
+    loaded: Loaded
+    lora: Choice | None = None
+
+    @property
+    def model(self) -> Model:
+        return self.loaded.model
+
+    @property
+    def runner(self) -> EngineThread:
+        return self.loaded.runner
+
+    def acquire(self) -> None:
+        """One user more."""
+        self.loaded.acquire()
+
+    def release(self) -> None:
+        """One user less."""
+        self.loaded.release()
 
 
 @dataclass(slots=True, eq=False)
@@ -118,6 +147,14 @@ class ModelManager:
             while unique in self._sources:
                 unique, number = f"{name}-{number}", number + 1
             self._sources[unique] = Source(unique, path, int(path.stat().st_mtime))
+        self.adapters = name_adapters(options.lora)
+        if self.adapters and len(self._sources) != 1:
+            raise UsageError(f"Adapters need a single model, and {len(self._sources)} are to be served.")
+        for info in self.adapters:
+            if info.name in self._sources:
+                raise UsageError(
+                    f"A model and an adapter are both called {info.name}; rename the adapter's file."
+                )
         self._changing = asyncio.Lock()  # held while a model is loaded or unloaded
         self._freed = asyncio.Event()  # a model has become idle
         self._tasks: set[asyncio.Task[None]] = set()
@@ -155,26 +192,37 @@ class ModelManager:
             await asyncio.shield(self._starting)
 
     def find(self, name: str | None) -> Source:
-        """The model of this name; without a name, the only one. RequestError 404 if there is none."""
+        """The model of this name, or of the adapter of this name; without a name, the only model.
+
+        RequestError 404 if there is none.
+        """
         if not name and len(self._sources) == 1:
             return next(iter(self._sources.values()))
+        known = ", ".join([*self._sources, *(info.name for info in self.adapters)])
         if not name:
-            raise RequestError(
-                400, f"model is missing; the models are {', '.join(self._sources)}.", param="model"
-            )
+            raise RequestError(400, f"model is missing; the models are {known}.", param="model")
         source = self._sources.get(name) or self._sources.get(name.removesuffix(":latest"))
+        if source is None and self.adapter(name) is not None:
+            source = next(iter(self._sources.values()))  # adapters are those of the only model
         if source is None:
             raise RequestError(
                 404,
-                f"There is no model {name[:200]!r}; the models are {', '.join(self._sources)}.",
+                f"There is no model {name[:200]!r}; the models are {known}.",
                 param="model",
                 code="model_not_found",
             )
         return source
 
+    def adapter(self, name: str | None) -> AdapterInfo | None:
+        """The adapter of this name, unless a model has it."""
+        names = {name, (name or "").removesuffix(":latest")}
+        if names & self._sources.keys():
+            return None
+        return next((info for info in self.adapters if info.name in names), None)
+
     @asynccontextmanager
-    async def use(self, name: str | None, keep_s: float | None = None) -> AsyncIterator[Loaded]:
-        """A model, which is loaded if need be and stays so inside the block.
+    async def use(self, name: str | None, keep_s: float | None = None) -> AsyncIterator[Served]:
+        """A model, or one with an adapter, which is loaded if need be and stays so inside the block.
 
         keep_s: seconds to keep it without users from now on; None: as before. Raises RequestError if there is
         no such model or memory could never hold it, OverloadedError if models in use leave no room.
@@ -183,8 +231,12 @@ class ModelManager:
         loaded = await self._acquire(source)
         if keep_s is not None:
             loaded.keep_s = keep_s
+        info = self.adapter(name)
         try:
-            yield loaded
+            if info is None:
+                yield Served(source.name, loaded)
+            else:  # alone, and in full where answers do not usually use it
+                yield Served(info.name, loaded, {info.name: info.scale or 1.0})
         finally:
             loaded.release()
 

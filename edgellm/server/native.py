@@ -76,6 +76,15 @@ async def props(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
         }
 
 
+@router.get("/lora-adapters")
+async def lora_adapters(service: ServiceOf) -> list[dict[str, Any]]:
+    """The adapters that requests may choose among, and what answers use of them otherwise."""
+    return [
+        {"id": number, "name": info.name, "path": info.path.name, "scale": info.scale}
+        for number, info in enumerate(service.models.adapters)
+    ]
+
+
 @router.post("/tokenize")
 async def tokenize(body: TokenizeBody, service: ServiceOf) -> dict[str, Any]:
     """Token ids of a text, with the text of each if asked for."""

@@ -239,7 +239,13 @@ async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) ->
 @router.get("/tags")
 async def tags(service: ServiceOf) -> dict[str, Any]:
     """All models this server offers."""
-    return {"models": [await asyncio.to_thread(_listed, source) for source in service.models.sources]}
+    models = []
+    for source in service.models.sources:
+        listed = await asyncio.to_thread(_listed, source)
+        details = {**listed["details"], "parent_model": source.name}
+        names = [info.name for info in service.models.adapters]
+        models += [listed, *({**listed, "name": n, "model": n, "details": details} for n in names)]
+    return {"models": models}
 
 
 @router.get("/ps")

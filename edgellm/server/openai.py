@@ -143,13 +143,17 @@ class EmbeddingBody(Body):
 @router.get("/models")
 async def list_models(service: ServiceOf) -> dict[str, Any]:
     """All models this server offers."""
-    return {"object": "list", "data": [_model(source) for source in service.models.sources]}
+    models = service.models
+    adapted = [_adapted(info.name, source) for source in models.sources for info in models.adapters]
+    return {"object": "list", "data": [*map(_model, models.sources), *adapted]}
 
 
 @router.get("/models/{name:path}")
 async def get_model(name: str, service: ServiceOf) -> dict[str, Any]:
     """One model."""
-    return _model(service.models.find(name))
+    source = service.models.find(name)
+    adapter = service.models.adapter(name)
+    return _model(source) if adapter is None else _adapted(adapter.name, source)
 
 
 @router.post("/chat/completions")
@@ -474,3 +478,8 @@ def _model(source: Source) -> dict[str, Any]:
         "owned_by": "edgellm",
         "status": {"value": source.state},
     }
+
+
+def _adapted(name: str, source: Source) -> dict[str, Any]:
+    """A model with an adapter, as vLLM lists it."""
+    return {**_model(source), "id": name, "parent": source.name}

@@ -24,7 +24,7 @@ from edgellm.server.answers import Job
 from edgellm.server.conversation import Conversation, prepare
 from edgellm.server.errors import RequestError
 from edgellm.server.metrics import Metrics
-from edgellm.server.models import Loaded, ModelManager
+from edgellm.server.models import ModelManager, Served
 from edgellm.server.settings import ServerSettings
 from edgellm.server.sse import Stream, unless_gone
 
@@ -48,8 +48,18 @@ class Body(BaseModel):
         return {IGNORED_HEADER: ", ".join(names[:32])} if names else {}
 
 
+class AdapterScale(Body):
+    """An adapter by its number or name, and its scale; as llama.cpp's server has it."""
+
+    id: int | str
+    scale: float = 1.0
+
+
 class SamplingFields(Body):
-    """The sampling fields that all APIs share; None is the model's own choice."""
+    """The sampling fields that all APIs share; None is the model's own choice.
+
+    lora: the adapters of the answer; those not named are not used.
+    """
 
     temperature: float | None = None
     top_p: float | None = None
@@ -63,6 +73,7 @@ class SamplingFields(Body):
     stop: str | list[str] | None = None
     logit_bias: dict[str, float] | None = None
     ignore_eos: bool = False
+    lora: list[AdapterScale] | None = None
 
     def options(self, *, max_tokens: int | None, logprobs: int | None = None) -> GenerateOptions:
         """Generation options; UsageError for a value out of range."""
@@ -82,6 +93,7 @@ class SamplingFields(Body):
             logit_bias=_biases(self.logit_bias or {}),
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
+            lora=None if self.lora is None else {one.id: one.scale for one in self.lora},
         )
 
 
@@ -95,7 +107,7 @@ class Service:
 
     def start(
         self,
-        loaded: Loaded,
+        loaded: Served,
         prompts: Sequence[Sequence[int]],
         options: GenerateOptions,
         *,
@@ -146,7 +158,7 @@ class Service:
             job.end()
 
     async def embed(
-        self, loaded: Loaded, texts: Sequence[Sequence[int]], dimensions: int | None = None
+        self, loaded: Served, texts: Sequence[Sequence[int]], dimensions: int | None = None
     ) -> NDArray[np.float32]:
         """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests.
 
@@ -160,7 +172,8 @@ class Service:
             )
         rows = []
         for ids in texts:
-            rows.append(await asyncio.wrap_future(loaded.runner.call(partial(loaded.model.embed_ids, ids))))
+            work = partial(loaded.model.embed_ids, ids, lora=loaded.lora)
+            rows.append(await asyncio.wrap_future(loaded.runner.call(work)))
         vectors = np.stack(rows)
         if dimensions is not None:
             if not 1 <= dimensions <= vectors.shape[1]:

@@ -115,3 +115,10 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, arguments: tuple[str, ...])
     )
     assert [line for line in done.stderr.splitlines() if "edgellm" in line] == []
     assert done.returncode == 0
+
+
+def test_adapters_are_named_absolutely() -> None:
+    text = unit(COMMAND, settings("--lora", "a b.gguf=0.5", "--lora", "/home/pi/c.gguf"), [], user="pi")
+    (line,) = values(text, "ExecStart")
+    assert f'"--lora={Path.cwd() / "a b.gguf"}=0.5" --lora=/home/pi/c.gguf=1' in line
+    assert values(text, "User") == ["pi"]

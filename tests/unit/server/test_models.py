@@ -36,9 +36,9 @@ def test_requests_for_a_model_that_is_being_loaded_wait_for_one_load(tiny_model:
         assert not ready_at_once
 
         async def use() -> Loaded:
-            async with manager.use("a") as loaded:
-                assert loaded.n_users >= 1
-                return loaded
+            async with manager.use("a") as served:
+                assert served.loaded.n_users >= 1
+                return served.loaded
 
         found = await asyncio.gather(*(use() for _ in range(8)))
         assert len(set(map(id, found))) == 1

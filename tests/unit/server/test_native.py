@@ -85,5 +85,5 @@ def test_the_description_names_every_endpoint(client: httpx.Client) -> None:
         *(f"/v1/{name}" for name in ("chat/completions", "completions", "responses", "embeddings", "models")),
         *(f"/v1/{name}" for name in ("messages", "messages/count_tokens")),
         *(f"/api/{name}" for name in ("chat", "generate", "embed", "tags", "show", "ps", "version")),
-        *("/health", "/metrics", "/props", "/tokenize", "/detokenize", "/apply-template"),
+        *("/health", "/metrics", "/props", "/lora-adapters", "/tokenize", "/detokenize", "/apply-template"),
     }
