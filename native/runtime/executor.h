@@ -91,7 +91,7 @@ class Executor {
     void linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory,
                       size_t t);
     void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
-                        uint8_t* memory);
+                        float* out, uint8_t* memory);
 
     // Before a run: what adapters each row asks for. After the selection of rows: the same of those left.
     void prepare_scales();
@@ -122,7 +122,7 @@ class Executor {
     PackedMatrix matrix(int i, size_t expert = 0) const;
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
 
-    static constexpr size_t kTileFloats = 96 * 128;
+    static constexpr size_t kTileFloats = 96 * 192;
 
     const Plan& plan_;
     const Program& program_;

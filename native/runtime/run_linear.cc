@@ -13,6 +13,9 @@ namespace {
 // contiguous range.
 constexpr size_t kStreamRows = 9;
 constexpr size_t kTileTokens = 96;
+// Most panels of a chunk of work: enough that copying activations for it is little, and few enough that
+// threads end together.
+constexpr size_t kChunkPanels = 12;
 
 }  // namespace
 
@@ -61,21 +64,22 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
         }
         return;
     }
-    // Many rows: chunks of eight panels, taken as threads come free.
-    constexpr size_t kPanels = 8;
+    // Many rows: chunks of panels, as even as they can be, taken as threads come free.
+    const auto chunks_of = [this](const LinearTask& task) {
+        const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
+        const size_t n = (n_panels + kChunkPanels - 1) / kChunkPanels;
+        return std::min(n_panels, (n + pool_->size() - 1) / pool_->size() * pool_->size());
+    };
     size_t n_chunks = 0;
-    for (const LinearTask& task : stage.linears) {
-        n_chunks +=
-            (plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels + kPanels - 1) / kPanels;
-    }
+    for (const LinearTask& task : stage.linears) n_chunks += chunks_of(task);
     auto& counter = counters_[s * kPhases].next;
     for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
         size_t left = i;
         for (const LinearTask& task : stage.linears) {
             const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
-            const size_t chunks = (n_panels + kPanels - 1) / kPanels;
+            const size_t chunks = chunks_of(task);
             if (left < chunks) {
-                linear_chunk(stage, task, left * kPanels, std::min(n_panels, (left + 1) * kPanels), memory,
+                linear_chunk(stage, task, n_panels * left / chunks, n_panels * (left + 1) / chunks, memory,
                              t);
                 break;
             }
@@ -91,7 +95,8 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
     QuantRows quant{};
     if (task.quant >= 0) quant = quant_rows(stage, task.quant, memory);
     const size_t tokens = std::min(rows, kTileTokens);
-    const size_t panels = std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
+    const bool direct = task.bias < 0 && task.up < 0 && task.epilogue.empty();
+    const size_t panels = direct ? last - first : std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
     Thread& thread = threads_[t];
     for (size_t p = first; p < last; p += panels) {
         const size_t p_end = std::min(last, p + panels);
@@ -101,6 +106,11 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
         for (size_t row = 0; row < rows; row += tokens) {
             const size_t count = std::min(tokens, rows - row);
             const float* x = at(task.in, 0, memory);
+            if (direct) {
+                float* y = at(task.out, row, memory) + column;
+                linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, y, task.out.ld);
+                continue;
+            }
             linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
             if (adapted_) add_updates(task.matrix, p, p_end, row, count, thread.tile, ld, thread.update);
             if (task.up >= 0) {
@@ -109,11 +119,14 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
                 if (adapted_) add_updates(task.up, p, p_end, row, count, thread.tile2, ld, thread.update);
             }
             for (size_t i = 0; i < count; ++i) {
+                // The last operation writes to where the result belongs.
                 float* values = thread.tile + i * ld;
+                float* out = at(task.out, row + i, memory) + column;
+                float* end = task.epilogue.empty() ? out : values;
                 if (task.bias >= 0) {
                     const size_t at_bias =
                         plan_.matrices[static_cast<size_t>(task.matrix)].row_first + column;
-                    rows_.add(values, vector(task.bias) + at_bias, n, values);
+                    rows_.add(values, vector(task.bias) + at_bias, n, task.up >= 0 ? values : end);
                 }
                 if (task.up >= 0) {
                     float* up = thread.tile2 + i * ld;
@@ -122,38 +135,38 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
                             plan_.matrices[static_cast<size_t>(task.up)].row_first + column;
                         rows_.add(up, vector(task.up_bias) + at_bias, n, up);
                     }
-                    rows_.glu(task.glu, values, up, n, task.limit, task.alpha, values);
+                    rows_.glu(task.glu, values, up, n, task.limit, task.alpha, end);
                 }
-                apply_epilogue(task, column, n, row + i, values, memory);
-                std::memcpy(at(task.out, row + i, memory) + column, values, n * sizeof(float));
+                apply_epilogue(task, column, n, row + i, values, out, memory);
             }
         }
     }
 }
 
 void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
-                              uint8_t* memory) {
+                              float* out, uint8_t* memory) {
     for (const Epilogue& e : task.epilogue) {
+        float* to = &e == &task.epilogue.back() ? out : values;
         switch (e.kind) {
             case EpilogueKind::kAffine: {
                 const float* w = vector(e.weight);
                 const float* b = vector(e.bias);
                 rows_.affine(values, n, e.factor, w == nullptr || e.weight_scalar ? w : w + column,
                              e.weight_scalar, b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar,
-                             values);
+                             to);
                 break;
             }
             case EpilogueKind::kActivation:
-                rows_.activation(e.fn, values, n, values);
+                rows_.activation(e.fn, values, n, to);
                 break;
             case EpilogueKind::kSoftcap:
-                rows_.softcap(values, n, e.cap, values);
+                rows_.softcap(values, n, e.cap, to);
                 break;
             case EpilogueKind::kAdd:
-                rows_.add(values, at(e.operand, row, memory) + column, n, values);
+                rows_.add(values, at(e.operand, row, memory) + column, n, to);
                 break;
             case EpilogueKind::kMul:
-                rows_.mul(values, at(e.operand, row, memory) + column, n, values);
+                rows_.mul(values, at(e.operand, row, memory) + column, n, to);
                 break;
         }
     }

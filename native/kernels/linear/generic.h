@@ -8,7 +8,7 @@
 namespace edgellm {
 namespace {
 
-constexpr size_t kGroupPanels = 8;  // that meet a chunk of activations while it is in L2
+constexpr size_t kGroupPanels = 16;  // that meet a chunk of activations while it is in L2
 
 // One matmul call's arguments.
 struct Call {
@@ -26,22 +26,24 @@ struct Call {
         return all.at(token0 + token, block);
     }
 
-    // Sums of a tile from and to y, rows that exist only. Column 0 starts at zero.
-    void load(size_t p, size_t token, size_t n, bool zero, float* tile) const {
+    // Sums of a tile of T tokens from and to y, rows that exist only. Column 0 starts at zero.
+    template <size_t T>
+    EDGELLM_INLINE void load(size_t p, size_t token, bool zero, float* tile) const {
         if (zero) {
-            std::memset(tile, 0, n * kPanelRows * sizeof(float));
+            std::memset(tile, 0, T * kPanelRows * sizeof(float));
             return;
         }
-        for (size_t t = 0; t < n; ++t)
+        for (size_t t = 0; t < T; ++t)
             copy_row(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
     }
-    void store(size_t p, size_t token, size_t n, const float* tile) const {
-        for (size_t t = 0; t < n; ++t)
+    template <size_t T>
+    EDGELLM_INLINE void store(size_t p, size_t token, const float* tile) const {
+        for (size_t t = 0; t < T; ++t)
             copy_row(p, y + (token + t) * ldy + (p - first) * kPanelRows, tile + t * kPanelRows);
     }
 
   private:
-    void copy_row(size_t p, float* to, const float* from) const {
+    EDGELLM_INLINE void copy_row(size_t p, float* to, const float* from) const {
         const size_t n = m.n_out - p * kPanelRows;
         if (n >= kPanelRows) {
             std::memcpy(to, from, kPanelRows * sizeof(float));
@@ -61,7 +63,7 @@ void multiply_packed(const Call& c) {
             E::PackedTiles::pick(c.n_tokens - t, [&]<int T>() {
                 std::fill_n(tile, T * kPanelRows, 0.0f);
                 E::template tile<T>(PackedSource<S, type>(c.panel(p)), c.m.n_in / 32, c.rows(t, 0), tile);
-                c.store(p, t, T, tile);
+                c.template store<T>(p, t, tile);
                 t += T;
             });
         }
@@ -96,10 +98,10 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const
                         E::Tiles::pick(n_tokens - t, [&]<int T>() {
                             constexpr size_t kStride = T * kPanelRows;
                             for (size_t k = 0; k < kPanels; ++k)
-                                c.load(p + k, t0 + t, T, b == 0, sums + k * kStride);
+                                c.template load<T>(p + k, t0 + t, b == 0, sums + k * kStride);
                             run.template operator()<T, kPanels>(n, GatheredRows<Code>(chunk, t), sums);
                             for (size_t k = 0; k < kPanels; ++k)
-                                c.store(p + k, t0 + t, T, sums + k * kStride);
+                                c.template store<T>(p + k, t0 + t, sums + k * kStride);
                             t += T;
                         });
                     }
@@ -168,14 +170,14 @@ void multiply_floats(const Call& c) {
                 for (size_t t = t0; t < t_end;) {
                     E::Tiles::pick(t_end - t, [&]<int T>() {
                         const float* x = c.x + (c.token0 + t) * c.ldx + k;
-                        c.load(p, t, T, k == 0, sums);
+                        c.template load<T>(p, t, k == 0, sums);
                         if (widen) {
                             const auto* wide = reinterpret_cast<const uint8_t*>(scratch);
                             float_tile<S, GGMLType::F32, T>(wide, n, x, c.ldx, sums);
                         } else {
                             float_tile<S, type, T>(columns, n, x, c.ldx, sums);
                         }
-                        c.store(p, t, T, sums);
+                        c.template store<T>(p, t, sums);
                         t += T;
                     });
                 }

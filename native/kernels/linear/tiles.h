@@ -68,19 +68,29 @@ struct GatheredRows {
     }
 };
 
+// Copies N bytes in place: loops of it are not to become calls of memcpy, which cost more than such short
+// copies.
+template <size_t N>
+EDGELLM_INLINE void copy_block(const void* from, void* to) {
+    __builtin_memcpy(to, from, N);
+    __asm__ volatile("" ::: "memory");
+}
+
 template <class S, class Code>
 void gather(const StridedRows& rows, size_t n_tokens, size_t n_blocks, GatheredChunk<Code>* out) {
     for (size_t t = 0; t < n_tokens; ++t) {
         const StridedRows row = rows.at(t, 0);
-        if constexpr (sizeof(Code) == 1) {
-            std::memcpy(out->codes[t], row.codes, n_blocks * 32);
-        } else {
-            for (size_t b = 0; b < n_blocks; ++b) {
+        for (size_t b = 0; b < n_blocks; ++b) {
+            if constexpr (sizeof(Code) == 1) {
+                copy_block<32>(row.codes + 32 * b, out->codes[t] + 32 * b);
+            } else {
                 S::widen(row.codes + 32 * b, out->codes[t] + 32 * b, out->codes[t] + 32 * b + 16);
             }
         }
-        std::memcpy(out->scales[t], row.scales, n_blocks * sizeof(float));
-        std::memcpy(out->sums[t], row.sums, n_blocks * 2 * sizeof(float));
+        for (size_t b = 0; b < n_blocks; ++b) {
+            copy_block<sizeof(float)>(row.scales + b, out->scales[t] + b);
+            copy_block<2 * sizeof(float)>(row.sums + 2 * b, out->sums[t] + 2 * b);
+        }
     }
 }
 
