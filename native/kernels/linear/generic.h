@@ -85,10 +85,8 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const
     const size_t step = (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
     for (size_t t0 = 0; t0 < c.n_tokens; t0 += kBlockTokens) {
         const size_t n_tokens = std::min(kBlockTokens, c.n_tokens - t0);
-        // With few tokens it is the reading of panels that counts: one after the other.
-        const size_t group = n_tokens > 16 ? kGroupPanels : kTilePanels;
-        for (size_t p0 = c.first; p0 < c.last; p0 += group) {
-            const size_t p_end = std::min(c.last, p0 + group);
+        for (size_t p0 = c.first; p0 < c.last; p0 += kGroupPanels) {
+            const size_t p_end = std::min(c.last, p0 + kGroupPanels);
             for (size_t b = 0; b < n_blocks; b += step) {
                 const size_t n = std::min(step, n_blocks - b);
                 gather<typename E::Simd>(c.rows(t0, b), n_tokens, n, &chunk);

@@ -29,9 +29,9 @@ constexpr int safe_groups(int max) {
 
 struct Avx2Engine {
     using Simd = Avx2;
-    using PackedTiles = TileSizes<4, 3, 2, 1>;
+    using PackedTiles = TileSizes<8, 6, 4, 3, 2, 1>;
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
-    static constexpr size_t kPackedLimit = 8;
+    static constexpr size_t kPackedLimit = 16;
     static constexpr int kTilePanels = 1;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
@@ -57,11 +57,11 @@ struct Avx2Engine {
         return Avx2::broadcast_word(x.q(t) + 4 * group);
     }
 
-    // y of all tokens and parts from 32-bit dots.
-    template <int T, class Source, class Rows, class Dot>
+    // y of all tokens and parts [kFirst, kLast) from 32-bit dots.
+    template <int T, int kFirst, int kLast, class Source, class Rows, class Dot>
     EDGELLM_INLINE static void finish(const Source& w, const Rows& x, float* y, const Dot& dot) {
         EDGELLM_UNROLL
-        for (int part = 0; part < 2; ++part) {
+        for (int part = kFirst; part < kLast; ++part) {
             const __m256 scale = w.scale(part);
             // Read before y is written: the compiler cannot know that they do not overlap.
             [[maybe_unused]] __m256 minimum, extra;
@@ -85,29 +85,45 @@ struct Avx2Engine {
         }
     }
 
+    // More tokens than there are registers for both parts: one part after the other.
     template <int T, class Source, class Rows>
     EDGELLM_INLINE static void unsigned_block(const Source& w, const Rows& x, float* y) {
+        if constexpr (T <= 6) {
+            unsigned_parts<T, 0, 2>(w, x, y);
+        } else {
+            unsigned_parts<T, 0, 1>(w, x, y);
+            unsigned_parts<T, 1, 2>(w, x, y);
+        }
+    }
+
+    template <int T, int kFirst, int kLast, class Source, class Rows>
+    EDGELLM_INLINE static void unsigned_parts(const Source& w, const Rows& x, float* y) {
         constexpr int kSafe = safe_groups(Source::kMax);
         const __m256i ones = _mm256_set1_epi16(1);
         alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) {
-            const __m256i low = w.codes(group, 0), high = w.codes(group, 1);
+            __m256i codes[2];
+            EDGELLM_UNROLL
+            for (int part = kFirst; part < kLast; ++part) codes[part] = w.codes(group, part);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 const __m256i quad = activations(x, t, group);
-                const __m256i product_low = _mm256_maddubs_epi16(low, quad),
-                              product_high = _mm256_maddubs_epi16(high, quad);
-                const bool start = group % kSafe == 0;
-                sum[t][0] = Avx2::pin(start ? product_low : _mm256_add_epi16(sum[t][0], product_low));
-                sum[t][1] = Avx2::pin(start ? product_high : _mm256_add_epi16(sum[t][1], product_high));
+                __m256i product[2];
+                EDGELLM_UNROLL
+                for (int part = kFirst; part < kLast; ++part)
+                    product[part] = _mm256_maddubs_epi16(codes[part], quad);
+                EDGELLM_UNROLL
+                for (int part = kFirst; part < kLast; ++part)
+                    sum[t][part] = Avx2::pin(
+                        group % kSafe == 0 ? product[part] : _mm256_add_epi16(sum[t][part], product[part]));
             }
             if (group % kSafe == kSafe - 1 && group < 7) {
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
                     EDGELLM_UNROLL
-                    for (int part = 0; part < 2; ++part) {
+                    for (int part = kFirst; part < kLast; ++part) {
                         auto* to = reinterpret_cast<__m256i*>(earlier[t] + 8 * part);
                         __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
                         if (group >= kSafe) wide = _mm256_add_epi32(wide, _mm256_load_si256(to));
@@ -116,7 +132,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T>(w, x, y, [&](int t, int part) {
+        finish<T, kFirst, kLast>(w, x, y, [&](int t, int part) {
             const __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
             if constexpr (kSafe == 8) {
                 return wide;
@@ -147,7 +163,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, 0, 2>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
@@ -168,7 +184,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, 0, 2>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 };
 
