@@ -24,6 +24,7 @@ def load(
     cache_tokens: int | None = None,
     isa: str = "",
     draft_max: int | None = None,
+    draft: str | Path | None = None,
     max_memory: int | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Model:
@@ -46,6 +47,7 @@ def load(
         backend=backend,
         isa=isa,
         draft_max=draft_max,
+        draft=None if draft is None else resolve(draft),
         max_memory=max_memory,
         batch=batch,
         parallel=parallel,

@@ -16,7 +16,7 @@ from edgellm.commands.loading import (
     system_prompt,
 )
 from edgellm.commands.options import (
-    DRAFT_MAX,
+    GUESSING,
     LOADING,
     MODEL,
     OFFLINE,
@@ -294,7 +294,7 @@ COMMAND = Command(
     description="Talks with a model: type a message, read the answer. With no model named, the default one\n"
     "is used, and fetched once.\n\n" + HELP,
     positionals=(Positional("name", "path of a GGUF file, name (`edgellm list`), or user/repo:QUANT"),),
-    options=(*LOADING, DRAFT_MAX, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
+    options=(*LOADING, *GUESSING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a longer context"),

@@ -53,7 +53,10 @@ def load_options(settings: Settings, **more: Any) -> LoadOptions:
     from edgellm.engine.loading import LoadOptions
 
     shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory", "draft_max")
-    return LoadOptions(**({name: settings[name] for name in shared if name in settings.origins} | more))
+    known = {name: settings[name] for name in shared if name in settings.origins}
+    if "draft" in settings.origins and settings["draft"] is not None:
+        known["draft"] = find_model(settings["draft"], settings)
+    return LoadOptions(**(known | more))
 
 
 def adapters(settings: Settings) -> tuple[AdapterFile, ...]:

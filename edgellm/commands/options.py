@@ -184,6 +184,14 @@ DRAFT_MAX = Option(
     INT,
     "N",
 )
+DRAFT = Option(
+    "draft",
+    ("-md", "--draft", "--model-draft"),
+    "smaller model of the same vocabulary that guesses ahead, too; answers do not depend on it",
+    TEXT,
+    "MODEL",
+)
+GUESSING = (DRAFT_MAX, DRAFT)
 
 LORA = Option(
     "lora",
@@ -244,7 +252,7 @@ SYSTEM = Option(
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)
 
-SHARED = (*LOADING, DRAFT_MAX, *SAMPLING, SYSTEM, OFFLINE, JSON)
+SHARED = (*LOADING, *GUESSING, *SAMPLING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:

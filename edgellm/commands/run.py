@@ -17,7 +17,7 @@ from edgellm.commands.loading import (
     with_temperature,
 )
 from edgellm.commands.options import (
-    DRAFT_MAX,
+    GUESSING,
     LOADING,
     OFFLINE,
     SAMPLING,
@@ -129,7 +129,7 @@ COMMAND = Command(
     ),
     options=(
         *LOADING,
-        DRAFT_MAX,
+        *GUESSING,
         Option("prompt", ("-p", "--prompt"), "the prompt", TEXT, "TEXT"),
         SYSTEM,
         Option(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgellm.commands.loading import adapters, find_model, load_options
 from edgellm.commands.options import (
     BYTES,
-    DRAFT_MAX,
+    GUESSING,
     INT,
     LOADING,
     MAX_MEMORY,
@@ -55,6 +55,8 @@ def run(settings: Settings) -> int:
         max_waiting=settings["queue"],
         lora=adapters(settings),
     )
+    if options.draft is not None:
+        check_draft([path for _, path in models], options.draft)
     chosen = server_settings(settings, api_keys(settings))
     configure(as_json=settings["log_json"])
     names = settings["names"] or ()
@@ -82,6 +84,20 @@ def _print_service(settings: Settings) -> int:
     ]
     print(unit(COMMAND, settings, places), end="")
     return 0
+
+
+def check_draft(paths: list[Path], draft: Path) -> None:
+    """Refuse a draft model that can guess for none of these models."""
+    from edgellm.engine.loading import vocabulary_difference
+
+    for path in paths:
+        reason = vocabulary_difference(path, draft)
+        if reason is None:
+            return
+    raise UsageError(
+        f"{draft} cannot be the draft model of any of the models; of {path}, because {reason}: "
+        "take one of the same vocabulary."
+    )
 
 
 def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
@@ -214,7 +230,7 @@ COMMAND = Command(
     run=run,
     description="Serves models over HTTP, to programs that speak the OpenAI API.",
     positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
-    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), DRAFT_MAX, OFFLINE),
+    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), *GUESSING, OFFLINE),
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,14 @@ from edgellm.backends.base import Backend
 from edgellm.device.cores import default_threads
 from edgellm.device.memory import available_memory, own_memory
 from edgellm.engine.adapters import AdapterFile, read_adapter
+from edgellm.engine.draft_model import DraftModel
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
 from edgellm.program.adapter import Adapter
+from edgellm.tokenizer.compare import difference
 
 if TYPE_CHECKING:
     from edgellm.backends.native import NativeBackend
@@ -46,9 +48,10 @@ class LoadOptions:
     `cache_contexts` contexts. parallel: answers that may be under way at once. max_waiting: further ones that
     may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto":
     f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens
-    that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. max_memory:
-    bytes that may be used; None: what is available. lora: adapters to load, and the factors that answers use
-    unless they ask for others. Raises UsageError for a value out of range.
+    that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. draft: the
+    file of a smaller model of the same vocabulary that guesses, too. max_memory: bytes that may be used; None:
+    what is available. lora: adapters to load, and the factors that answers use unless they ask for others.
+    Raises UsageError for a value out of range.
     """
 
     threads: int | None = None
@@ -62,6 +65,7 @@ class LoadOptions:
     backend: str = "auto"
     isa: str = ""
     draft_max: int | None = None
+    draft: Path | None = None
     max_memory: int | None = None
     lora: tuple[AdapterFile, ...] = ()
 
@@ -80,6 +84,8 @@ class LoadOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
+        if self.draft is not None and self.draft_max == 0:
+            raise UsageError("draft is given and draft_max is 0; a draft model needs tokens to guess.")
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:
@@ -100,6 +106,21 @@ class Plan:
     n_ctx: int
     threads: int
     adapters: tuple[Adapter, ...] = ()
+    draft: Plan | None = None
+
+    @property
+    def no_guesses(self) -> str | None:
+        """Why no tokens can be guessed ahead, if they cannot."""
+        if self.program.states:
+            return f"{self.program.family} models cannot take tokens back"
+        if self.options.backend == "llama_cpp":
+            return "with llama.cpp answers could depend on it"
+        return None
+
+    def close_draft(self) -> None:
+        """Close the draft model's file."""
+        if self.draft is not None:
+            self.draft.file.close()
 
     @property
     def kv_type(self) -> str:
@@ -122,9 +143,10 @@ class Plan:
 
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
-    """Build the program of a file, settle its context and read its adapters.
+    """Build the program of a file, settle its context and read its adapters; plan its draft model likewise.
 
-    Raises UsageError if the context exceeds the trained one, and what `read_adapter` does.
+    Raises UsageError if the context exceeds the trained one or the draft model is unsuitable, and what
+    `read_adapter` does.
     """
     shapes = {name: info.shape for name, info in file.tensors.items()}
     n_ctx = options.context
@@ -144,22 +166,67 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
         raise type(error)(f"{file.path}: {error}") from None
     _check_tensors(file, program)
     adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
-    return Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
+    planned = Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
+    if options.draft is None or planned.no_guesses is not None:
+        return planned
+    return _plan_draft(planned, options.draft)
+
+
+def _plan_draft(planned: Plan, path: Path) -> Plan:
+    """The plan with this file's model as its draft model; UsageError if it cannot guess for the other."""
+    file = GGUFFile.open(path)
+    try:
+        reason = difference(planned.file.metadata, file.metadata)
+        if reason is not None:
+            raise UsageError(
+                f"{path} cannot be the draft model of {planned.file.path}: {reason}; "
+                "take one of the same vocabulary."
+            )
+        trained = build(file.metadata, {name: info.shape for name, info in file.tensors.items()}).n_ctx_train
+        options = replace(planned.options, draft=None, lora=(), context=min(planned.n_ctx, trained))
+        draft = plan(file, options)
+        reason = draft.no_guesses
+        if draft.program.logits is None:
+            reason = f"{draft.program.family} models generate nothing"
+        if reason is not None:
+            raise UsageError(f"{path} cannot be a draft model: {reason}; take another.")
+    except BaseException:
+        file.close()
+        raise
+    return replace(planned, draft=draft)
+
+
+def vocabulary_difference(path: Path, draft: Path) -> str | None:
+    """What keeps the second file from being a draft model of the first, if their vocabularies differ."""
+    with GGUFFile.open(path) as file, GGUFFile.open(draft) as other:
+        return difference(file.metadata, other.metadata)
 
 
 def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
     """The bytes that a file takes when it is loaded; MemoryLimitError, with the numbers, beyond `allowed`."""
     with GGUFFile.open(path) as file:
         planned = plan(file, options)
-        match options.backend:
-            case "interpreter":
-                memory = _interpreter_memory(planned)
-            case "llama_cpp":
-                memory = _llama_cpp_memory(planned)
-            case _:
-                memory = _memory(planned, _plan_native(planned).memory())
+        try:
+            memory = _memory_of(planned) | _draft_memory(planned)
+        finally:
+            planned.close_draft()
         check_memory(planned, memory, allowed)
         return sum(memory.values())
+
+
+def _memory_of(planned: Plan) -> dict[str, int]:
+    match planned.options.backend:
+        case "interpreter":
+            return _interpreter_memory(planned)
+        case "llama_cpp":
+            return _llama_cpp_memory(planned)
+        case _:
+            return _memory(planned, _plan_native(planned).memory())
+
+
+def _draft_memory(planned: Plan) -> dict[str, int]:
+    """What the draft model takes in all, if there is one."""
+    return {} if planned.draft is None else {"draft": sum(_memory_of(planned.draft).values())}
 
 
 def reachable_memory() -> int | None:
@@ -179,8 +246,18 @@ def default_context(file: GGUFFile, trained: int) -> int:
     return n_ctx
 
 
+def load_draft(planned: Plan) -> DraftModel | None:
+    """Load the draft model, if there is one."""
+    if planned.draft is None:
+        return None
+    backend, _ = load_backend(planned.draft)
+    files = (planned.file, planned.draft.file)
+    n_vocab = min(file.metadata.array_length("tokenizer.ggml.tokens") or 0 for file in files)
+    return DraftModel(backend, n_vocab=n_vocab, max_parked=planned.draft.n_parked)
+
+
 def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
-    """Load the weights; returns the backend and the bytes it takes, by use.
+    """Load the weights; returns the backend and the bytes it takes, by use, with those of a draft model.
 
     Raises MemoryLimitError, before anything large is allocated, if the model does not fit.
     """
@@ -195,7 +272,7 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 def _load_native(planned: Plan) -> tuple[Backend, dict[str, int]]:
     backend = _plan_native(planned)
-    memory = _memory(planned, backend.memory())
+    memory = _memory(planned, backend.memory()) | _draft_memory(planned)
     check_memory(planned, memory)
     backend.load()
     return backend, memory
@@ -267,7 +344,7 @@ def _load_interpreter(planned: Plan) -> tuple[Backend, dict[str, int]]:
     from edgellm.program.interpreter import Interpreter
 
     program = planned.program
-    memory = _interpreter_memory(planned)
+    memory = _interpreter_memory(planned) | _draft_memory(planned)
     check_memory(planned, memory)
     backend = InterpreterBackend(
         Interpreter(program, DecodedWeights(planned.file), adapters=planned.adapters),

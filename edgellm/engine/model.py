@@ -15,7 +15,8 @@ import numpy as np
 
 from edgellm.backends.base import Backend, Floats, Ints, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
-from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, plan
+from edgellm.engine.draft_model import DraftModel
+from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, load_draft, plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
@@ -57,6 +58,8 @@ class Model:
         self._program = planned.program if planned else None
         self._backend: Backend | None = None
         self._scheduler: Scheduler | None = None
+        self._draft: DraftModel | None = None
+        self._planned = planned
         self._file = file
         begin = time.perf_counter()
         loading = _Loading(planned) if planned else None
@@ -71,7 +74,7 @@ class Model:
             if loading is not None:
                 loading.wait()
         if planned is not None and loading is not None:
-            self._backend, self.memory = loading.result()
+            self._backend, self.memory, self._draft = loading.result()
             asked = planned.options.draft_max
             self._scheduler = Scheduler(
                 self._backend,
@@ -80,14 +83,11 @@ class Model:
                 max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
                 draft_max=DEFAULT_DRAFT_MAX if asked is None else asked,
+                draft=self._draft,
                 disk=None if store is None else _disk(store, planned, self._backend),
             )
-            if asked and not self._scheduler.speculates:
-                self.notes.append(
-                    f"no tokens are guessed ahead: {planned.program.family} models cannot take tokens back"
-                    if self._backend.recurrent
-                    else "no tokens are guessed ahead: with this engine the answers could depend on it"
-                )
+            if planned.no_guesses and (asked or planned.options.draft):
+                self.notes.append(f"no tokens are guessed ahead: {planned.no_guesses}")
         self.load_s = time.perf_counter() - begin
 
     @classmethod
@@ -106,9 +106,13 @@ class Model:
         keeps what has been read of prompts beyond this process.
         """
         file = GGUFFile.open(path)
+        planned = None
         try:
-            return cls(file, None if vocab_only else plan(file, options), meanwhile, store)
+            planned = None if vocab_only else plan(file, options)
+            return cls(file, planned, meanwhile, store)
         except BaseException:
+            if planned is not None:
+                planned.close_draft()
             file.close()
             raise
 
@@ -271,7 +275,11 @@ class Model:
             self._scheduler.stop()
         if self._backend is not None:
             self._backend.close()
-        self._scheduler, self._backend = None, None
+        if self._draft is not None:
+            self._draft.close()
+        self._scheduler, self._backend, self._draft = None, None, None
+        if self._planned is not None:
+            self._planned.close_draft()
         self._file.close()
 
     def __enter__(self) -> Model:
@@ -323,7 +331,7 @@ class _Loading:
 
     def __init__(self, planned: Plan) -> None:
         self._planned = planned
-        self._loaded: tuple[Backend, dict[str, int]] | None = None
+        self._loaded: tuple[Backend, dict[str, int], DraftModel | None] | None = None
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="edgellm-load", daemon=True)
         self._thread.start()
@@ -331,7 +339,7 @@ class _Loading:
     def wait(self) -> None:
         self._thread.join()
 
-    def result(self) -> tuple[Backend, dict[str, int]]:
+    def result(self) -> tuple[Backend, dict[str, int], DraftModel | None]:
         if self._error is not None:
             raise self._error
         assert self._loaded is not None
@@ -339,7 +347,12 @@ class _Loading:
 
     def _run(self) -> None:
         try:
-            self._loaded = load_backend(self._planned)
+            backend, memory = load_backend(self._planned)
+            try:
+                self._loaded = backend, memory, load_draft(self._planned)
+            except BaseException:
+                backend.close()
+                raise
         except BaseException as error:
             self._error = error
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats, blocks_for
+from edgellm.engine.draft_model import DraftModel
 from edgellm.engine.prefix_cache import PrefixCache, common_prefix
 from edgellm.engine.request import FinishReason, Grant, Request
 from edgellm.engine.speculation import Speculation
@@ -42,8 +43,8 @@ class Scheduler:
     eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
     before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
     min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
-    draft_max: tokens that one step may guess ahead for one request (0: none). disk: where finished sequences
-    are kept, too.
+    draft_max: tokens that one step may guess ahead for one request (0: none). draft: a model to ask for them.
+    disk: where finished sequences are kept, too.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Scheduler:
         max_parked: int = 32,
         min_shared: int = 64,
         draft_max: int = 0,
+        draft: DraftModel | None = None,
         disk: PrefixDisk | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -66,7 +68,7 @@ class Scheduler:
         self._min_shared, self._max_parked = min_shared, max_parked
         self._clock = clock
         can_guess = draft_max > 0 and backend.n_undo > 0
-        self._speculation = Speculation(backend, draft_max=draft_max) if can_guess else None
+        self._speculation = Speculation(backend, draft_max=draft_max, draft=draft) if can_guess else None
         self._prefixes = PrefixCache(backend, max_parked=max_parked, disk=disk)
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []  # in order of admission
@@ -128,10 +130,10 @@ class Scheduler:
             if not grants:
                 self._prefixes.go_on(DISK_WAIT_S)
                 return
-            if self._speculation is not None:
-                grants = self._speculation.extend(grants)
-            begin = self._clock()
             try:
+                if self._speculation is not None:
+                    grants = self._speculation.extend(grants)
+                begin = self._clock()
                 logits = self._run(grants)
             except BackendError as error:
                 for grant in grants:
@@ -182,6 +184,8 @@ class Scheduler:
                     log.warning("the disk is too slow to keep everything for the next start")
                     break
             self._prefixes.clear()
+            if self._speculation is not None:
+                self._speculation.clear()
 
     def _drop_cancelled(self) -> None:
         for request in [r for r in self._active if r.cancelled]:
@@ -324,6 +328,8 @@ class Scheduler:
         if request.sequence is not None:
             self._backend.close_sequence(request.sequence)
         request.sequence, request.fed = None, 0
+        if self._speculation is not None:
+            self._speculation.pause(request)
         with self._queue_lock:
             self._waiting.appendleft(request)
 
@@ -385,6 +391,8 @@ class Scheduler:
             reason, failed = "error", error
         request.n_drafted += len(guess)
         request.n_accepted += n_right
+        if guess and self._speculation is not None:
+            self._speculation.settle(grant, n_right)
         if reason is not None:
             self._finish(request, reason, failed)
 

@@ -12,10 +12,11 @@ each size have been seen to cost. Where nothing is gained nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from edgellm.backends.base import Backend, blocks_for
-from edgellm.engine.lookup import Lookup
+from edgellm.engine.draft_model import DraftModel
+from edgellm.engine.lookup import Lookup, Rate
 from edgellm.engine.request import Grant, Request
 
 # What a step with guesses is taken to cost above one without, in steps, until it has been measured.
@@ -26,6 +27,8 @@ COST_WEIGHT = 2.0
 COST_MEMORY = 0.95
 # A step is counted as at most this many times what was expected: the machine may have been busy otherwise.
 LARGEST_SURPRISE = 3.0
+# The chance that a draft model's token is right, until it has shown its own.
+DRAFT_PRIOR = 0.7
 
 
 class StepCosts:
@@ -83,66 +86,126 @@ def _rounded(n_tokens: int) -> int:
     return n_tokens if n_tokens <= 16 else (n_tokens + 8) // 16 * 16
 
 
-class Speculation:
-    """Guesses for the requests of one scheduler, at most `draft_max` tokens at once for each."""
+@dataclass(slots=True)
+class _Guesser:
+    """What is known about one request: its text, and how often the draft model has been right.
 
-    def __init__(self, backend: Backend, *, draft_max: int) -> None:
+    chances: of each token of the guess that could be made now, to be right with all before it. by_model:
+    whether the draft model would make it.
+    """
+
+    lookup: Lookup
+    agreement: Rate = field(default_factory=lambda: Rate(DRAFT_PRIOR))
+    chances: list[float] = field(default_factory=list)
+    by_model: bool = False
+
+
+class Speculation:
+    """Guesses for the requests of one scheduler, at most `draft_max` tokens at once for each.
+
+    draft: the model to ask where the text itself has no better guess.
+    """
+
+    def __init__(self, backend: Backend, *, draft_max: int, draft: DraftModel | None = None) -> None:
         self._backend = backend
         self._draft_max = min(draft_max, backend.n_undo)
-        self._lookups: dict[int, Lookup] = {}
+        self._draft = draft
+        self._guessers: dict[int, _Guesser] = {}
         self.costs = StepCosts()
 
     def extend(self, grants: Sequence[Grant]) -> list[Grant]:
-        """The grants with guesses, within what is left of the step's tokens and the cache's free blocks."""
-        chances = [self._consider(grant) for grant in grants]
-        lengths = self._share_out(grants, chances)
+        """The grants with guesses, within what is left of the step's tokens and the cache's free blocks.
+
+        Raises BackendError if the draft model fails.
+        """
+        guessers = [self._consider(grant.request) if grant.request.decoding else None for grant in grants]
+        lengths = self._share_out(grants, guessers)
         free = self._backend.free_blocks - sum(self._blocks(grant, 0) for grant in grants)
-        extended = []
-        for grant, length in zip(grants, lengths, strict=True):
-            while self._blocks(grant, length) - self._blocks(grant, 0) > free:
-                length -= 1
-            free -= self._blocks(grant, length) - self._blocks(grant, 0)
-            guess = self._lookups[grant.request.number].guess(length) if length else ()
-            extended.append(replace(grant, guess=tuple(guess)))
-        return extended
+        for i, grant in enumerate(grants):
+            while self._blocks(grant, lengths[i]) - self._blocks(grant, 0) > free:
+                lengths[i] -= 1
+            free -= self._blocks(grant, lengths[i]) - self._blocks(grant, 0)
+        chosen = [
+            (grant.request, guesser, length)
+            for grant, guesser, length in zip(grants, guessers, lengths, strict=True)
+            if guesser is not None and length
+        ]
+        guesses = {request: guesser.lookup.guess(n) for request, guesser, n in chosen if not guesser.by_model}
+        if self._draft is not None:
+            guesses |= self._draft.continue_all({r: n for r, guesser, n in chosen if guesser.by_model})
+        return [replace(grant, guess=tuple(guesses.get(grant.request, ()))) for grant in grants]
 
     def measure(self, grants: Sequence[Grant], seconds: float) -> None:
         """Learn from what a step with these grants took."""
         n_guessed = sum(len(grant.guess) for grant in grants)
         self.costs.add(sum(grant.n_tokens for grant in grants), n_guessed, seconds)
 
+    def settle(self, grant: Grant, n_right: int) -> None:
+        """Learn that the first `n_right` tokens of a guess were right, and the next was not."""
+        guesser = self._guessers[grant.request.number]
+        if guesser.by_model:
+            for i in range(min(n_right + 1, len(grant.guess))):
+                guesser.agreement.add(i < n_right)
+
+    def pause(self, request: Request) -> None:
+        """Let go of what the draft model holds of a request that is set back."""
+        if self._draft is not None:
+            self._draft.release(request)
+
     def forget(self, request: Request) -> None:
         """Let go of what is known about a request that has ended."""
-        self._lookups.pop(request.number, None)
+        self.pause(request)
+        self._guessers.pop(request.number, None)
 
-    def _consider(self, grant: Grant) -> list[float]:
-        """The chances of the tokens that could be guessed after this grant's."""
-        request = grant.request
-        if not request.decoding:
-            return []
-        lookup = self._lookups.setdefault(request.number, Lookup(len(request.prompt)))
-        lookup.extend(request.tokens)
+    def clear(self) -> None:
+        """Let go of everything that the draft model holds."""
+        if self._draft is not None:
+            self._draft.clear()
+
+    def _consider(self, request: Request) -> _Guesser:
+        """The request's guesser, with the guess that it could make now."""
+        guesser = self._guessers.get(request.number)
+        if guesser is None:
+            guesser = self._guessers[request.number] = _Guesser(Lookup(len(request.prompt)))
+        guesser.lookup.extend(request.tokens)
         most = min(self._draft_max, self._backend.n_ctx - len(request.tokens) - 1)
         if request.options.max_tokens is not None:
             most = min(most, request.options.max_tokens - request.n_generated - 1)
-        return lookup.chances(most)
+        guesser.chances, guesser.by_model = guesser.lookup.chances(most), False
+        room = 0 if self._draft is None else self._draft.room(request, most)
+        if room > 0:
+            guesser.agreement.fade()
+            agreement = guesser.agreement.value
+            if not guesser.chances or guesser.chances[0] < agreement:
+                guesser.chances, guesser.by_model = [agreement ** (i + 1) for i in range(room)], True
+        return guesser
 
-    def _share_out(self, grants: Sequence[Grant], chances: Sequence[Sequence[float]]) -> list[int]:
+    def _share_out(self, grants: Sequence[Grant], guessers: Sequence[_Guesser | None]) -> list[int]:
         """How many tokens to guess for each grant: what makes the step yield the most tokens a second."""
+        lengths = [0] * len(grants)
         n_fed = sum(grant.n_tokens for grant in grants)
+        known = [(i, guesser) for i, guesser in enumerate(guessers) if guesser is not None]
         # The likeliest tokens first; along one guess the chances fall, so its tokens come in order.
-        order = sorted(((chance, i) for i, own in enumerate(chances) for chance in own), reverse=True)
+        order = sorted(
+            ((chance, i, guesser.by_model) for i, guesser in known for chance in guesser.chances),
+            reverse=True,
+        )
         if not order:
-            return [0] * len(grants)
+            return lengths
         plain, first, each = self.costs.expected(n_fed)
-        expected = float(sum(grant.request.decoding for grant in grants))
+        draft_s = 0.0 if self._draft is None else self._draft.step_s
+        expected = float(len(known))
         best, n_best = expected / plain, 0
-        for n, (chance, _) in enumerate(order[: self._backend.batch - n_fed], 1):
+        n_drafting = 0  # steps of the draft model: as many as the longest of its guesses has tokens
+        for n, (chance, i, by_model) in enumerate(order[: self._backend.batch - n_fed], 1):
             expected += chance
-            rate = expected / (plain + first + each * n)
+            lengths[i] += 1
+            if by_model:
+                n_drafting = max(n_drafting, lengths[i])
+            rate = expected / (plain + first + each * n + draft_s * n_drafting)
             if rate > best:
                 best, n_best = rate, n
-        chosen = [i for _, i in order[:n_best]]
+        chosen = [i for _, i, _ in order[:n_best]]
         return [chosen.count(i) for i in range(len(grants))]
 
     def _blocks(self, grant: Grant, n_guessed: int) -> int:

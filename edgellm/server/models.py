@@ -12,11 +12,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
-from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory
+from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory, vocabulary_difference
 from edgellm.engine.model import Model
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
@@ -120,10 +120,11 @@ class Source:
 class ModelManager:
     """Loads models, hands them out by name, and ends them.
 
-    options: how to load each of them; its max_memory is for all together. on_demand: load none before it is
-    asked for; otherwise the first ones that fit are loaded at the start. idle_s: seconds without requests
-    after which a model is unloaded. room_s: seconds that a request waits for others to make room. store:
-    keeps what has been read of prompts beyond this process; closed with the manager.
+    options: how to load each of them; its max_memory is for all together, its draft model for those whose
+    vocabulary it has. on_demand: load none before it is asked for; otherwise the first ones that fit are
+    loaded at the start. idle_s: seconds without requests after which a model is unloaded. room_s: seconds
+    that a request waits for others to make room. store: keeps what has been read of prompts beyond this
+    process; closed with the manager.
     """
 
     def __init__(
@@ -329,7 +330,7 @@ class ModelManager:
         self._idle(source)
 
     def _load_model(self, source: Source) -> Model:
-        model = Model.load(source.path, self._options, store=self._store)
+        model = Model.load(source.path, self._options_for(source), store=self._store)
         for note in model.notes:
             log.warning("%s: %s", source.name, note)
         model.template.warm()
@@ -338,11 +339,27 @@ class ModelManager:
     async def _measure(self, source: Source) -> int:
         """The bytes that a model takes; raises if memory that holds nothing else would not hold it."""
         try:
-            return await asyncio.to_thread(memory_needed, source.path, self._options, self._budget())
+            return await asyncio.to_thread(self._memory_needed, source)
         except MemoryLimitError as error:
             if self._options.max_memory is None:
                 raise  # other programs may end
             raise RequestError(400, str(error), param="model", code="model_too_large") from None
+
+    def _memory_needed(self, source: Source) -> int:
+        return memory_needed(source.path, self._options_for(source), self._budget())
+
+    def _options_for(self, source: Source) -> LoadOptions:
+        """The options, with the draft model only where it can be one."""
+        draft = self._options.draft
+        if draft is None:
+            return self._options
+        reason: str | None = "no model guesses for itself"
+        if not draft.samefile(source.path):
+            reason = vocabulary_difference(source.path, draft)
+        if reason is None:
+            return self._options
+        log.info("%s cannot be the draft model of %s: %s", draft.name, source.name, reason)
+        return replace(self._options, draft=None)
 
     def _budget(self) -> int | None:
         """Bytes for all models together; None if nobody knows."""

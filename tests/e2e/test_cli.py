@@ -107,6 +107,16 @@ def test_statistics_go_to_standard_error(tiny: Path) -> None:
     assert "/256" in result.err
 
 
+def test_guessed_tokens_change_no_answer(tiny: Path) -> None:
+    options = ("run", tiny, "a b a b a b", "-n", "40", "--temp", "0", "--stats", "--logit-bias", "257=-inf")
+    plain = edgellm(*options, "--draft-max", "0", **INTERPRETER)
+    guessed = edgellm(*options, "--draft", tiny, **INTERPRETER)
+    assert plain.out == guessed.out
+    assert "guessed right" in guessed.err
+    assert "guessed right" not in plain.err
+    assert "it must be an integer of at least 0" in refused(edgellm(*options, "--draft-max", "-1"), 2)
+
+
 def test_a_prompt_that_does_not_fit(tiny: Path) -> None:
     text = refused(edgellm("run", tiny, "long " * 100, **INTERPRETER))
     assert "256" in text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from edgellm.commands.serve import check_draft
 from edgellm.engine.loading import LoadOptions
 from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.errors import RequestError
@@ -14,6 +16,8 @@ from edgellm.server.models import Loaded, ModelManager
 from edgellm.server.run import listen
 from edgellm.server.settings import ServerSettings
 from tests.support.http_server import running
+from tests.support.tiny_model import write_tiny_model
+from tests.support.vocabularies import small_bpe
 from tests.unit.server.conftest import OPTIONS
 
 
@@ -26,6 +30,35 @@ def test_models_are_told_apart_by_name(tiny_model: Path) -> None:
             assert client.post("/v1/completions", json=body).json()["model"] == expected
         refused = client.post("/v1/completions", json={"prompt": "x"})
         assert (refused.status_code, refused.json()["error"]["param"]) == (400, "model")
+
+
+def test_a_draft_model_is_for_the_models_of_its_vocabulary(tmp_path: Path) -> None:
+    fits = write_tiny_model(tmp_path / "fits.gguf")
+    draft = write_tiny_model(tmp_path / "draft.gguf", **{"llama.rope.freq_base": 50.0})
+    tokens = list(small_bpe()["tokenizer.ggml.tokens"])  # type: ignore[call-overload]
+    tokens[5] = "five"
+    other = write_tiny_model(tmp_path / "other.gguf", **{"tokenizer.ggml.tokens": tokens})
+    models = [("fits", fits), ("other", other), ("draft", draft)]
+    with running(models, replace(OPTIONS, draft=draft)) as server, server.client() as client:
+        drafted = {}
+        for name in ("fits", "other", "draft"):
+            body = {
+                "model": name,
+                "prompt": "one two",
+                "max_tokens": 20,
+                "temperature": 0,
+            }
+            answer = client.post("/v1/completions", json=body).json()
+            drafted[name] = answer["timings"]["draft_n"]
+            assert 0 <= answer["timings"]["draft_n_accepted"] <= drafted[name]
+            memory = client.get("/props", params={"model": name}).json()["memory_bytes"]
+            assert ("draft" in memory) == (name == "fits")
+        assert drafted["fits"] > 0
+        counts = client.get("/metrics").text
+        assert f"edgellm_tokens_drafted_total {sum(drafted.values())}" in counts
+    check_draft([other, fits], draft)
+    with pytest.raises(UsageError, match="cannot be the draft model of any of the models"):
+        check_draft([other], draft)
 
 
 def test_requests_for_a_model_that_is_being_loaded_wait_for_one_load(tiny_model: Path) -> None:
