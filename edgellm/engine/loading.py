@@ -49,9 +49,9 @@ class LoadOptions:
     may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto":
     f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens
     that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. draft: the
-    file of a smaller model of the same vocabulary that guesses, too. max_memory: bytes that may be used; None:
-    what is available. lora: adapters to load, and the factors that answers use unless they ask for others.
-    Raises UsageError for a value out of range.
+    file of a smaller model of the same vocabulary that guesses, too. max_memory: bytes that may be used;
+    None: what is available. lora: adapters to load, and the factors that answers use unless they ask for
+    others. Raises UsageError for a value out of range.
     """
 
     threads: int | None = None
@@ -113,8 +113,8 @@ class Plan:
         """Why no tokens can be guessed ahead, if they cannot."""
         if self.program.states:
             return f"{self.program.family} models cannot take tokens back"
-        if self.options.backend == "llama_cpp":
-            return "with llama.cpp answers could depend on it"
+        if self.options.backend in ("llama_cpp", "interpreter"):
+            return f"on the backend {self.options.backend} the answers could depend on it"
         return None
 
     def close_draft(self) -> None:

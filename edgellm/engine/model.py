@@ -82,7 +82,7 @@ class Model:
                 max_active=planned.options.parallel,
                 max_waiting=planned.options.max_waiting,
                 max_parked=planned.n_parked,
-                draft_max=DEFAULT_DRAFT_MAX if asked is None else asked,
+                draft_max=0 if planned.no_guesses else DEFAULT_DRAFT_MAX if asked is None else asked,
                 draft=self._draft,
                 disk=None if store is None else _disk(store, planned, self._backend),
             )

@@ -36,16 +36,15 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_model(tmp_path_factory.mktemp("draft") / "other.gguf", **changes)
 
 
-@pytest.mark.parametrize("backend", ["native", "interpreter"])
 @pytest.mark.parametrize("same", [True, False], ids=["itself", "another"])
-def test_answers_are_those_without_a_draft_model(tiny: Path, other: Path, backend: str, same: bool) -> None:
+def test_answers_are_those_without_a_draft_model(tiny: Path, other: Path, same: bool) -> None:
     draft = tiny if same else other
-    with edgellm.load(tiny, backend=backend, draft_max=0) as model:
+    with edgellm.load(tiny, draft_max=0) as model:
         expected = []
         for options in OPTIONS:
             generation = model.generate("once upon a time", options)
             expected.append(("".join(generation), generation.ids, generation.logprobs))
-    with edgellm.load(tiny, backend=backend, draft=draft) as model:
+    with edgellm.load(tiny, draft=draft) as model:
         assert model.memory["draft"] > 0
         assert model.notes == []
         found, n_drafted = [], 0
@@ -92,6 +91,14 @@ def test_recurrent_models_say_that_nothing_is_guessed(unpacked: Path, tiny: Path
         assert len(model.notes) == 1
     with pytest.raises(UsageError, match="cannot be a draft model: mamba2 models cannot take tokens back"):
         edgellm.load(official_gguf("llama", unpacked), draft=recurrent)
+
+
+def test_backends_that_do_not_repeat_bits_say_that_nothing_is_guessed(tiny: Path) -> None:
+    with edgellm.load(tiny, backend="interpreter", draft=tiny) as model:
+        assert model.notes == [
+            "no tokens are guessed ahead: on the backend interpreter the answers could depend on it"
+        ]
+        assert not model.scheduler.speculates
 
 
 def test_files_are_closed_together(tiny: Path, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:

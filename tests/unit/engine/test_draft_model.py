@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import random
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def pair(
 class Often(HashModel):
     """Says what NOISE would, but for every fifth place."""
 
-    def logits(self, ids: Any, /) -> Floats:
-        rows = super().logits(ids).copy()
+    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+        rows = super().logits(ids, scales).copy()
         rows[4::5] = -rows[4::5]
         return rows
 

@@ -39,7 +39,10 @@ def test_a_draft_model_is_for_the_models_of_its_vocabulary(tmp_path: Path) -> No
     tokens[5] = "five"
     other = write_tiny_model(tmp_path / "other.gguf", **{"tokenizer.ggml.tokens": tokens})
     models = [("fits", fits), ("other", other), ("draft", draft)]
-    with running(models, replace(OPTIONS, draft=draft)) as server, server.client() as client:
+    with (
+        running(models, replace(OPTIONS, backend="native", draft=draft)) as server,
+        server.client() as client,
+    ):
         drafted = {}
         for name in ("fits", "other", "draft"):
             body = {
