@@ -24,7 +24,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.errors import FileError
+from edgellm.errors import FileError, UsageError
 from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
