@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "base/thread_pool.h"
 
+#include <algorithm>
+
 #if defined(__linux__)
 #include <sched.h>
 #endif
@@ -11,6 +13,7 @@ namespace {
 // About 50 microseconds of pauses: longer than any wait inside a balanced step, short enough to cost nothing
 // when idle.
 constexpr int kSpins = 4000;
+constexpr int kLeastSpins = 200;
 
 inline void pause_cpu() {
 #if defined(__x86_64__)
@@ -31,7 +34,8 @@ size_t allowed_cpus() {
     return n == 0 ? 1 : n;
 }
 
-ThreadPool::ThreadPool(size_t n_threads, bool spin) : n_threads_(n_threads), spin_(spin) {
+ThreadPool::ThreadPool(size_t n_threads, bool spin)
+    : n_threads_(n_threads), most_spins_(spin ? kSpins : 0), spins_(most_spins_) {
     for (size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
 }
 
@@ -42,13 +46,15 @@ ThreadPool::~ThreadPool() {
     for (auto& t : workers_) t.join();
 }
 
-void ThreadPool::wait_change(const std::atomic<uint32_t>& word, uint32_t old) const {
-    if (spin_) {
-        for (int i = 0; i < kSpins; ++i) {
-            if (word.load(std::memory_order_acquire) != old) return;
-            pause_cpu();
-        }
+bool ThreadPool::spin(const std::atomic<uint32_t>& word, uint32_t old, int n) const {
+    for (int i = 0; i < n; ++i) {
+        if (word.load(std::memory_order_acquire) != old) return true;
+        pause_cpu();
     }
+    return false;
+}
+
+void ThreadPool::sleep(const std::atomic<uint32_t>& word, uint32_t old) const {
     while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
 }
 
@@ -60,7 +66,13 @@ void ThreadPool::barrier() {
         phase_.store(phase + 1, std::memory_order_release);
         phase_.notify_all();
     } else {
-        wait_change(phase_, phase);
+        // Who outlasts its spinning waits for a thread that has lost its CPU, perhaps to this one: spin less
+        // next time.
+        const int n = spins_.load(std::memory_order_relaxed);
+        const bool opened = spin(phase_, phase, n);
+        const int next = opened ? std::min(2 * n, kSpins) : std::max(n / 2, kLeastSpins);
+        if (n > 0 && next != n) spins_.store(next, std::memory_order_relaxed);
+        if (!opened) sleep(phase_, phase);
     }
 }
 
@@ -79,7 +91,7 @@ void ThreadPool::run(const std::function<void(size_t)>& fn) {
 void ThreadPool::worker(size_t index) {
     uint32_t seen = 0;
     for (;;) {
-        wait_change(generation_, seen);
+        if (!spin(generation_, seen, most_spins_)) sleep(generation_, seen);
         if (stop_.load(std::memory_order_relaxed)) return;
         ++seen;
         (*fn_)(index);

@@ -13,8 +13,8 @@ namespace edgellm {
 
 class ThreadPool {
   public:
-    // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep;
-    // only sensible while there is a CPU for each.
+    // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep,
+    // fewer while barriers take longer; only sensible while there is a CPU for each.
     ThreadPool(size_t n_threads, bool spin);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -31,11 +31,13 @@ class ThreadPool {
 
   private:
     void worker(size_t index);
-    // Returns once `word` differs from `old`.
-    void wait_change(const std::atomic<uint32_t>& word, uint32_t old) const;
+    // Until `word` differs from `old`: spins n times (false: it does not yet); sleeps.
+    bool spin(const std::atomic<uint32_t>& word, uint32_t old, int n) const;
+    void sleep(const std::atomic<uint32_t>& word, uint32_t old) const;
 
     size_t n_threads_;
-    bool spin_;
+    int most_spins_;
+    std::atomic<int> spins_;  // of a thread that waits at a barrier
     const std::function<void(size_t)>* fn_ = nullptr;
     alignas(64) std::atomic<uint32_t> generation_{0};  // bumped to start a run
     alignas(64) std::atomic<uint32_t> arrived_{0};

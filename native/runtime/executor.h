@@ -88,6 +88,7 @@ class Executor {
     void route(const Routing& routing, const float* logits, size_t row, float* scratch);
 
     void run_linear(size_t s, size_t t, bool prologue_only);
+    void stream_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory);
     void linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory,
                       size_t t);
     void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,

@@ -9,9 +9,13 @@
 namespace edgellm {
 namespace {
 
-// Fewer rows than this: each panel is read once from memory and bandwidth decides; a thread gets one
-// contiguous range.
+// Fewer rows than this: each panel is read once from memory and bandwidth decides.
 constexpr size_t kStreamRows = 9;
+// All but a fifth of a matrix's panels are given out beforehand; the rest in some pieces for each thread, but
+// none smaller than what is worth the while.
+constexpr size_t kOwnParts = 5;
+constexpr size_t kPiecesPerThread = 4;
+constexpr size_t kPieceBytes = 24 << 10;
 constexpr size_t kTileTokens = 96;
 // Most panels of a chunk of work: enough that copying activations for it is little, and few enough that
 // threads end together.
@@ -40,28 +44,8 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
         pool_->barrier();
     }
 
-    const auto weight_of = [this](const LinearTask& task) {
-        const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
-        return m.n_panels * m.panel_stride;
-    };
     if (rows < kStreamRows) {
-        size_t total = 0;
-        for (const LinearTask& task : stage.linears) total += weight_of(task);
-        const auto [begin, end] = share(total, t);
-        size_t before = 0;
-        for (const LinearTask& task : stage.linears) {
-            const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
-            const size_t bytes = weight_of(task);
-            // Panel p belongs to the thread whose share holds its first byte.
-            const auto panel_at = [&](size_t byte) {
-                return byte <= before
-                           ? 0
-                           : std::min(m.n_panels, (byte - before + m.panel_stride - 1) / m.panel_stride);
-            };
-            const size_t first = panel_at(begin), last = t + 1 == pool_->size() ? m.n_panels : panel_at(end);
-            if (first < last) linear_chunk(stage, task, first, last, memory, t);
-            before += bytes;
-        }
+        stream_panels(stage, s, t, memory);
         return;
     }
     // Many rows: chunks of panels, as even as they can be, taken as threads come free.
@@ -84,6 +68,44 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
                 break;
             }
             left -= chunks;
+        }
+    }
+}
+
+// Few rows: most panels of a matrix are the threads' own, one range each, read in one go; the last are taken
+// in pieces as threads come free, so that one that was held up delays the others little.
+void Executor::stream_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory) {
+    const size_t threads = pool_->size();
+    struct Split {
+        size_t shared, piece, n_pieces;  // panels [shared, n_panels) in pieces
+    };
+    const auto split = [this, threads](const LinearTask& task) {
+        const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
+        if (threads == 1) return Split{m.n_panels, 1, 0};
+        const size_t own = m.n_panels * (kOwnParts - 1) / kOwnParts / threads;
+        const size_t left = m.n_panels - own * threads;
+        const size_t piece =
+            std::max({size_t{1}, kPieceBytes / m.panel_stride, left / (kPiecesPerThread * threads)});
+        return Split{own * threads, piece, (left + piece - 1) / piece};
+    };
+    size_t n_pieces = 0;
+    for (const LinearTask& task : stage.linears) {
+        const Split at = split(task);
+        const size_t own = at.shared / threads;
+        if (own > 0) linear_chunk(stage, task, own * t, own * (t + 1), memory, t);
+        n_pieces += at.n_pieces;
+    }
+    auto& counter = counters_[s * kPhases].next;
+    for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_pieces;) {
+        for (const LinearTask& task : stage.linears) {
+            const Split at = split(task);
+            if (i < at.n_pieces) {
+                const size_t first = at.shared + i * at.piece;
+                const size_t last = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
+                linear_chunk(stage, task, first, std::min(last, first + at.piece), memory, t);
+                break;
+            }
+            i -= at.n_pieces;
         }
     }
 }
