@@ -21,8 +21,9 @@ void store_half(uint8_t* bytes, float value) {
     std::memcpy(bytes, &half, 2);
 }
 
-constexpr int kSymmetricSteps = 3;
-constexpr float kSymmetricStep = 0.04f;
+// Without importances the plain formats are searched less widely: they are chosen to be made fast.
+constexpr int kSymmetricSteps = 3, kPlainSymmetricSteps = 1;
+constexpr float kSymmetricStep = 0.04f, kPlainSymmetricStep = 0.05f;
 
 const float* offset_or_null(const float* importance, size_t offset) {
     return importance == nullptr ? nullptr : importance + offset;
@@ -63,12 +64,12 @@ void pack_codes(const uint8_t* codes, uint8_t* qs, uint8_t* qh = nullptr) {
 
 // Eight blocks of 32 at a time. encode(groups, x, n, blocks): encodes the first n lanes, which hold the
 // values at x; returns false where a scale is too large.
-template <class Block, class Encode>
+template <class Block, bool kWeighted = true, class Encode>
 EncodeStatus encode_blocks32(const float* x, const float* importance, size_t n_blocks, uint8_t* out,
                              Encode encode) {
     for (size_t start = 0; start < n_blocks; start += kLanes) {
         const int n = n_blocks - start < kLanes ? static_cast<int>(n_blocks - start) : kLanes;
-        Groups<32> groups;
+        Groups<32, kWeighted> groups;
         groups.read(x + 32 * start, offset_or_null(importance, 32 * start), n);
         if (!groups.finite()) return EncodeStatus::kNotFinite;
         Block blocks[kLanes];
@@ -78,65 +79,91 @@ EncodeStatus encode_blocks32(const float* x, const float* importance, size_t n_b
     return EncodeStatus::kDone;
 }
 
-F round_lanes_to_half(F x) {
-    F rounded = x;
-    for (int lane = 0; lane < kLanes; ++lane) rounded[lane] = round_to_half(x[lane]);
-    return rounded;
+// The codes of a block of 32, eight to a vector. Byte i of qs holds those of values i and i + 16; qh, for
+// codes above 15, the fifth bit of value i in its bit i.
+EDGELLM_INLINE void store_codes32(const I* codes, uint8_t* qs, uint8_t* qh = nullptr) {
+    store_codes(qs, (codes[0] & 15) | (codes[2] & 15) << 4);
+    store_codes(qs + 8, (codes[1] & 15) | (codes[3] & 15) << 4);
+    if (qh == nullptr) return;
+    const I lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    I bits = codes[0] >> 4 | codes[1] >> 4 << 8 | codes[2] >> 4 << 16 | codes[3] >> 4 << 24;
+    bits <<= lane;
+    bits |= __builtin_shufflevector(bits, bits, 4, 5, 6, 7, 0, 1, 2, 3);
+    bits |= __builtin_shufflevector(bits, bits, 2, 3, 0, 1, 6, 7, 4, 5);
+    bits |= __builtin_shufflevector(bits, bits, 1, 0, 3, 2, 5, 4, 7, 6);
+    const int32_t word = bits[0];
+    std::memcpy(qh, &word, 4);
 }
 
-template <class Block, class Levels>
-EncodeStatus encode_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    const auto encode = [](const Groups<32>& g, const float* values, int n, Block* blocks) {
-        const F d = round_lanes_to_half(search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep));
+template <class Block, class Levels, bool kWeighted>
+EncodeStatus search_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
+        const F found = kWeighted ? search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep, 2)
+                                  : search_scale<Levels>(g, kPlainSymmetricSteps, kPlainSymmetricStep, 0);
+        const F d = round_lanes_to_half(found);
         for (int lane = 0; lane < n; ++lane) {
             if (!is_finite(d[lane])) return false;
             const F inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]);
-            uint8_t codes[32];
-            for (int i = 0; i < 32; i += kLanes)
-                store_codes(codes + i, Levels::code(load(values + 32 * lane + i) * inverse));
+            I codes[4];
+            for (int i = 0; i < 4; ++i)
+                codes[i] = Levels::code(load(values + 32 * lane + kLanes * i) * inverse);
             store_half(blocks[lane].d, d[lane]);
             if constexpr (sizeof(blocks->qs) + 2 == sizeof(Block)) {
-                pack_codes(codes, blocks[lane].qs);
+                store_codes32(codes, blocks[lane].qs);
             } else {
-                pack_codes(codes, blocks[lane].qs, blocks[lane].qh);
+                store_codes32(codes, blocks[lane].qs, blocks[lane].qh);
             }
         }
         return true;
     };
-    return encode_blocks32<Block>(x, importance, n_blocks, out, encode);
+    return encode_blocks32<Block, kWeighted>(x, importance, n_blocks, out, encode);
 }
 
-template <class Block, int top>
-EncodeStatus encode_affine(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    const auto encode = [](const Groups<32>& g, const float* values, int n, Block* blocks) {
-        const Affine found = search_affine<top, false>(g, 2, 0.5f / top);
+template <class Block, class Levels>
+EncodeStatus encode_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    return importance == nullptr ? search_symmetric<Block, Levels, false>(x, nullptr, n_blocks, out)
+                                 : search_symmetric<Block, Levels, true>(x, importance, n_blocks, out);
+}
+
+template <class Block, int top, bool kWeighted>
+EncodeStatus search_offset(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
+        const Affine found = kWeighted ? search_affine<top, false>(g, -1, 1, 0.5f / top, 2)
+                                       : search_affine<top, false>(g, 0, 0, 0.5f / top, 1);
         F d = round_lanes_to_half(found.d), m = round_lanes_to_half(found.b);
         F low = g.x[0];
         for (const F& value : g.x) low = lanes_min(low, value);
         low = round_lanes_to_half(low);
-        const F pinned = round_lanes_to_half(search_range<top>(g, low, 2, 1.0f / top));
+        const F pinned = round_lanes_to_half(kWeighted ? search_range<top>(g, low, 2, 1.0f / top)
+                                                       : plain_range<top>(g, low));
         const I better = affine_error<top>(g, pinned, low) < affine_error<top>(g, d, m);
         d = better ? pinned : d;
         m = better ? low : m;
         for (int lane = 0; lane < n; ++lane) {
             if (!is_finite(d[lane]) || !is_finite(m[lane])) return false;
             const F inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]), offset = splat(m[lane]);
-            uint8_t codes[32];
-            for (int i = 0; i < 32; i += kLanes) {
-                const F level = clamp(nearest((load(values + 32 * lane + i) - offset) * inverse), 0, top);
-                store_codes(codes + i, __builtin_convertvector(level, I));
+            I codes[4];
+            for (int i = 0; i < 4; ++i) {
+                const F above = load(values + 32 * lane + kLanes * i) - offset;
+                codes[i] = __builtin_convertvector(clamp(nearest(above * inverse), 0, top), I);
             }
             store_half(blocks[lane].d, d[lane]);
             store_half(blocks[lane].m, m[lane]);
             if constexpr (top == 15) {
-                pack_codes(codes, blocks[lane].qs);
+                store_codes32(codes, blocks[lane].qs);
             } else {
-                pack_codes(codes, blocks[lane].qs, blocks[lane].qh);
+                store_codes32(codes, blocks[lane].qs, blocks[lane].qh);
             }
         }
         return true;
     };
-    return encode_blocks32<Block>(x, importance, n_blocks, out, encode);
+    return encode_blocks32<Block, kWeighted>(x, importance, n_blocks, out, encode);
+}
+
+template <class Block, int top>
+EncodeStatus encode_affine(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    return importance == nullptr ? search_offset<Block, top, false>(x, nullptr, n_blocks, out)
+                                 : search_offset<Block, top, true>(x, importance, n_blocks, out);
 }
 
 // The largest magnitude becomes 127; with 8 bits a search gains nothing to speak of.

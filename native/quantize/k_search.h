@@ -55,7 +55,7 @@ struct AffineBlock : Groups256<N> {
         Affine own[kBatches];
         float most_d = 0, most_m = 0;
         for (int k = 0; k < kBatches; ++k) {
-            own[k] = search_affine<top, true>(groups[k], steps, step);
+            own[k] = search_affine<top, true>(groups[k], -1, steps - 1, step, 2);
             for (int lane = 0; lane < kLanes; ++lane) {
                 most_d = own[k].d[lane] > most_d ? own[k].d[lane] : most_d;
                 most_m = -own[k].b[lane] > most_m ? -own[k].b[lane] : most_m;
@@ -167,7 +167,7 @@ struct ScaledBlock : Groups256<N> {
         F own[kBatches];
         float most = 0;
         for (int k = 0; k < kBatches; ++k) {
-            own[k] = search_scale<Levels>(groups[k], steps, step);
+            own[k] = search_scale<Levels>(groups[k], steps, step, 2);
             for (int lane = 0; lane < kLanes; ++lane) {
                 const float group = own[k][lane];
                 most = (group < 0 ? -group : group) > (most < 0 ? -most : most) ? group : most;

@@ -18,6 +18,7 @@ namespace {
 constexpr int kLanes = 8;
 typedef float F __attribute__((vector_size(4 * kLanes)));
 typedef int32_t I __attribute__((vector_size(4 * kLanes)));
+typedef uint32_t U __attribute__((vector_size(4 * kLanes)));
 
 EDGELLM_INLINE F splat(float x) {
     return F{x, x, x, x, x, x, x, x};
@@ -46,6 +47,20 @@ EDGELLM_INLINE F quotient(F a, F b) {
 }
 EDGELLM_INLINE float sum(F x) {
     return ((x[0] + x[4]) + (x[1] + x[5])) + ((x[2] + x[6]) + (x[3] + x[7]));
+}
+// The bits of the nearest binary16 numbers, as float_to_half gives them; infinity for NaN, too.
+EDGELLM_INLINE I half_bits(F x) {
+    const U sign = (U)x >> 16 & 0x8000u, magnitude = (U)x & 0x7fffffffu;
+    const U normal = (magnitude + 0xc8000fffu + (magnitude >> 13 & 1u)) >> 13;
+    const U tiny = (U)((F)magnitude + splat(0.5f)) - 0x3f000000u;
+    const I is_tiny = (I)magnitude < 0x38800000, is_large = (I)magnitude >= 0x47800000;
+    return (is_large ? (I)magnitude * 0 + 0x7c00 : is_tiny ? (I)tiny : (I)normal) | (I)sign;
+}
+EDGELLM_INLINE F round_lanes_to_half(F x) {
+    const I bits = half_bits(x), magnitude = bits & 0x7fff;
+    const F value = (F)(magnitude << 13) * splat(0x1p112f);
+    const I infinite = magnitude >= 0x7c00;
+    return (F)((infinite ? I((I)value * 0 + 0x7f800000) : (I)value) | (bits & 0x8000) << 16);
 }
 EDGELLM_INLINE float round_to_half(float x) {
     return half_to_float(float_to_half(x));
@@ -86,10 +101,16 @@ EDGELLM_INLINE void transpose(F* r) {
     }
 }
 
-// N values of each of eight groups: x[i] holds value i of all of them, w[i] its weight in the square error.
-template <int N>
+// N values of each of eight groups: x[i] holds value i of all of them, weight(i) its weight in the square
+// error, which is 1 without kWeighted.
+template <int N, bool kWeighted = true>
 struct Groups {
-    F x[N], w[N];
+    F x[N], w[kWeighted ? N : 1];
+
+    EDGELLM_INLINE F weight(int i) const {
+        if constexpr (kWeighted) return w[i];
+        return splat(1.0f);
+    }
 
     // values: n_groups <= 8 groups, one after another; further lanes are filled with zeros. importance may be
     // nullptr.
@@ -99,11 +120,7 @@ struct Groups {
             for (F& weight : w) weight = splat(1.0f);
             return;
         }
-        read_lanes(importance, n_groups, w);
-        // A group that does not matter at all is encoded as if all of it mattered the same.
-        F total = splat(0.0f);
-        for (const F& weight : w) total += weight;
-        for (F& weight : w) weight = total > splat(0.0f) ? weight : splat(1.0f);
+        if constexpr (kWeighted) read_weights(importance, n_groups);
     }
 
     bool finite() const {
@@ -113,6 +130,14 @@ struct Groups {
     }
 
   private:
+    void read_weights(const float* importance, int n_groups) {
+        read_lanes(importance, n_groups, w);
+        // A group that does not matter at all is encoded as if all of it mattered the same.
+        F total = splat(0.0f);
+        for (const F& weight : w) total += weight;
+        for (F& weight : w) weight = total > splat(0.0f) ? weight : splat(1.0f);
+    }
+
     static void read_lanes(const float* values, int n_groups, F* out) {
         for (int start = 0; start < N; start += kLanes) {
             for (int group = 0; group < kLanes; ++group) {

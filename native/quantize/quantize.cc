@@ -50,6 +50,27 @@ struct Pieces {
     }
 };
 
+// Several sums side by side, so that no addition waits for the one before.
+void add_errors(const float* decoded, const float* x, const float* importance, size_t n, ErrorSums& sums) {
+    constexpr size_t kSums = 8;
+    double error[kSums] = {}, power[kSums] = {};
+    const auto add = [&](size_t i, size_t k) {
+        const double value = x[i], off = decoded[i] - value;
+        const double weight = importance == nullptr ? 1.0 : importance[i];
+        error[k] += weight * off * off;
+        power[k] += weight * value * value;
+    };
+    size_t i = 0;
+    for (; i + kSums <= n; i += kSums) {
+        for (size_t k = 0; k < kSums; ++k) add(i + k, k);
+    }
+    for (; i < n; ++i) add(i, i % kSums);
+    for (size_t k = 0; k < kSums; ++k) {
+        sums.error += error[k];
+        sums.power += power[k];
+    }
+}
+
 }  // namespace
 
 const Encoder* find_encoder(uint32_t type, Isa isa) {
@@ -95,11 +116,9 @@ ErrorSums encoding_error(const FormatInfo& format, const uint8_t* blocks, const 
         std::vector<float> decoded(pieces.cols * (end - begin));
         format.decode(blocks + begin * bytes_per_row, decoded.size() / format.block_size, decoded.data());
         ErrorSums sums;
-        for (size_t i = 0; i < decoded.size(); ++i) {
-            const double value = x[begin * pieces.cols + i], off = decoded[i] - value;
-            const double weight = importance == nullptr ? 1.0 : importance[i % pieces.cols];
-            sums.error += weight * off * off;
-            sums.power += weight * value * value;
+        for (size_t row = 0; row < end - begin; ++row) {
+            add_errors(decoded.data() + row * pieces.cols, x + (begin + row) * pieces.cols, importance,
+                       pieces.cols, sums);
         }
         by_row_chunk[begin / pieces.rows_per_chunk] = sums;
     });

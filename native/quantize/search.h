@@ -43,58 +43,81 @@ struct IQ4Levels {
     }
 };
 
+// Candidates whose sums are taken together: their chains of additions run side by side.
+constexpr int kTogether = 3;
+
 // x ~ d * level, lane by lane.
 struct LevelSums {
     F lx, ll;  // of weight * level * x and weight * level^2
 };
 
-template <class Levels, int N>
-EDGELLM_INLINE LevelSums level_sums(const Groups<N>& g, F inverse) {
-    LevelSums s{splat(0.0f), splat(0.0f)};
-    for (int i = 0; i < N; ++i) {
-        const F level = Levels::level(g.x[i] * inverse);
-        const F weighted = g.w[i] * level;
-        s.lx += weighted * g.x[i];
-        s.ll += weighted * level;
+template <class Levels, int K, int N, bool kWeighted>
+EDGELLM_INLINE void level_sums(const Groups<N, kWeighted>& g, const F* inverses, LevelSums* sums) {
+    F lx[K], ll[K], inverse[K];
+    for (int k = 0; k < K; ++k) {
+        lx[k] = ll[k] = splat(0.0f);
+        inverse[k] = inverses[k];
     }
-    return s;
+    for (int i = 0; i < N; ++i) {
+        for (int k = 0; k < K; ++k) {
+            const F level = Levels::level(g.x[i] * inverse[k]);
+            const F weighted = g.weight(i) * level;
+            lx[k] += weighted * g.x[i];
+            ll[k] += weighted * level;
+        }
+    }
+    for (int k = 0; k < K; ++k) sums[k] = {lx[k], ll[k]};
 }
 
 // The square error of d * level with the best levels for d.
-template <class Levels, int N>
-EDGELLM_INLINE F scaled_error(const Groups<N>& g, F d) {
+template <class Levels, int N, bool kWeighted>
+EDGELLM_INLINE F scaled_error(const Groups<N, kWeighted>& g, F d) {
     const F inverse = quotient(splat(1.0f), d);
     F error = splat(0.0f);
     for (int i = 0; i < N; ++i) {
         const F off = d * Levels::level(g.x[i] * inverse) - g.x[i];
-        error += g.w[i] * off * off;
+        error += g.weight(i) * off * off;
     }
     return error;
 }
 
-// Tries `steps` scales that put the value of largest magnitude on and around the outermost level of each
-// side.
-template <class Levels, int N>
-F search_scale(const Groups<N>& g, int steps, float step) {
+// Tries 2 * steps + 1 scales that put the value of largest magnitude on and around the outermost level of
+// each side; the best is moved to its optimum and rounded again `refits` times.
+template <class Levels, int N, bool kWeighted>
+F search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits) {
     F extreme = splat(0.0f);
     for (const F& value : g.x) extreme = lanes_abs(value) > lanes_abs(extreme) ? value : extreme;
     const F inverse_extreme = quotient(splat(1.0f), extreme);
     F best_d = extreme * (1.0f / Levels::kLow), best = splat(0.0f);
     // Maximizes lx^2 / ll, which is what the levels explain of the sum of squares.
-    const auto consider = [&](F inverse) {
-        const LevelSums s = level_sums<Levels>(g, inverse);
+    const auto consider = [&](const LevelSums& s) {
         const F d = quotient(s.lx, s.ll);
         const F explained = s.lx * d;
         const I better = explained > best;
         best = better ? explained : best;
         best_d = better ? d : best_d;
     };
+    F inverses[kTogether];
+    LevelSums sums[kTogether];
+    int n = 0;
     for (const float end : {Levels::kLow, Levels::kHigh}) {
         for (int i = -steps; i <= steps; ++i) {
-            consider(inverse_extreme * (end * (1.0f + step * static_cast<float>(i))));
+            inverses[n++] = inverse_extreme * (end * (1.0f + step * static_cast<float>(i)));
+            if (n < kTogether) continue;
+            level_sums<Levels, kTogether>(g, inverses, sums);
+            for (const LevelSums& s : sums) consider(s);
+            n = 0;
         }
     }
-    for (int i = 0; i < 2; ++i) consider(quotient(splat(1.0f), best_d));
+    for (int k = 0; k < n; ++k) {
+        level_sums<Levels, 1>(g, inverses + k, sums);
+        consider(sums[0]);
+    }
+    for (int i = 0; i < refits; ++i) {
+        const F inverse = quotient(splat(1.0f), best_d);
+        level_sums<Levels, 1>(g, &inverse, sums);
+        consider(sums[0]);
+    }
     return best_d;
 }
 
@@ -103,28 +126,28 @@ struct Affine {
     F d, b;
 };
 
-template <int top, int N>
-EDGELLM_INLINE F affine_error(const Groups<N>& g, F d, F b) {
+template <int top, int N, bool kWeighted>
+EDGELLM_INLINE F affine_error(const Groups<N, kWeighted>& g, F d, F b) {
     const F inverse = quotient(splat(1.0f), d);
     F error = splat(0.0f);
     for (int i = 0; i < N; ++i) {
         const F off = d * clamp(nearest((g.x[i] - b) * inverse), 0, top) + b - g.x[i];
-        error += g.w[i] * off * off;
+        error += g.weight(i) * off * off;
     }
     return error;
 }
 
-// Tries ranges that leave out up to a share of the values' range at either end. negative: b must not be above
-// zero.
-template <int top, bool negative, int N>
-Affine search_affine(const Groups<N>& g, int steps, float step) {
+// Tries ranges that leave out `first` to `last` times `step` of the values' range at either end; the best is
+// moved to its optimum and rounded again `refits` times. negative: b must not be above zero.
+template <int top, bool negative, int N, bool kWeighted>
+Affine search_affine(const Groups<N, kWeighted>& g, int first, int last, float step, int refits) {
     F low = g.x[0], high = g.x[0];
     F sw = splat(0.0f), sx = splat(0.0f);
     for (int i = 0; i < N; ++i) {
         low = lanes_min(low, g.x[i]);
         high = lanes_max(high, g.x[i]);
-        sw += g.w[i];
-        sx += g.w[i] * g.x[i];
+        sw += g.weight(i);
+        sx += g.weight(i) * g.x[i];
     }
     if (negative) low = lanes_min(low, splat(0.0f));
     const F range = high - low;
@@ -136,7 +159,7 @@ Affine search_affine(const Groups<N>& g, int steps, float step) {
         F sq = splat(0.0f), sqq = splat(0.0f), sqx = splat(0.0f);
         for (int i = 0; i < N; ++i) {
             const F q = clamp(nearest(g.x[i] * inverse + start), 0, top);
-            const F weighted = g.w[i] * q;
+            const F weighted = g.weight(i) * q;
             sq += weighted;
             sqq += weighted * q;
             sqx += weighted * g.x[i];
@@ -155,21 +178,21 @@ Affine search_affine(const Groups<N>& g, int steps, float step) {
         best.d = better ? d : best.d;
         best.b = better ? offset : best.b;
     };
-    for (int below = -1; below < steps; ++below) {
-        for (int above = -1; above < steps; ++above) {
+    for (int below = first; below <= last; ++below) {
+        for (int above = first; above <= last; ++above) {
             const float cut_low = step * static_cast<float>(below),
                         cut_high = step * static_cast<float>(above);
             const F inverse = quotient(splat(top / (1.0f - cut_low - cut_high)), range);
             consider(inverse, low + range * cut_low);
         }
     }
-    for (int i = 0; i < 2; ++i) consider(quotient(splat(1.0f), best.d), best.b);
+    for (int i = 0; i < refits; ++i) consider(quotient(splat(1.0f), best.d), best.b);
     return best;
 }
 
 // The same with b held at the lowest value, for values that already lie on evenly spaced levels.
-template <int top, int N>
-F search_range(const Groups<N>& g, F low, int steps, float step) {
+template <int top, int N, bool kWeighted>
+F search_range(const Groups<N, kWeighted>& g, F low, int steps, float step) {
     F high = g.x[0];
     for (const F& value : g.x) high = lanes_max(high, value);
     const F range = high - low;
@@ -180,8 +203,8 @@ F search_range(const Groups<N>& g, F low, int steps, float step) {
         for (int k = 0; k < N; ++k) {
             const F above = g.x[k] - low;
             const F q = clamp(nearest(above * inverse), 0, top);
-            qq += g.w[k] * q * q;
-            qx += g.w[k] * q * above;
+            qq += g.weight(k) * q * q;
+            qx += g.weight(k) * q * above;
         }
         const F d = quotient(qx, qq);
         const F error = affine_error<top>(g, d, low);
@@ -189,6 +212,18 @@ F search_range(const Groups<N>& g, F low, int steps, float step) {
         best = error < best ? error : best;
     }
     return best_d;
+}
+
+// The same without a search: the whole range or, with 31 steps, the 15 that an encoding by Q4_1 leaves
+// behind.
+template <int top, int N, bool kWeighted>
+F plain_range(const Groups<N, kWeighted>& g, F low) {
+    F high = g.x[0];
+    for (const F& value : g.x) high = lanes_max(high, value);
+    const F d = (high - low) * (1.0f / top);
+    if (top == 15) return d;
+    const F even = (high - low) * (1.0f / (top - 1));
+    return affine_error<top>(g, even, low) < affine_error<top>(g, d, low) ? even : d;
 }
 
 }  // namespace
