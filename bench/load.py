@@ -33,7 +33,7 @@ N_PROMPTS = 12
 MAX_TOKENS = 32
 CONTEXT = 512
 # What a longer run may add: the allocators' own, not a request's.
-MEMORY_BYTES = 32 << 20
+MEMORY_BYTES = 64 << 20
 WARM_UP = 0.3
 
 HOWS = {"stream": 55, "leave": 15, "cancel": 10, "slow": 10, "too long": 5, "malformed": 5}
