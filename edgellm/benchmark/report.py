@@ -24,6 +24,7 @@ from edgellm.device.cores import cpu_name
 from edgellm.device.limits import Limits
 from edgellm.gguf.file_types import file_type_name
 from edgellm.gguf.types import GGMLType
+from edgellm.program.exported import TYPE_KEY, is_exported
 
 Row = dict[str, Any]
 FORMATS = ("md", "json", "jsonl", "csv")
@@ -63,6 +64,10 @@ class ModelFacts:
 
 def model_facts(runner: Runner) -> ModelFacts:
     """Describe a loaded model from its file."""
+    metadata, weights = runner.file.metadata, runner.plan.program.weights
+    if is_exported(metadata):
+        n_params = sum(map(math.prod, weights.values()))
+        return _facts(runner, n_params, f"ONNX {metadata[TYPE_KEY]}", sum(runner.sizes.values()))
     bytes_by_type: dict[GGMLType, int] = defaultdict(int)
     for tensor in runner.file.tensors.values():
         bytes_by_type[tensor.type] += tensor.n_bytes
@@ -70,9 +75,12 @@ def model_facts(runner: Runner) -> ModelFacts:
     mix = file_type_name(runner.file.metadata.get("general.file_type"))
     if mix is None:
         mix = max(bytes_by_type, key=lambda kind: bytes_by_type[kind]).name
+    return _facts(runner, n_params, mix, sum(bytes_by_type.values()))
+
+
+def _facts(runner: Runner, n_params: int, mix: str, n_bytes: int) -> ModelFacts:
     scale, unit = (1e9, "B") if n_params >= 1e9 else (1e6, "M")
-    name = f"{runner.plan.program.family} {n_params / scale:.4g}{unit} {mix}"
-    return ModelFacts(name, sum(bytes_by_type.values()), n_params)
+    return ModelFacts(f"{runner.plan.program.family} {n_params / scale:.4g}{unit} {mix}", n_bytes, n_params)
 
 
 def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdStart | None) -> Row:

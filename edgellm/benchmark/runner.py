@@ -17,6 +17,7 @@ from edgellm.device.sensors import EnergyMeter, Reading, read_sensors, throttled
 from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
 from edgellm.errors import UsageError
 from edgellm.gguf.reader import GGUFFile
+from edgellm.program.exported import is_exported, stored_sizes
 
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _SPARE_TOKENS = 256
@@ -87,11 +88,18 @@ class Runner:
         except BaseException:
             self.file.close()
             raise
-        self.work: Work = count_work(self.plan.program, self.file.tensors, _KV_BYTES[self.plan.kv_type])
+        self.sizes = self._weight_sizes()
+        self.work: Work = count_work(self.plan.program, self.sizes, _KV_BYTES[self.plan.kv_type])
         # The same tokens on every machine and in every run.
         random = np.random.default_rng(0)
         longest = max(test.length for test in tests)
         self._ids: Ints = random.integers(0, self.plan.program.n_vocab, longest, np.int32)
+
+    def _weight_sizes(self) -> dict[str, int]:
+        """Bytes of each weight, as it is stored."""
+        if is_exported(self.file.metadata):
+            return stored_sizes(self.file.metadata)
+        return {name: info.n_bytes for name, info in self.file.tensors.items()}
 
     def _check(self, tests: Sequence[Trial]) -> None:
         program = self.plan.program

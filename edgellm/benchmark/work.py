@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgellm.gguf.reader import TensorInfo
 from edgellm.program import Program
 from edgellm.program.ops import Op
 
@@ -49,8 +48,11 @@ def _seen(length: int, window: int) -> int:
     return min(length, window) if window else length
 
 
-def count_work(program: Program, tensors: Mapping[str, TensorInfo], kv_bytes: float) -> Work:
-    """Count a program's work; `kv_bytes` is the size of one cached value (f16: 2, q8_0: 34/32)."""
+def count_work(program: Program, sizes: Mapping[str, int], kv_bytes: float) -> Work:
+    """Count a program's work.
+
+    sizes: bytes of each weight. kv_bytes: of one cached value (f16: 2, q8_0: 34/32).
+    """
     body_bytes = body_macs = head_bytes = head_macs = 0.0
     head = _head(program)
     layers = []
@@ -59,7 +61,7 @@ def count_work(program: Program, tensors: Mapping[str, TensorInfo], kv_bytes: fl
             for role, name in op.weights.items():
                 shape = program.weights[name]
                 used = _used_share(op, program) if role in _EXPERT_ROLES else 1.0
-                n_bytes = tensors[name].n_bytes * used
+                n_bytes = sizes[name] * used
                 macs = math.prod(shape) * used if len(shape) > 1 else 0.0
                 if name == head:
                     head_bytes, head_macs = n_bytes, macs

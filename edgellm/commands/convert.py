@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
-from edgellm.commands import writing
+from edgellm.commands import onnx, writing
 from edgellm.commands.options import OFFLINE, TEXT, Command, Option, Positional
 from edgellm.commands.settings import Settings
 from edgellm.convert.adapter import TYPES as ADAPTER_TYPES
 from edgellm.convert.adapter import Base, base_of_file, base_of_folder, plan_adapter
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.lora import base_named_by, is_adapter, read_adapter
-from edgellm.convert.pipeline import write
-from edgellm.convert.recipes import recipe
+from edgellm.convert.pipeline import FilePlan, Pair, write
+from edgellm.convert.recipes import RECIPES, Recipe, recipe
+from edgellm.convert.requantize import plan_requantization
 from edgellm.convert.source import plan_conversion
 from edgellm.errors import DownloadError, FileError, UsageError
 from edgellm.gguf.reader import GGUFFile
@@ -25,8 +27,10 @@ _PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "1_Pooling
 
 def run(settings: Settings) -> int:
     """Convert and print where the file is."""
+    if settings["format"] == "onnx":
+        return _to_onnx(settings)
     output = Path(settings["output"])
-    chosen = recipe(settings["type"])
+    chosen = recipe(settings["type"] or "Q4_K_M")
     threads = writing.n_threads(settings)
     if not settings["dry_run"]:
         writing.check_output(output, settings)
@@ -34,14 +38,7 @@ def run(settings: Settings) -> int:
         return _convert_adapter(Path(settings["source"]), output, settings)
     if settings["base"] is not None:
         raise UsageError("--base is for adapters, and the source is none; leave it out")
-    folder, revision = _find(settings["source"])
-    checkpoint = Checkpoint(folder)
-    for adapter in settings["merge_lora"] or ():
-        checkpoint.tensors.add(read_adapter(Path(adapter)))
-    name = settings["name"] or (settings["source"].partition("@")[0].split("/")[-1] if revision else None)
-    plan = plan_conversion(
-        checkpoint, chosen, threads=threads, name=name, overrides=writing.overrides(settings)
-    )
+    checkpoint, plan, revision = _plan(settings, chosen, threads)
     if settings["dry_run"]:
         writing.show_plan(plan)
         return 0
@@ -51,12 +48,58 @@ def run(settings: Settings) -> int:
         output,
         settings,
         threads=threads,
-        source=settings["source"].partition("@")[0] if revision else folder.resolve().name,
+        source=_origin(settings, checkpoint, revision),
         revision=revision,
         digest=checkpoint.tensors.sha256,
     )
     print(output)
     return 0
+
+
+def _to_onnx(settings: Settings) -> int:
+    """Write a folder with an ONNX model, from a checkpoint or from a GGUF file."""
+    onnx.check_settings(settings)
+    threads, source = writing.n_threads(settings), Path(settings["source"])
+    if source.is_file():
+        if settings["merge_lora"]:
+            raise UsageError("--lora needs a checkpoint as the source, not a GGUF file")
+        with GGUFFile.open(source) as file:
+            plan = plan_requantization(file, recipe("F32"), threads=threads)
+            if settings["name"]:
+                plan.metadata["general.name"] = Pair(settings["name"])
+            digest = partial(writing.sha256, source)
+            onnx.write(plan, settings, threads=threads, source=source.name, digest=digest)
+        return 0
+    checkpoint, plan, revision = _plan(settings, recipe("F32"), threads)
+    onnx.write(
+        plan,
+        settings,
+        threads=threads,
+        source=_origin(settings, checkpoint, revision),
+        revision=revision,
+        digest=checkpoint.tensors.sha256,
+        checkpoint=checkpoint.folder,
+    )
+    return 0
+
+
+def _plan(settings: Settings, chosen: Recipe, threads: int) -> tuple[Checkpoint, FilePlan, str]:
+    """The checkpoint that was named, with its adapters, what is to be made of it, and its revision."""
+    folder, revision = _find(settings["source"])
+    checkpoint = Checkpoint(folder)
+    for adapter in settings["merge_lora"] or ():
+        checkpoint.tensors.add(read_adapter(Path(adapter)))
+    name = settings["name"] or (settings["source"].partition("@")[0].split("/")[-1] if revision else None)
+    plan = plan_conversion(
+        checkpoint, chosen, threads=threads, name=name, overrides=writing.overrides(settings)
+    )
+    return checkpoint, plan, revision
+
+
+def _origin(settings: Settings, checkpoint: Checkpoint, revision: str) -> str:
+    """What the receipt calls the source."""
+    name: str = settings["source"]
+    return name.partition("@")[0] if revision else checkpoint.folder.resolve().name
 
 
 def _convert_adapter(folder: Path, output: Path, settings: Settings) -> int:
@@ -66,7 +109,7 @@ def _convert_adapter(folder: Path, output: Path, settings: Settings) -> int:
             raise UsageError(
                 f"{settings.origins[name]}: has no meaning for the adapter {folder}; leave it out"
             )
-    asked = "F32" if settings.origins["type"] == "default" else settings["type"].upper()
+    asked = (settings["type"] or "F32").upper()
     kind = next((kind for kind in ADAPTER_TYPES if kind.name == asked), None)
     if kind is None:
         names = ", ".join(kind.name for kind in ADAPTER_TYPES)
@@ -125,19 +168,31 @@ def _fetch(repository: str, revision: str | None) -> tuple[Path, str]:
     return folder, folder.name
 
 
+_TYPE = Option(
+    "type",
+    ("--type",),
+    f"for GGUF one of {', '.join(RECIPES)} (otherwise Q4_K_M); for ONNX INT4 (otherwise) or F32",
+    TEXT,
+    "TYPE",
+)
+
 COMMAND = Command(
-    summary="Convert a checkpoint to a quantized GGUF file.",
+    summary="Convert a checkpoint to a quantized GGUF file, or to ONNX.",
     run=run,
     description="Reads a checkpoint in safetensors, a folder or one of the Hub, and writes one GGUF file,\n"
     "with memory for about one tensor. The result is compared with the source: what it lost is printed,\n"
     "and stored in the file. The folder of a PEFT adapter becomes an adapter in GGUF, in F32 unless\n"
-    "--type says otherwise.",
+    "--type says otherwise. --format onnx writes a folder for ONNX Runtime, and takes a GGUF file, too.",
     positionals=(
-        Positional("source", "folder of a checkpoint, or user/repo[@revision] on the Hub", "1"),
-        Positional("output", "GGUF file to write", "1"),
+        Positional(
+            "source", "folder of a checkpoint, user/repo[@revision] on the Hub, or for ONNX a GGUF file", "1"
+        ),
+        Positional("output", "GGUF file, or folder for ONNX, to write", "1"),
     ),
     options=(
-        *writing.OPTIONS,
+        Option("format", ("--format",), "what to write", TEXT, default="gguf", choices=("gguf", "onnx")),
+        _TYPE,
+        *(option for option in writing.OPTIONS if option.name != "type"),
         Option("name", ("--name",), "name of the model; otherwise that of the folder", TEXT, "NAME"),
         Option(
             "merge_lora",
@@ -159,6 +214,7 @@ COMMAND = Command(
     examples=(
         ("edgellm convert checkpoint/ model.gguf", "to Q4_K_M"),
         ("edgellm convert user/repo model.gguf --type Q8_0", "from the Hub"),
+        ("edgellm convert checkpoint/ folder --format onnx", "to 4 bits for ONNX Runtime"),
         ("edgellm convert checkpoint/ model.gguf --min-top1 0.95", "fail if too much is lost"),
         ("edgellm convert adapter/ lora.gguf --base checkpoint/", "a LoRA adapter, for --lora"),
     ),

@@ -27,7 +27,7 @@ from edgellm.store.resolve import resolve
 
 _EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
 # What each engine needs to be there.
-_BACKENDS = {"native": "edgellm._native", "llama_cpp": "llama_cpp"}
+_BACKENDS = {"native": "edgellm._native", "onnx": "onnxruntime", "llama_cpp": "llama_cpp"}
 Check = tuple[str, bool, str]
 
 
@@ -82,6 +82,7 @@ def check_model(path: Path) -> Iterator[Check]:
     """The checks of a model file, in order; stops where the next would make no sense."""
     from edgellm.families import build
     from edgellm.gguf.reader import GGUFFile
+    from edgellm.program.exported import is_exported
     from edgellm.tokenizer import Tokenizer
 
     try:
@@ -98,7 +99,9 @@ def check_model(path: Path) -> Iterator[Check]:
         try:
             shapes = {name: info.shape for name, info in file.tensors.items()}
             program = build(file.metadata, shapes)
-            missing = [name for name in program.weights if name not in file.tensors]
+            missing = (
+                [] if is_exported(file.metadata) else [n for n in program.weights if n not in file.tensors]
+            )
             yield (
                 "program",
                 not missing,

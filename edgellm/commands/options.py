@@ -168,10 +168,10 @@ ISA = Option(
 BACKEND = Option(
     "backend",
     ("--backend",),
-    "engine to use; auto: the native one",
+    "engine to use; auto: onnx for a folder in ONNX form, or else native",
     TEXT,
     default="auto",
-    choices=("auto", "native", "llama_cpp", "interpreter"),
+    choices=("auto", "native", "onnx", "llama_cpp", "interpreter"),
 )
 MAX_MEMORY = Option(
     "max_memory", ("--max-memory",), "memory the model may take, such as 900M or 2G", BYTES, "SIZE"

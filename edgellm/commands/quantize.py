@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from edgellm.commands import writing
@@ -36,15 +35,10 @@ def run(settings: Settings) -> int:
             threads=threads,
             source=source.name,
             revision="",
-            digest=lambda: _sha256(source),
+            digest=lambda: writing.sha256(source),
         )
     print(output)
     return 0
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 COMMAND = Command(

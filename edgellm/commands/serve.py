@@ -25,6 +25,7 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.settings import Settings
 from edgellm.errors import FileError, UsageError
+from edgellm.program.exported import METADATA_FILE
 from edgellm.server.durations import duration
 from edgellm.store.catalog import default_model
 
@@ -103,14 +104,19 @@ def check_draft(paths: list[Path], draft: Path) -> None:
 def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
     """(name in the API, file) of a model, or of every GGUF file in a folder."""
     if name is not None and Path(name).is_dir():
-        # Of a split file the first part stands for all.
+        # Of a split file the first part stands for all, and a folder in ONNX form for itself.
         files = [path for path in sorted(Path(name).glob("*.gguf")) if not _is_later_part(path)]
+        files += sorted(Path(name).glob(f"*/{METADATA_FILE}"))
         if not files:
             raise FileError(f"{name}: the folder holds no GGUF file; give one that does, or a file.")
-        return [(path.stem, path) for path in files]
+        return [(_label(path), path) for path in files]
     path = find_model(name, settings)
     label = default_model().name if name is None else name
-    return [(path.stem if label.endswith(".gguf") else label, path)]
+    return [(_label(path) if label.endswith(".gguf") else label, path)]
+
+
+def _label(path: Path) -> str:
+    return path.resolve().parent.name if path.name == METADATA_FILE else path.stem
 
 
 def api_keys(settings: Settings) -> tuple[str, ...]:

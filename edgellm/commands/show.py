@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
@@ -25,6 +26,7 @@ from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
+from edgellm.program.exported import TYPE_KEY, exported_bytes, is_exported, stored_program, stored_sizes
 from edgellm.store.resolve import resolve
 
 _KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
@@ -64,15 +66,21 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
         for size in info.shape:
             count *= size
         n_parameters += count
+    file_bytes = file.path.stat().st_size
+    if is_exported(metadata):
+        n_parameters = sum(map(math.prod, stored_program(metadata).weights.values()))
+        file_bytes += exported_bytes(file.path)
+        sizes = stored_sizes(metadata)
+        types[str(metadata.get(TYPE_KEY))] = [len(sizes), sum(sizes.values())]
     summary: dict[str, Any] = {
         "path": str(file.path),
         "name": metadata.get("general.name"),
         "architecture": architecture,
         "licence": metadata.get("general.license"),
         "gguf_version": file.version,
-        "file_bytes": file.path.stat().st_size,
+        "file_bytes": file_bytes,
         "n_parameters": n_parameters,
-        "n_tensors": len(file.tensors),
+        "n_tensors": sum(count for count, _ in types.values()),
         "context_trained": metadata.get(f"{architecture}.context_length"),
         "tokenizer": metadata.get("tokenizer.ggml.model"),
         "pre_tokenizer": metadata.get("tokenizer.ggml.pre"),
@@ -99,7 +107,7 @@ def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, in
     context = settings["context"] or default_context(file, program.n_ctx_train)
     if settings["context"] == 0:
         context = program.n_ctx_train
-    kv_type = settings["kv_type"]
+    kv_type = "f32" if is_exported(file.metadata) else settings["kv_type"]
     if kv_type == "auto":
         all_f32 = all(file.tensors[name].type is GGMLType.F32 for name in program.weights)
         kv_type = "f32" if all_f32 else "f16"
@@ -108,7 +116,10 @@ def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, in
     for spec in program.caches:
         cache += context * spec.n_kv_heads * (spec.key_dim + spec.value_dim) * per_value
     states = 4 * sum(state.size for state in program.states)
-    weights = sum(file.tensors[name].n_bytes for name in program.weights)
+    if is_exported(file.metadata):
+        weights = exported_bytes(file.path)
+    else:
+        weights = sum(file.tensors[name].n_bytes for name in program.weights)
     return {"context": context, "weights": weights, "cache": round(cache) + states}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from collections import Counter
@@ -26,7 +27,7 @@ from edgellm.gguf.writer import GGUFWriter
 from edgellm.tokenizer import Tokenizer
 
 # Smaller files are written before a bar could be read.
-_SHOWN_BYTES = 50_000_000
+SHOWN_BYTES = 50_000_000
 
 OPTIONS = (
     Option("type", ("--type",), f"one of {', '.join(RECIPES)}", TEXT, "TYPE", default="Q4_K_M"),
@@ -118,7 +119,7 @@ def write_with_receipt(
 
     Raises ModelError, and leaves no file under the final name, where the receipt misses a limit.
     """
-    hashing = _Background(digest) if settings["receipt"] else None
+    hashing = Background(digest) if settings["receipt"] else None
     found: list[Quality] = []
 
     def finish(writer: GGUFWriter) -> None:
@@ -128,7 +129,7 @@ def write_with_receipt(
             quality = measure(plan, file, threads=threads)
         found.append(quality)
         print(quality.summary(), file=sys.stderr)
-        _check_limits(path, quality, settings)
+        check_limits(path, quality, settings)
         store(writer, plan, quality, hashing.result())
 
     if settings["receipt"]:
@@ -141,7 +142,7 @@ def write_with_receipt(
         def progress(name: str, n_bytes: int) -> None:
             nonlocal done
             done += n_bytes
-            if total >= _SHOWN_BYTES:
+            if total >= SHOWN_BYTES:
                 report(done, total)
 
         try:
@@ -156,6 +157,12 @@ def write_with_receipt(
             _forget(path)
             raise
     return found[0] if found else None
+
+
+def sha256(path: Path) -> str:
+    """The digest of a file, in hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _token(plan: FilePlan, settings: Settings) -> str:
@@ -179,7 +186,8 @@ def _forget(path: Path) -> None:
         ) from None
 
 
-def _check_limits(path: Path, quality: Quality, settings: Settings) -> None:
+def check_limits(path: Path, quality: Quality, settings: Settings) -> None:
+    """Raises ModelError where a receipt misses `--min-top1` or `--max-kld`."""
     least, most = settings["min_top1"], settings["max_kld"]
     if least is not None and quality.top1 < least and not quality.cosine:
         raise ModelError(
@@ -193,7 +201,7 @@ def _check_limits(path: Path, quality: Quality, settings: Settings) -> None:
         )
 
 
-class _Background:
+class Background:
     """Computes a text on a thread of its own."""
 
     def __init__(self, work: Callable[[], str]) -> None:

@@ -20,6 +20,7 @@ from edgellm.families.registry import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import ValueType
 from edgellm.gguf.writer import GGUFWriter
+from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
 from edgellm.quant import native
 from edgellm.tokenizer import Tokenizer
@@ -115,21 +116,29 @@ def file_weights(file: GGUFFile, threads: int) -> Mapping[str, Floats]:
 def reserve(plan: FilePlan, *, source: str, revision: str) -> None:
     """Make room for the receipt in the metadata of a plan: the values follow when they are known."""
     longest = max((len(tensor.name) for tensor in plan.tensors), default=0)
-    plan.metadata |= _pairs(Quality(0, 0, 0, 0, 0, 0, "", 0), longest)
-    plan.metadata[f"{_PREFIX}source"] = Pair(source)
-    plan.metadata[f"{_PREFIX}revision"] = Pair(revision)
-    plan.metadata[f"{_PREFIX}source_sha256"] = Pair("0" * 64)
+    plan.metadata |= quality_pairs(Quality(0, 0, 0, 0, 0, 0, "", 0), longest)
+    plan.metadata |= origin_pairs(source, revision, "0" * 64)
 
 
 def store(writer: GGUFWriter, plan: FilePlan, quality: Quality, digest: str) -> None:
     """Write the receipt into the room that `reserve` made."""
     longest = max((len(tensor.name) for tensor in plan.tensors), default=0)
-    for key, pair in _pairs(quality, longest).items():
+    for key, pair in quality_pairs(quality, longest).items():
         writer.replace(key, pair.value, pair.kind)
     writer.replace(f"{_PREFIX}source_sha256", digest)
 
 
-def _pairs(quality: Quality, longest: int) -> dict[str, Pair]:
+def origin_pairs(source: str, revision: str, digest: str) -> dict[str, Pair]:
+    """Where a file comes from, as metadata; digest: SHA-256 of the source."""
+    return {
+        f"{_PREFIX}source": Pair(source),
+        f"{_PREFIX}revision": Pair(revision),
+        f"{_PREFIX}source_sha256": Pair(digest),
+    }
+
+
+def quality_pairs(quality: Quality, longest: int = 0) -> dict[str, Pair]:
+    """The figures of a receipt as metadata; longest: room for the name of a tensor."""
     return {
         f"{_PREFIX}tokens": Pair(quality.n_tokens, ValueType.UINT32),
         f"{_PREFIX}top1": Pair(quality.top1, ValueType.FLOAT32),
@@ -151,15 +160,25 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
     shapes = {name: info.shape for name, info in file.tensors.items()}
     program = build(file.metadata, shapes)
     tokenizer = Tokenizer.from_metadata(file.metadata)
-    before = Interpreter(program, source_weights(plan))
     after = Interpreter(program, file_weights(file, threads))
-    worst = max(plan.errors, key=lambda name: plan.errors[name], default="")
-    worst_error = plan.errors.get(worst, 0.0)
     if program.logits is None:
-        return _compare_embeddings(before, after, tokenizer, worst, worst_error)
+        before = Interpreter(program, source_weights(plan))
+        return _compare_embeddings(before, after, tokenizer, *_worst(plan))
+    return measure_logits(plan, program, tokenizer, after.logits)
+
+
+def measure_logits(
+    plan: FilePlan, program: Program, tokenizer: Tokenizer, after: Callable[[list[int]], Floats]
+) -> Quality:
+    """Compare the logits (n_tokens, n_vocab) that `after` gives for the sample with the source's.
+
+    Raises ModelError for logits that are not finite.
+    """
+    worst, worst_error = _worst(plan)
     limit = min(N_TOKENS, program.n_ctx_train)
     ids = tokenizer.encode("\n".join(sample_lines()))[:limit]
-    top1, kld, losses = divergence(before.logits(ids), after.logits(ids), ids)
+    before = Interpreter(program, source_weights(plan))
+    top1, kld, losses = divergence(before.logits(ids), after(ids), ids)
     return Quality(
         n_tokens=len(ids),
         top1=top1,
@@ -170,6 +189,12 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
         worst_tensor=worst,
         worst_error=worst_error,
     )
+
+
+def _worst(plan: FilePlan) -> tuple[str, float]:
+    """The tensor of the largest error, and that error."""
+    worst = max(plan.errors, key=lambda name: plan.errors[name], default="")
+    return worst, plan.errors.get(worst, 0.0)
 
 
 def divergence(before: Floats, after: Floats, ids: Sequence[int]) -> tuple[float, float, tuple[float, float]]:

@@ -14,6 +14,7 @@ from edgellm.families import build
 from edgellm.gguf.file_types import file_type_name
 from edgellm.gguf.metadata import Metadata, Value
 from edgellm.gguf.reader import GGUFFile
+from edgellm.program.exported import TYPE_KEY, exported_bytes, is_exported
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +59,14 @@ def _describe(path: Path, n_bytes: int, changed_ns: int) -> Description:
             values[info.type.name] = values.get(info.type.name, 0) + math.prod(info.shape)
         metadata = file.metadata
         program = build(metadata, {name: info.shape for name, info in file.tensors.items()})
+        n_bytes = sum(part.stat().st_size for part in file.paths)
+        if is_exported(metadata):
+            kind = str(metadata.get(TYPE_KEY, "ONNX"))
+            values = {kind: sum(math.prod(shape) for shape in program.weights.values())}
+            n_bytes += exported_bytes(path)
         return Description(
             family=program.family,
-            n_bytes=sum(part.stat().st_size for part in file.paths),
+            n_bytes=n_bytes,
             n_parameters=sum(values.values()),
             quantization=file_type_name(metadata.get("general.file_type"))
             or max(values, key=lambda name: values[name], default="unknown"),

@@ -18,6 +18,7 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
 from edgellm.program.adapter import Adapter
+from edgellm.program.exported import MODEL_FILE, exported_bytes, is_exported
 from edgellm.tokenizer.compare import difference
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ DEFAULT_PARALLEL = 4
 DEFAULT_WAITING = 256
 # With the token they follow they make eight, which the kernels for few tokens take at once.
 DEFAULT_DRAFT_MAX = 7
-BACKENDS = ("auto", "native", "llama_cpp", "interpreter")
+BACKENDS = ("auto", "native", "onnx", "llama_cpp", "interpreter")
 WITH_ADAPTERS = ("auto", "native", "interpreter")
 KV_TYPES = ("auto", "f32", "f16", "q8_0")
 MIB = 1024 * 1024
@@ -113,8 +114,8 @@ class Plan:
         """Why no tokens can be guessed ahead, if they cannot."""
         if self.program.states:
             return f"{self.program.family} models cannot take tokens back"
-        if self.options.backend in ("llama_cpp", "interpreter"):
-            return f"on the backend {self.options.backend} the answers could depend on it"
+        if self.backend != "native":
+            return f"on the backend {self.backend} the answers could depend on it"
         return None
 
     def close_draft(self) -> None:
@@ -123,8 +124,17 @@ class Plan:
             self.draft.file.close()
 
     @property
+    def backend(self) -> str:
+        """The engine; for "auto" that of the file's form."""
+        if self.options.backend != "auto":
+            return self.options.backend
+        return "onnx" if is_exported(self.file.metadata) else "native"
+
+    @property
     def kv_type(self) -> str:
         """The cache's type; for "auto": an f16 cache would lose digits that a model of f32 weights has."""
+        if is_exported(self.file.metadata):
+            return "f32"
         if self.options.kv_type != "auto":
             return self.options.kv_type
         types = {self.file.tensors[name].type for name in self.program.weights}
@@ -164,7 +174,9 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
         program = build(file.metadata, shapes, context=n_ctx)
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
-    _check_tensors(file, program)
+    _check_backend(file, options)
+    if not is_exported(file.metadata):
+        _check_tensors(file, program)
     adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
     planned = Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
     if options.draft is None or planned.no_guesses is not None:
@@ -215,11 +227,13 @@ def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
 
 
 def _memory_of(planned: Plan) -> dict[str, int]:
-    match planned.options.backend:
+    match planned.backend:
         case "interpreter":
             return _interpreter_memory(planned)
         case "llama_cpp":
             return _llama_cpp_memory(planned)
+        case "onnx":
+            return _onnx_memory(planned)
         case _:
             return _memory(planned, _plan_native(planned).memory())
 
@@ -261,11 +275,13 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
     Raises MemoryLimitError, before anything large is allocated, if the model does not fit.
     """
-    match planned.options.backend:
+    match planned.backend:
         case "interpreter":
             return _load_interpreter(planned)
         case "llama_cpp":
             return _load_llama_cpp(planned)
+        case "onnx":
+            return _load_onnx(planned)
         case _:
             return _load_native(planned)
 
@@ -332,6 +348,29 @@ def _llama_cpp_memory(planned: Plan) -> dict[str, int]:
     return {"weights": weights, "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()])}
 
 
+def _load_onnx(planned: Plan) -> tuple[Backend, dict[str, int]]:
+    from edgellm.backends.onnx import OnnxBackend
+
+    memory = _onnx_memory(planned)
+    check_memory(planned, memory)
+    backend = OnnxBackend(
+        planned.program,
+        planned.file.path.with_name(MODEL_FILE),
+        threads=planned.threads,
+        n_ctx=planned.n_ctx,
+        cache_tokens=planned.cache_tokens,
+        batch=_batch(planned),
+    )
+    return backend, memory
+
+
+def _onnx_memory(planned: Plan) -> dict[str, int]:
+    return {
+        "weights": exported_bytes(planned.file.path),
+        "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()]),
+    }
+
+
 def _cache_bytes(planned: Plan, kind: GGMLType) -> int:
     """Bytes of the keys and values of all tokens that the cache may hold, where it is one array."""
     per_token = sum(c.n_kv_heads * (c.key_dim + c.value_dim) for c in planned.program.caches)
@@ -385,6 +424,31 @@ def check_memory(planned: Plan, memory: dict[str, int], available: int | None = 
         f"tokens) and {allowed / MIB:.0f} MiB {'are allowed' if limit is not None else 'are available'}; "
         f"use a smaller context, a smaller quantization or a smaller model."
     )
+
+
+def _check_backend(file: GGUFFile, options: LoadOptions) -> None:
+    """Raises UsageError where engine and file, or form and options, do not go together."""
+    exported = is_exported(file.metadata)
+    if exported and options.backend not in ("auto", "onnx"):
+        raise UsageError(
+            f"{file.path.parent}: holds a model in ONNX form, which the {options.backend} backend cannot "
+            "run; use --backend onnx"
+        )
+    if exported and options.kv_type not in ("auto", "f32"):
+        raise UsageError(
+            f"{file.path.parent}: a model in ONNX form keeps its cache in f32, expected --kv-type f32 "
+            f"or auto, not {options.kv_type}"
+        )
+    if exported and options.lora:
+        raise UsageError(
+            f"{file.path.parent}: a model in ONNX form takes no adapters; merge them with "
+            "`edgellm convert CHECKPOINT FOLDER --format onnx --lora ADAPTER`"
+        )
+    if options.backend == "onnx" and not exported:
+        raise UsageError(
+            f"{file.path}: is a GGUF file, and the onnx backend runs folders in ONNX form; make one with "
+            "`edgellm convert FILE FOLDER --format onnx`"
+        )
 
 
 def _check_tensors(file: GGUFFile, program: Program) -> None:

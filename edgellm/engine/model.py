@@ -319,7 +319,7 @@ def _disk(store: PrefixStore, planned: Plan, backend: Backend) -> PrefixDisk:
 
     if not isinstance(backend, SavingBackend):
         raise UsageError(
-            f"The {planned.options.backend} backend cannot save what it has read; use --backend native or no "
+            f"The {planned.backend} backend cannot save what it has read; use --backend native or no "
             f"--cache-dir."
         )
     key = model_key(planned.file, planned.program, planned.adapters, planned.kv_type, backend.variant)

@@ -13,6 +13,7 @@ from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Shape, Source
 from edgellm.program import Program
+from edgellm.program.exported import is_exported, stored_program
 
 # GGUF architecture -> the family's module; a module is imported when a file asks for it.
 FAMILIES: dict[str, str] = {
@@ -142,12 +143,15 @@ def build(
 
     `tensors` maps names to shapes in NumPy order. Raises UnsupportedError for an architecture or a
     metadata value that is not implemented, ModelError for a missing tensor, a wrong shape or a tensor
-    that the family does not know.
+    that the family does not know. Where the weights are elsewhere, in ONNX form, the program is that of the
+    metadata.
     """
     if metadata.get("general.type") == "adapter":
         raise UnsupportedError(
             "the file is a LoRA adapter, expected a model; load its model with --lora FILE"
         )
+    if is_exported(metadata) and not tensors:
+        return stored_program(metadata)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelError(

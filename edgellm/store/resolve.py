@@ -13,6 +13,9 @@ from edgellm.store.paths import offline_by_environment
 if TYPE_CHECKING:
     from edgellm.store.http import Report
 
+# The file that stands for a folder which `edgellm convert --format onnx` has written.
+_OF_FOLDER = "edgellm.gguf"
+
 
 def resolve(
     name: str | os.PathLike[str] | None,
@@ -24,7 +27,8 @@ def resolve(
     """The file of a model, fetched if it has to be and may be.
 
     `name` is a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for
-    the default model. A path that exists always wins. `offline` (as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE`
+    the default model. A path that exists always wins; a folder in
+    ONNX form is its `edgellm.gguf`. `offline` (as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE`
     do) keeps the network out of it; `on_disk` takes only what is there. Raises FileError for what does not
     exist, DownloadError for what cannot be fetched.
     """
@@ -39,6 +43,8 @@ def resolve(
     if not text:
         raise FileError("The model's name is empty, expected a path or a name that `edgellm list` shows")
     path = Path(text).expanduser()
+    if (path / _OF_FOLDER).is_file():
+        return path / _OF_FOLDER
     if path.exists():
         return path
     if known := find_known(text):

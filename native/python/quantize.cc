@@ -33,7 +33,7 @@ nb::ndarray<nb::numpy, T> own(std::unique_ptr<T[]> data, size_t n) {
 }
 
 const FormatInfo& format_of(uint32_t type) {
-    const FormatInfo* format = find_format(type);
+    const FormatInfo* format = find_encodable(type);
     if (format == nullptr) throw std::invalid_argument("not a weight format");
     return *format;
 }

@@ -166,6 +166,29 @@ EncodeStatus encode_affine(const float* x, const float* importance, size_t n_blo
                                  : search_offset<Block, top, true>(x, importance, n_blocks, out);
 }
 
+EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    const auto encode = [](const Groups<32>& g, const float* values, int n, BlockZero4* blocks) {
+        const ZeroPoint found = search_zero_point(g, 3, 0.03f);
+        for (int lane = 0; lane < n; ++lane) {
+            const float d = found.d[lane];
+            if (!is_finite(d)) return false;
+            const F inverse = splat(d == 0 ? 0.0f : 1.0f / d), zero = splat(found.zero[lane]);
+            uint8_t codes[32];
+            for (int i = 0; i < 32; i += kLanes) {
+                const F level = clamp(nearest(load(values + 32 * lane + i) * inverse + zero), 0, 15);
+                store_codes(codes + i, __builtin_convertvector(level, I));
+            }
+            std::memcpy(blocks[lane].d, &d, 4);
+            blocks[lane].zero = static_cast<uint8_t>(found.zero[lane]);
+            for (int i = 0; i < 16; ++i) {
+                blocks[lane].qs[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
+            }
+        }
+        return true;
+    };
+    return encode_blocks32<BlockZero4>(x, importance, n_blocks, out, encode);
+}
+
 // The largest magnitude becomes 127; with 8 bits a search gains nothing to speak of.
 EncodeStatus encode_q8_0(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
     for (size_t b = 0; b < n_blocks; ++b, x += 32, out += sizeof(BlockQ8_0)) {
@@ -418,6 +441,7 @@ constexpr Encoder kTable[] = {
     {GGMLType::IQ4_NL, encode_symmetric<BlockIQ4_NL, IQ4Levels>},
     {GGMLType::IQ4_XS, encode_iq4_xs},
     {GGMLType::MXFP4, encode_mxfp4},
+    {kZero4, encode_zero4},
 };
 
 }  // namespace

@@ -24,6 +24,20 @@ struct Encoder {
     EncodeStatus (*encode)(const float* x, const float* importance, size_t n_blocks, uint8_t* out);
 };
 
+// 32 values d * (q - zero), q and zero in 0 .. 15; byte i of qs holds q of values 2i and 2i + 1. These are
+// the weights of onnxruntime's MatMulNBits, block by block; GGUF knows no such format, so its number is not
+// theirs.
+struct BlockZero4 {
+    uint8_t d[4];  // float
+    uint8_t zero;
+    uint8_t qs[16];
+};
+static_assert(sizeof(BlockZero4) == 21);
+inline constexpr GGMLType kZero4 = static_cast<GGMLType>(1000);
+
+// As find_format, with kZero4.
+const FormatInfo* find_encodable(uint32_t type);
+
 // nullptr if there is no encoder for `type`.
 const Encoder* find_encoder(uint32_t type, Isa isa);
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
-from pathlib import Path
+from types import ModuleType
 
 import pytest
 
-import edgellm
+from edgellm.convert.onnx_graph import import_onnx
 from edgellm.errors import BackendError
-from tests.support.references import official_gguf, unpacked
-
-__all__ = ["unpacked"]
 
 
-@pytest.mark.parametrize(("backend", "package", "extra"), [("llama_cpp", "llama_cpp", "llama-cpp")])
+@pytest.mark.parametrize(
+    ("backend", "package", "extra"),
+    [("llama_cpp", "llama_cpp", "llama-cpp"), ("onnx", "onnxruntime", "onnx")],
+)
 def test_a_missing_package_is_named_with_its_extra(
-    backend: str, package: str, extra: str, unpacked: Path, monkeypatch: pytest.MonkeyPatch
+    backend: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     monkeypatch.delitem(sys.modules, f"edgellm.backends.{backend}", raising=False)
     with pytest.raises(BackendError, match=rf"pip install 'edgellm\[{extra}\]'"):
-        edgellm.load(official_gguf("llama", unpacked), backend=backend)
+        importlib.import_module(f"edgellm.backends.{backend}")
+
+
+def test_an_old_onnxruntime_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = ModuleType("onnxruntime")
+    monkeypatch.setattr(old, "__version__", "1.23.2", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", old)
+    monkeypatch.delitem(sys.modules, "edgellm.backends.onnx", raising=False)
+    with pytest.raises(BackendError, match=r"1\.24 or newer, found 1\.23\.2"):
+        importlib.import_module("edgellm.backends.onnx")
+
+
+def test_writing_onnx_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(BackendError, match=r"pip install 'edgellm\[onnx\]'"):
+        import_onnx()

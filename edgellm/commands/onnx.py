@@ -1,0 +1,124 @@
+"""`edgellm convert --format onnx`: the folder, its progress, and its receipt, measured with ONNX Runtime."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgellm.commands import writing
+from edgellm.commands.progress import DownloadProgress
+from edgellm.commands.settings import Settings
+from edgellm.convert.onnx_folder import (
+    TYPES,
+    FolderPlan,
+    checkpoint_files,
+    is_ours,
+    plan_folder,
+    write_folder,
+)
+from edgellm.convert.pipeline import FilePlan, Pair
+from edgellm.convert.receipt import Quality, measure_logits, origin_pairs, quality_pairs
+from edgellm.errors import FileError, UsageError
+from edgellm.program.exported import DATA_FILE, MODEL_FILE
+from edgellm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgellm.backends.base import Floats
+
+
+def check_settings(settings: Settings) -> None:
+    """Raises UsageError for options that say nothing here, FileError for an output that cannot be written."""
+    folder = Path(settings["output"])
+    for name in ("tensor_type", "resume"):
+        if settings[name]:
+            raise UsageError(f"--{name.replace('_', '-')} is for GGUF; leave it out with --format onnx")
+    if _type(settings) not in TYPES:
+        raise UsageError(f"--type is {settings['type'][:40]!r}, expected one of {', '.join(TYPES)} for ONNX")
+    if settings["dry_run"]:
+        return
+    writing.check_output(folder, settings)
+    if folder.exists() and not is_ours(folder):
+        raise FileError(
+            f"{folder}: is no folder that was written with --format onnx, so it is not replaced; "
+            "choose another name"
+        )
+
+
+def write(
+    plan: FilePlan,
+    settings: Settings,
+    *,
+    threads: int,
+    source: str,
+    digest: Callable[[], str],
+    revision: str = "",
+    checkpoint: Path | None = None,
+) -> None:
+    """Write the folder that the settings name and print where it is; with `--dry-run` what it would hold.
+
+    checkpoint: the folder whose tokenizer files belong beside the model.
+    """
+    folder = Path(settings["output"])
+    if not settings["dry_run"]:
+        writing.weigh(plan, settings)
+    planned = plan_folder(plan, _type(settings))
+    if settings["dry_run"]:
+        _show(planned)
+        return
+    files = checkpoint_files(checkpoint, planned.program, plan.metadata) if checkpoint else {}
+    hashing = writing.Background(digest) if settings["receipt"] else None
+    done = 0
+    with DownloadProgress(folder.name, "writing") as report:
+
+        def progress(name: str, n_bytes: int) -> None:
+            nonlocal done
+            done += n_bytes
+            if planned.n_bytes >= writing.SHOWN_BYTES:
+                report(done, planned.n_bytes)
+
+        def finish(part: Path) -> Mapping[str, Pair]:
+            if hashing is None:
+                return {}
+            quality = _measure(planned, part, threads)
+            print(quality.summary(), file=sys.stderr)
+            writing.check_limits(folder, quality, settings)
+            return quality_pairs(quality) | origin_pairs(source, revision, hashing.result())
+
+        write_folder(planned, folder, files=files, threads=threads, progress=progress, finish=finish)
+    print(folder)
+
+
+def _type(settings: Settings) -> str:
+    kind: str | None = settings["type"]
+    return "INT4" if kind is None else kind.upper()
+
+
+def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
+    """The receipt: what ONNX Runtime makes of the written folder, against the source's weights."""
+    from edgellm.backends.onnx import OnnxBackend
+
+    def logits(ids: list[int]) -> Floats:
+        n = len(ids)
+        backend = OnnxBackend(
+            planned.program, part / MODEL_FILE, threads=threads, n_ctx=n, cache_tokens=n, batch=n
+        )
+        owners = np.full(n, backend.open_sequence(), np.int32)
+        found = backend.step(np.asarray(ids, np.int32), owners, np.ones(n, np.bool_))
+        backend.close()
+        return found
+
+    metadata: dict[str, Any] = {key: pair.value for key, pair in planned.source.metadata.items()}
+    return measure_logits(planned.source, planned.program, Tokenizer.from_metadata(metadata), logits)
+
+
+def _show(planned: FolderPlan) -> None:
+    """The arrays and sizes of a dry run, on standard output."""
+    for weight in planned.graph.weights:
+        shape = " x ".join(map(str, weight.shape))
+        n_bytes = sum(blob.n_bytes for blob in weight.blobs)
+        print(f"{weight.name:<44} {weight.kind:<8} {n_bytes:>14}  {shape}")
+    print(f"{len(planned.graph.weights)} weights, {planned.n_bytes / 1e6:.1f} MB in {DATA_FILE}")

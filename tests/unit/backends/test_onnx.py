@@ -1,0 +1,224 @@
+"""Models in ONNX form: logits of the reference families, 4-bit weights, forks and cuts, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+import edgellm
+from edgellm import GenerateOptions, Model
+from edgellm.cli import main
+from edgellm.convert.onnx_folder import plan_folder
+from edgellm.convert.receipt import source_weights
+from edgellm.convert.recipes import recipe
+from edgellm.convert.requantize import plan_requantization
+from edgellm.errors import BackendError, FileError, UsageError
+from edgellm.gguf.reader import GGUFFile
+from edgellm.program.exported import DATA_FILE, MODEL_FILE
+from edgellm.program.interpreter import Interpreter
+from edgellm.quant import zero4
+from tests.support.paths import shared
+from tests.support.references import OFFICIAL, official_gguf, reference, unpacked
+
+pytest.importorskip("edgellm._native", reason="needs the built extension module")
+pytest.importorskip("onnx", reason="needs the onnx extra")
+pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+
+__all__ = ["unpacked"]
+
+# By what is special: neighbouring pairs rotated; Llama 3's factors; a sliding window; biases; normalized
+# heads; layers without rotation; one matrix for query, key and value; caps, and gelu.
+FAMILIES = (
+    *("llama", "llama2", "llama3", "mistral", "mistral_swa"),
+    *("qwen2", "qwen3", "smollm3", "phi3", "gemma2"),
+)
+GREEDY = GenerateOptions(temperature=0.0, max_tokens=12, ignore_eos=True, repeat_penalty=1.0)
+
+Export = Callable[[str, str], Path]
+
+
+def source(name: str, folder: Path) -> Path:
+    return official_gguf(name, folder) if name in OFFICIAL else shared(f"references/{name}")
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory, unpacked: Path) -> Export:
+    """Converts a case to a type, once: its GGUF file, or its checkpoint where it has none."""
+    folders: dict[tuple[str, str], Path] = {}
+
+    def convert(name: str, kind: str) -> Path:
+        if (name, kind) not in folders:
+            folder = tmp_path_factory.mktemp("onnx") / name
+            arguments = [str(source(name, unpacked)), str(folder), "--type", kind, "--no-receipt"]
+            assert main(["convert", "--format", "onnx", *arguments]) == 0
+            folders[name, kind] = folder
+        return folders[name, kind]
+
+    return convert
+
+
+def load(folder: Path, *, cache_tokens: int | None = None, batch: int = 16) -> Model:
+    return edgellm.load(folder, context=128, cache_tokens=cache_tokens, threads=1, batch=batch)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_logits_match_the_reference(name: str, export: Export) -> None:
+    expected = reference(name)
+    for batch in (128, 7):
+        with load(export(name, "F32"), batch=batch) as model:
+            expected.check(model.logits(expected.token_ids.tolist()), 0.001)
+
+
+def decoded(path: Path, folder: Path) -> tuple[Interpreter, int]:
+    """A GGUF file's program on the weights that a folder holds, and how many of these are 4-bit."""
+    with GGUFFile.open(path) as file:
+        plan = plan_requantization(file, recipe("F32"), threads=1)
+        planned = plan_folder(plan, "INT4")
+        weights = dict(source_weights(plan))
+    data = np.fromfile(folder / DATA_FILE, np.uint8)
+    for weight in planned.graph.weights:
+        types = (np.uint8, np.float32, np.uint8)
+        codes, scales, *zeros = (
+            data[blob.offset : blob.offset + blob.n_bytes].view(kind).reshape(blob.shape)
+            for blob, kind in zip(weight.blobs, types, strict=False)
+        )
+        if zeros:
+            values = zero4.decode(zero4.Encoded(codes, scales, zeros[0], 0.0, 0.0))
+        else:
+            values = (codes.astype(np.float32) - 128) * scales[..., None]
+        weights[weight.name] = values.reshape(weight.shape)
+    n_int4 = sum(weight.kind == "int4" for weight in planned.graph.weights)
+    return Interpreter(planned.program, weights), n_int4
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
+def test_int4_computes_with_the_weights_that_it_stores(name: str, export: Export, unpacked: Path) -> None:
+    ids = reference(name).token_ids.tolist()
+    folder = export(name, "INT4")
+    interpreter, n_int4 = decoded(source(name, unpacked), folder)
+    assert n_int4 >= 14
+    expected = interpreter.logits(ids)
+    with load(folder) as model:
+        found = model.logits(ids)
+    # Rows that are multiplied with 4-bit weights are rounded to 8 bits, block by block.
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < 0.03
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.9
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral_swa"])
+def test_tokens_do_not_depend_on_mates_or_room(name: str, export: Export) -> None:
+    ids = reference(name).token_ids.tolist()
+    prompts = [ids[:40], [*ids[:40], *ids[:20]], ids[:70], ids[:40]]
+    folder = export(name, "F32")
+    expected = []
+    for prompt in prompts:
+        with load(folder) as model:
+            generation = model.generate(prompt, GREEDY)
+            list(generation)
+            expected.append(generation.ids)
+    for cache_tokens in (128, 1024):
+        with load(folder, cache_tokens=cache_tokens) as model:
+            for _ in range(2):
+                generations = [model.generate(prompt, GREEDY) for prompt in prompts]
+                for generation in generations:
+                    list(generation)
+                assert [generation.ids for generation in generations] == expected
+            backend = model.backend
+            model.scheduler.stop()
+            assert backend.free_blocks == backend.n_blocks
+
+
+def test_a_conversation_goes_on_from_the_cache(export: Export) -> None:
+    history = reference("llama").token_ids.tolist()[:30]
+    with load(export("llama", "F32")) as model:
+        for turn in range(3):
+            generation = model.generate(history, GREEDY)
+            list(generation)
+            assert generation.stats is not None
+            if turn:
+                assert generation.stats.n_cached == len(history) - 4
+            history = [*history, *generation.ids, 3, 4, 5]
+
+
+def test_forks_and_cuts_leave_the_other_sequence_alone(export: Export) -> None:
+    ids = np.asarray(reference("llama").token_ids[:80], np.int32)
+    with load(export("llama", "F32"), cache_tokens=1024, batch=128) as model:
+        backend = model.backend
+
+        def feed(sequence: int, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
+            last = np.arange(len(tokens)) == len(tokens) - 1
+            rows = backend.step(tokens, np.full(len(tokens), sequence, np.int32), last)
+            return np.asarray(rows[0])
+
+        whole = backend.open_sequence()
+        expected = feed(whole, ids[:70])
+        fork = backend.fork_sequence(whole, 33)
+        np.testing.assert_allclose(feed(fork, ids[33:70]), expected, atol=1e-4)
+        backend.truncate_sequence(whole, 5)
+        np.testing.assert_allclose(feed(whole, ids[5:70]), expected, atol=1e-4)
+        np.testing.assert_allclose(feed(fork, ids[70:71]), feed(whole, ids[70:71]), atol=1e-4)
+        assert backend.sequence_length(fork) == 71
+
+
+def test_hidden_rows_are_those_of_the_native_engine(export: Export, unpacked: Path) -> None:
+    ids = np.asarray(reference("llama").token_ids[:40], np.int32)
+    with load(export("llama", "F32")) as model:
+        found = model.backend.hidden(ids)
+    with edgellm.load(official_gguf("llama", unpacked), context=128, threads=1) as native:
+        np.testing.assert_allclose(found, native.backend.hidden(ids), atol=0.001)
+
+
+def test_what_the_engine_refuses_changes_nothing(export: Export) -> None:
+    with load(export("llama", "F32")) as model:
+        backend = model.backend
+        sequence = backend.open_sequence()
+        one, out = np.array([sequence], np.int32), np.array([True])
+        with pytest.raises(BackendError, match="vocabulary"):
+            backend.step(np.array([backend.n_vocab], np.int32), one, out)
+        with pytest.raises(BackendError, match="no open sequence"):
+            backend.step(np.array([1], np.int32), one + 1, out)
+        with pytest.raises(BackendError, match="asked for"):
+            backend.truncate_sequence(sequence, 5)
+        assert backend.sequence_length(sequence) == 0
+
+
+def test_engine_and_file_must_go_together(export: Export, unpacked: Path) -> None:
+    folder = export("llama", "F32")
+    with pytest.raises(UsageError, match="--backend onnx"):
+        edgellm.load(folder, backend="native")
+    with pytest.raises(UsageError, match="kv-type"):
+        edgellm.load(folder, kv_type="q8_0")
+    with pytest.raises(UsageError, match="adapters"):
+        edgellm.load(folder, lora=[folder / "adapter.gguf"])
+    with pytest.raises(UsageError, match="--format onnx"):
+        edgellm.load(official_gguf("llama", unpacked), backend="onnx")
+
+
+def test_a_damaged_or_missing_graph_is_an_error_with_a_sentence(export: Export, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(export("llama", "F32"), folder)
+    (folder / MODEL_FILE).write_bytes(b"not a graph")
+    with pytest.raises(BackendError, match=r"model\.onnx: ONNX Runtime cannot run this model"):
+        edgellm.load(folder)
+    (folder / MODEL_FILE).unlink()
+    with pytest.raises(FileError, match="there is no such file"):
+        edgellm.load(folder)
+
+
+def test_chat_show_and_doctor_take_the_folder(export: Export, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = export("llama", "INT4")
+    assert main(["show", str(folder), "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["types"]["INT4"]["bytes"] <= summary["file_bytes"]
+    assert summary["n_parameters"] > 100_000
+    assert main(["doctor", str(folder)]) == 0
+    with load(folder) as model:
+        text = "".join(model.chat([{"role": "user", "content": "Hello"}], GREEDY))
+        assert text
