@@ -26,7 +26,7 @@ def load(
     draft_max: int | None = None,
     draft: str | Path | None = None,
     max_memory: int | None = None,
-    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    lora: str | Path | Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> Model:
     """Load a GGUF model from a path, a name of the catalog (`edgellm list`), or `user/repo:QUANT` on the Hub.
 
@@ -51,6 +51,6 @@ def load(
         max_memory=max_memory,
         batch=batch,
         parallel=parallel,
-        lora=tuple(map(parse_adapter, lora)),
+        lora=tuple(map(parse_adapter, [lora] if isinstance(lora, (str, Path)) else lora)),
     )
     return Model.load(resolve(path), chosen, vocab_only=vocab_only)

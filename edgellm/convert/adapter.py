@@ -1,7 +1,8 @@
 """PEFT adapters in GGUF's terms: the weights they change by their names in a GGUF file, rows in its order.
 
-Where a family cuts the rows of a matrix, or puts them in another order, the rows of B go the same way: then
-what B A was to the checkpoint's matrix it is to the file's. Those rearranged otherwise are refused.
+Where a family cuts the rows of a matrix, or puts them in another order, the rows of B go the same way, and
+with columns those of A: then what B A was to the checkpoint's matrix it is to the file's. Matrices that are
+rearranged otherwise are refused.
 """
 
 from __future__ import annotations
@@ -23,11 +24,21 @@ from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
 from edgellm.families.checkpoint import Part, canonical
 from edgellm.families.registry import FAMILIES, MODEL_TYPES, build, parts
 from edgellm.families.registry import plan as plan_family
-from edgellm.families.transforms import Chain, Concat, Copy, GroupRows, Half, Pairs, Transform, Transpose
+from edgellm.families.transforms import (
+    Chain,
+    Concat,
+    Copy,
+    GroupRows,
+    Half,
+    Pairs,
+    Tile,
+    Transform,
+    Transpose,
+)
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType, ValueType
 from edgellm.program import Program
-from edgellm.program.adapter import Adapter, Update, check_adapter
+from edgellm.program.adapter import Adapter, Update, check_adapter, linear_weights
 
 Floats = NDArray[np.float32]
 # Formats that adapters are written in: their ranks are smaller than the blocks of the others.
@@ -44,6 +55,10 @@ _CONFIG = {
     "num_experts": "expert_count",
     "num_local_experts": "expert_count",
 }
+
+
+# A head that is the embedding too has no place of its own in the plan; it is refused with the others later.
+_HEADS = ("lm_head.weight", "embed_out.weight")
 
 
 class Base(NamedTuple):
@@ -66,18 +81,32 @@ def base_of_folder(folder: Path) -> Base:
         raise type(error)(f"{folder}: {error}") from None
 
 
-def base_of_file(file: GGUFFile, program: Program | None = None) -> Base:
-    """The base model as a GGUF file; UnsupportedError if the checkpoint's names cannot be known from it."""
-    architecture = str(file.metadata.get("general.architecture"))
+def base_of_file(file: GGUFFile) -> Base:
+    """The base model as a GGUF file; raises as `build` and `base_of_metadata`."""
     try:
-        if program is None:
-            program = build(file.metadata, {name: info.shape for name, info in file.tensors.items()})
-        return Base(architecture, parts(_config(architecture, file.metadata)), program)
+        program = build(file.metadata, {name: info.shape for name, info in file.tensors.items()})
+        return base_of_metadata(file.metadata, program)
+    except EdgeLLMError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+
+
+def base_of_metadata(metadata: Mapping[str, Any], program: Program) -> Base:
+    """The base model by its file's metadata.
+
+    UnsupportedError if the names that its checkpoint has for the weights cannot be known from them.
+    """
+    architecture = str(metadata.get("general.architecture"))
+    try:
+        found = parts(_config(architecture, metadata))
+        unknown = linear_weights(program) - {part.name for part in found}
+        if unknown:
+            raise ModelError(f"nothing is known of {min(unknown)!r}")
     except EdgeLLMError as error:
         raise UnsupportedError(
-            f"{file.path}: the names of its checkpoint's weights cannot be known from it ({error}); "
-            "give the checkpoint's folder: `edgellm convert ADAPTER OUT.gguf --base FOLDER`"
+            f"the model's file does not tell what its checkpoint calls its weights ({error}); give the "
+            "checkpoint: `edgellm convert ADAPTER OUT.gguf --base FOLDER`"
         ) from None
+    return Base(architecture, found, program)
 
 
 def _config(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -104,6 +133,8 @@ def updates_of(deltas: Mapping[str, Delta], base: Base) -> Iterator[tuple[str, U
     """The updates of the file's weights that belong to deltas of the checkpoint's; raises as read_folder."""
     for name, delta in deltas.items():
         places = [part for part in base.parts if canonical(name) in part.sources]
+        if not places and canonical(name) in _HEADS:
+            places = [Part("output.weight", (name,))]
         if not places:
             raise ModelError(
                 f"it changes {name[:80]!r}, which a {base.architecture} model does not have; "
@@ -118,18 +149,22 @@ def _update(name: str, delta: Delta, part: Part) -> Update:
     turned = delta.transposed
     if isinstance(make, Transpose):
         make, turned = Copy(), not turned
-    if turned or len(part.sources) > 1 or not _is_of_rows(make):
+    of_columns = isinstance(make, Tile) and make.axis == 1
+    if turned or len(part.sources) > 1 or not (of_columns or _is_of_rows(make)):
         raise UnsupportedError(
             f"it changes {name[:80]!r}, which a GGUF file holds in a form that no adapter can follow; "
             "merge it with `edgellm convert BASE OUT --lora`"
         )
+    a, b = delta.a, delta.b
     try:
-        make.shape([delta.b.shape])
+        make.shape([a.shape if of_columns else b.shape])
     except ValueError as error:
+        half = "A" if of_columns else "B"
         raise ModelError(
-            f"B of {name[:80]!r} does not fit the model: {error}; it is another model's"
+            f"{half} of {name[:80]!r} does not fit the model: {error}; it is another model's"
         ) from None
-    return Update(delta.a, np.ascontiguousarray(make.apply([delta.b]), np.float32), delta.scale)
+    a, b = (make.apply([a]), b) if of_columns else (a, make.apply([b]))
+    return Update(np.ascontiguousarray(a, np.float32), np.ascontiguousarray(b, np.float32), delta.scale)
 
 
 def _is_of_rows(make: Transform) -> bool:
@@ -138,7 +173,9 @@ def _is_of_rows(make: Transform) -> bool:
         return all(map(_is_of_rows, make.parts))
     if isinstance(make, Chain):
         return all(map(_is_of_rows, make.steps))
-    return isinstance(make, (Copy, Pairs, GroupRows)) or (isinstance(make, Half) and make.axis == 0)
+    if isinstance(make, (Half, Tile)):
+        return make.axis == 0
+    return isinstance(make, (Copy, Pairs, GroupRows))
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,12 +107,12 @@ def read_adapter(path: Path, base: GGUFFile, program: Program) -> Adapter:
     Raises FileError, FormatError, ModelError or UnsupportedError for one that is damaged, of another model or
     of a kind that edgellm does not implement.
     """
-    if path.is_dir():
-        # PEFT's names and row orders are the checkpoint's: only the converter knows what became of them.
-        from edgellm.convert.adapter import base_of_file, read_folder
-
-        return read_folder(path, base_of_file(base, program))
     try:
+        if path.is_dir():
+            # PEFT's names and row orders are the checkpoint's: only the converter knows what became of them.
+            from edgellm.convert.adapter import base_of_metadata, read_folder
+
+            return read_folder(path, base_of_metadata(base.metadata, program))
         with GGUFFile.open(path) as file:
             adapter = Adapter(_updates(file, base.metadata.get("general.architecture")))
         check_adapter(adapter, program)

@@ -42,24 +42,35 @@ class Adapter:
         return sum(update.n_bytes for update in self.updates.values())
 
 
+def linear_weights(program: Program) -> set[str]:
+    """The matrices that rows are multiplied with, and that nothing else uses: what adapters may change."""
+    uses: dict[str, set[str]] = {}
+    for op in program.ops:
+        for role, name in op.weights.items():
+            uses.setdefault(name, set()).add(f"{op.kind}.{role}")
+    return {name for name, found in uses.items() if found == {"linear.weight"}}
+
+
 def check_adapter(adapter: Adapter, program: Program) -> None:
     """Raise unless each update belongs to a matrix that the program only multiplies rows with.
 
     ModelError for a weight that is not there, of another shape, or for values that are not finite;
     UnsupportedError for embeddings, experts and other weights that are used in another way.
     """
-    uses: dict[str, set[str]] = {}
-    for op in program.ops:
-        for role, name in op.weights.items():
-            uses.setdefault(name, set()).add(f"{op.kind}.{role}")
+    linears = linear_weights(program)
     for name, update in adapter.updates.items():
         shape = program.weights.get(name)
+        if shape is None and name == "output.weight":
+            raise UnsupportedError(
+                f"it changes the head {name!r}, which this {program.family} model shares with its embedding, "
+                "expected changes of linear layers only"
+            )
         if shape is None:
             raise ModelError(
                 f"it changes {name[:80]!r}, which this {program.family} model does not have; "
                 "it is another model's"
             )
-        if uses[name] != {"linear.weight"}:
+        if name not in linears:
             raise UnsupportedError(
                 f"it changes {name[:80]!r}, which is not the matrix of a linear layer alone, expected those "
                 "only; merge it with `edgellm convert BASE OUT --lora`"

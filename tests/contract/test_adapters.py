@@ -13,17 +13,19 @@ import edgellm
 from edgellm import _native
 from edgellm.backends.native import raw_update
 from edgellm.cli import main
-from edgellm.convert.adapter import Base, updates_of
+from edgellm.convert.adapter import Base, base_of_metadata, updates_of
 from edgellm.convert.lora import Delta
 from edgellm.errors import UnsupportedError
-from edgellm.families.registry import parts, plan
+from edgellm.families.registry import build, parts, plan
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
-from edgellm.program.adapter import Adapter, Update, check_adapter
+from edgellm.program.adapter import Adapter, Update, check_adapter, linear_weights
 from edgellm.program.interpreter import Interpreter
 from edgellm.quant import decode, encode
 from tests.contract.test_engine import _planned
 from tests.support.references import (
+    CHECKPOINTS_ONLY,
+    OFFICIAL,
     adapter_folder,
     adapter_reference,
     checkpoint,
@@ -58,20 +60,11 @@ def test_an_adapter_gives_the_logits_of_the_adapted_model(
         assert model.memory["adapters"] > 0
 
 
-def linear_weights(program: Program) -> list[str]:
-    """The weights that only linears use."""
-    uses: dict[str, set[str]] = {}
-    for op in program.ops:
-        for role, name in op.weights.items():
-            uses.setdefault(name, set()).add(f"{op.kind}.{role}")
-    return [name for name, found in uses.items() if found == {"linear.weight"}]
-
-
 def random_adapter(program: Program, rank: int, seed: int, share: float = 1.0) -> Adapter:
     """Updates of about a third of each weight's size, of a share of the weights."""
     rng = np.random.default_rng(seed)
     updates = {}
-    for name in linear_weights(program):
+    for name in sorted(linear_weights(program)):
         n_out, n_in = program.weights[name]
         a = (rng.standard_normal((rank, n_in)) / np.sqrt(n_in)).astype(
             np.float16 if rank == 5 else np.float32
@@ -166,6 +159,10 @@ def test_bits_do_not_depend_on_company_chunks_or_threads(isa: str) -> None:
         assert np.array_equal(rows, expected[outputs != 0])
         done = [at + n for at, n in zip(done, paces, strict=True)]
 
+    for scales in ([1.0], [1.0, np.inf]):
+        with pytest.raises(ValueError, match="scales must be one finite number for each adapter"):
+            made.open_sequence(scales)
+
     # A copy goes on with the adapters of what it copies.
     fork = made.fork_sequence(sequences[3], 32)
     rest = np.asarray(ids[32:40], np.int32)
@@ -224,5 +221,29 @@ def test_names_and_row_orders_are_those_of_the_family(name: str) -> None:
     assert taken >= 4
     if name in ("mixtral", "deepseek_v2"):
         assert any("experts" in key for key in refused)
-    if name in ("llama", "gemma3", "phi3", "qwen2", "gpt2"):
+    if name in ("gemma3", "gpt2", "llama", "phi3", "qwen2", "qwen3_5"):
         assert not refused
+
+
+# What families need to know of a checkpoint's config and do not write into their files.
+NEEDS_CHECKPOINT = {"deepseek_v2", "gemma4", "lfm2", "mamba2", "qwen3_5", "qwen3_next"}
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, *CHECKPOINTS_ONLY])
+def test_a_base_file_says_the_same_as_its_checkpoint_or_nothing(name: str) -> None:
+    config, source = checkpoint(name)
+    planned = plan(config, {key: array.shape for key, array in source.items()})
+    metadata = {"general.architecture": planned.architecture, **planned.metadata}
+    program = build(metadata, {tensor.name: tensor.shape for tensor in planned.tensors})
+    if name in NEEDS_CHECKPOINT:
+        with pytest.raises(UnsupportedError, match="convert ADAPTER OUT"):
+            base_of_metadata(metadata, program)
+        return
+    base = base_of_metadata(metadata, program)
+    linears = linear_weights(program)
+    for tensor in planned.tensors:
+        if tensor.name in linears:
+            places = [part.make for part in base.parts if part[:2] == (tensor.name, tensor.sources)]
+            assert [type(make) for make in places] == [type(tensor.make)], tensor.name
+            if isinstance(tensor.make, tuple):
+                assert places == [tensor.make], tensor.name

@@ -140,7 +140,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another width": ({"targets": {"model.layers.1.mlp.up_proj": (96, WIDTH)}}, r"of shape \(96, 64\)"),
     "odd heads": ({"targets": {"model.layers.0.self_attn.q_proj": (30, WIDTH)}}, "does not fit the model"),
     "the embedding": ({"targets": {"model.embed_tokens": (320, WIDTH)}}, "not the matrix of a linear layer"),
-    "the tied head": ({"targets": {"lm_head": (320, WIDTH)}}, "does not have"),
+    "the tied head": ({"targets": {"lm_head": (320, WIDTH)}}, "shares with its embedding"),
     "not finite": ({"value": np.nan}, "not finite"),
     "another rank": ({"r": 8}, r"the rank of .* is 8, and its matrices have 4"),
     "no rank pattern": ({"rank_pattern": [1]}, "'rank_pattern' is .* expected an object"),
