@@ -75,13 +75,14 @@ void Executor::add_updates(int matrix, size_t first_panel, size_t last_panel, si
         const PackedMatrix& b = u.b.packed;
         const size_t column = first_panel * kPanelRows;
         const size_t n = std::min(size_t{b.n_out}, last_panel * kPanelRows) - column;
+        const size_t scratch_ld = (last_panel - first_panel) * kPanelRows;
         for_each_run(row_scales(u.adapter), row, row + count, [&](size_t first, size_t n_rows) {
             const QuantRows unused{};
             linear_.matmul(b, first_panel, last_panel, &unused, low_ + u.column, adapters_.low_floats(),
-                           first, n_rows, scratch, ld);
+                           first, n_rows, scratch, scratch_ld);
             for (size_t r = 0; r < n_rows; ++r) {
                 float* to = values + (first - row + r) * ld;
-                rows_.add(to, scratch + r * ld, n, to);
+                rows_.add(to, scratch + r * scratch_ld, n, to);
             }
         });
     }

@@ -117,8 +117,10 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
     QuantRows quant{};
     if (task.quant >= 0) quant = quant_rows(stage, task.quant, memory);
     const size_t tokens = std::min(rows, kTileTokens);
+    const bool updated = adapted_ && !adapters_.updates(task.matrix).empty();
     const bool direct = task.bias < 0 && task.up < 0 && task.epilogue.empty();
-    const size_t panels = direct ? last - first : std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
+    const size_t panels =
+        direct && !updated ? last - first : std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
     Thread& thread = threads_[t];
     for (size_t p = first; p < last; p += panels) {
         const size_t p_end = std::min(last, p + panels);
@@ -131,6 +133,7 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
             if (direct) {
                 float* y = at(task.out, row, memory) + column;
                 linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, y, task.out.ld);
+                if (updated) add_updates(task.matrix, p, p_end, row, count, y, task.out.ld, thread.update);
                 continue;
             }
             linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
