@@ -119,9 +119,32 @@ class _Error:
     error: float = 0.0
     power: float = 0.0
 
+    def add(
+        self,
+        kind: GGMLType,
+        raw: NDArray[np.uint8],
+        values: Floats,
+        importance: Floats | None,
+        threads: int,
+    ) -> None:
+        if kind != GGMLType.F32:
+            error, power = native.square_error(kind, raw, values, importance, threads=threads)
+            self.error += error
+            self.power += power
+
     @property
     def relative(self) -> float:
         return float(np.sqrt(self.error / self.power)) if self.power > 0 else 0.0
+
+
+def written_error(tensor: Tensor, raw: NDArray[np.uint8], threads: int) -> float:
+    """The relative error of a tensor that is in the file already; `raw`: its bytes there."""
+    total, start = _Error(), 0
+    for values, importance in _with_importance(tensor):
+        n_bytes = native.n_bytes(tensor.type, values.shape)
+        total.add(tensor.type, raw[start : start + n_bytes], values, importance, threads)
+        start += n_bytes
+    return total.relative
 
 
 def _encoded(tensor: Tensor, threads: int, total: _Error) -> Iterator[NDArray[np.uint8]]:
@@ -130,10 +153,7 @@ def _encoded(tensor: Tensor, threads: int, total: _Error) -> Iterator[NDArray[np
             raw = native.encode_rows(tensor.type, values, importance, threads=threads)
         except ModelError as error:
             raise ModelError(f"tensor {tensor.name}: {error}") from None
-        if tensor.type != GGMLType.F32:
-            sums = native.square_error(tensor.type, raw, values, importance, threads=threads)
-            total.error += sums[0]
-            total.power += sums[1]
+        total.add(tensor.type, raw, values, importance, threads)
         yield raw
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.convert.pipeline import FilePlan, Pair
+from edgellm.convert.pipeline import FilePlan, Pair, written_error
 from edgellm.convert.source import CheckpointTensor
 from edgellm.convert.vocabulary import sample_lines
 from edgellm.errors import ModelError
@@ -161,6 +161,10 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
     program = build(file.metadata, shapes)
     tokenizer = Tokenizer.from_metadata(file.metadata)
     after = Interpreter(program, file_weights(file, threads))
+    for tensor in plan.tensors:
+        # Written by an earlier, interrupted attempt.
+        if tensor.name not in plan.errors:
+            plan.errors[tensor.name] = written_error(tensor, file.data(tensor.name), threads)
     if program.logits is None:
         before = Interpreter(program, source_weights(plan))
         return _compare_embeddings(before, after, tokenizer, *_worst(plan))

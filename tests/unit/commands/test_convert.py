@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,13 +224,37 @@ def test_a_folder_without_permission(
     assert "cannot be written" in capsys.readouterr().err
 
 
+def test_a_full_disk_leaves_no_file_and_says_so(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small tmpfs")
+    try:
+        assert main(["convert", str(checkpoint), str(folder / "out.gguf"), "--type", "F16"]) == 1
+        error = capsys.readouterr().err
+        assert "the disk is full" in error
+        assert "Traceback" not in error
+        assert not (folder / "out.gguf").exists()
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("receipt", ["--receipt", "--no-receipt"])
 def test_an_interrupted_run_is_resumed(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    receipt: str,
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from edgellm.quant import native
 
     expected, out = tmp_path / "expected.gguf", tmp_path / "out.gguf"
-    arguments = ["--type", "Q8_0", "--no-receipt"]
+    # The worst tensor is one of the first.
+    arguments = ["--type", "Q8_0", "--tensor-type", "blk.0.attn_q=Q4_0", receipt]
     assert main(["convert", str(checkpoint), str(expected), *arguments]) == 0
     encode, calls = native.encode_rows, []
 
