@@ -141,13 +141,21 @@ def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdSt
         "energy_j_per_token": None if result.energy_j is None else result.energy_j / test.n_tokens,
         "energy_source": result.energy_source,
         "tokens_hash": result.tokens_hash,
+        "draft_model": "" if runner.plan.draft is None else str(runner.plan.draft.file.path),
+        "n_drafted": result.n_drafted,
+        "n_accepted": result.n_accepted,
     }
     return row
 
 
-def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | None, float]:
-    """GB/s read while generating (None where prompts are read too), and GMAC/s with weights."""
+def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | None, float | None]:
+    """GB/s read while generating (None where prompts are read too), and GMAC/s with weights.
+
+    Both None where tokens were guessed ahead: how many steps that took is not counted.
+    """
     test, work = result.test, runner.work
+    if result.n_drafted:
+        return None, None
     macs = work.prompt_macs(test.n_prompt) if test.n_prompt else 0.0
     macs = (macs + work.token_macs() * test.n_gen) * test.n_parallel
     read = None
@@ -226,6 +234,11 @@ def _markdown(rows: Sequence[Row]) -> str:
         # The last test of a model has its peak.
         seen[row["model_filename"], row["n_threads"]] = row
     notes = [_note(row) for row in seen.values()]
+    notes += [
+        f"{row['test']}: {row['n_accepted']} of {row['n_drafted']} tokens guessed ahead were right"
+        for row in rows
+        if row["n_drafted"]
+    ]
     hashes = [f"{row['test']}: {row['tokens_hash']}" for row in rows if row["tokens_hash"]]
     if rows:
         notes.append(f"greedy tokens: {', '.join(hashes)}" if hashes else "greedy tokens: none generated")

@@ -14,7 +14,11 @@ from edgellm.backends.base import Backend, Ints
 from edgellm.benchmark.work import Work, count_work
 from edgellm.device.memory import peak_memory, reset_peak_memory
 from edgellm.device.sensors import EnergyMeter, Reading, read_sensors, throttled_between
-from edgellm.engine.loading import LoadOptions, Plan, load_backend, plan
+from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, load_draft, plan
+from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Event, Finish, Request
+from edgellm.engine.scheduler import Scheduler
+from edgellm.engine.session import make_request
 from edgellm.errors import UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.exported import is_exported, stored_sizes
@@ -57,11 +61,16 @@ class Trial:
 
 @dataclass(slots=True)
 class Result:
-    """The seconds of each repetition of a test, and what was seen while they ran."""
+    """The seconds of each repetition of a test, and what was seen while they ran.
+
+    n_accepted of n_drafted tokens were guessed right in the last repetition.
+    """
 
     test: Trial
     seconds: list[float] = field(default_factory=list)
     tokens_hash: str = ""
+    n_drafted: int = 0
+    n_accepted: int = 0
     energy_j: float | None = None
     energy_source: str | None = None
     throttled: bool | None = None
@@ -72,7 +81,8 @@ class Result:
 class Runner:
     """A loaded model whose steps are timed, with nothing but the engine and the search for the largest logit.
 
-    Raises UsageError if the tests do not fit the context, and what loading raises.
+    With a `draft` model or `draft_max` in the options, answers come from the scheduler, which guesses ahead.
+    Raises UsageError if the tests do not fit the context or cannot be guessed at, and what loading raises.
     """
 
     def __init__(self, path: Path, options: LoadOptions, tests: Sequence[Trial]) -> None:
@@ -80,11 +90,13 @@ class Runner:
         self.file = GGUFFile.open(path)
         try:
             self.plan: Plan = plan(self.file, options)
+            self._draft_max = options.draft_max or (0 if options.draft is None else DEFAULT_DRAFT_MAX)
             self._check(tests)
             begin = time.perf_counter()
             self.backend: Backend
             self.backend, self.memory = load_backend(self.plan)
             self.load_s = time.perf_counter() - begin
+            self._draft = load_draft(self.plan)
         except BaseException:
             self.file.close()
             raise
@@ -108,7 +120,14 @@ class Runner:
                 f"{self.file.path}: {program.family} models make embeddings and generate nothing to time; "
                 "benchmark a generative model."
             )
+        if self._draft_max and self.plan.no_guesses:
+            raise UsageError(f"{self.file.path}: no tokens can be guessed ahead: {self.plan.no_guesses}.")
         for test in tests:
+            if self._draft_max and test.n_prompt and test.n_gen:
+                raise UsageError(
+                    f"{test.name} times a prompt and an answer together, and only answers alone can be timed "
+                    "with tokens guessed ahead; use -n, with -d for what precedes."
+                )
             if test.length > self.plan.n_ctx:
                 raise UsageError(
                     f"{test.name} needs {test.length} tokens and the context has {self.plan.n_ctx}; "
@@ -129,7 +148,10 @@ class Runner:
         energy: list[float] = []
         before = read_sensors()
         for _ in range(repetitions):
-            seconds, joules, digest = self._once(test, meter)
+            if self._draft_max and test.n_gen:
+                seconds, joules, digest = self._once_guessing(test, meter, result)
+            else:
+                seconds, joules, digest = self._once(test, meter)
             result.seconds.append(seconds)
             result.tokens_hash = digest
             if joules is not None:
@@ -147,6 +169,9 @@ class Runner:
     def close(self) -> None:
         """Free the model."""
         self.backend.close()
+        if self._draft is not None:
+            self._draft.close()
+        self.plan.close_draft()
         self.file.close()
 
     def _once(self, test: Trial, meter: EnergyMeter | None = None) -> tuple[float, float | None, str]:
@@ -167,7 +192,45 @@ class Runner:
         finally:
             for sequence in sequences:
                 backend.close_sequence(sequence)
-        return seconds, joules, hashlib.sha256(chosen.tobytes()).hexdigest()[:16] if test.n_gen else ""
+        return seconds, joules, _digest(chosen) if test.n_gen else ""
+
+    def _once_guessing(
+        self, test: Trial, meter: EnergyMeter, result: Result
+    ) -> tuple[float, float | None, str]:
+        """The same of answers that the scheduler makes; what precedes them has been read and is kept."""
+        scheduler = Scheduler(
+            self.backend,
+            frozenset(),
+            max_active=test.n_parallel,
+            min_shared=self.plan.n_ctx + 1,
+            draft_max=self._draft_max,
+            draft=self._draft,
+        )
+        prompt = self._ids[: max(test.n_depth, 1)].tolist()
+        ends: list[Event] = []
+        try:
+            _finish(scheduler, [self._request(prompt, 0, ends)])
+            requests = [self._request(prompt, test.n_gen, ends) for _ in range(test.n_parallel)]
+            meter.start()
+            begin = time.perf_counter()
+            _finish(scheduler, requests)
+            seconds = time.perf_counter() - begin
+            joules = meter.stop()
+        finally:
+            scheduler.stop()
+        for end in ends:
+            if isinstance(end, Finish) and end.error is not None:
+                raise end.error
+        result.n_drafted = sum(request.n_drafted for request in requests)
+        result.n_accepted = sum(request.n_accepted for request in requests)
+        chosen = np.asarray([request.tokens[len(prompt) :] for request in requests], np.int32).T
+        return seconds, joules, _digest(chosen)
+
+    def _request(self, prompt: Sequence[int], n_gen: int, events: list[Event]) -> Request:
+        options = GenerateOptions(temperature=0.0, max_tokens=n_gen).over({})
+        return make_request(
+            prompt, options, n_vocab=self.backend.n_vocab, decoder=_Silent(), on_event=events.append
+        )
 
     def _feed(self, sequences: Sequence[int], ids: Ints) -> Ints:
         """Append `ids` to every sequence, a step's worth at a time; the likeliest next token of each."""
@@ -193,6 +256,28 @@ class Runner:
             chosen[i] = tokens
             tokens = self.backend.step(tokens, owners, outputs).argmax(axis=1).astype(np.int32)
         return chosen
+
+
+class _Silent:
+    """A decoder for tokens whose text nobody wants."""
+
+    def push(self, token: int, /) -> str:
+        return ""
+
+    def flush(self) -> str:
+        return ""
+
+
+def _finish(scheduler: Scheduler, requests: Sequence[Request]) -> None:
+    for request in requests:
+        scheduler.submit(request)
+    while scheduler.busy:
+        scheduler.step()
+
+
+def _digest(tokens: Ints) -> str:
+    """A hash of the tokens (n, n_sequences)."""
+    return hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()[:16]
 
 
 def cache_tokens(tests: Sequence[Trial]) -> int:

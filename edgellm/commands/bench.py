@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
     BACKEND,
+    DRAFT_MAX,
+    GUESSING,
     INT,
     ISA,
     KV_TYPE,
@@ -179,6 +181,15 @@ def _check_integers(value: Any) -> list[int]:
     return values
 
 
+def _guessing(option: Option) -> Option:
+    """An option of guessing ahead as it is meant where speeds are compared."""
+    if option is not DRAFT_MAX:
+        return option
+    return option._replace(
+        help="guess ahead as chat does, at most N tokens at once; otherwise, without -md, none"
+    )
+
+
 INTS = Kind("ints", _integers, _check_integers)
 
 COMMAND = Command(
@@ -222,6 +233,7 @@ COMMAND = Command(
         BACKEND,
         ISA,
         MAX_MEMORY,
+        *(_guessing(option) for option in GUESSING),
         Option("limits", ("--limits",), "measure the machine's limits first", SWITCH, default=True),
         Option("cold", ("--cold",), "time starts from nothing to the first token", SWITCH, default=True),
         OFFLINE,
@@ -230,6 +242,7 @@ COMMAND = Command(
         ("edgellm bench", "the default model"),
         ("edgellm bench -m a.gguf,b.gguf -t 1,2", "two models, one and two threads"),
         ("edgellm bench -m a.gguf -p 0 -n 64 -d 4096", "answers after 4096 tokens"),
+        ("edgellm bench -m a.gguf -p 0 -n 128 --draft-max 7", "answers with tokens guessed ahead"),
         ("edgellm bench -m a.gguf -p 0 -b 1,8 -o json", "one and eight sequences at once"),
     ),
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,33 @@ def test_sequences_are_closed_again(runner: Runner) -> None:
     before = runner.backend.free_blocks
     runner.run(Trial(0, 3, n_parallel=3), 1)
     assert runner.backend.free_blocks == before
+
+
+@pytest.mark.parametrize("test", [Trial(0, 30), Trial(0, 30, n_depth=20), Trial(0, 30, n_parallel=3)])
+@pytest.mark.parametrize("with_model", [False, True])
+def test_guessing_ahead_changes_no_token(model: Path, test: Trial, with_model: bool) -> None:
+    native = replace(options(), backend="native", batch=32)
+    plain = Runner(model, native, [test])
+    guessing = Runner(model, replace(native, draft_max=5, draft=model if with_model else None), [test])
+    try:
+        free = guessing.backend.free_blocks
+        expected, found = plain.run(test, 2), guessing.run(test, 2)
+        assert found.tokens_hash == expected.tokens_hash
+        assert len(found.seconds) == 2
+        assert expected.n_drafted == 0
+        assert 0 <= found.n_accepted <= found.n_drafted
+        assert guessing.backend.free_blocks == free
+    finally:
+        plain.close()
+        guessing.close()
+
+
+def test_what_cannot_be_guessed_at_is_refused(model: Path, unpacked: Path) -> None:
+    native = replace(options(), backend="native", draft_max=5)
+    with pytest.raises(UsageError, match="only answers alone"):
+        Runner(model, native, [Trial(8, 4)])
+    with pytest.raises(UsageError, match="cannot take tokens back"):
+        Runner(official_gguf("mamba2", unpacked), native, [Trial(0, 4)])
 
 
 def test_names_are_those_of_llama_bench() -> None:
