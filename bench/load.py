@@ -111,8 +111,8 @@ class Load:
 
     def _fill_cache(self, client: httpx.Client) -> None:
         """Have every page of the cache touched, which the system hands out only then."""
-        for number in range(6):
-            body = {"prompt": f"{number} " * (CONTEXT // 3), "max_tokens": 1}
+        for number in range(8):
+            body = {"prompt": [100 + number] * (CONTEXT - 8), "max_tokens": 1}
             client.post("/v1/completions", json=body).raise_for_status()
 
     def _run_clients(self, until: float, n_clients: int) -> None:
