@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import queue
 import threading
 from collections.abc import Callable
@@ -21,13 +23,15 @@ SAVE_S = 0.01
 class EngineThread:
     """Steps a scheduler while it has work; requests and jobs come from any thread.
 
-    Events are delivered on this thread, so a listener must hand them on and return.
+    Events are delivered on this thread, so a listener must hand them on and return; for an event loop there
+    is `post`.
     """
 
     def __init__(self, scheduler: Scheduler, name: str = "edgellm-engine") -> None:
         self._scheduler = scheduler
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
+        self._posted: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         self._stopping = False
         self._gate = threading.Lock()  # nothing may be queued after the thread has looked for the last time
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -67,6 +71,13 @@ class EngineThread:
         self._wake.set()
         return future
 
+    def post(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+        """From a listener: have a call made on an event loop, which is woken once for all calls of a step.
+
+        Otherwise it would take turns with this thread after every token, while the engine waits.
+        """
+        self._posted.setdefault(loop, []).append(call)
+
     def stop(self) -> None:
         """Cancel everything, run the jobs that wait, and end the thread."""
         with self._gate:
@@ -85,9 +96,23 @@ class EngineThread:
             while not self._stopping and (self._scheduler.busy or not self._jobs.empty()):
                 self._run_jobs()
                 self._scheduler.step()
+                self._make_calls()
         self._scheduler.stop()
+        self._make_calls()
         self._run_jobs()
+
+    def _make_calls(self) -> None:
+        posted, self._posted = self._posted, {}
+        for loop, calls in posted.items():
+            # The loop may be gone when the engine ends its last requests.
+            with contextlib.suppress(RuntimeError):
+                loop.call_soon_threadsafe(_call_all, calls)
 
     def _run_jobs(self) -> None:
         while not self._jobs.empty():
             self._jobs.get()()
+
+
+def _call_all(calls: list[Callable[[], None]]) -> None:
+    for call in calls:
+        call()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Event, Finish, Request
@@ -109,8 +109,6 @@ class Job:
 
     def _deliverer(self, answer: Answer) -> Callable[[Event], None]:
         def deliver(event: Event) -> None:
-            # The loop may be gone when the engine ends its last requests.
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._events.put_nowait, (answer, event))
+            self.loaded.runner.post(self._loop, partial(self._events.put_nowait, (answer, event)))
 
         return deliver

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -91,3 +95,53 @@ def test_stopping_answers_those_who_wait(backend: CountingBackend) -> None:
         runner.submit(Caller([1]).request)
     with pytest.raises(OverloadedError):
         runner.call(lambda: 1)
+
+
+def test_an_event_loop_is_woken_once_a_step_for_all_requests(
+    backend: CountingBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+    n_wakes = 0
+    counts: dict[int, int] = {}
+
+    async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        wake = loop.call_soon_threadsafe
+        ended = asyncio.Event()
+
+        def counted(*arguments: Any, **options: Any) -> Any:
+            nonlocal n_wakes
+            n_wakes += 1
+            return wake(*arguments, **options)
+
+        def take(n: int, event: Event) -> None:
+            counts[n] = counts.get(n, 0) + 1
+            if isinstance(event, Finish):
+                finished.add(n)
+                if len(finished) == 4:
+                    ended.set()
+
+        finished: set[int] = set()
+
+        def listener(n: int) -> Callable[[Event], None]:
+            return lambda event: runner.post(loop, partial(take, n, event))
+
+        def submit_all() -> None:
+            for request in requests:
+                runner.scheduler.submit(request)
+
+        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
+        requests = []
+        for n in range(4):
+            caller = Caller([n] * 5)
+            caller.request.on_event = listener(n)
+            requests.append(caller.request)
+        # All of them are queued before the first step.
+        await asyncio.wrap_future(runner.call(submit_all))
+        n_before = n_wakes
+        await asyncio.wait_for(ended.wait(), 30)
+        assert n_wakes - n_before <= 12 + 1
+
+    asyncio.run(ask())
+    runner.stop()
+    assert set(counts.values()) == {12 + 1}
