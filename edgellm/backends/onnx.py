@@ -183,9 +183,10 @@ class OnnxBackend:
     def _fit(self, held: _Sequence, length: int, total: int) -> None:
         """Give a sequence arrays for `total` tokens, of which the first `length` are kept."""
         capacity = -(-total // BLOCK_TOKENS) * BLOCK_TOKENS
-        if held.binding is not None and held.arrays[0].shape[2] == capacity:
+        if not held.arrays or held.arrays[0].shape[2] != capacity:
+            held.arrays, held.binding = self._resized(held.arrays, length, total), None
+        if held.binding is not None:
             return
-        held.arrays = self._resized(held.arrays, length, total)
         held.binding = self._session.io_binding()
         for array, past, present in zip(held.arrays, self._past, self._present, strict=True):
             value = onnxruntime.OrtValue.ortvalue_from_numpy(array)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,6 +64,9 @@ def write(
     checkpoint: the folder whose tokenizer files belong beside the model.
     """
     folder = Path(settings["output"])
+    if settings["receipt"] and not settings["dry_run"]:
+        # What measures it should be missed before the work, not after.
+        importlib.import_module("edgellm.backends.onnx")
     if not settings["dry_run"]:
         writing.weigh(plan, settings)
     planned = plan_folder(plan, _type(settings))

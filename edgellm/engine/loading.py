@@ -365,8 +365,9 @@ def _load_onnx(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _onnx_memory(planned: Plan) -> dict[str, int]:
+    # ONNX Runtime maps the file, and packs its matrices anew for the CPU.
     return {
-        "weights": exported_bytes(planned.file.path),
+        "weights": 2 * exported_bytes(planned.file.path),
         "cache": _cache_bytes(planned, GGMLType[planned.kv_type.upper()]),
     }
 

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,17 @@ def test_a_full_disk_is_noticed_before_and_while_writing(
         patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         assert convert(checkpoint, tmp_path / "out") == 1
         assert "MB are free" in capsys.readouterr().err
+    assert nothing_else(tmp_path, checkpoint)
+
+
+def test_the_receipt_needs_onnxruntime_before_any_work(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.delitem(sys.modules, "edgellm.backends.onnx", raising=False)
+    monkeypatch.setattr(onnx_folder, "_write_arrays", pytest.fail)
+    assert convert(checkpoint, tmp_path / "out") == 1
+    assert "pip install 'edgellm[onnx]'" in capsys.readouterr().err
     assert nothing_else(tmp_path, checkpoint)
 
 
