@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import threading
@@ -66,9 +67,7 @@ def scripted(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[str]
             for answer in answers:
                 connection, _ = listener.accept()
                 with connection:
-                    received = b""
-                    while b"\r\n\r\n" not in received:
-                        received += connection.recv(65536)
+                    _read_request(connection)
                     if callable(answer):
                         answer(connection)
                     else:
@@ -80,6 +79,18 @@ def scripted(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[str]
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             thread.join()
+
+
+def _read_request(connection: socket.socket) -> None:
+    """All of it: what is left unread when a connection is closed resets it, and the answer may be lost."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += connection.recv(65536)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)
+    n_left = int(length[1]) - len(body) if length else 0
+    while n_left > 0:
+        n_left -= len(connection.recv(65536))
 
 
 def response(status: int, body: bytes, kind: str = "application/json") -> bytes:
