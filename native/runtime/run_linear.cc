@@ -119,8 +119,10 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
     const size_t tokens = std::min(rows, kTileTokens);
     const bool updated = adapted_ && !adapters_.updates(task.matrix).empty();
     const bool direct = task.bias < 0 && task.up < 0 && task.epilogue.empty();
-    const size_t panels =
-        direct && !updated ? last - first : std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
+    size_t panels = std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
+    if (direct && !updated) panels = last - first;
+    // The panels of gate and up alternate in memory: few rows read them in that order.
+    if (task.up >= 0 && rows < kStreamRows) panels = 1;
     Thread& thread = threads_[t];
     for (size_t p = first; p < last; p += panels) {
         const size_t p_end = std::min(last, p + panels);
