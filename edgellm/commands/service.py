@@ -72,14 +72,16 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 UMask=0077
-{network}
+{cache}{network}
 [Install]
 WantedBy=multi-user.target
 """
 
 
 # Options that are no flags of the unit as they were given.
-_APART = ("api_key", "install_service", "lora")
+_APART = ("api_key", "cache_dir", "draft", "install_service", "lora")
+# Where systemd makes the folders that a service may write to.
+_CACHES = Path("/var/cache")
 
 
 def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: str | None = None) -> str:
@@ -87,16 +89,24 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
 
     Keys are not part of it, as anybody may read a unit. UsageError for what a service cannot have.
     """
-    paths = [Path(os.path.abspath(path)) for path in models]
-    lora = [adapter._replace(path=Path(os.path.abspath(adapter.path))) for adapter in adapters(settings)]
+    paths = [_absolute(path) for path in models]
+    lora = [adapter._replace(path=_absolute(adapter.path)) for adapter in adapters(settings)]
     arguments = [sys.executable, "-m", "edgellm", "serve", *map(str, paths), *_flags(command, settings)]
     arguments += [f"--lora={adapter.path}={adapter.scale:g}" for adapter in lora]
     paths += [adapter.path for adapter in lora]
+    if settings["draft"] is not None:
+        draft = _absolute(settings["draft"])
+        # What is no file is a model's name, as it is for `serve` itself.
+        arguments.append(f"--draft={draft if draft.exists() else settings['draft']}")
+        paths += [draft] if draft.exists() else []
+    if settings["cache_dir"] is not None:
+        arguments.append(f"--cache-dir={_absolute(settings['cache_dir'])}")
     local = is_loopback(settings["host"])
     keys = settings["api_key"] or ()
     if len(keys) > 1:
         raise UsageError(f"A service reads one API key, from {ENVIRONMENT}, and {len(keys)} were given")
     needs_key = bool(keys) or not local
+    identity = _identity([*paths, Path(sys.executable), Path(__file__)], user or getpass.getuser())
     make_key_file = f"echo EDGELLM_API_KEY=KEY | sudo install -m 600 /dev/stdin {ENVIRONMENT}"
     memory = settings["max_memory"]
     return _TEMPLATE.format(
@@ -105,7 +115,8 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
         optional="" if needs_key else "-",
         environment=ENVIRONMENT,
         memory="90%" if memory is None else str(memory + OVERHEAD_BYTES),
-        identity=_identity([*paths, Path(sys.executable), Path(__file__)], user or getpass.getuser()),
+        identity=identity,
+        cache="" if settings["cache_dir"] is None else _cache(settings["cache_dir"], identity),
         network="IPAddressDeny=any\nIPAddressAllow=localhost\n" if local else "",
     )
 
@@ -131,6 +142,23 @@ def _flags(command: Command, settings: Settings) -> Iterator[str]:
         for one in values:
             # As one word, so that a value may begin with a dash.
             yield f"{flag}={-1 if one == math.inf else one}"
+
+
+def _absolute(path: str | Path) -> Path:
+    return Path(os.path.abspath(Path(path).expanduser()))
+
+
+def _cache(folder: str, identity: str) -> str:
+    """The line that lets the service write to its cache, where all else is read-only."""
+    path = _absolute(folder)
+    if path != _CACHES and path.is_relative_to(_CACHES):
+        return f"CacheDirectory={path.relative_to(_CACHES)}\nCacheDirectoryMode=0700\n"
+    if identity.startswith("DynamicUser"):
+        raise UsageError(
+            f"--cache-dir is {path}, which a service of its own user cannot write to; use a folder in "
+            f"{_CACHES}, such as {_CACHES / 'edgellm'}"
+        )
+    return f"ReadWritePaths={quoted(str(path))}\n"
 
 
 def _identity(paths: Sequence[Path], user: str) -> str:

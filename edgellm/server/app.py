@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
-from edgellm.server import anthropic, errors, native, ollama, openai, page, responses
+from edgellm.server import anthropic, errors, native, ollama, openai, page, reference, responses
 from edgellm.server.description import describe
 from edgellm.server.guard import Guard
 from edgellm.server.models import ModelManager
@@ -27,7 +27,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
         yield
         await models.close()
 
-    app = FastAPI(title="edgellm", version=__version__, lifespan=lifespan)
+    app = FastAPI(title="edgellm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = Service(settings, models)
     errors.install(app)
     app.include_router(openai.router, prefix="/v1")
@@ -37,6 +37,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
         app.include_router(dialect.router, prefix="/v1")
         app.include_router(dialect.router, include_in_schema=False)
     app.include_router(page.router)
+    app.include_router(reference.router)
     app.include_router(native.router)
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
     if settings.origins:

@@ -27,7 +27,8 @@ log = logging.getLogger("edgellm.server")
 
 # Paths that say nothing about models or conversations.
 OPEN_PATHS = frozenset(
-    {"/health", "/v1/health", "/", "/favicon.ico", *(f"/page/{name}" for name in page.TYPES)}
+    {"/health", "/v1/health", "/", "/docs", "/openapi.json", "/favicon.ico"}
+    | {f"/page/{name}" for name in page.TYPES}
 )
 
 

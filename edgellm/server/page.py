@@ -15,6 +15,7 @@ FOLDER = Path(__file__).with_name("web")
 TYPES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
+    "docs.css": "text/css; charset=utf-8",
     "app.js": "text/javascript; charset=utf-8",
     "chats.js": "text/javascript; charset=utf-8",
     "completion.js": "text/javascript; charset=utf-8",

@@ -104,7 +104,9 @@ def test_it_runs_as_nobody_unless_it_needs_a_home() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-@pytest.mark.parametrize("arguments", [(), ("--host", "0.0.0.0", "--max-memory", "1G")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("--host", "0.0.0.0", "--max-memory", "1G", "--cache-dir", "/var/cache/edgellm")]
+)
 def test_systemd_finds_nothing_wrong(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     text = unit(COMMAND, settings(*arguments), [Path("/srv/a b.gguf")])
     # It checks that the program is there.
@@ -115,6 +117,26 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, arguments: tuple[str, ...])
     )
     assert [line for line in done.stderr.splitlines() if "edgellm" in line] == []
     assert done.returncode == 0
+
+
+def test_it_may_write_to_its_cache_and_nowhere_else() -> None:
+    assert "ReadWritePaths" not in unit(COMMAND, settings(), [])
+    text = unit(COMMAND, settings("--cache-dir", "/var/cache/edgellm"), [Path("/srv/a.gguf")], user="pi")
+    assert values(text, "CacheDirectory") == ["edgellm"]
+    assert "--cache-dir=/var/cache/edgellm" in command_line(text)
+    text = unit(COMMAND, settings("--cache-dir", "/home/pi/a b"), [Path("/home/pi/a.gguf")], user="pi")
+    assert values(text, "ReadWritePaths") == ['"/home/pi/a b"']
+    with pytest.raises(UsageError, match="/var/cache/edgellm"):
+        unit(COMMAND, settings("--cache-dir", "/srv/cache"), [Path("/srv/a.gguf")], user="pi")
+
+
+def test_a_draft_model_is_a_file_or_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("draft.gguf").touch()
+    assert f"--draft={tmp_path / 'draft.gguf'}" in command_line(
+        unit(COMMAND, settings("--draft", "draft.gguf"), [], user="pi")
+    )
+    assert "--draft=gemma-3-270m" in command_line(unit(COMMAND, settings("--draft", "gemma-3-270m"), []))
 
 
 def test_adapters_are_named_absolutely() -> None:
