@@ -1,0 +1,53 @@
+"""Converted files in llama.cpp: it loads them and answers with the same greedy tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgellm.engine.loading import LoadOptions
+from edgellm.engine.model import Model
+from edgellm.engine.options import GenerateOptions
+from tests.contract.test_conversion import CASES, convert, converted
+from tests.support.references import reference
+
+pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+pytest.importorskip("edgellm._native", reason="needs the built extension module")
+
+__all__ = ["converted"]
+
+# What llama.cpp does otherwise than transformers, whose logits are ours (test_conversion.py), or rounds more.
+OTHERWISE = {
+    "deepseek_v2": "it requires a low-rank query, which DeepSeek V2 Lite has not",
+    "exaone4": "it knows windows only for the published numbers of layers",
+    "gpt_oss": "it rounds the stretched rotation whatever the config says",
+    "mistral_swa": "it has no sliding window for the architecture llama",
+    "mixtral": "its rounding decides between nearly equal experts of a random router",
+    "phi3": "it requires a vocabulary with a token for a line's end",
+    "qwen3_5": "it ends the process at heads smaller than its rotation sections",
+    "qwen3_moe": "as mixtral",
+}
+GREEDY = GenerateOptions(temperature=0.0, max_tokens=16, ignore_eos=True, repeat_penalty=1.0)
+
+
+def answer(path: Path, prompt: list[int], backend: str) -> list[int]:
+    options = LoadOptions(threads=1, context=256, backend=backend)
+    with Model.load(path, options) as model:
+        generation = model.generate(prompt, GREEDY)
+        list(generation)
+        return generation.ids
+
+
+@pytest.mark.parametrize("name", sorted(set(CASES) - set(OTHERWISE)))
+def test_greedy_tokens_are_the_same(name: str, converted: Path) -> None:
+    path = convert(name, converted)
+    prompt = reference(name).token_ids[:40].tolist()
+    assert answer(path, prompt, "llama_cpp") == answer(path, prompt, "native")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_K_M", "IQ4_XS"])
+def test_quantized_files_load_and_answer(kind: str, converted: Path) -> None:
+    # Activations are rounded to 8 bits in other places, so a tiny random model may choose otherwise.
+    prompt = reference("llama").token_ids[:40].tolist()
+    assert len(answer(convert("llama", converted, kind), prompt, "llama_cpp")) == GREEDY.max_tokens
