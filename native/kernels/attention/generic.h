@@ -195,6 +195,11 @@ EDGELLM_INLINE void with_block(KvType type, const uint8_t* data, size_t scales_o
     }
 }
 
+// A head's keys or values of a block are one page: the processor itself does not fetch the next one ahead.
+EDGELLM_INLINE void prefetch(const uint8_t* data, size_t n_bytes) {
+    for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(data + i);
+}
+
 // Keys that the rows of a tile see, as blocks of the sequence.
 struct Tile {
     size_t row, rows;  // rows [row, row + rows) of the group
@@ -298,9 +303,18 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
     }
     // One tile reads the cache as it is; several share an expanded copy. Floats need no copy.
     const bool direct = g->n_tiles == 1 || s.kv_type == KvType::kF32;
+    // A block that meets few rows is gone through faster than the next one comes by itself.
+    const bool few = g->n_tiles == 1;
 
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
-        const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + key_offset(s, task.kv_head);
+        uint8_t* const* blocks = task.blocks + (base + b) / kKvBlockTokens;
+        const uint8_t* block = blocks[0] + key_offset(s, task.kv_head);
+        if (few && b + kKvBlockTokens < all.end) {
+            prefetch(blocks[1] + key_offset(s, task.kv_head), key_bytes(s));
+        } else if (few) {
+            prefetch(task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head),
+                     value_bytes(s));
+        }
         if (!direct) expand(s.kv_type, block, s.key_dim * kKvBlockTokens, expanded);
         with_block(s.kv_type, block, key_scales_offset(s), direct ? nullptr : expanded, [&](auto keys) {
             for (size_t t = 0; t < g->n_tiles; ++t) {
@@ -334,7 +348,10 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
 
     const size_t end = g->tiles[g->n_tiles - 1].last_key - base;  // the last tile sees furthest
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
-        const uint8_t* block = task.blocks[(base + b) / kKvBlockTokens] + value_offset(s, task.kv_head);
+        uint8_t* const* blocks = task.blocks + (base + b) / kKvBlockTokens;
+        const uint8_t* block = blocks[0] + value_offset(s, task.kv_head);
+        if (few && b + kKvBlockTokens < all.end)
+            prefetch(blocks[1] + value_offset(s, task.kv_head), value_bytes(s));
         // Slots past the last key may never have been written: 0 times what they hold need not be 0.
         const size_t written = end - b < kKvBlockTokens ? end - b : kKvBlockTokens;
         if (!direct) expand(s.kv_type, block, written * stride, expanded);

@@ -145,7 +145,7 @@ struct Avx512Vnni {
 }  // namespace
 
 const LinearKernels kLinearAvx512Vnni = make_kernels<
-    WideEngine<Avx512Vnni, 8, TileSizes<8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>>();
+    WideEngine<Avx512Vnni, 32, TileSizes<16, 12, 8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>>();
 
 }  // namespace edgellm
 
