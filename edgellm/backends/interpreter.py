@@ -12,7 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from edgellm.backends.base import Bools, Floats, Ints
-from edgellm.backends.ledger import Ledger
+from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.quant import decode
@@ -46,7 +46,7 @@ class DecodedWeights(Mapping[str, Floats]):
         return len(self._file.tensors)
 
 
-class InterpreterBackend:
+class InterpreterBackend(Booked):
     """A backend over anything that maps a sequence to rows of logits.
 
     kept_tokens: a sequence can only be cut at, or behind, this many tokens before its end; None: anywhere.
@@ -86,20 +86,8 @@ class InterpreterBackend:
         self._scales: dict[int, tuple[float, ...]] = {}
 
     @property
-    def block_tokens(self) -> int:
-        return self._ledger.block_tokens
-
-    @property
-    def n_blocks(self) -> int:
-        return self._ledger.n_blocks
-
-    @property
     def n_undo(self) -> int:
         return self._ledger.n_undo
-
-    @property
-    def free_blocks(self) -> int:
-        return self._ledger.free_blocks
 
     @property
     def sequences(self) -> tuple[int, ...]:
@@ -115,9 +103,6 @@ class InterpreterBackend:
         self._ledger.close(sequence)
         del self._tokens[sequence], self._scales[sequence]
 
-    def fork_blocks(self, n_tokens: int) -> int:
-        return self._ledger.fork_blocks(n_tokens)
-
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         fork = self._ledger.fork(sequence, n_tokens)
         self._tokens[fork] = self._tokens[sequence][:n_tokens]
@@ -127,9 +112,6 @@ class InterpreterBackend:
     def truncate_sequence(self, sequence: int, n_tokens: int) -> None:
         self._ledger.truncate(sequence, n_tokens)
         del self._tokens[sequence][n_tokens:]
-
-    def sequence_length(self, sequence: int) -> int:
-        return self._ledger.length(sequence)
 
     @property
     def variant(self) -> str:

@@ -158,3 +158,27 @@ class Ledger:
             self._users[block] -= 1
             if not self._users[block]:
                 self._free.append(block)
+
+
+class Booked:
+    """The part of a backend that its ledger answers."""
+
+    _ledger: Ledger
+
+    @property
+    def block_tokens(self) -> int:
+        return self._ledger.block_tokens
+
+    @property
+    def n_blocks(self) -> int:
+        return self._ledger.n_blocks
+
+    @property
+    def free_blocks(self) -> int:
+        return self._ledger.free_blocks
+
+    def fork_blocks(self, n_tokens: int) -> int:
+        return self._ledger.fork_blocks(n_tokens)
+
+    def sequence_length(self, sequence: int) -> int:
+        return self._ledger.length(sequence)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgellm.backends.base import Bools, Floats, Ints
-from edgellm.backends.ledger import Ledger
+from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, UnsupportedError
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
@@ -54,7 +54,7 @@ class _Log:
 _log = _Log()
 
 
-class LlamaCppBackend:
+class LlamaCppBackend(Booked):
     """A GGUF file on llama.cpp, on the CPU.
 
     threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend; n_sequences: how many may be open
@@ -136,18 +136,6 @@ class LlamaCppBackend:
         return context
 
     @property
-    def block_tokens(self) -> int:
-        return self._ledger.block_tokens
-
-    @property
-    def n_blocks(self) -> int:
-        return self._ledger.n_blocks
-
-    @property
-    def free_blocks(self) -> int:
-        return self._ledger.free_blocks
-
-    @property
     def n_undo(self) -> int:
         return 0  # its results depend on how many tokens a step has
 
@@ -166,9 +154,6 @@ class LlamaCppBackend:
         self._cut(slot, 0)
         self._free_slots.append(slot)
 
-    def fork_blocks(self, n_tokens: int) -> int:
-        return self._ledger.fork_blocks(n_tokens)
-
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         if not self._free_slots:
             raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
@@ -185,9 +170,6 @@ class LlamaCppBackend:
         self._ledger.truncate(sequence, n_tokens)
         if not unchanged:
             self._cut(self._slots[sequence], n_tokens)
-
-    def sequence_length(self, sequence: int) -> int:
-        return self._ledger.length(sequence)
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         places = self._run(tokens, sequences, outputs)

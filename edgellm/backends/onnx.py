@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.backends.base import Bools, Floats, Ints
-from edgellm.backends.ledger import Ledger
+from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, FileError
 from edgellm.program import Program
 
@@ -48,7 +48,7 @@ class _Sequence:
     binding: Any = None
 
 
-class OnnxBackend:
+class OnnxBackend(Booked):
     """A decoder in ONNX whose attention is GroupQueryAttention.
 
     threads, n_ctx, cache_tokens, batch: as for the native backend. Raises FileError for files that are
@@ -89,18 +89,6 @@ class OnnxBackend:
         self._sequences: dict[int, _Sequence] = {}
 
     @property
-    def block_tokens(self) -> int:
-        return self._ledger.block_tokens
-
-    @property
-    def n_blocks(self) -> int:
-        return self._ledger.n_blocks
-
-    @property
-    def free_blocks(self) -> int:
-        return self._ledger.free_blocks
-
-    @property
     def n_undo(self) -> int:
         return 0
 
@@ -115,9 +103,6 @@ class OnnxBackend:
         self._ledger.close(sequence)
         del self._sequences[sequence]
 
-    def fork_blocks(self, n_tokens: int) -> int:
-        return self._ledger.fork_blocks(n_tokens)
-
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         fork = self._ledger.fork(sequence, n_tokens)
         self._sequences[fork] = _Sequence(self._resized(self._sequences[sequence].arrays, n_tokens, n_tokens))
@@ -127,9 +112,6 @@ class OnnxBackend:
         self._ledger.truncate(sequence, n_tokens)
         held = self._sequences[sequence]
         self._fit(held, n_tokens, n_tokens)
-
-    def sequence_length(self, sequence: int) -> int:
-        return self._ledger.length(sequence)
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         if ((tokens < 0) | (tokens >= self.n_vocab)).any():
