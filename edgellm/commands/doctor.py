@@ -165,7 +165,10 @@ def _version(module: str) -> str | None:
     if importlib.util.find_spec(module) is None:
         return None
     names = importlib.metadata.packages_distributions().get(module, [module])
-    return importlib.metadata.version(names[0])
+    try:
+        return importlib.metadata.version(names[0])
+    except importlib.metadata.PackageNotFoundError:  # on the path, but not installed
+        return "of unknown version"
 
 
 def _shown(value: Any) -> str:
