@@ -94,6 +94,10 @@ def _main(arguments: list[str]) -> int:
     if settings.values.get("offline"):
         # Whatever library is used from here on: none of them may go to the network.
         os.environ["HF_HUB_OFFLINE"] = "1"
+    if settings.values.get("backend", "interpreter") != "interpreter":
+        # NumPy's BLAS starts a thread per core that spins for 50 ms, and only the interpreter multiplies with
+        # it: the cores are for packing weights.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return command.run(settings)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from edgellm.errors import UsageError
 from edgellm.store.paths import config_file, offline_by_environment
 
 
-@dataclass(frozen=True, slots=True)
 class Settings:
     """The values of a command's options and arguments, and where each option's value is from."""
 
-    command: str
-    values: Mapping[str, Any]
-    origins: Mapping[str, str]
+    def __init__(self, command: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
+        self.command = command
+        self.values = values
+        self.origins = origins
 
     def __getitem__(self, name: str) -> Any:
         return self.values[name]

@@ -7,8 +7,8 @@ import os
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int, read_text
 
@@ -16,8 +16,7 @@ from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int, re
 _FAST_SHARE = 0.7
 
 
-@dataclass(frozen=True, slots=True)
-class Cores:
+class Cores(NamedTuple):
     """The CPUs of this process: `allowed` logical CPUs, the same grouped by core, those that are `fast`.
 
     `quota` is the CPUs' worth of time that cgroups grant, None where they set no limit. `name` is the

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
-
-import numpy as np
 
 from edgellm.errors import EdgeLLMError, FormatError, ModelError, UnsupportedError, UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.adapter import Adapter, Half, Update, check_adapter
-from edgellm.quant import decode
 
 # Beyond it values overflow.
 MAX_SCALE = 100.0
@@ -36,8 +32,7 @@ class AdapterFile(NamedTuple):
     scale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class AdapterInfo:
+class AdapterInfo(NamedTuple):
     """A loaded adapter: its name among the model's, its file, its usual factor."""
 
     name: str
@@ -163,6 +158,10 @@ def _updates(file: GGUFFile, architecture: object) -> dict[str, Update]:
 
 def _values(file: GGUFFile, name: str) -> Half:
     """A copy of a tensor's values: F16 as it is, everything else as float32."""
+    import numpy as np
+
+    from edgellm.quant import decode
+
     info = file.tensors[name]
     if info.type == GGMLType.F16:
         return file.data(name).view("<f2").astype(np.float16).reshape(info.shape)

@@ -5,24 +5,23 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.backends.base import Backend
 from edgellm.device.cores import default_threads
 from edgellm.device.memory import available_memory, own_memory
 from edgellm.engine.adapters import AdapterFile, read_adapter
-from edgellm.engine.draft_model import DraftModel
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, ModelError, UsageError
-from edgellm.families import build
+from edgellm.families import build, trained_context
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
-from edgellm.program.adapter import Adapter
 from edgellm.program.exported import MODEL_FILE, exported_bytes, is_exported
-from edgellm.tokenizer.compare import difference
 
 if TYPE_CHECKING:
     from edgellm.backends.native import NativeBackend
+    from edgellm.engine.draft_model import DraftModel
+    from edgellm.program.adapter import Adapter
 
 # Without being asked, a model gets this much context at most: memory for a long one is rarely what is wanted.
 DEFAULT_CONTEXT = 4096
@@ -97,8 +96,7 @@ class LoadOptions:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """A model file that is ready to be loaded: everything but the weights."""
 
     file: GGUFFile
@@ -161,7 +159,7 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     shapes = {name: info.shape for name, info in file.tensors.items()}
     n_ctx = options.context
     try:
-        trained = build(file.metadata, shapes).n_ctx_train
+        trained = trained_context(file.metadata)
         if n_ctx is None:
             n_ctx = default_context(file, trained)
         elif n_ctx == 0:
@@ -186,6 +184,8 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
 
 def _plan_draft(planned: Plan, path: Path) -> Plan:
     """The plan with this file's model as its draft model; UsageError if it cannot guess for the other."""
+    from edgellm.tokenizer.compare import difference
+
     file = GGUFFile.open(path)
     try:
         reason = difference(planned.file.metadata, file.metadata)
@@ -194,7 +194,7 @@ def _plan_draft(planned: Plan, path: Path) -> Plan:
                 f"{path} cannot be the draft model of {planned.file.path}: {reason}; "
                 "take one of the same vocabulary."
             )
-        trained = build(file.metadata, {name: info.shape for name, info in file.tensors.items()}).n_ctx_train
+        trained = trained_context(file.metadata)
         options = replace(planned.options, draft=None, lora=(), context=min(planned.n_ctx, trained))
         draft = plan(file, options)
         reason = draft.no_guesses
@@ -205,11 +205,13 @@ def _plan_draft(planned: Plan, path: Path) -> Plan:
     except BaseException:
         file.close()
         raise
-    return replace(planned, draft=draft)
+    return planned._replace(draft=draft)
 
 
 def vocabulary_difference(path: Path, draft: Path) -> str | None:
     """What keeps the second file from being a draft model of the first, if their vocabularies differ."""
+    from edgellm.tokenizer.compare import difference
+
     with GGUFFile.open(path) as file, GGUFFile.open(draft) as other:
         return difference(file.metadata, other.metadata)
 
@@ -264,6 +266,8 @@ def load_draft(planned: Plan) -> DraftModel | None:
     """Load the draft model, if there is one."""
     if planned.draft is None:
         return None
+    from edgellm.engine.draft_model import DraftModel
+
     backend, _ = load_backend(planned.draft)
     files = (planned.file, planned.draft.file)
     n_vocab = min(file.metadata.array_length("tokenizer.ggml.tokens") or 0 for file in files)

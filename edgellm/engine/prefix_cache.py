@@ -12,8 +12,7 @@ prompt begins like it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -29,8 +28,7 @@ if TYPE_CHECKING:
 RECALL_PIECES = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Match:
+class Match(NamedTuple):
     """A sequence whose first `n_tokens` tokens (`whole`: all of them) are those of the prompt."""
 
     sequence: int
@@ -38,8 +36,7 @@ class Match:
     whole: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(NamedTuple):
     """A sequence that holds the first `n_tokens` of a prompt.
 
     n_known: how many of its tokens some sequence began with, whether or not they could be had from it.
@@ -50,17 +47,19 @@ class Start:
     n_known: int
 
 
-@dataclass(slots=True, eq=False)
 class Parked:
     """What a parked sequence holds: its tokens, and the scales of the adapters they were read with.
 
     n_saved of its pieces are on the disk, or have been.
     """
 
-    tokens: Ints
-    scales: Scales
-    pieces: list[Piece] | None = None
-    n_saved: int = 0
+    def __init__(
+        self, tokens: Ints, scales: Scales, pieces: list[Piece] | None = None, n_saved: int = 0
+    ) -> None:
+        self.tokens = tokens
+        self.scales = scales
+        self.pieces = pieces
+        self.n_saved = n_saved
 
 
 class PrefixCache:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -41,16 +40,14 @@ class TokenMatcher(Protocol):
     def accept(self, token: int, /) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(NamedTuple):
     """Text that is certainly part of the answer, and the tokens that it completes."""
 
     text: str
     tokens: tuple[Sampled, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(NamedTuple):
     """What one request cost: tokens, and seconds spent queued, reading the prompt and answering.
 
     n_cached of the n_prompt tokens were already in the cache. n_accepted of n_drafted tokens were guessed
@@ -81,8 +78,7 @@ class Stats:
         return (self.n_generated - 1) / self.generate_s if self.n_generated > 1 and self.generate_s else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The last event of a request: why it ended, the stop text that ended it, its cost, its error."""
 
     reason: FinishReason
@@ -94,7 +90,6 @@ class Finish:
 Event: TypeAlias = Delta | Finish
 
 
-@dataclass(slots=True, eq=False)
 class Request:
     """A prompt, how to continue it, and how far it has come.
 
@@ -104,38 +99,43 @@ class Request:
     scheduler and must not block.
     """
 
-    prompt: Sequence[int]
-    options: GenerateOptions
-    sampler: Sampler
-    decoder: StreamDecoder
-    on_event: Callable[[Event], None]
-    matcher: TokenMatcher | None = None
-    scales: Scales = ()
-    number: int = field(default_factory=lambda: next(_numbers))
-    prompt_ids: Ints = field(init=False)
-    tokens: list[int] = field(init=False)
-    stops: StopFilter = field(init=False)
-    sequence: int | None = None
-    fed: int = 0
-    n_cached: int | None = None
-    n_drafted: int = 0
-    n_accepted: int = 0
-    checkpoints: set[int] = field(default_factory=set)
-    kept: list[Piece] | None = None  # what the disk has of the prompt; None: it has not been asked
-    recall: Recall | None = None
-    cancelled: bool = False
-    finished: bool = False
-    submitted_at: float = 0.0
-    admitted_at: float | None = None
-    first_token_at: float | None = None
-    _n_text: int = 0
-    _n_released: int = 0
-    _unreleased: list[tuple[int, Sampled]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.prompt_ids = np.asarray(self.prompt, np.int32)
-        self.tokens = list(self.prompt)
-        self.stops = StopFilter(self.options.stop)
+    def __init__(
+        self,
+        prompt: Sequence[int],
+        options: GenerateOptions,
+        sampler: Sampler,
+        decoder: StreamDecoder,
+        on_event: Callable[[Event], None],
+        matcher: TokenMatcher | None = None,
+        scales: Scales = (),
+    ) -> None:
+        self.prompt = prompt
+        self.options = options
+        self.sampler = sampler
+        self.decoder = decoder
+        self.on_event = on_event
+        self.matcher = matcher
+        self.scales = scales
+        self.number = next(_numbers)
+        self.prompt_ids: Ints = np.asarray(prompt, np.int32)
+        self.tokens = list(prompt)
+        self.stops = StopFilter(options.stop)
+        self.sequence: int | None = None
+        self.fed = 0
+        self.n_cached: int | None = None
+        self.n_drafted = 0
+        self.n_accepted = 0
+        self.checkpoints: set[int] = set()
+        self.kept: list[Piece] | None = None  # what the disk has of the prompt; None: it has not been asked
+        self.recall: Recall | None = None
+        self.cancelled = False
+        self.finished = False
+        self.submitted_at = 0.0
+        self.admitted_at: float | None = None
+        self.first_token_at: float | None = None
+        self._n_text = 0
+        self._n_released = 0
+        self._unreleased: list[tuple[int, Sampled]] = []
 
     @property
     def n_generated(self) -> int:
@@ -202,8 +202,7 @@ class Request:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     """What one step feeds of one request: its next `n_tokens` tokens, then a guess at those that follow."""
 
     request: Request

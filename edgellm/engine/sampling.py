@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,7 @@ from edgellm.errors import ModelError, UsageError
 NO_TOKENS = np.empty(0, np.int32)
 
 
-@dataclass(frozen=True, slots=True)
-class Sampled:
+class Sampled(NamedTuple):
     """A chosen token; where asked for (else NaN and ()), its log probability and the likeliest tokens."""
 
     id: int

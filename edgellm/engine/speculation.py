@@ -12,7 +12,6 @@ each size have been seen to cost. Where nothing is gained nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 
 from edgellm.backends.base import Backend, blocks_for
 from edgellm.engine.draft_model import DraftModel
@@ -86,7 +85,6 @@ def _rounded(n_tokens: int) -> int:
     return n_tokens if n_tokens <= 16 else (n_tokens + 8) // 16 * 16
 
 
-@dataclass(slots=True)
 class _Guesser:
     """What is known about one request: its text, and how often the draft model has been right.
 
@@ -94,10 +92,11 @@ class _Guesser:
     whether the draft model would make it.
     """
 
-    lookup: Lookup
-    agreement: Rate = field(default_factory=lambda: Rate(DRAFT_PRIOR))
-    chances: list[float] = field(default_factory=list)
-    by_model: bool = False
+    def __init__(self, lookup: Lookup) -> None:
+        self.lookup = lookup
+        self.agreement = Rate(DRAFT_PRIOR)
+        self.chances: list[float] = []
+        self.by_model = False
 
 
 class Speculation:
@@ -133,7 +132,7 @@ class Speculation:
         guesses = {request: guesser.lookup.guess(n) for request, guesser, n in chosen if not guesser.by_model}
         if self._draft is not None:
             guesses |= self._draft.continue_all({r: n for r, guesser, n in chosen if guesser.by_model})
-        return [replace(grant, guess=tuple(guesses.get(grant.request, ()))) for grant in grants]
+        return [grant._replace(guess=tuple(guesses.get(grant.request, ()))) for grant in grants]
 
     def measure(self, grants: Sequence[Grant], seconds: float) -> None:
         """Learn from what a step with these grants took."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError
@@ -47,11 +46,11 @@ class Part(NamedTuple):
     optional: bool = False
 
 
-@dataclass(slots=True)
 class Parts:
     """The tensors of a file, in order, as a family lists them for one config."""
 
-    items: list[Part] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.items: list[Part] = []
 
     def add(self, name: str, *sources: str, make: Transform = _COPY, optional: bool = False) -> None:
         """One tensor by its full names."""

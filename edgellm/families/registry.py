@@ -146,22 +146,33 @@ def build(
     that the family does not know. Where the weights are elsewhere, in ONNX form, the program is that of the
     metadata.
     """
+    if is_exported(metadata) and not tensors:
+        return stored_program(metadata)
+    made_by = _of_metadata(metadata)
+    program = made_by.build(Source(metadata, made_by.architecture, tensors, context))
+    _refuse_unknown(made_by, program, tensors)
+    return program
+
+
+def trained_context(metadata: Mapping[str, Any]) -> int:
+    """The tokens of context that a file's model was trained with; raises as `build` does."""
+    if is_exported(metadata):
+        return stored_program(metadata).n_ctx_train
+    return Source(metadata, _of_metadata(metadata).architecture, {}).n_ctx_train
+
+
+def _of_metadata(metadata: Mapping[str, Any]) -> Family:
     if metadata.get("general.type") == "adapter":
         raise UnsupportedError(
             "the file is a LoRA adapter, expected a model; load its model with --lora FILE"
         )
-    if is_exported(metadata) and not tensors:
-        return stored_program(metadata)
     architecture = metadata.get("general.architecture")
     if not isinstance(architecture, str):
         raise ModelError(
             "metadata 'general.architecture' is missing; the file is not a language model, "
             "or was cut while it was written"
         )
-    made_by = family(architecture)
-    program = made_by.build(Source(metadata, architecture, tensors, context))
-    _refuse_unknown(made_by, program, tensors)
-    return program
+    return family(architecture)
 
 
 def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Shape]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -30,19 +29,19 @@ class Norm(NamedTuple):
     eps: float
 
 
-@dataclass(frozen=True)
 class Source:
     """One model file as a family sees it, with the reads that all families share."""
 
-    values: Mapping[str, Any]
-    architecture: str
-    tensors: Mapping[str, Shape]
-    context: int | None = None
-
-    @cached_property
-    def metadata(self) -> Metadata:
-        """Typed reads of the metadata."""
-        return Metadata(self.values, self.architecture)
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        architecture: str,
+        tensors: Mapping[str, Shape],
+        context: int | None = None,
+    ) -> None:
+        self.metadata = Metadata(values, architecture)
+        self.tensors = tensors
+        self.context = context
 
     @cached_property
     def n_layers(self) -> int:

@@ -6,20 +6,19 @@ Hu et al. 2021, "LoRA" (arXiv 2106.09685).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from edgellm.errors import ModelError, UnsupportedError
 from edgellm.program.ops import Program
 
-Half: TypeAlias = NDArray[np.float32] | NDArray[np.float16]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Half: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """scale * b @ a, to be added to a weight (n_out, n_in); a: (rank, n_in), b: (n_out, rank)."""
 
     a: Half
@@ -31,8 +30,7 @@ class Update:
         return self.a.nbytes + self.b.nbytes
 
 
-@dataclass(frozen=True, slots=True)
-class Adapter:
+class Adapter(NamedTuple):
     """The updates of one adapter by the names of the program's weights."""
 
     updates: Mapping[str, Update]
@@ -57,6 +55,8 @@ def check_adapter(adapter: Adapter, program: Program) -> None:
     ModelError for a weight that is not there, of another shape, or for values that are not finite;
     UnsupportedError for embeddings, experts and other weights that are used in another way.
     """
+    import numpy as np
+
     linears = linear_weights(program)
     for name, update in adapter.updates.items():
         shape = program.weights.get(name)

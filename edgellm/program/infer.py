@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 from edgellm.errors import ModelError
 from edgellm.program.ops import SPECS, AttrValue, CacheSpec, Op, RopeTable, StateSpec
@@ -17,8 +16,7 @@ from edgellm.program.ops import SPECS, AttrValue, CacheSpec, Op, RopeTable, Stat
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """What an op may refer to: widths of the values so far, weight shapes, tables, caches, states."""
 
     n_vocab: int

@@ -11,15 +11,15 @@ text form, the interpreter and the native engine all follow it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Literal, NamedTuple
 
 AttrType = Literal["int", "float", "bool", "str", "table"]
 AttrValue = int | float | bool | str
 
 
-@dataclass(frozen=True, slots=True)
-class Attr:
+class Attr(NamedTuple):
     """One attribute of an op: its type, its default (None: required) and, for `str`, its choices."""
 
     type: AttrType
@@ -27,14 +27,13 @@ class Attr:
     choices: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class OpSpec:
+class OpSpec(NamedTuple):
     """The signature of an op: value inputs, weight roles (a trailing `?` marks optional), attributes."""
 
     doc: str
     inputs: tuple[str, ...]
     weights: tuple[str, ...] = ()
-    attrs: dict[str, Attr] = field(default_factory=dict)
+    attrs: Mapping[str, Attr] = MappingProxyType({})
 
 
 ACTIVATIONS = (
@@ -213,8 +212,7 @@ SPECS: dict[str, OpSpec] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Op:
+class Op(NamedTuple):
     """One step of a program: `out = kind(ins, weights by role, attrs)`; attrs hold every attribute."""
 
     kind: str
@@ -224,8 +222,7 @@ class Op:
     attrs: dict[str, AttrValue]
 
 
-@dataclass(frozen=True, slots=True)
-class RopeTable:
+class RopeTable(NamedTuple):
     """Rotation frequencies: angle of pair i at position p is p * inv_freq[i]; cos and sin times mscale."""
 
     name: str
@@ -233,8 +230,7 @@ class RopeTable:
     mscale: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
-class CacheSpec:
+class CacheSpec(NamedTuple):
     """One layer's key/value cache; window > 0: only the last `window` tokens are ever read."""
 
     n_kv_heads: int
@@ -243,16 +239,14 @@ class CacheSpec:
     window: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class StateSpec:
+class StateSpec(NamedTuple):
     """One fixed-size recurrent state of a sequence, float32, `size` values."""
 
     kind: Literal["short_conv", "gated_delta", "ssm"]
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Program:
+class Program(NamedTuple):
     """A whole model: ops in order, the shapes of its values and weights, and the state it keeps.
 
     `hidden` is the value after the final norm; `logits` the value (n_tokens, n_vocab), or None for an

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +17,7 @@ Bytes: TypeAlias = NDArray[np.uint8]
 Blocks: TypeAlias = NDArray[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Format:
+class Format(NamedTuple):
     """A storage format and its codec.
 
     block: the layout of one block as a NumPy structure. decode: (n_blocks,) of `block` to

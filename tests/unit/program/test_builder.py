@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from edgellm.errors import ModelError
@@ -73,8 +71,8 @@ def test_experts_need_matching_roles() -> None:
 def test_check_refuses_state_used_twice() -> None:
     program = small_program()
     conv = next(op for op in program.ops if op.kind == "short_conv")
-    again = dataclasses.replace(conv, out="x99")
-    doubled = dataclasses.replace(program, ops=(*program.ops, again), widths=program.widths | {"x99": 8})
+    again = conv._replace(out="x99")
+    doubled = program._replace(ops=(*program.ops, again), widths=program.widths | {"x99": 8})
     with pytest.raises(ModelError, match="state 0, which belongs to an earlier operation"):
         check(doubled)
 
