@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from edgellm import _native
 from edgellm.backends.base import Bools, Floats, Ints
@@ -16,6 +14,10 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
 from edgellm.program.adapter import Adapter, Half, Update
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class NativeBackend:
@@ -74,7 +76,7 @@ class NativeBackend:
         """Pack the weights; with `release` the system may drop the file's pages that are done with."""
         with self._translated():
             self._engine.load(
-                [(name, number, self._file.data(name)) for name, number in self._weights], release
+                [(name, number, self._file.view(name)) for name, number in self._weights], release
             )
         self.n_blocks = self.free_blocks
 
@@ -143,11 +145,13 @@ class NativeBackend:
 
     def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
         with self._translated():
-            return np.asarray(self._engine.step(tokens, sequences, outputs.view(np.uint8)))
+            logits: Floats = self._engine.step(tokens, sequences, outputs.view("u1"))
+            return logits
 
     def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
         with self._translated():
-            return np.asarray(self._engine.hidden(tokens, list(scales)))
+            hidden: Floats = self._engine.hidden(tokens, list(scales))
+            return hidden
 
     def close(self) -> None:
         del self._engine
@@ -163,10 +167,9 @@ class NativeBackend:
             raise BackendError(str(error)) from error
 
 
-_Raw = tuple[int, npt.NDArray[np.uint8]]
+def _raw(half: Half) -> tuple[int, NDArray[np.uint8]]:
+    import numpy as np
 
-
-def _raw(half: Half) -> _Raw:
     kind = GGMLType.F16 if half.dtype == np.float16 else GGMLType.F32
     return int(kind), np.ascontiguousarray(half).reshape(-1).view(np.uint8)
 

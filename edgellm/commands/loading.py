@@ -71,11 +71,15 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
 
     with_lora: with the adapters of the settings.
     """
-    from edgellm.engine.model import Model
+    from edgellm.engine.loading import Loading
 
     options = load_options(settings, batch=settings["batch"], lora=adapters(settings) if with_lora else ())
-    # Jinja is imported and the template compiled while the engine packs weights on its own threads.
-    model = Model.load(path, options, meanwhile=_compile_template if for_chat else None)
+    # While the engine packs weights on its own threads, everything that answers is imported, NumPy and Jinja
+    # among it, and the template compiled.
+    loading = Loading(path, options)
+    from edgellm.engine.model import Model
+
+    model = Model(loading, _compile_template if for_chat else None)
     for warning in (*model.tokenizer.warnings, *model.notes):
         print(f"edgellm: {path.name}: {warning}", file=sys.stderr)
     return model

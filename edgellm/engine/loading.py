@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -260,6 +262,60 @@ def default_context(file: GGUFFile, trained: int) -> int:
     if "rope_factors_short.weight" in file.tensors and isinstance(original, int):
         n_ctx = min(n_ctx, original)
     return n_ctx
+
+
+class Loading:
+    """A model file whose weights are being read and packed, on threads of their own.
+
+    It begins when it is made, so that what is to use the model can be imported and made meanwhile. `planned`
+    is None where the file is opened for its vocabulary alone.
+    """
+
+    def __init__(self, path: Path, options: LoadOptions, *, vocab_only: bool = False) -> None:
+        """Opens and plans the file: raises what GGUFFile.open and `plan` do."""
+        self.begun = time.perf_counter()
+        self.file = GGUFFile.open(path)
+        try:
+            self.planned = None if vocab_only else plan(self.file, options)
+        except BaseException:
+            self.file.close()
+            raise
+        self._loaded: tuple[Backend, dict[str, int], DraftModel | None] | None = None
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="edgellm-load", daemon=True)
+        self._thread.start()
+
+    def result(self) -> tuple[Backend, dict[str, int], DraftModel | None] | None:
+        """Wait for the backend, its memory by use and the draft model; raises what `load_backend` does."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._loaded
+
+    def abandon(self) -> None:
+        """Wait for the end, and close everything again."""
+        self._thread.join()
+        if self._loaded is not None:
+            backend, _, draft = self._loaded
+            backend.close()
+            if draft is not None:
+                draft.close()
+        if self.planned is not None:
+            self.planned.close_draft()
+        self.file.close()
+
+    def _run(self) -> None:
+        if self.planned is None:
+            return
+        try:
+            backend, memory = load_backend(self.planned)
+            try:
+                self._loaded = backend, memory, load_draft(self.planned)
+            except BaseException:
+                backend.close()
+                raise
+        except BaseException as error:
+            self._error = error
 
 
 def load_draft(planned: Plan) -> DraftModel | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -15,8 +14,7 @@ import numpy as np
 
 from edgellm.backends.base import Backend, Floats, Ints, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
-from edgellm.engine.draft_model import DraftModel
-from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, load_draft, plan
+from edgellm.engine.loading import DEFAULT_DRAFT_MAX, Loading, LoadOptions, Plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
@@ -27,6 +25,7 @@ from edgellm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from edgellm.chat.template import ChatTemplate
+    from edgellm.engine.draft_model import DraftModel
     from edgellm.engine.grammar import GrammarCompiler
     from edgellm.engine.prefix_disk import PrefixDisk
     from edgellm.engine.prefix_store import PrefixStore
@@ -43,26 +42,24 @@ class Model:
 
     def __init__(
         self,
-        file: GGUFFile,
-        planned: Plan | None,
+        loading: Loading,
         meanwhile: Callable[[Model], None] | None = None,
         store: PrefixStore | None = None,
     ) -> None:
+        """See `load`; `loading` has been begun."""
+        file, planned = loading.file, loading.planned
         self.path: Path = file.path
         self.metadata: Mapping[str, Any] = file.metadata
         self.threads = planned.threads if planned else 0
         self.memory: dict[str, int] = {}
         self.notes: list[str] = []  # what was asked for and cannot be had
         self.adapters = name_adapters(planned.options.lora) if planned else ()
-        self.load_s = 0.0
         self._program = planned.program if planned else None
         self._backend: Backend | None = None
         self._scheduler: Scheduler | None = None
         self._draft: DraftModel | None = None
         self._planned = planned
         self._file = file
-        begin = time.perf_counter()
-        loading = _Loading(planned) if planned else None
         # The tokenizer is built while the engine packs weights on its own threads.
         try:
             self.tokenizer = _tokenizer(file)
@@ -70,25 +67,14 @@ class Model:
             if meanwhile is not None:
                 meanwhile(self)
             file.release_metadata()
-        finally:
-            if loading is not None:
-                loading.wait()
-        if planned is not None and loading is not None:
-            self._backend, self.memory, self._draft = loading.result()
-            asked = planned.options.draft_max
-            self._scheduler = Scheduler(
-                self._backend,
-                self.tokenizer.eog_ids,
-                max_active=planned.options.parallel,
-                max_waiting=planned.options.max_waiting,
-                max_parked=planned.n_parked,
-                draft_max=0 if planned.no_guesses else DEFAULT_DRAFT_MAX if asked is None else asked,
-                draft=self._draft,
-                disk=None if store is None else _disk(store, planned, self._backend),
-            )
-            if planned.no_guesses and (asked or planned.options.draft):
-                self.notes.append(f"no tokens are guessed ahead: {planned.no_guesses}")
-        self.load_s = time.perf_counter() - begin
+            loaded = loading.result()
+            if planned is not None and loaded is not None:
+                self._backend, self.memory, self._draft = loaded
+                self._scheduler = self._schedule(planned, self._backend, store)
+        except BaseException:
+            loading.abandon()
+            raise
+        self.load_s = time.perf_counter() - loading.begun
 
     @classmethod
     def load(
@@ -105,16 +91,22 @@ class Model:
         `meanwhile` is called, once the tokenizer is there, while the engine still reads the weights. `store`
         keeps what has been read of prompts beyond this process.
         """
-        file = GGUFFile.open(path)
-        planned = None
-        try:
-            planned = None if vocab_only else plan(file, options)
-            return cls(file, planned, meanwhile, store)
-        except BaseException:
-            if planned is not None:
-                planned.close_draft()
-            file.close()
-            raise
+        return cls(Loading(path, options, vocab_only=vocab_only), meanwhile, store)
+
+    def _schedule(self, planned: Plan, backend: Backend, store: PrefixStore | None) -> Scheduler:
+        asked = planned.options.draft_max
+        if planned.no_guesses and (asked or planned.options.draft):
+            self.notes.append(f"no tokens are guessed ahead: {planned.no_guesses}")
+        return Scheduler(
+            backend,
+            self.tokenizer.eog_ids,
+            max_active=planned.options.parallel,
+            max_waiting=planned.options.max_waiting,
+            max_parked=planned.n_parked,
+            draft_max=0 if planned.no_guesses else DEFAULT_DRAFT_MAX if asked is None else asked,
+            draft=self._draft,
+            disk=None if store is None else _disk(store, planned, backend),
+        )
 
     @property
     def name(self) -> str:
@@ -324,37 +316,6 @@ def _disk(store: PrefixStore, planned: Plan, backend: Backend) -> PrefixDisk:
         )
     key = model_key(planned.file, planned.program, planned.adapters, planned.kv_type, backend.variant)
     return PrefixDisk(store, key, backend)
-
-
-class _Loading:
-    """Loads a backend on a thread of its own."""
-
-    def __init__(self, planned: Plan) -> None:
-        self._planned = planned
-        self._loaded: tuple[Backend, dict[str, int], DraftModel | None] | None = None
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="edgellm-load", daemon=True)
-        self._thread.start()
-
-    def wait(self) -> None:
-        self._thread.join()
-
-    def result(self) -> tuple[Backend, dict[str, int], DraftModel | None]:
-        if self._error is not None:
-            raise self._error
-        assert self._loaded is not None
-        return self._loaded
-
-    def _run(self) -> None:
-        try:
-            backend, memory = load_backend(self._planned)
-            try:
-                self._loaded = backend, memory, load_draft(self._planned)
-            except BaseException:
-                backend.close()
-                raise
-        except BaseException as error:
-            self._error = error
 
 
 def _loaded(part: T | None) -> T:

@@ -12,24 +12,10 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.gguf.metadata import NUMPY_TYPES
+from edgellm.gguf.metadata import SCALARS
 from edgellm.gguf.types import ValueType
 
 Writable: TypeAlias = "bool | int | float | str | Sequence[Writable] | NDArray[np.generic] | np.generic"
-
-_CODES: dict[ValueType, str] = {
-    ValueType.UINT8: "B",
-    ValueType.INT8: "b",
-    ValueType.UINT16: "H",
-    ValueType.INT16: "h",
-    ValueType.UINT32: "I",
-    ValueType.INT32: "i",
-    ValueType.FLOAT32: "f",
-    ValueType.BOOL: "?",
-    ValueType.UINT64: "Q",
-    ValueType.INT64: "q",
-    ValueType.FLOAT64: "d",
-}
 
 
 def encode_string(text: str) -> bytes:
@@ -103,7 +89,7 @@ def _pack(values: Sequence[Writable], kind: ValueType) -> bytes:
     for found in set(map(type, values)) - allowed:
         raise ValueError(f"a value of type {found.__name__} cannot be written as {kind.name}")
     try:
-        return struct.pack(f"<{len(values)}{_CODES[kind]}", *values)
+        return struct.pack(f"<{len(values)}{SCALARS[kind].format[-1]}", *values)
     except (struct.error, OverflowError) as error:
         raise ValueError(f"a value does not fit {kind.name}: {error}") from error
 
@@ -125,10 +111,12 @@ def _encode_numbers(values: NDArray[np.generic], kind: ValueType | None) -> byte
     if values.dtype == np.bool_:
         found: ValueType | None = ValueType.BOOL
     else:
-        numeric = {dtype: known for known, dtype in NUMPY_TYPES.items() if known is not ValueType.BOOL}
+        numeric = {
+            np.dtype(form.format): known for known, form in SCALARS.items() if known is not ValueType.BOOL
+        }
         found = numeric.get(values.dtype.newbyteorder("<"))
     if found is None or values.ndim != 1:
         raise TypeError(f"an array of {values.ndim} dimensions of {values.dtype} cannot be GGUF metadata")
     if kind not in (None, found):
         raise ValueError(f"an array of {values.dtype} cannot be written as {ValueType(kind or 0).name}")
-    return struct.pack("<IQ", found, values.size) + values.astype(NUMPY_TYPES[found]).tobytes()
+    return struct.pack("<IQ", found, values.size) + values.astype(SCALARS[found].format).tobytes()

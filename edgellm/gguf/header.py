@@ -5,22 +5,18 @@ Source: the GGUF specification (ggml repository, docs/gguf.md), versions 2 and 3
 
 from __future__ import annotations
 
-import struct
 from math import prod
 from mmap import mmap
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from edgellm.errors import FormatError, UnsupportedError
 from edgellm.gguf.metadata import (
     FETCH_AGAIN,
-    NUMPY_TYPES,
+    SCALARS,
     ArrayRef,
     Metadata,
     Value,
-    locate_strings,
+    end_of_strings,
     refuse,
     show,
 )
@@ -69,21 +65,8 @@ _OTHER_FORMATS: tuple[tuple[bytes, str], ...] = (
     (b"<html", "an HTML page: the download got a web page instead of the model"),
 )
 
-_SCALARS: dict[ValueType, struct.Struct] = {
-    ValueType.UINT8: struct.Struct("<B"),
-    ValueType.INT8: struct.Struct("<b"),
-    ValueType.UINT16: struct.Struct("<H"),
-    ValueType.INT16: struct.Struct("<h"),
-    ValueType.UINT32: struct.Struct("<I"),
-    ValueType.INT32: struct.Struct("<i"),
-    ValueType.FLOAT32: struct.Struct("<f"),
-    ValueType.BOOL: struct.Struct("<B"),
-    ValueType.UINT64: struct.Struct("<Q"),
-    ValueType.INT64: struct.Struct("<q"),
-    ValueType.FLOAT64: struct.Struct("<d"),
-}
-_U32 = _SCALARS[ValueType.UINT32]
-_U64 = _SCALARS[ValueType.UINT64]
+_U32 = SCALARS[ValueType.UINT32]
+_U64 = SCALARS[ValueType.UINT64]
 
 
 class RawTensor(NamedTuple):
@@ -108,11 +91,11 @@ class Header(NamedTuple):
 class _Cursor:
     """A position in the file that only moves over bytes that are there."""
 
-    def __init__(self, path: str, file: mmap, data: NDArray[np.uint8]) -> None:
+    def __init__(self, path: str, file: mmap) -> None:
         self.path = path
         self.file = file
-        self.data = data
-        self.end = len(data)
+        self.data = memoryview(file)
+        self.end = len(file)
         self.position = 0
         self.nested_left = MAX_NESTED_ELEMENTS
 
@@ -166,7 +149,7 @@ class _Cursor:
         return self.scalar(field, kind)
 
     def scalar(self, field: str, kind: ValueType) -> int | float | bool:
-        form = _SCALARS[kind]
+        form = SCALARS[kind]
         value: int | float = form.unpack_from(self.file, self.need(form.size, field))[0]
         if kind is not ValueType.BOOL:
             return value
@@ -182,14 +165,12 @@ class _Cursor:
         start = self.position
         if element is ValueType.STRING:
             self.fits(count, 8, field)
-            strings, self.position = locate_strings(
-                self.path, field, self.data, self.file, self.position, count
-            )
-            return ArrayRef(element, count, start, strings)
-        size = NUMPY_TYPES[element].itemsize
+            self.position = end_of_strings(self.path, field, self.data, start, count)
+            return ArrayRef(element, count, start)
+        size = SCALARS[element].size
         self.fits(count, size, field)
         self.position += count * size
-        return ArrayRef(element, count, start, None)
+        return ArrayRef(element, count, start)
 
     def fits(self, count: int, size: int, field: str) -> None:
         """Check that `count` elements of at least `size` bytes can be in the rest of the file."""
@@ -223,7 +204,7 @@ class _Cursor:
                 result.append(self.nested(field, depth + 1))
                 continue
             inner = self.u64(f"the length of {field}")
-            self.fits(inner, 8 if element is ValueType.STRING else NUMPY_TYPES[element].itemsize, field)
+            self.fits(inner, 8 if element is ValueType.STRING else SCALARS[element].size, field)
             self.spend(inner, field)
             if element is ValueType.STRING:
                 result.append([self.text(field) for _ in range(inner)])
@@ -238,8 +219,7 @@ def parse_header(path: str, file: mmap) -> Header:
     Raises FormatError where a field is out of bounds or contradicts another, UnsupportedError for a
     version or a tensor type that edgellm does not read.
     """
-    data = np.frombuffer(file, np.uint8)
-    cursor = _Cursor(path, file, data)
+    cursor = _Cursor(path, file)
     _check_magic(path, bytes(file[:32]))
     cursor.need(4, "the magic number")
     version = cursor.u32("the version")

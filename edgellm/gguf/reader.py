@@ -12,15 +12,16 @@ import re
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.errors import FileError, FormatError
 from edgellm.gguf.header import Header, parse_header
 from edgellm.gguf.metadata import Metadata, refuse, show
 from edgellm.gguf.types import GGMLType
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _MAX_PARTS = 1024
@@ -44,7 +45,7 @@ class _Part:
         self.path = path
         self.file = _map(path)
         self.header: Header = parse_header(str(path), self.file)
-        self.data: NDArray[np.uint8] = np.frombuffer(self.file, np.uint8)
+        self.data = memoryview(self.file)
 
 
 class GGUFFile:
@@ -102,6 +103,12 @@ class GGUFFile:
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: (n_bytes,) uint8, a read-only view of the file; KeyError if absent."""
+        import numpy as np
+
+        return np.frombuffer(self.view(name), np.uint8)
+
+    def view(self, name: str) -> memoryview:
+        """What `data` gives, without NumPy."""
         info = self.tensors[name]
         return self._parts[info.part].data[info.offset : info.offset + info.n_bytes]
 

@@ -122,7 +122,7 @@ def _unigram(vocabulary: Vocabulary, unknown: int, charsmap: bytes) -> LibraryTo
 
 
 def _charsmap(metadata: Mapping[str, Value]) -> bytes:
-    data = bytes(byte & 0xFF for byte in integers(metadata, _CHARSMAP, -128, 255))
+    data = bytes(byte & 0xFF for byte in integers(metadata, _CHARSMAP, -128, 255).tolist())
     if data and (len(data) < 4 or struct.unpack_from("<I", data)[0] + 4 >= len(data)):
         raise FormatError(f"{_CHARSMAP} is shorter than it says, at {len(data)} bytes: fetch the file again")
     return data

@@ -2,38 +2,33 @@
 
 A Gemma file has 262,144 tokens, a Llama 3 file 280,147 merges. As Python strings in a dict they take
 100 to 200 ms and tens of megabytes before the first token; a chat's first prompt looks up a few hundred.
-So the strings stay bytes, NumPy sorts a 64-bit key of each (a few milliseconds), and a look-up is a
-binary search. Texts so long that the searches would cost more than a dict get the dict.
+So the native side hashes the strings as bytes, a few milliseconds for all of them.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edgellm import _native
 from edgellm.errors import FormatError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Value = int | float | bool | str | Sequence[object]
 
-_MASK = (1 << 64) - 1
-_HEAD, _TAIL, _LENGTH = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9
-_CHUNK = 16_384
-_SEARCHES_PER_STRING = 0.2  # a search costs about as much as five entries of a dict
-
 
 class StringsInPlace(Protocol):
-    """Strings in data, (n_bytes,) uint8: from starts, (n,) int64, for lengths bytes, (n,) int64."""
+    """`n` strings in data, bytes: from `start` on, each a length of 8 bytes, little-endian, and its text."""
 
     @property
-    def data(self) -> NDArray[np.uint8]: ...
+    def data(self) -> memoryview: ...
     @property
-    def starts(self) -> NDArray[np.int64]: ...
+    def start(self) -> int: ...
     @property
-    def lengths(self) -> NDArray[np.int64]: ...
+    def n(self) -> int: ...
 
 
 @runtime_checkable
@@ -47,42 +42,22 @@ class InPlace(Protocol):
 class StringTable:
     """An array of strings: `text(i)`, and `find(text)`, the lowest index of a text."""
 
-    def __init__(self, data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> None:
-        """`data` ends with 8 bytes that belong to no string."""
-        self._data = data
-        self._starts = starts.astype(np.uint32).data  # of at most 128 MiB, as the reader sees to
-        self._ends = (starts + lengths).astype(np.uint32).data
-        self._longest = int(lengths.max(initial=0))
-        keys = _keys(data, starts, lengths)
-        order = np.argsort(keys)
-        keys = keys[order]
-        same = np.flatnonzero(keys[1:] == keys[:-1])
-        self._alike: list[int] = np.unique(np.concatenate((order[same], order[same + 1]))).tolist()
-        self._keys = keys.data
-        self._order = order.astype(np.uint32).data
-        self._known: dict[str, int] = {}
-        self._searches_left = int(len(keys) * _SEARCHES_PER_STRING)
-        self._complete = False
+    def __init__(self, data: memoryview, start: int, n: int) -> None:
+        """As StringsInPlace; ValueError if a string leaves the data, or for more than 4 GiB of them."""
+        self._table = _native.StringTable(data, start, n)
+        self.raw = self._table.raw  # the bytes of the string at an index
+        # The number of bytes of the longest string.
+        self.longest = self._table.longest
 
     @classmethod
     def of(cls, strings: Sequence[str]) -> StringTable:
         """The table of a list of strings."""
         encoded = [text.encode("utf-8", "surrogateescape") for text in strings]
-        lengths = np.array([len(raw) for raw in encoded], np.int64)
-        starts = np.cumsum(lengths) - lengths
-        return cls(b"".join(encoded) + bytes(8), starts, lengths)
+        data = b"".join(len(raw).to_bytes(8, "little") + raw for raw in encoded)
+        return cls(memoryview(data), 0, len(encoded))
 
     def __len__(self) -> int:
-        return len(self._starts)
-
-    @property
-    def longest(self) -> int:
-        """The number of bytes of the longest string."""
-        return self._longest
-
-    def raw(self, index: int) -> bytes:
-        """The bytes of one string."""
-        return self._data[self._starts[index] : self._ends[index]]
+        return len(self._table)
 
     def text(self, index: int) -> str:
         """One string; bytes that are not UTF-8 are kept as surrogates."""
@@ -90,43 +65,11 @@ class StringTable:
 
     def find(self, text: str) -> int:
         """The lowest index of `text`, -1 if it is not in the table."""
-        found = self._known.get(text)
-        if found is not None:
-            return found
-        if self._complete or len(text) > self._longest:
-            return -1
-        if self._searches_left <= 0:
-            self._known = self._all()
-            self._complete = True
-            return self._known.get(text, -1)
-        raw = text.encode("utf-8", "surrogateescape")
-        key = _key(raw)
-        found = -1
-        position = bisect_left(self._keys, key)
-        while position < len(self._keys) and self._keys[position] == key:
-            self._searches_left -= 1  # a file made to collide soon gets the dict
-            index = self._order[position]
-            if (found < 0 or index < found) and self.raw(index) == raw:
-                found = index
-            position += 1
-        self._known[text] = found
-        return found
+        return self._table.find(text.encode("utf-8", "surrogateescape"))
 
     def repeated(self) -> tuple[int, int] | None:
-        """The indices of a string (not the empty one) that occurs twice, None if all differ."""
-        seen: dict[bytes, int] = {}
-        for index in self._alike:
-            raw = self.raw(index)
-            first = seen.setdefault(raw, index)
-            if raw and first != index:
-                return first, index
-        return None
-
-    def _all(self) -> dict[str, int]:
-        pairs = zip(self._starts.tolist(), self._ends.tolist(), strict=True)
-        texts = [self._data[start:end].decode("utf-8", "surrogateescape") for start, end in pairs]
-        # Backwards, so that of equal strings the first counts.
-        return dict(zip(reversed(texts), range(len(texts) - 1, -1, -1), strict=True))
+        """The indices of the first string (not the empty one) that occurs again, and of where it does."""
+        return self._table.repeated()
 
 
 def string_table(metadata: Mapping[str, Value], key: str, limit: int) -> StringTable:
@@ -140,12 +83,11 @@ def string_table(metadata: Mapping[str, Value], key: str, limit: int) -> StringT
             raise FormatError(
                 f"{key} is not an array of strings, as expected: convert the model anew"
             ) from None
-        _limit(key, len(found.starts), limit)
-        if not len(found.starts):
-            return StringTable.of([])
-        first = int(found.starts[0])
-        data = found.data[first : int(found.starts[-1] + found.lengths[-1])].tobytes() + bytes(8)
-        return StringTable(data, found.starts - first, found.lengths)
+        _limit(key, found.n, limit)
+        try:
+            return StringTable(found.data, found.start, found.n)
+        except ValueError as error:
+            raise FormatError(f"{key} cannot be read, {error}: fetch the file again") from None
     return StringTable.of(strings(metadata, key, limit))
 
 
@@ -167,8 +109,10 @@ def strings(metadata: Mapping[str, Value], key: str, limit: int) -> list[str]:
     return result
 
 
-def numbers(metadata: Mapping[str, Value], key: str, length: int | None = None) -> NDArray[np.float64] | None:
+def numbers(metadata: Mapping[str, Value], key: str, length: int | None = None) -> NDArray[Any] | None:
     """The array of numbers under `key`, None if there is none; FormatError if it has another length."""
+    import numpy as np
+
     if key not in metadata:
         return None
     if isinstance(metadata, InPlace):
@@ -194,47 +138,29 @@ def numbers(metadata: Mapping[str, Value], key: str, length: int | None = None) 
             f"{key} has {len(array)} entries, expected {length}, one for each token: the file is damaged, "
             "fetch it again"
         )
-    return array.astype(np.float64)
+    return array
 
 
 def integers(
     metadata: Mapping[str, Value], key: str, low: int, high: int, length: int | None = None
-) -> list[int]:
+) -> NDArray[np.int64]:
     """The array of integers from `low` to `high` under `key`, empty if there is none."""
+    import numpy as np
+
     array = numbers(metadata, key, length)
     if array is None:
-        return []
-    wrong = array[~((array >= low) & (array <= high) & (array == np.floor(array)))]
-    if len(wrong):
+        return np.empty(0, np.int64)
+    wrong = (array < low) | (array > high)
+    if array.dtype.kind == "f":
+        wrong |= array != np.floor(array)
+    if wrong.any():
         raise FormatError(
-            f"{key} holds {wrong[0]:g}, expected integers from {low} to {high}: the file is damaged, "
-            "fetch it again"
+            f"{key} holds {float(array[wrong][0]):g}, expected integers from {low} to {high}: the file is "
+            "damaged, fetch it again"
         )
-    result: list[int] = array.astype(np.int64).tolist()
-    return result
+    return array.astype(np.int64)
 
 
 def _limit(key: str, length: int, limit: int) -> None:
     if length > limit:
         raise FormatError(f"{key} has {length} entries, at most {limit} are accepted: fetch the file again")
-
-
-def _keys(data: bytes, starts: NDArray[np.int64], lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """`_key` of every string: (n,) uint64."""
-    words = np.ndarray((len(data) - 7,), "<u8", data, 0, (1,))
-    masks = np.array([(1 << 8 * n_bytes) - 1 for n_bytes in range(9)], np.uint64)
-    keys = np.empty(len(starts), np.uint64)
-    for first in range(0, len(starts), _CHUNK):  # so that the temporaries stay in the cache
-        start, length = starts[first : first + _CHUNK], lengths[first : first + _CHUNK]
-        short = np.minimum(length, 8)
-        mixed = (words[start] & masks[short]) * np.uint64(_HEAD)
-        mixed ^= np.where(short == 8, words[start + length - short], np.uint64(0)) * np.uint64(_TAIL)
-        keys[first : first + _CHUNK] = mixed + length.astype(np.uint64) * np.uint64(_LENGTH)
-    return keys
-
-
-def _key(raw: bytes) -> int:
-    """A number that strings of different length, first or last eight bytes seldom share."""
-    head = int.from_bytes(raw[:8], "little") * _HEAD
-    tail = int.from_bytes(raw[-8:], "little") * _TAIL if len(raw) >= 8 else 0
-    return ((head ^ tail) + len(raw) * _LENGTH) & _MASK

@@ -9,8 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-import numpy as np
-
 from edgellm.errors import FormatError, ModelError, UnsupportedError
 from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
 
@@ -188,19 +186,21 @@ def _types(metadata: Mapping[str, Value], n_tokens: int) -> bytearray:
     key = "tokenizer.ggml.token_type"
     if key not in metadata:
         return bytearray(bytes([NORMAL]) * n_tokens)
-    return bytearray(integers(metadata, key, 0, BYTE, n_tokens))
+    return bytearray(integers(metadata, key, 0, BYTE, n_tokens).astype("u1"))
 
 
 def _scores(metadata: Mapping[str, Value], n_tokens: int) -> memoryview:
     key = "tokenizer.ggml.scores"
+    import numpy as np
+
     array = numbers(metadata, key, n_tokens)
     if array is None:
-        return np.empty(0).data
+        return memoryview(b"")
     if not np.isfinite(array).all():
         raise FormatError(
             f"{key} holds a score that is not finite, expected finite numbers: fetch the file again"
         )
-    return array.data
+    return array.astype(np.float64).data
 
 
 def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> dict[str, int]:
@@ -298,8 +298,8 @@ def _strips(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> tuple[froz
     are recognised by name.
     """
     n_tokens = len(vocabulary.tokens)
-    left = set(integers(metadata, "edgellm.tokenizer.lstrip_ids", 0, n_tokens - 1))
-    right = set(integers(metadata, "edgellm.tokenizer.rstrip_ids", 0, n_tokens - 1))
+    left = set(integers(metadata, "edgellm.tokenizer.lstrip_ids", 0, n_tokens - 1).tolist())
+    right = set(integers(metadata, "edgellm.tokenizer.rstrip_ids", 0, n_tokens - 1).tolist())
     specials = vocabulary.specials
     name = str(metadata.get("general.name", "")).lower()
     pre = str(metadata.get("tokenizer.ggml.pre", ""))

@@ -13,6 +13,7 @@ void bind_kernels(nanobind::module_& m);
 void bind_limits(nanobind::module_& m);
 void bind_quantize(nanobind::module_& m);
 void bind_sampling(nanobind::module_& m);
+void bind_text(nanobind::module_& m);
 
 // Parts of the submodule `kernels`.
 void bind_linear(nanobind::module_& kernels);

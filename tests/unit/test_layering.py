@@ -39,7 +39,14 @@ PYTHON: dict[str, set[str]] = {
 }
 # These may import anything, and nobody may import them.
 TOP = {"commands", "cli", "__main__"}
-EXTENSION_USERS = ("edgellm.backends", "edgellm.quant", "edgellm.device", "edgellm.engine.sampling")
+EXTENSION_USERS = (
+    "edgellm.backends",
+    "edgellm.quant",
+    "edgellm.device",
+    "edgellm.engine.sampling",
+    "edgellm.gguf.metadata",
+    "edgellm.tokenizer.table",
+)
 
 # Each part of native and the parts that it may include, besides itself; what those may include, it may too.
 INCLUDES: dict[str, set[str]] = {
@@ -47,10 +54,11 @@ INCLUDES: dict[str, set[str]] = {
     "formats": {"base"},
     "kernels": {"formats", "base"},
     "quantize": {"formats", "base"},
+    "text": set(),
     "program": {"formats", "base"},
     "runtime": {"program", "kernels"},
     "api": {"runtime"},
-    "python": {"api", "quantize"},
+    "python": {"api", "quantize", "text"},
 }
 
 # Never imported on the way from `edgellm run` to a token.
@@ -225,6 +233,14 @@ def test_no_part_on_the_way_to_a_token_imports_anything_heavy(part: str) -> None
 
 def test_importing_edgellm_loads_next_to_nothing() -> None:
     assert imported_after("edgellm") & (HEAVY | {"numpy", "jinja2", "tokenizers", "typer", "rich"}) == set()
+
+
+def test_weights_are_read_before_anything_slow_is_imported() -> None:
+    """Importing NumPy takes as long as packing a small model: the two go on at the same time."""
+    found = imported_after(
+        "edgellm.cli", "edgellm.commands.run", "edgellm.engine.loading", "edgellm.backends.native"
+    )
+    assert found & (HEAVY | {"numpy", "jinja2", "tokenizers", "sentencepiece", "rich"}) == set()
 
 
 def test_the_engine_imports_nothing_heavy() -> None:

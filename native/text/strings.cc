@@ -1,0 +1,118 @@
+// SPDX-License-Identifier: MIT
+#include "text/strings.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+#include <random>
+#include <stdexcept>
+
+namespace edgellm {
+namespace {
+
+uint64_t read_length(const uint8_t* data) {
+    uint64_t value = 0;
+    for (size_t i = 0; i < kStringLengthBytes; ++i) value |= uint64_t{data[i]} << (8 * i);
+    return value;
+}
+
+constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
+
+// a * b modulo 2^61 - 1, not always the least, but below 2^61 + 4; a below 2^62, b below 2^61.
+uint64_t multiply(uint64_t a, uint64_t b) {
+    const auto product = static_cast<unsigned __int128>(a) * b;
+    const uint64_t sum = static_cast<uint64_t>(product & kPrime) + static_cast<uint64_t>(product >> 61);
+    return (sum & kPrime) + (sum >> 61);
+}
+
+constexpr size_t kWordBytes = 7;  // so that a word is below the prime
+constexpr size_t kAtOnce = 16;    // strings whose slots are fetched ahead
+
+// n <= kWordBytes bytes as a number.
+uint64_t read_word(const char* text, size_t n) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < n; ++i) word |= uint64_t{static_cast<uint8_t>(text[i])} << (8 * i);
+    return word;
+}
+
+// Of a hash whose low bits choose the slot.
+uint32_t tag_of(uint64_t hash) {
+    return static_cast<uint32_t>(hash >> 29);
+}
+
+uint64_t random_seed() {
+    std::random_device device;
+    return ((uint64_t{device()} << 32) | device()) % (kPrime - 1) + 1;
+}
+
+}  // namespace
+
+StringWalk skip_strings(const uint8_t* data, size_t n_bytes, size_t position, size_t count) {
+    StringWalk walk{0, position};
+    while (walk.n < count && n_bytes - walk.position >= kStringLengthBytes) {
+        const uint64_t length = read_length(data + walk.position);
+        if (length > n_bytes - walk.position - kStringLengthBytes) break;
+        walk.position += kStringLengthBytes + length;
+        ++walk.n;
+    }
+    return walk;
+}
+
+StringTable::StringTable(const uint8_t* data, size_t n_bytes, size_t position, size_t count)
+    : seed_(random_seed()) {
+    const StringWalk walk = skip_strings(data, n_bytes, position, count);
+    if (walk.n < count) throw std::invalid_argument("a string leaves the data");
+    const size_t total = walk.position - position - count * kStringLengthBytes;
+    if (total > UINT32_MAX || count >= UINT32_MAX)
+        throw std::invalid_argument("more strings than 32 bits count");
+    bytes_.resize(total);
+    ends_.reserve(count + 1);
+    ends_.push_back(0);
+    slots_.resize(std::bit_ceil(count + count / 2 + 2));
+    for (size_t first = 0; first < count; first += kAtOnce) {
+        const size_t last = std::min(count, first + kAtOnce);
+        uint64_t hashes[kAtOnce];
+        for (size_t i = first; i < last; ++i) {
+            const uint64_t length = read_length(data + position);
+            std::memcpy(bytes_.data() + ends_[i], data + position + kStringLengthBytes, length);
+            position += kStringLengthBytes + length;
+            ends_.push_back(static_cast<uint32_t>(ends_[i] + length));
+            longest_ = std::max(longest_, size_t{length});
+            hashes[i - first] = hash(at(i));
+            __builtin_prefetch(&slots_[hashes[i - first] & (slots_.size() - 1)]);
+        }
+        for (size_t i = first; i < last; ++i) {
+            const std::string_view text = at(i);
+            Slot& slot = slots_[slot_of(text, hashes[i - first])];
+            if (slot.number == 0) {
+                slot = {tag_of(hashes[i - first]), static_cast<uint32_t>(i + 1)};
+            } else if (!text.empty() && !repeated_) {
+                repeated_ = {slot.number - 1, i};
+            }
+        }
+    }
+}
+
+int64_t StringTable::find(std::string_view text) const {
+    if (text.size() > longest_) return -1;
+    return int64_t{slots_[slot_of(text, hash(text))].number} - 1;
+}
+
+// A polynomial of the text's words at a random place: no file can be made to collide (Carter, Wegman 1979).
+uint64_t StringTable::hash(std::string_view text) const {
+    uint64_t sum = text.size();
+    size_t i = 0;
+    for (; i + kWordBytes < text.size(); i += kWordBytes)
+        sum = multiply(sum, seed_) + read_word(text.data() + i, kWordBytes);
+    return multiply(multiply(sum, seed_) + read_word(text.data() + i, text.size() - i), seed_);
+}
+
+size_t StringTable::slot_of(std::string_view text, uint64_t hash) const {
+    const size_t mask = slots_.size() - 1;
+    size_t i = hash & mask;
+    while (slots_[i].number != 0 && (slots_[i].tag != tag_of(hash) || at(slots_[i].number - 1) != text))
+        i = (i + 1) & mask;
+    return i;
+}
+
+}  // namespace edgellm
