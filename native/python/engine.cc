@@ -11,9 +11,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <tuple>
 
 #include "base/error.h"
+#include "base/memory.h"
 #include "python/bindings.h"
 
 namespace nb = nanobind;
@@ -39,6 +41,40 @@ FloatMatrix new_matrix(size_t rows, size_t columns) {
     return FloatMatrix(data, {rows, columns}, owner);
 }
 
+// The logits of one step after another in the same place. Allocated anew each time, and each time in another
+// size, they would scatter over the allocator's memory until none of it can be given back. Only the pages of
+// the rows that were ever wanted together are resident. Used with the GIL held.
+class LogitsBuffer {
+  public:
+    LogitsBuffer(size_t most_rows, size_t columns)
+        : columns_(columns), shared_(std::make_shared<Shared>(most_rows * columns)) {}
+
+    // Rows whose values are not set; memory of their own while an earlier matrix is still held.
+    FloatMatrix matrix(size_t rows) {
+        const size_t n_bytes = rows * columns_ * sizeof(float);
+        if (n_bytes == 0 || n_bytes > shared_->region.size() || shared_->lent)
+            return new_matrix(rows, columns_);
+        auto borrowed = std::make_unique<std::shared_ptr<Shared>>(shared_);
+        nb::capsule owner(borrowed.get(), [](void* p) noexcept {
+            const std::unique_ptr<std::shared_ptr<Shared>> ended(static_cast<std::shared_ptr<Shared>*>(p));
+            (*ended)->lent = false;
+        });
+        borrowed.release();
+        shared_->lent = true;
+        return FloatMatrix(reinterpret_cast<float*>(shared_->region.data()), {rows, columns_}, owner);
+    }
+
+  private:
+    struct Shared {
+        explicit Shared(size_t n_floats) : region(n_floats * sizeof(float), false) {}
+        Region region;
+        bool lent = false;
+    };
+
+    size_t columns_;
+    std::shared_ptr<Shared> shared_;  // with the matrices, which may outlive the engine
+};
+
 void check(StepStatus status) {
     switch (status) {
         case StepStatus::kOk:
@@ -61,11 +97,14 @@ void check(StepStatus status) {
 struct PyEngine {
     Engine engine;
     std::vector<Bytes> buffers, adapter_buffers;
+    LogitsBuffer logits_buffer;
 
     PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
              size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
              const std::string& isa)
-        : engine(program, types, options(threads, context, cache_tokens, batch, kv_type, isa)) {}
+        : engine(program, types, options(threads, context, cache_tokens, batch, kv_type, isa)),
+          logits_buffer(batch,
+                        engine.program().logits < 0 ? 0 : static_cast<size_t>(engine.program().n_vocab)) {}
 
     static EngineOptions options(size_t threads, size_t context, size_t cache_tokens, size_t batch,
                                  const std::string& kv_type, const std::string& isa) {
@@ -119,8 +158,7 @@ struct PyEngine {
             std::count_if(outputs.data(), outputs.data() + outputs.size(), [](uint8_t f) { return f != 0; });
         if (n_outputs > 0 && e.program().logits < 0)
             throw std::invalid_argument("this model makes embeddings, not logits");
-        FloatMatrix logits =
-            new_matrix(static_cast<size_t>(n_outputs), static_cast<size_t>(e.program().n_vocab));
+        FloatMatrix logits = logits_buffer.matrix(static_cast<size_t>(n_outputs));
         StepStatus status;
         {
             nb::gil_scoped_release unlocked;

@@ -42,6 +42,17 @@ Isa chosen_isa(const std::string& name) {
     return isa;
 }
 
+// Of the calling thread, for all samplers on it: a server makes one for every answer, and megabytes each
+// would scatter over the allocator's memory.
+SamplingWorkspace& workspace(size_t n_vocab) {
+    thread_local std::unique_ptr<SamplingWorkspace> work;
+    if (!work || work->n_vocab != n_vocab) {
+        work.reset();
+        work = std::make_unique<SamplingWorkspace>(n_vocab);
+    }
+    return *work;
+}
+
 class TokenSampler {
   public:
     TokenSampler(float temperature, uint32_t top_k, float top_p, float min_p, float repeat_penalty,
@@ -58,7 +69,8 @@ class TokenSampler {
     std::tuple<uint32_t, float, Logprobs> sample(Logits logits, Ids history, std::optional<Mask> mask,
                                                  uint64_t seed, uint64_t step) {
         const std::span<const float> row(logits.data(), logits.size());
-        fit(row.size());
+        check_size(row.size());
+        SamplingWorkspace& work = workspace(row.size());
         const std::span<const uint32_t> ids(reinterpret_cast<const uint32_t*>(history.data()),
                                             history.size());
         for (uint32_t id : ids) {
@@ -76,10 +88,10 @@ class TokenSampler {
         {
             nb::gil_scoped_release release;
             status = sample_token(kernels_, params_, row, ids, mask ? &words : nullptr, uniform(seed, step),
-                                  *work_, &id);
+                                  work, &id);
             if (n_probs_ >= 0 && status == SamplingStatus::kOk) {
                 size_t n_top;
-                status = token_logprobs(kernels_, row, id, *work_, &logprob, top_, &n_top);
+                status = token_logprobs(kernels_, row, id, work, &logprob, top_, &n_top);
                 for (size_t i = 0; i < n_top; ++i) top.emplace_back(top_[i].id, top_[i].logprob);
             }
         }
@@ -93,9 +105,8 @@ class TokenSampler {
     }
 
   private:
-    // Makes room for rows of n logits, at the first of them.
-    void fit(size_t n) {
-        if (work_ && work_->n_vocab == n) return;
+    void check_size(size_t n) {
+        if (n == n_checked_) return;
         if (n == 0) throw std::invalid_argument("a row of logits cannot be empty");
         for (const LogitBias& b : bias_) {
             if (b.id >= n)
@@ -103,13 +114,13 @@ class TokenSampler {
                                        "; the vocabulary has " + std::to_string(n))
                                           .c_str());
         }
-        work_ = std::make_unique<SamplingWorkspace>(n);
+        n_checked_ = n;
         top_.resize(std::min(n, static_cast<size_t>(std::max<int64_t>(n_probs_, 0))));
     }
 
     const SamplingKernels& kernels_;
     int64_t n_probs_;
-    std::unique_ptr<SamplingWorkspace> work_;
+    size_t n_checked_ = 0;
     std::vector<LogitBias> bias_;
     SamplingParams params_;
     std::vector<TokenLogprob> top_;

@@ -215,6 +215,28 @@ def test_forged_sequences_are_refused_or_harmless(name: str) -> None:
         assert engine.free_tokens == free
 
 
+def test_logits_that_are_held_stay_as_they_are() -> None:
+    """Steps write to the same place again only when nobody looks at it any more."""
+
+    def step(engine: _native.Engine, token: int) -> Logits:
+        tokens, sequences = np.asarray([token], np.int32), np.zeros(1, np.int32)
+        return np.asarray(engine.step(tokens, sequences, np.ones(1, np.uint8)))
+
+    engine = _engine(*_planned("llama"))
+    engine.open_sequence()
+    first = step(engine, 1)
+    view, expected, place = first[0], first.copy(), first.ctypes.data
+    del first
+    assert step(engine, 2).ctypes.data != place
+    np.testing.assert_array_equal(view, expected[0])
+    del view
+    last = step(engine, 3)
+    assert last.ctypes.data == place
+    expected = last.copy()
+    del engine
+    np.testing.assert_array_equal(last, expected)
+
+
 def test_steps_refuse_what_does_not_fit() -> None:
     program, weights = _planned("llama")
     engine = _engine(program, weights)

@@ -210,6 +210,22 @@ def test_the_seed_decides() -> None:
     assert [replay.sample(logits).id for _ in range(2)] == ids[2:]
 
 
+def test_samplers_in_turn_do_not_disturb_each_other() -> None:
+    """All samplers of a thread work in the same place, whatever their vocabulary and penalties."""
+    kinds = [(500, 1.0), (1000, 1.3), (500, 1.3)]
+    options: dict[str, Any] = {**OFF, "temperature": 1.0, "seed": 3}
+
+    def draw(turns: list[int]) -> list[list[int]]:
+        samplers = [Sampler(repeat_penalty=penalty, **options) for _, penalty in kinds]
+        drawn: list[list[int]] = [[], [], []]
+        for turn in turns:
+            logits = logits_of(turn, kinds[turn][0], scale=1.0)
+            drawn[turn].append(samplers[turn].sample(logits, [5, 9, *drawn[turn]]).id)
+        return drawn
+
+    assert draw([0, 1, 2] * 8) == draw([0] * 8 + [1] * 8 + [2] * 8)
+
+
 @pytest.mark.parametrize("n_probs", [None, 0, 1, 5, 600])
 def test_logprobs_are_those_of_the_logits_as_they_came(n_probs: int | None) -> None:
     logits = logits_of(8, 500)
