@@ -153,10 +153,11 @@ class Comparison:
             name = f"decode {options.sequences} sequences x 32"
             work = 32 * options.sequences
             self._turns(name, work, lambda e: e.ask("generate_many", prompts=prompts, n=32))
-        self._open(max(WINDOW, 512))
-        for name, engine in self.engines.items():
-            answer = engine.ask("perplexity", ids=ids[: options.n_text], window=WINDOW, bos=self.bos)
-            self.quality[name].update(answer)
+        if options.n_text:
+            self._open(max(WINDOW, 512))
+            for name, engine in self.engines.items():
+                answer = engine.ask("perplexity", ids=ids[: options.n_text], window=WINDOW, bos=self.bos)
+                self.quality[name].update(answer)
         for engine in self.engines.values():
             engine.close()
         self._starts()
@@ -258,6 +259,8 @@ def markdown(results: Sequence[dict[str, Any]]) -> str:
             ("same_tokens", "tokenizes alike"),
         ):
             values = [result["quality"][name].get(key) for name in engines]
+            if all(value is None for value in values):
+                continue
             cells = [f"{v:.4f}" if isinstance(v, float) else str(v) for v in values]
             lines.append(_cells([title, *cells, *[""] * len(peers)]))
         lines.append("")
@@ -300,11 +303,13 @@ def main() -> int:
     add("-n", "--n-gen", type=int, default=128)
     add("-d", "--depth", type=int, default=4096, help="0: no decoding at a depth")
     add("-b", "--sequences", type=int, default=8, help="1: no decoding of several sequences")
-    add("--n-text", type=int, default=4096, help="tokens of text for perplexity")
+    add("--n-text", type=int, default=4096, help="tokens of text for perplexity, 2 or more; 0: none")
     add("--isa", default="", help="edgellm's instruction set; otherwise the best")
     add("--kv-type", default="f16", choices=("f16", "f32", "q8_0"), help="how edgellm keeps keys and values")
     add("--json", type=Path, help="also write everything measured to this file")
     options = parser.parse_args()
+    if options.n_text < 0 or options.n_text == 1:
+        parser.error(f"argument --n-text: {options.n_text} tokens predict none; expected 0, or 2 or more")
     commands = find_engines(options)
     if len(commands) == 1:
         parser.error("no peer is installed; name a Python that has llama-cpp-python with --peer-python")

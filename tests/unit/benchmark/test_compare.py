@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.compare import Engine, Measure, markdown
+from bench.compare import Engine, Measure, main, markdown
 from tests.support.paths import ROOT
 from tests.support.references import Reference, official_gguf, reference, unpacked
 
@@ -36,6 +36,29 @@ def test_markdown_has_a_column_for_each_engine_and_ratio() -> None:
     assert {line.count("|") for line in table} == {7}
     assert "3.00 x | 1.50 x" in table[2]
     assert "12.5000 | 12.7500 | None" in table[3]
+
+
+def test_markdown_has_no_row_for_what_was_not_measured() -> None:
+    result = {
+        "model": "m.gguf",
+        "threads": 2,
+        "cpu": "chip",
+        "engines": {"edgellm": {"version": "1", "features": "AVX2"}},
+        "measures": [],
+        "quality": {"edgellm": {"same_tokens": True}},
+    }
+    titles = [line.split("|")[1].strip() for line in markdown([result]).splitlines() if line.startswith("|")]
+    assert titles == ["", "---", "tokenizes alike"]
+
+
+@pytest.mark.parametrize("n_text", ["-1", "1"])
+def test_a_text_too_short_for_perplexity_is_refused(
+    n_text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["compare.py", "-m", "model.gguf", "--n-text", n_text])
+    with pytest.raises(SystemExit):
+        main()
+    assert "expected 0, or 2 or more" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")
