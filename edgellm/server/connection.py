@@ -12,6 +12,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from edgellm.server.errors import RETRY_AFTER_S, RequestError, openai_error
+from edgellm.server.pacing import Pacing
 from edgellm.server.settings import Limits
 
 # A large answer gets the time that a link of this speed takes, besides the deadline.
@@ -23,6 +24,7 @@ def connection_class(given: Limits) -> type[Connection]:
 
     class Limited(Connection):
         limits = given
+        pacing = Pacing(given.refusals_s)
 
     return Limited
 
@@ -32,12 +34,15 @@ class Connection(H11Protocol):
 
     What has been begun has to be completed within `header_s`: a request's header, or a body that nobody
     reads any more. What the kernel does not take of an answer has to be taken within `write_stall_s`. At the
-    limit of `connections`, the one that has been idle longest makes way for a new one.
+    limit of `connections`, the one that has been idle longest makes way for a new one. Whoever sends one
+    thing after another that is no request waits for the answers to that (`pacing`).
     """
 
     limits = Limits()
+    pacing = Pacing(limits.refusals_s)
     _unread: asyncio.TimerHandle | None = None
     _unsent: asyncio.TimerHandle | None = None
+    _unsaid: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -52,14 +57,24 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
         self._unset_keepalive_if_required()
         self._unwatch()
+        if self._unsaid is not None:
+            self._unsaid.cancel()
         self.resume_writing()
 
     def data_received(self, data: bytes) -> None:
+        if self._unsaid is not None:
+            return
         super().data_received(data)
         if self.conn.their_state is h11.DONE and len(self._held) <= self.limits.header_bytes:
             # A few bytes of a next request must not hide from us that the client goes.
             self.flow.resume_reading()
         self._watch()
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        if self.conn.their_state is h11.SEND_BODY and self.conn.our_state is not h11.DONE:
+            self._refuse_in_turn(RequestError(400, "The body is shorter than its header says."))
+            return True  # so that it can be said
+        return self._unsaid is not None
 
     def on_response_complete(self) -> None:
         self.idle_since = self.loop.time()
@@ -84,9 +99,10 @@ class Connection(H11Protocol):
             return
         if len(self._held) > self.limits.header_bytes:
             limit = self.limits.header_bytes
-            self._refuse(RequestError(431, f"The header is longer than {limit} bytes; that is the limit."))
+            error = RequestError(431, f"The header is longer than {limit} bytes; that is the limit.")
         else:
-            self._refuse(RequestError(400, "This is not an HTTP/1.1 request."))
+            error = RequestError(400, "This is not an HTTP/1.1 request.")
+        self._refuse_in_turn(error)
 
     @property
     def idle(self) -> bool:
@@ -131,11 +147,25 @@ class Connection(H11Protocol):
             # uvicorn would do so in the next round of the loop, and a burst would find none closed.
             self.connections.discard(oldest)
 
-    def _refuse(self, error: RequestError) -> None:
-        """Answer with an error, unless an answer has begun, and close the connection."""
+    def _refuse_in_turn(self, error: RequestError) -> None:
+        """Refuse as soon as it is the client's turn."""
+        self._disconnect()
+        delay = self.pacing.delay(self.client[0] if self.client else "", self.loop.time())
+        if delay == 0.0:
+            self._refuse(error)
+            return
+        self.flow.pause_reading()
+        self._unsaid = self.loop.call_later(delay, self._refuse, error)
+
+    def _disconnect(self) -> None:
+        """Tell the application, if a request is under way, that nobody waits for its answer."""
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer with an error, unless an answer has begun, and close the connection."""
+        self._disconnect()
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             body = json.dumps(openai_error(error)).encode()
             headers = [

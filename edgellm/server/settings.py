@@ -12,7 +12,10 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may cost; each has its name in the error that it causes."""
+    """What one client may cost; each has its name in the error that it causes.
+
+    refusals_s: how many times a second one address is told that it sent no request, beyond a few.
+    """
 
     connections: int = 256
     header_bytes: int = 16 * 1024
@@ -21,6 +24,7 @@ class Limits:
     body_s: float = 30.0
     bodies_bytes: int = 64 * MIB
     write_stall_s: float = 30.0
+    refusals_s: float = 8.0
     ping_s: float = 10.0
     queue: int = 64
     output_tokens: int | None = None

@@ -8,6 +8,7 @@ import random
 import select
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,12 +18,19 @@ from pathlib import Path
 import httpx
 import pytest
 
+from edgellm.server.pacing import BURST
 from edgellm.server.settings import Limits, ServerSettings
 from tests.support.http_server import Running, running, until_idle
 from tests.unit.server.conftest import OPTIONS
 
 LIMITS = Limits(
-    connections=24, header_s=2.0, body_s=2.0, body_bytes=64_000, bodies_bytes=100_000, write_stall_s=2.0
+    connections=24,
+    header_s=2.0,
+    body_s=2.0,
+    body_bytes=64_000,
+    bodies_bytes=100_000,
+    write_stall_s=2.0,
+    refusals_s=1e6,
 )
 ASK = {"prompt": "once", "max_tokens": 3, "temperature": 0}
 WAIT_S = 60.0
@@ -152,6 +160,15 @@ def pipelined_garbage(server: Running) -> None:
     assert received.count(b"HTTP/1.1 400") == 1
 
 
+def short_body(server: Running) -> None:
+    with connected(server) as connection:
+        connection.sendall(post(b'{"prompt": "on', length=100))
+        connection.shutdown(socket.SHUT_WR)
+        received = until_closed(connection)
+    assert status(received) == 400
+    assert "shorter" in json.loads(received.partition(b"\r\n\r\n")[2])["error"]["message"]
+
+
 def malformed_chunks(server: Running) -> None:
     """What comes after the header is no body; the request has begun by then."""
     with connected(server) as connection:
@@ -177,6 +194,7 @@ BAD_CLIENTS: tuple[Callable[[Running], None], ...] = (
     body_after_the_answer,
     half_closed,
     pipelined_garbage,
+    short_body,
     malformed_chunks,
     gone_behind_a_next_request,
 )
@@ -221,6 +239,22 @@ def test_where_every_place_is_in_use_a_client_is_told_so(patient: Running) -> No
     finally:
         for one in waiting:
             one.close()
+
+
+def test_who_sends_nothing_but_garbage_waits_for_the_answers(tiny_model: Path) -> None:
+    """So many refusals cannot come sooner, however fast the machine is, and others are answered meanwhile."""
+    limits = replace(LIMITS, header_s=WAIT_S, refusals_s=10.0)
+    n_waiting = 5
+    with running([("tiny", tiny_model)], OPTIONS, ServerSettings(port=0, limits=limits)) as strict:
+        begin = time.monotonic()
+        for number in range(BURST + n_waiting):
+            with connected(strict) as connection:
+                connection.sendall(b"\x00 garbage\r\n\r\n")
+                if number == BURST + n_waiting - 1:
+                    with strict.client() as good:
+                        assert good.get("/health").status_code == 200
+                assert status(until_closed(connection)) == 400
+        assert time.monotonic() - begin >= (n_waiting - 1) / limits.refusals_s
 
 
 def test_bodies_together_are_bounded(patient: Running) -> None:
