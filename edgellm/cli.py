@@ -116,7 +116,8 @@ def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
         epilog=f"examples:\n{examples}\nEach option can be set as EDGELLM_NAME in the environment, or in the "
         "configuration\n"
         "file (~/.config/edgellm/config.toml); --print-config shows which value counts, and why.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        # With a width, because each argument asks for a formatter, and it would ask for the terminal's.
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=80),
         allow_abbrev=False,
     )
     for positional in command.positionals:
@@ -127,6 +128,7 @@ def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
     for option in command.options:
         _add_option(parser, option)
     parser.add_argument("--print-config", action="store_true", help="show the values of all options and stop")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     return parser
 
 

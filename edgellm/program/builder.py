@@ -11,7 +11,7 @@ from math import prod
 from typing import Literal
 
 from edgellm.errors import ModelError
-from edgellm.program.check import check
+from edgellm.program.check import check_declarations
 from edgellm.program.infer import Scope, Shape, out_width
 from edgellm.program.ops import SPECS, AttrValue, CacheSpec, Op, Program, RopeTable, StateSpec
 
@@ -113,7 +113,7 @@ class Builder:
             logits=logits,
             pooling=pooling,
         )
-        check(program)
+        check_declarations(program)
         return program
 
     # One method per op, as ops.SPECS lists them.

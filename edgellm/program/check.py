@@ -35,7 +35,17 @@ def check(program: Program) -> None:
     if len(program.widths) != len(widths):
         extra = next(name for name in program.widths if name not in widths)
         raise ModelError(f"value {extra!r} has a width, but no operation makes it")
-    _check_outputs(program, widths)
+    _check_whole(program)
+
+
+def check_declarations(program: Program) -> None:
+    """The part of `check` that is not about single ops, which the builder checks as they come."""
+    _check_header(program)
+    _check_whole(program)
+
+
+def _check_whole(program: Program) -> None:
+    _check_outputs(program)
     _check_state(program.ops, program)
     _check_use(program)
 
@@ -70,7 +80,8 @@ def _check_name(name: str, what: str) -> None:
         raise ModelError(f"{what} {name!r}: expected a name without blanks, '=' or a leading sign")
 
 
-def _check_outputs(program: Program, widths: dict[str, int]) -> None:
+def _check_outputs(program: Program) -> None:
+    widths = program.widths
     if program.hidden not in widths:
         raise ModelError(f"output: hidden={program.hidden!r}, which no operation makes")
     if program.logits is None:
