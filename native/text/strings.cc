@@ -35,9 +35,15 @@ uint64_t read_word(const char* text, size_t n) {
     return word;
 }
 
+// Spreads a number over 64 bits: texts that differ in a digit must not take neighbouring slots.
+uint64_t spread(uint64_t x) {
+    x = (x ^ (x >> 32)) * 0x9E3779B97F4A7C15;
+    return x ^ (x >> 32);
+}
+
 // Of a hash whose low bits choose the slot.
 uint32_t tag_of(uint64_t hash) {
-    return static_cast<uint32_t>(hash >> 29);
+    return static_cast<uint32_t>(hash >> 32);
 }
 
 uint64_t random_seed() {
@@ -104,7 +110,7 @@ uint64_t StringTable::hash(std::string_view text) const {
     size_t i = 0;
     for (; i + kWordBytes < text.size(); i += kWordBytes)
         sum = multiply(sum, seed_) + read_word(text.data() + i, kWordBytes);
-    return multiply(multiply(sum, seed_) + read_word(text.data() + i, text.size() - i), seed_);
+    return spread(multiply(multiply(sum, seed_) + read_word(text.data() + i, text.size() - i), seed_));
 }
 
 size_t StringTable::slot_of(std::string_view text, uint64_t hash) const {
