@@ -15,11 +15,13 @@ from edgellm.server.settings import Limits
 
 T = TypeVar("T")
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 
 def data_event(value: Any, event: str | None = None) -> bytes:
     """One server-sent event with a JSON value."""
     name = f"event: {event}\n" if event else ""
-    return f"{name}data: {json.dumps(value, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    return f"{name}data: {_encode(value)}\n\n".encode()
 
 
 class ClientGoneError(Exception):
@@ -49,33 +51,54 @@ class Stream(Response):
         self._limits = limits
         self._ping = ping
         self._on_end = on_end
+        self._ended = False
+        self._writing = asyncio.Lock()
+        self._written_at = 0.0
         self.init_headers({"Content-Type": media_type, "Cache-Control": "no-cache", **(headers or {})})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        gone = asyncio.create_task(disconnected(receive))
-        following: asyncio.Task[bytes] | None = None
-        patience = self._limits.ping_s if self._ping else None
+        tasks = [asyncio.create_task(self._feed(send)), asyncio.create_task(disconnected(receive))]
+        if self._ping:
+            tasks.append(asyncio.create_task(self._keep_alive(send)))
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            while True:
-                following = following or asyncio.create_task(anext(self._chunks, b""))
-                done, _ = await asyncio.wait(
-                    {following, gone}, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-                )
-                if gone in done:
-                    return
-                chunk = following.result() if following in done else self._ping
-                if following in done:
-                    following = None
-                await send({"type": "http.response.body", "body": chunk, "more_body": bool(chunk)})
-                if not chunk:
-                    return
+            # One wait for the whole stream: one for every token would take more time than all else about it.
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
         finally:
+            self._end()
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+
+    async def _feed(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for chunk in self._chunks:
+            await self._write(send, chunk)
+        await self._write(send, b"", more=False)
+        self._end()  # before a client that has read it all can ask again
+
+    async def _keep_alive(self, send: Send) -> None:
+        loop, patience = asyncio.get_running_loop(), self._limits.ping_s
+        self._written_at = loop.time()
+        while True:
+            left = self._written_at + patience - loop.time()
+            if left > 0:
+                await asyncio.sleep(left)
+            elif self._writing.locked():
+                await asyncio.sleep(patience)  # the client does not read, and the connection sees to that
+            else:
+                await self._write(send, self._ping)
+
+    async def _write(self, send: Send, chunk: bytes, *, more: bool = True) -> None:
+        async with self._writing:
+            await send({"type": "http.response.body", "body": chunk, "more_body": more})
+            self._written_at = asyncio.get_running_loop().time()
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
             self._on_end()
-            gone.cancel()
-            if following is not None:
-                following.cancel()
-                await asyncio.wait({following})
 
 
 async def disconnected(receive: Receive) -> None:
