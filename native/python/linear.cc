@@ -56,16 +56,13 @@ Out to_numpy(T* data, std::initializer_list<size_t> shape) {
 
 // Activation rows of their own memory.
 struct OwnedRows {
-    Buffer<int8_t> q;
-    Buffer<float> scale, sum;
+    Buffer<uint8_t> memory;
     QuantRows rows;
 
     OwnedRows(const LinearKernels& kernels, const float* x, size_t n_tokens, size_t n_in)
-        : q(aligned_array<int8_t>(n_tokens * n_in)),
-          scale(aligned_array<float>(n_tokens * (n_in / 32))),
-          sum(aligned_array<float>(n_tokens * (n_in / 16))),
-          rows{q.get(), scale.get(), sum.get()} {
-        for (size_t t = 0; t < n_tokens; ++t) kernels.quantize_row(x + t * n_in, n_in, rows, t);
+        : memory(aligned_array<uint8_t>(n_tokens * quant_row_bytes(n_in))),
+          rows(quant_rows_in(memory.get(), n_in, n_tokens, n_tokens)) {
+        for (size_t t = 0; t < n_tokens; ++t) kernels.quantize_row(x + t * n_in, rows, t);
     }
 };
 
@@ -87,10 +84,25 @@ FloatsOut decode(uint32_t type, Raw raw) {
 std::tuple<CodesOut, FloatsOut, FloatsOut> quantize(const std::string& isa, Matrix x) {
     const size_t n = x.shape(0), n_in = x.shape(1);
     require(n_in % 32 == 0, "rows are multiples of 32 values");
-    OwnedRows owned(linear_kernels(usable_isa(isa)), x.data(), n, n_in);
-    return {to_numpy<CodesOut>(owned.q.release(), {n, n_in}),
-            to_numpy<FloatsOut>(owned.scale.release(), {n, n_in / 32}),
-            to_numpy<FloatsOut>(owned.sum.release(), {n, n_in / 16})};
+    const size_t n_blocks = n_in / 32;
+    const OwnedRows owned(linear_kernels(usable_isa(isa)), x.data(), n, n_in);
+    const QuantRows& rows = owned.rows;
+    auto* codes = aligned_array<int8_t>(n * n_in);
+    CodesOut codes_out = to_numpy<CodesOut>(codes, {n, n_in});
+    auto* scale = aligned_array<float>(n * n_blocks);
+    FloatsOut scale_out = to_numpy<FloatsOut>(scale, {n, n_blocks});
+    auto* sum = aligned_array<float>(2 * n * n_blocks);
+    FloatsOut sum_out = to_numpy<FloatsOut>(sum, {n, 2 * n_blocks});
+    for (size_t t = 0; t < n; ++t) {
+        for (size_t b = 0; b < n_blocks; ++b) {
+            const size_t i = rows.index(t, b), at = t * n_blocks + b;
+            std::copy_n(rows.q + 32 * i, 32, codes + 32 * at);
+            scale[at] = rows.unit[t] * rows.terms[i].factor;
+            sum[2 * at] = rows.unit[t] * rows.terms[i].sum;
+            sum[2 * at + 1] = rows.unit[t] * rows.terms[i].high;
+        }
+    }
+    return {codes_out, scale_out, sum_out};
 }
 
 class Linear {

@@ -35,19 +35,11 @@ void Executor::run_moe(size_t s, size_t t) {
 
     // The stage's memory: quantized inputs, quantized hidden rows, then the float rows.
     const size_t in_width = align_up(moe.width, 32), ff_width = align_up(moe.n_ff, 32);
-    const auto carve = [capacity](uint8_t** at, size_t width) {
-        QuantRows q;
-        q.q = reinterpret_cast<int8_t*>(*at);
-        *at += align_up(width, 64) * capacity;
-        q.scale = reinterpret_cast<float*>(*at);
-        *at += align_up(width / 32 * sizeof(float), 64) * capacity;
-        q.sum16 = reinterpret_cast<float*>(*at);
-        *at += align_up(width / 16 * sizeof(float), 64) * capacity;
-        return q;
-    };
     uint8_t* base = moe_region_.data();
-    const QuantRows xq = carve(&base, in_width), hq = carve(&base, ff_width);
-    auto* x = reinterpret_cast<float*>(base);
+    const QuantRows xq = quant_rows_in(base, in_width, capacity, n_entries);
+    base += quant_row_bytes(in_width) * capacity;
+    const QuantRows hq = quant_rows_in(base, ff_width, capacity, n_entries);
+    auto* x = reinterpret_cast<float*>(base + quant_row_bytes(ff_width) * capacity);
     const size_t ldx = align_up(moe.width, 16), ldh = align_up(moe.n_ff, 16),
                  ldy = align_up(moe.out.width, 16);
     float* h = x + ldx * capacity;
@@ -63,7 +55,7 @@ void Executor::run_moe(size_t s, size_t t) {
     const auto [begin, end] = share(n_entries, t);
     for (size_t i = begin; i < end; ++i) {
         const float* row = at(moe.x, entry_row_[i], nullptr);
-        if (int8_in || int8_gate) linear_.quantize_row(row, moe.width, xq, i);
+        if (int8_in || int8_gate) linear_.quantize_row(row, xq, i);
         std::memcpy(x + i * ldx, row, moe.width * sizeof(float));
     }
     pool_->barrier();
@@ -110,7 +102,7 @@ void Executor::run_moe(size_t s, size_t t) {
         });
     pool_->barrier();
     if (int8_down) {
-        for (size_t i = begin; i < end; ++i) linear_.quantize_row(h + i * ldh, moe.n_ff, hq, i);
+        for (size_t i = begin; i < end; ++i) linear_.quantize_row(h + i * ldh, hq, i);
         pool_->barrier();
     }
     const size_t width = moe.out.width;

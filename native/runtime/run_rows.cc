@@ -12,10 +12,7 @@ QuantRows Executor::quant_rows(const Stage& stage, int slot, uint8_t* memory) co
     const QuantSlot& q = stage.quants[static_cast<size_t>(slot)];
     const size_t rows = memory == nullptr ? plan_.options.batch : plan_.private_rows;
     uint8_t* base = memory == nullptr ? quant_ + q.offset * plan_.options.batch : memory + q.private_offset;
-    uint8_t* scale = base + align_up(q.n_in, 64) * rows;
-    uint8_t* sum16 = scale + align_up(q.n_in / 32 * sizeof(float), 64) * rows;
-    return {reinterpret_cast<int8_t*>(base), reinterpret_cast<float*>(scale),
-            reinterpret_cast<float*>(sum16)};
+    return quant_rows_in(base, q.n_in, rows, n_rows_);
 }
 
 void Executor::run_rows(const Stage& stage, size_t begin, size_t end, uint8_t* memory, size_t t) {
@@ -109,7 +106,7 @@ void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8
             if (owner) route(op.routing, a, row, threads_[t].row);
             break;
         case RowOpKind::kQuantize:
-            linear_.quantize_row(a, op.a.width, quant_rows(stage, op.index, memory), row);
+            linear_.quantize_row(a, quant_rows(stage, op.index, memory), row);
             break;
         case RowOpKind::kExport:
             if (memory != nullptr && t == 0) {

@@ -12,6 +12,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "kernels/linear/layout.h"
@@ -28,8 +29,8 @@ namespace {
 // Columns in work at a time, in blocks of 32, with codes of that type: what a tile reads of them stays in L1.
 template <class Code>
 constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
-constexpr size_t kBlockTokens = 96;      // tokens that meet an expanded chunk: a multiple of every tile
-constexpr size_t kPrefetchBytes = 1280;  // ahead of the block in work
+constexpr size_t kBlockTokens = QuantRows::kGroup;  // that meet an expanded chunk
+constexpr size_t kPrefetchBytes = 1280;             // ahead of the block in work
 
 // Nothing read through y before this is known after it: keeps a tile's sums out of the registers that dots
 // need.
@@ -45,23 +46,40 @@ EDGELLM_INLINE void clear(typename S::Ints (&sums)[kSlots]) {
 
 // ---- Quantizing activations ----
 
-struct BlockScale {
-    float scale, inverse;
+// Sums of a block's codes: of its first and last 16.
+struct CodeSums {
+    int low, high;
 };
 
-// Of a block whose largest magnitude is given. Magnitudes too small to divide by count as zero.
-inline BlockScale block_scale(float largest) {
-    if (largest < 0x1p-100f) return {0.0f, 0.0f};
-    return {largest / 127.0f, 127.0f / largest};
-}
-
-// sum: of the block's 32 codes; high: of the last 16.
-inline void store_sums(const QuantRows& out, size_t n_in, size_t token, size_t block, float scale, int sum,
-                       int high) {
-    out.scale[token * (n_in / 32) + block] = scale;
-    float* sums = out.sum16 + token * (n_in / 16) + 2 * block;
-    sums[0] = scale * static_cast<float>(sum);
-    sums[1] = scale * static_cast<float>(high);
+// S::largest(x, n): the largest magnitude of n values, a multiple of 32; NaN counts as more than infinity.
+// S::quantize_block(x, inverse, q): 32 codes, x * inverse rounded to even.
+//
+// A row's blocks have integers as scales, times the row's unit, so that they can be multiplied in before sums
+// become floats. They are rounded up: a block's codes use at least half of their range where its magnitude is
+// more than 1/8192 of the row's.
+template <class S>
+void quantize_row(const float* x, const QuantRows& out, size_t token) {
+    const size_t first = out.index(token, 0), stride = out.group_rows(token);
+    int8_t* q = out.q + 32 * first;
+    QuantTerms* terms = out.terms + first;
+    const float largest = S::largest(x, 32 * out.n_blocks);
+    // Magnitudes too small to divide by count as zero.
+    const bool zero = largest < 0x1p-100f, finite = largest <= std::numeric_limits<float>::max();
+    const float unit = largest / 127.0f / kLargestFactor;
+    out.unit[token] = zero ? 0.0f : finite ? unit : std::numeric_limits<float>::quiet_NaN();
+    const float ratio = kLargestFactor / largest;
+    for (size_t b = 0; b < out.n_blocks; ++b, x += 32, q += 32 * stride, terms += stride) {
+        if (zero || !finite) {
+            std::memset(q, 0, 32);
+            *terms = {};
+            continue;
+        }
+        const int factor = std::min(static_cast<int>(S::largest(x, 32) * ratio) + 1, kLargestFactor);
+        const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
+        *terms = {static_cast<float>(factor), factor * 0x10001,
+                  static_cast<float>(factor * (sums.low + sums.high)),
+                  static_cast<float>(factor * sums.high)};
+    }
 }
 
 // Levels of a format as unsigned bytes, `offset` added.

@@ -21,9 +21,10 @@ struct Call {
     size_t ldy;
 
     const uint8_t* panel(size_t p) const { return m.data + p * m.panel_stride; }
-    StridedRows rows(size_t token, size_t block) const {
-        const StridedRows all{xq->q, xq->scale, xq->sum16, m.n_in};
-        return all.at(token0 + token, block);
+    BlockRows rows(size_t token, size_t block) const { return {*xq, token0 + token, block}; }
+    // Tokens from this one on that are in one group of rows.
+    size_t group_tokens(size_t token) const {
+        return std::min(n_tokens - token, kBlockTokens - (token0 + token) % kBlockTokens);
     }
 
     // Sums of a tile of T tokens from and to y, rows that exist only. Column 0 starts at zero.
@@ -35,6 +36,19 @@ struct Call {
         }
         for (size_t t = 0; t < T; ++t)
             copy_row(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
+    }
+    // Sums that are complete, in the tokens' units until now.
+    template <class S, int T>
+    EDGELLM_INLINE void scale(size_t token, float* tile) const {
+        EDGELLM_UNROLL
+        for (int t = 0; t < T; ++t) {
+            const auto unit = S::broadcast(xq->unit[token0 + token + static_cast<size_t>(t)]);
+            EDGELLM_UNROLL
+            for (int part = 0; part < S::kParts; ++part) {
+                float* to = sums_of<S, T>(tile, part, t);
+                S::store_floats(to, S::mul(S::load_floats(to), unit));
+            }
+        }
     }
     template <size_t T>
     EDGELLM_INLINE void store(size_t p, size_t token, const float* tile) const {
@@ -60,9 +74,10 @@ void multiply_packed(const Call& c) {
     alignas(64) float tile[E::PackedTiles::kLargest * kPanelRows];
     for (size_t p = c.first; p < c.last; ++p) {
         for (size_t t = 0; t < c.n_tokens;) {
-            E::PackedTiles::pick(c.n_tokens - t, [&]<int T>() {
+            E::PackedTiles::pick(c.group_tokens(t), [&]<int T>() {
                 std::fill_n(tile, T * kPanelRows, 0.0f);
                 E::template tile<T>(PackedSource<S, type>(c.panel(p)), c.m.n_in / 32, c.rows(t, 0), tile);
+                c.template scale<S, T>(t, tile);
                 c.template store<T>(p, t, tile);
                 t += T;
             });
@@ -71,25 +86,27 @@ void multiply_packed(const Call& c) {
 }
 
 // Many tokens: a chunk of columns of some panels is expanded into L1 and meets the tokens' chunk in L2.
+//   rows_of(token, n_tokens, first block, n_blocks) gives rows(token among them)
 //   expand(panel, first block, n_blocks, index in tile)
-//   run.operator()<T, panels>(n_blocks, rows, sums)
-template <class E, GGMLType type, class Code, class Expand, class Run>
-EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const Run& run) {
+//   run.operator()<T, panels>(n_blocks, rows of a tile, sums)
+template <class E, GGMLType type, class Code, class RowsOf, class Expand, class Run>
+EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, const Expand& expand,
+                                      const Run& run) {
     constexpr size_t kTilePanels = E::kTilePanels;
-    GatheredChunk<Code> chunk;
     alignas(64) float sums[kTilePanels * E::Tiles::kLargest * kPanelRows];
     const size_t n_blocks = c.m.n_in / 32;
     // Chunks as equal as they can be; whole headers.
     const size_t n_chunks = (n_blocks + kChunkBlocks<Code> - 1) / kChunkBlocks<Code>;
     constexpr size_t unit = header_bytes(layout_of(type).scales) > 0 ? 8 : 1;
     const size_t step = (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
-    for (size_t t0 = 0; t0 < c.n_tokens; t0 += kBlockTokens) {
-        const size_t n_tokens = std::min(kBlockTokens, c.n_tokens - t0);
+    for (size_t t0 = 0, n_tokens; t0 < c.n_tokens; t0 += n_tokens) {
+        n_tokens = c.group_tokens(t0);
         for (size_t p0 = c.first; p0 < c.last; p0 += kGroupPanels) {
             const size_t p_end = std::min(c.last, p0 + kGroupPanels);
             for (size_t b = 0; b < n_blocks; b += step) {
                 const size_t n = std::min(step, n_blocks - b);
-                gather<typename E::Simd>(c.rows(t0, b), n_tokens, n, &chunk);
+                const bool is_last = b + n == n_blocks;
+                const auto rows = rows_of(t0, n_tokens, b, n);
                 const auto multiply = [&]<int kPanels>(size_t p) {
                     for (size_t k = 0; k < kPanels; ++k) expand(c.panel(p + k), b, n, k);
                     for (size_t t = 0; t < n_tokens;) {
@@ -97,9 +114,12 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const Expand& expand, const
                             constexpr size_t kStride = T * kPanelRows;
                             for (size_t k = 0; k < kPanels; ++k)
                                 c.template load<T>(p + k, t0 + t, b == 0, sums + k * kStride);
-                            run.template operator()<T, kPanels>(n, GatheredRows<Code>(chunk, t), sums);
-                            for (size_t k = 0; k < kPanels; ++k)
+                            run.template operator()<T, kPanels>(n, rows(t), sums);
+                            for (size_t k = 0; k < kPanels; ++k) {
+                                if (is_last)
+                                    c.template scale<typename E::Simd, T>(t0 + t, sums + k * kStride);
                                 c.template store<T>(p + k, t0 + t, sums + k * kStride);
+                            }
                             t += T;
                         });
                     }
@@ -123,10 +143,13 @@ void multiply_bytes(const Call& c) {
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
     multiply_expanded<E, type, int8_t>(
         c,
+        [&c](size_t t0, size_t, size_t b, size_t) {
+            return [&c, t0, b](size_t t) { return c.rows(t0 + t, b); };
+        },
         [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
             expand_bytes<S, type>(panel, b, n, scratch + k * kChunkBlocks<int8_t>);
         },
-        [&]<int T, int kPanels>(size_t n, const GatheredRows<int8_t>& rows, float* sums) {
+        [&]<int T, int kPanels>(size_t n, const BlockRows& rows, float* sums) {
             E::template tile<T>(ByteSource<S, kMax, Packed::kPairs, kPanels>{scratch}, n, rows, sums);
         });
 }
@@ -139,12 +162,17 @@ void multiply_words(const Call& c) {
         if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, type>(c);
     }
     WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];
+    WordChunk chunk;
     multiply_expanded<E, type, int16_t>(
         c,
+        [&](size_t t0, size_t n_tokens, size_t b, size_t n) {
+            widen_rows<S>(c.rows(t0, b), n_tokens, n, &chunk);
+            return [&chunk](size_t t) { return WordRows(chunk, t); };
+        },
         [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
             expand_words<S, type>(panel, b, n, scratch + k * kChunkBlocks<int16_t>);
         },
-        [&]<int T, int kPanels>(size_t n, const GatheredRows<int16_t>& rows, float* sums) {
+        [&]<int T, int kPanels>(size_t n, const WordRows& rows, float* sums) {
             word_tile<S, kHasMin, kPanels, T>(scratch, n, rows, sums);
         });
 }
@@ -231,7 +259,7 @@ void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* x
 
 template <class E>
 constexpr LinearKernels make_kernels() {
-    return {describe_matrix, pack_panels, E::Simd::quantize_row, matmul<E>};
+    return {describe_matrix, pack_panels, quantize_row<typename E::Simd>, matmul<E>};
 }
 
 }  // namespace

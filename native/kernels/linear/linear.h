@@ -23,16 +23,39 @@ constexpr size_t kBlockColumns = 32;
 // What a packed matrix multiplies: float rows, or rows quantized to int8.
 enum class InputKind : uint8_t { kFloat, kInt8 };
 
-// Activations (n_tokens, n_in) in the form that int8 panels read. n_in is a multiple of 32.
-// x[t][k] ~ scale[t][k / 32] * q[t][k], |q| <= 127.
-struct QuantRows {
-    int8_t* q;     // [token][n_in], 64-byte aligned, row stride n_in
-    float* scale;  // [token][n_in / 32]
-    float* sum16;  // [token][n_in / 16]: [2 b] = scale * (sum of q over the 32 columns of block b), [2 b + 1]
-                   // the same over its last 16; they remove weight offsets and apply weight minimums
+// What a block of 32 activations of a token has beside its codes.
+struct QuantTerms {
+    float factor;     // an integer, at most kLargestFactor
+    int32_t words;    // the same integer twice, as 16-bit words
+    float sum, high;  // factor * (sum of the 32 codes, of the last 16); they remove weight offsets and apply
+                      // weight minimums
 };
-// Bytes of one token's q, scale and sum16 together, for sizing the arena (each part 64-byte aligned).
+constexpr int kLargestFactor = 1 << 13;  // times a block's dot with codes of 5 bits it fits 32 bits
+
+// Activations (n_rows, n_in) in the form that int8 panels read. n_in is a multiple of 32.
+// x[t][k] ~ unit[t] * factor[t][k / 32] * q[t][k], |q| <= 127.
+//
+// Rows are in groups of 96 (the last may have fewer), and a group is [block][row][32]: what a tile of some
+// rows reads of a block is contiguous, and its distances do not depend on n_in. One row is a plain row.
+struct QuantRows {
+    static constexpr size_t kGroup = 96;  // a multiple of every tile
+    int8_t* q;                            // 32 codes for each index
+    QuantTerms* terms;
+    float* unit;  // [row]
+    size_t n_blocks, n_rows;
+
+    size_t group_rows(size_t row) const {
+        const size_t left = n_rows - row / kGroup * kGroup;
+        return left < kGroup ? left : kGroup;
+    }
+    size_t index(size_t row, size_t block) const {
+        return row / kGroup * kGroup * n_blocks + block * group_rows(row) + row % kGroup;
+    }
+};
+// Bytes for each row of the memory that QuantRows point to.
 size_t quant_row_bytes(size_t n_in);
+// `memory` has room for `capacity` rows, of which n_rows are used.
+QuantRows quant_rows_in(uint8_t* memory, size_t n_in, size_t capacity, size_t n_rows);
 
 struct PackedMatrix {
     GGMLType type;  // format of the source
@@ -53,8 +76,9 @@ struct LinearKernels {
     // the source, rows contiguous. Returns false if a scale or float weight is NaN or infinite.
     bool (*pack)(const PackedMatrix& m, const uint8_t* rows, size_t first, size_t last, uint8_t* dst);
 
-    // Quantizes one token's row: x has n_in floats; writes row `token` of `out`.
-    void (*quantize_row)(const float* x, size_t n_in, const QuantRows& out, size_t token);
+    // Quantizes one token's row, all of it: writes row `token` of `out`. A row that holds infinity or NaN has
+    // NaN as unit, and so has its result.
+    void (*quantize_row)(const float* x, const QuantRows& out, size_t token);
 
     // y[t * ldy + (p - first) * 16 + r] for panels p in [first, last), tokens t in [0, n_tokens).
     // Int8 matrices read xq rows token0 + t; float matrices read x + (token0 + t) * ldx. No alignment needed

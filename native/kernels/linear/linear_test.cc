@@ -49,19 +49,20 @@ struct Rows {
     QuantRows rows;
 
     Rows(const LinearKernels& kernels, const std::vector<float>& x, size_t n_tokens, size_t n_in)
-        : memory(quant_row_bytes(n_in) * n_tokens + 192, false) {
-        uint8_t* at = memory.data();
-        rows.q = reinterpret_cast<int8_t*>(at);
-        at += align_up(n_in * n_tokens, 64);
-        rows.scale = reinterpret_cast<float*>(at);
-        at += align_up(n_in / 32 * 4 * n_tokens, 64);
-        rows.sum16 = reinterpret_cast<float*>(at);
-        for (size_t t = 0; t < n_tokens; ++t) kernels.quantize_row(x.data() + t * n_in, n_in, rows, t);
+        : memory(quant_row_bytes(n_in) * n_tokens, false),
+          rows(quant_rows_in(memory.data(), n_in, n_tokens, n_tokens)) {
+        for (size_t t = 0; t < n_tokens; ++t) kernels.quantize_row(x.data() + t * n_in, rows, t);
+    }
+
+    double value(size_t token, size_t k) const {
+        const size_t i = rows.index(token, k / 32);
+        return static_cast<double>(rows.unit[token]) * static_cast<double>(rows.terms[i].factor) *
+               rows.q[32 * i + k % 32];
     }
 };
 
 void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, std::mt19937& random) {
-    constexpr size_t kTokens = 37;
+    constexpr size_t kTokens = 109;  // more than a group of rows
     constexpr float kUntouched = 12345.0f;
     const LinearKernels& kernels = linear_kernels(isa);
     PackedMatrix m{};
@@ -83,13 +84,12 @@ void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, s
     std::vector<double> seen(x.begin(), x.end());
     Rows rows(kernels, x, n_in % 32 == 0 ? kTokens : 0, n_in);
     if (m.input == InputKind::kInt8) {
-        for (size_t i = 0; i < x.size(); ++i)
-            seen[i] = static_cast<double>(rows.rows.q[i]) * static_cast<double>(rows.rows.scale[i / 32]);
+        for (size_t i = 0; i < x.size(); ++i) seen[i] = rows.value(i / n_in, i % n_in);
     }
 
     const size_t ldy = n_out + 3;
     std::vector<float> whole;
-    for (size_t n = kTokens; n >= 1; n = n > 9 ? n - 7 : n - 1) {
+    for (size_t n = kTokens; n >= 1; n = n > 37 ? n - 24 : n > 9 ? n - 7 : n - 1) {
         std::vector<float> y(n * ldy, kUntouched);
         kernels.matmul(m, 0, m.n_panels, &rows.rows, x.data(), n_in, 0, n, y.data(), ldy);
         if (whole.empty()) whole = y;

@@ -315,7 +315,15 @@ size_t align64(size_t n) {
 }  // namespace
 
 size_t quant_row_bytes(size_t n_in) {
-    return align64(n_in) + align64(n_in / 32 * 4) + align64(n_in / 16 * 4);
+    return align64(n_in + n_in / kBlockColumns * sizeof(QuantTerms) + sizeof(float));
+}
+
+QuantRows quant_rows_in(uint8_t* memory, size_t n_in, size_t capacity, size_t n_rows) {
+    const size_t n_blocks = n_in / kBlockColumns;
+    uint8_t* terms = memory + n_in * capacity;
+    uint8_t* unit = terms + n_blocks * sizeof(QuantTerms) * capacity;
+    return {reinterpret_cast<int8_t*>(memory), reinterpret_cast<QuantTerms*>(terms),
+            reinterpret_cast<float*>(unit), n_blocks, n_rows};
 }
 
 bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out) {

@@ -156,23 +156,18 @@ struct Scalar {
         }
     }
 
-    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
-        for (size_t b = 0; b < n_in / 32; ++b) {
-            uint32_t largest =
-                0;  // the order of magnitudes as integers is theirs as floats, NaN above infinity
-            for (int i = 0; i < 32; ++i)
-                largest = std::max(largest, std::bit_cast<uint32_t>(x[32 * b + i]) & 0x7fffffffu);
-            const BlockScale scale = block_scale(std::bit_cast<float>(largest));
-            int sum[2] = {0, 0};
-            int8_t* q = out.q + token * n_in + 32 * b;
-            for (int i = 0; i < 32; ++i) {
-                const float v = x[32 * b + i] * scale.inverse;
-                // Rounds to -127..127 unless x is not finite; the scale then says so.
-                q[i] = static_cast<int8_t>(std::fabs(v) < 127.5f ? std::nearbyintf(v) : 0.0f);
-                sum[i / 16] += q[i];
-            }
-            store_sums(out, n_in, token, b, scale.scale, sum[0] + sum[1], sum[1]);
+    static float largest(const float* x, size_t n) {
+        uint32_t v = 0;  // the order of magnitudes as integers is theirs as floats, NaN above infinity
+        for (size_t i = 0; i < n; ++i) v = std::max(v, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+        return std::bit_cast<float>(v);
+    }
+    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+        int sum[2] = {0, 0};
+        for (int i = 0; i < 32; ++i) {
+            q[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
+            sum[i / 16] += q[i];
         }
+        return {sum[0], sum[1]};
     }
 };
 

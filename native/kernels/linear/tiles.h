@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: MIT
 // Tiles: some panels x T tokens over a run of blocks. A tile's sums y[panel][token][row] stay in memory (L1)
 // and are read and written once per block:
-//   y = fma(integer dot, d_w * d_x, y);  y = fma(m_w, sum_x, y)
-// in ascending order of blocks: the same operations whatever the tile is, so results do not depend on the
-// batch. A slot is a register of rows: part p of panel n is slot n * S::kParts + p.
+//   y = fma(integer dot, d_w * factor_x, y);  y = fma(m_w, sum_x, y)
+// in ascending order of blocks, and then multiplied by the token's unit: the same operations whatever the
+// tile is, so results do not depend on the batch. A slot is a register of rows: part p of panel n is slot n *
+// S::kParts + p.
 #pragma once
 
 #include "kernels/linear/expanded.h"
@@ -13,84 +14,52 @@ namespace {
 
 // ---- Activations of a tile, block by block ----
 
-// As the caller has them, a row after the other.
-struct StridedRows {
+struct BlockRows {
     const int8_t* codes;
-    const float* scales;
-    const float* sums;
-    size_t n_in;
+    const QuantTerms* terms;
+    size_t stride;
 
-    EDGELLM_INLINE const int8_t* q(int t) const { return codes + static_cast<size_t>(t) * n_in; }
-    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * (n_in / 32)]; }
-    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * (n_in / 16)]; }
-    EDGELLM_INLINE float high_sum(int t) const { return sums[static_cast<size_t>(t) * (n_in / 16) + 1]; }
+    BlockRows(const QuantRows& rows, size_t token, size_t block)
+        : codes(rows.q + 32 * rows.index(token, block)),
+          terms(rows.terms + rows.index(token, block)),
+          stride(rows.group_rows(token)) {}
+
+    EDGELLM_INLINE const int8_t* q(int t) const { return codes + 32 * t; }
+    EDGELLM_INLINE const QuantTerms& of(int t) const { return terms[t]; }
     EDGELLM_INLINE void next() {
-        codes += 32;
-        scales += 1;
-        sums += 2;
-    }
-    StridedRows at(size_t token, size_t block) const {
-        return {codes + token * n_in + block * 32, scales + token * (n_in / 32) + block,
-                sums + token * (n_in / 16) + block * 2, n_in};
+        codes += 32 * stride;
+        terms += stride;
     }
 };
 
-// A chunk of columns of some tokens, copied so that distances are constants and a tile needs few addresses.
-// Codes as bytes, or as words in the order of WordBlock: for each block 16 even ones, 16 odd ones.
-template <class Code>
-struct alignas(64) GatheredChunk {
-    Code codes[kBlockTokens][kChunkBlocks<Code> * 32];
-    float scales[kBlockTokens][kChunkBlocks<Code>];
-    float sums[kBlockTokens][kChunkBlocks<Code> * 2];
+// A chunk of columns of some tokens with codes as words in the order of WordBlock: for each block 16 even
+// ones, 16 odd ones.
+struct alignas(64) WordChunk {
+    int16_t codes[kChunkBlocks<int16_t>][kBlockTokens][32];
+    QuantTerms terms[kChunkBlocks<int16_t>][kBlockTokens];
 };
 
-template <class Code>
-struct GatheredRows {
-    const Code* codes;
-    const float* scales;
-    const float* sums;
+struct WordRows {
+    const int16_t* codes;
+    const QuantTerms* terms;
 
-    GatheredRows(const GatheredChunk<Code>& chunk, size_t token)
-        : codes(chunk.codes[token]), scales(chunk.scales[token]), sums(chunk.sums[token]) {}
+    WordRows(const WordChunk& chunk, size_t token)
+        : codes(chunk.codes[0][token]), terms(chunk.terms[0] + token) {}
 
-    EDGELLM_INLINE const Code* q(int t) const {
-        return codes + static_cast<size_t>(t) * kChunkBlocks<Code> * 32;
-    }
-    EDGELLM_INLINE float scale(int t) const { return scales[static_cast<size_t>(t) * kChunkBlocks<Code>]; }
-    EDGELLM_INLINE float sum(int t) const { return sums[static_cast<size_t>(t) * kChunkBlocks<Code> * 2]; }
-    EDGELLM_INLINE float high_sum(int t) const {
-        return sums[static_cast<size_t>(t) * kChunkBlocks<Code> * 2 + 1];
-    }
+    EDGELLM_INLINE const int16_t* q(int t) const { return codes + 32 * t; }
+    EDGELLM_INLINE const QuantTerms& of(int t) const { return terms[t]; }
     EDGELLM_INLINE void next() {
-        codes += 32;
-        scales += 1;
-        sums += 2;
+        codes += 32 * kBlockTokens;
+        terms += kBlockTokens;
     }
 };
 
-// Copies N bytes in place: loops of it are not to become calls of memcpy, which cost more than such short
-// copies.
-template <size_t N>
-EDGELLM_INLINE void copy_block(const void* from, void* to) {
-    __builtin_memcpy(to, from, N);
-    __asm__ volatile("" ::: "memory");
-}
-
-template <class S, class Code>
-void gather(const StridedRows& rows, size_t n_tokens, size_t n_blocks, GatheredChunk<Code>* out) {
-    for (size_t t = 0; t < n_tokens; ++t) {
-        const StridedRows row = rows.at(t, 0);
-        for (size_t b = 0; b < n_blocks; ++b) {
-            if constexpr (sizeof(Code) == 1) {
-                copy_block<32>(row.codes + 32 * b, out->codes[t] + 32 * b);
-            } else {
-                S::widen(row.codes + 32 * b, out->codes[t] + 32 * b, out->codes[t] + 32 * b + 16);
-            }
-        }
-        for (size_t b = 0; b < n_blocks; ++b) {
-            copy_block<sizeof(float)>(row.scales + b, out->scales[t] + b);
-            copy_block<2 * sizeof(float)>(row.sums + 2 * b, out->sums[t] + 2 * b);
-        }
+template <class S>
+void widen_rows(BlockRows rows, size_t n_tokens, size_t n_blocks, WordChunk* out) {
+    for (size_t b = 0; b < n_blocks; ++b, rows.next()) {
+        for (size_t t = 0; t < n_tokens; ++t)
+            S::widen(rows.codes + 32 * t, out->codes[b][t], out->codes[b][t] + 16);
+        std::memcpy(out->terms[b], rows.terms, n_tokens * sizeof(QuantTerms));
     }
 }
 
@@ -103,7 +72,7 @@ EDGELLM_INLINE float* sums_of(float* y, int slot, int t) {
 
 // kPanels panels in turn, kChunkBlocks blocks each.
 template <class S, bool kHasMin, int kPanels, int T>
-void word_tile(const WordBlock* w, size_t n_blocks, GatheredRows<int16_t> x, float* y) {
+void word_tile(const WordBlock* w, size_t n_blocks, WordRows x, float* y) {
     constexpr int kSlots = kPanels * S::kParts;
     const auto of = [&w](int slot) -> const WordBlock& {
         return w[static_cast<size_t>(slot / S::kParts) * kChunkBlocks<int16_t>];
@@ -130,11 +99,11 @@ void word_tile(const WordBlock* w, size_t n_blocks, GatheredRows<int16_t> x, flo
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<S, T>(y, slot, t);
-                auto v = S::fma(S::to_floats(dot[t][slot]), S::mul(weight_scale, S::broadcast(x.scale(t))),
-                                S::load_floats(to));
+                auto v = S::fma(S::to_floats(dot[t][slot]),
+                                S::mul(weight_scale, S::broadcast(x.of(t).factor)), S::load_floats(to));
                 if constexpr (kHasMin) {
-                    v = S::fma(S::load_floats(of(slot).minimum + row(slot)), S::broadcast(x.sum(t)), v);
-                    v = S::fma(S::load_floats(of(slot).minimum_high + row(slot)), S::broadcast(x.high_sum(t)),
+                    v = S::fma(S::load_floats(of(slot).minimum + row(slot)), S::broadcast(x.of(t).sum), v);
+                    v = S::fma(S::load_floats(of(slot).minimum_high + row(slot)), S::broadcast(x.of(t).high),
                                v);
                 }
                 S::store_floats(to, v);
@@ -225,7 +194,7 @@ struct WideEngine {
     static constexpr int code_class(int) { return 255; }
 
     template <int T, class Source, class Rows>
-    static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+    [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
         constexpr int kSlots = Source::kSlots;
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             w.prefetch();
@@ -238,19 +207,19 @@ struct WideEngine {
                 finish<T, kSlots>(
                     y, dot, x, [&w](int slot) { return w.pair_scale(0, slot); },
                     [&](int slot) { return S::mul(w.pair_scale(0, slot), offset); },
-                    [&x](int t) { return x.sum(t); });
+                    [&x](int t) { return x.of(t).sum; });
                 add_groups<T, 4, 8>(w, x, dot);
                 finish<T, kSlots>(
                     y, dot, x, [&w](int slot) { return w.pair_scale(1, slot); },
                     [&](int slot) {
                         return S::mul(S::sub(w.pair_scale(1, slot), w.pair_scale(0, slot)), offset);
                     },
-                    [&x](int t) { return x.high_sum(t); });
+                    [&x](int t) { return x.of(t).high; });
             } else {
                 add_groups<T, 0, 8>(w, x, dot);
                 finish<T, kSlots>(
                     y, dot, x, [&w](int slot) { return w.scale(slot); },
-                    [&w](int slot) { return w.minimum(slot); }, [&x](int t) { return x.sum(t); });
+                    [&w](int slot) { return w.minimum(slot); }, [&x](int t) { return x.of(t).sum; });
             }
         }
     }
@@ -281,7 +250,7 @@ struct WideEngine {
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<S, T>(y, slot, t);
-                const auto factor = S::mul(scale, S::broadcast(x.scale(t)));
+                const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
                 const auto v = S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to));
                 S::store_floats(to, S::fma(minimum, S::broadcast(sum_of(t)), v));
             }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// AVX2: products of bytes are summed in 16 bits, as many as are safe, before they are widened.
+// AVX2: products of bytes are summed in 16 bits, as many as are safe, before they are widened and, in the
+// same operation, multiplied by the activations' factor.
 #if defined(__AVX2__)
 
 #include "kernels/linear/select.h"
@@ -37,7 +38,7 @@ struct Avx2Engine {
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 
     template <int T, class Source, class Rows>
-    static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+    [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             w.prefetch();
             keep_in_memory(y);
@@ -57,8 +58,8 @@ struct Avx2Engine {
         return Avx2::broadcast_word(x.q(t) + 4 * group);
     }
 
-    // y of all tokens and parts [kFirst, kLast) from 32-bit dots.
-    template <int T, int kFirst, int kLast, class Source, class Rows, class Dot>
+    // y of all tokens and parts [kFirst, kLast) from 32-bit dots; kFactored: times the activations' factors.
+    template <int T, int kFirst, int kLast, bool kFactored, class Source, class Rows, class Dot>
     EDGELLM_INLINE static void finish(const Source& w, const Rows& x, float* y, const Dot& dot) {
         EDGELLM_UNROLL
         for (int part = kFirst; part < kLast; ++part) {
@@ -75,12 +76,12 @@ struct Avx2Engine {
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<Avx2, T>(y, part, t);
-                const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.scale(t)));
-                __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, _mm256_loadu_ps(to));
+                __m256 v = _mm256_loadu_ps(to), factor = scale;
+                if constexpr (!kFactored) factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.of(t).factor));
                 if constexpr (!Source::kSignedCodes)
-                    v = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.sum(t)), v);
-                if constexpr (Source::kPairs) v = _mm256_fmadd_ps(extra, _mm256_set1_ps(x.high_sum(t)), v);
-                _mm256_storeu_ps(to, v);
+                    v = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.of(t).sum), v);
+                if constexpr (Source::kPairs) v = _mm256_fmadd_ps(extra, _mm256_set1_ps(x.of(t).high), v);
+                _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, v));
             }
         }
     }
@@ -99,7 +100,9 @@ struct Avx2Engine {
     template <int T, int kFirst, int kLast, class Source, class Rows>
     EDGELLM_INLINE static void unsigned_parts(const Source& w, const Rows& x, float* y) {
         constexpr int kSafe = safe_groups(Source::kMax);
-        const __m256i ones = _mm256_set1_epi16(1);
+        const auto widen = [&x](__m256i words, int t) {
+            return _mm256_madd_epi16(words, Avx2::broadcast_word(&x.of(t).words));
+        };
         alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
         __m256i sum[T][2];
         EDGELLM_UNROLL
@@ -125,15 +128,15 @@ struct Avx2Engine {
                     EDGELLM_UNROLL
                     for (int part = kFirst; part < kLast; ++part) {
                         auto* to = reinterpret_cast<__m256i*>(earlier[t] + 8 * part);
-                        __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
+                        __m256i wide = widen(sum[t][part], t);
                         if (group >= kSafe) wide = _mm256_add_epi32(wide, _mm256_load_si256(to));
                         _mm256_store_si256(to, wide);
                     }
                 }
             }
         }
-        finish<T, kFirst, kLast>(w, x, y, [&](int t, int part) {
-            const __m256i wide = _mm256_madd_epi16(sum[t][part], ones);
+        finish<T, kFirst, kLast, true>(w, x, y, [&](int t, int part) {
+            const __m256i wide = widen(sum[t][part], t);
             if constexpr (kSafe == 8) {
                 return wide;
             } else {
@@ -163,7 +166,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T, 0, 2>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, 0, 2, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
@@ -184,7 +187,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T, 0, 2>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, 0, 2, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 };
 

@@ -118,27 +118,29 @@ struct Avx512Vnni {
         }
     }
 
-    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
+    static float largest(const float* x, size_t n) {
+        // The order of magnitudes as integers is theirs as floats, NaN above infinity.
         const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-        int8_t* q = out.q + token * n_in;
-        for (size_t b = 0; b < n_in / 32; ++b, x += 32, q += 32) {
-            const __m512 low = _mm512_loadu_ps(x), high = _mm512_loadu_ps(x + 16);
-            // The order of magnitudes as integers is theirs as floats, NaN above infinity.
-            const __m512i largest = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(low), magnitude),
-                                                     _mm512_and_si512(_mm512_castps_si512(high), magnitude));
-            const BlockScale scale = block_scale(std::bit_cast<float>(_mm512_reduce_max_epi32(largest)));
-            const __m512 inverse = _mm512_set1_ps(scale.inverse);
-            // Beyond -127 come infinities and NaN only; the scale then says so.
-            const __m512i least = _mm512_set1_epi32(-127), most = _mm512_set1_epi32(127);
-            __m512i n_low = _mm512_cvtps_epi32(_mm512_mul_ps(low, inverse));
-            __m512i n_high = _mm512_cvtps_epi32(_mm512_mul_ps(high, inverse));
-            n_low = _mm512_min_epi32(_mm512_max_epi32(n_low, least), most);
-            n_high = _mm512_min_epi32(_mm512_max_epi32(n_high, least), most);
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(q), _mm512_cvtepi32_epi8(n_low));
-            _mm_storeu_si128(reinterpret_cast<__m128i*>(q + 16), _mm512_cvtepi32_epi8(n_high));
-            const int sum_low = _mm512_reduce_add_epi32(n_low), sum_high = _mm512_reduce_add_epi32(n_high);
-            store_sums(out, n_in, token, b, scale.scale, sum_low + sum_high, sum_high);
+        __m512i low = zero(), high = zero();
+        for (size_t k = 0; k < n; k += 32) {
+            low = _mm512_max_epi32(low, _mm512_and_si512(_mm512_loadu_si512(x + k), magnitude));
+            high = _mm512_max_epi32(high, _mm512_and_si512(_mm512_loadu_si512(x + k + 16), magnitude));
         }
+        return std::bit_cast<float>(_mm512_reduce_max_epi32(_mm512_max_epi32(low, high)));
+    }
+    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+        const __m512 factor = _mm512_set1_ps(inverse);
+        const __m128i low =
+            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), factor)));
+        const __m128i high =
+            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), factor)));
+        const __m256i codes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), codes);
+        // Sums of 8 codes, with 128 added to each.
+        const __m256i sums =
+            _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
+        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
+        return {_mm256_extract_epi32(pairs, 0) - 16 * 128, _mm256_extract_epi32(pairs, 4) - 16 * 128};
     }
 };
 

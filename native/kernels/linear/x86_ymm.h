@@ -85,40 +85,38 @@ struct YmmPrimitives {
         return v;
     }
     static Ints zero() { return _mm256_setzero_si256(); }
-    static void quantize_row(const float* x, size_t n_in, const QuantRows& out, size_t token) {
+
+    static float largest(const float* x, size_t n) {
+        // The order of magnitudes as integers is theirs as floats, NaN above infinity.
         const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-        int8_t* q = out.q + token * n_in;
-        for (size_t b = 0; b < n_in / 32; ++b, x += 32, q += 32) {
-            __m256 v[4];
-            // The order of magnitudes as integers is theirs as floats, NaN above infinity.
-            __m256i largest = _mm256_setzero_si256();
+        __m256i v[4] = {};
+        for (size_t k = 0; k < n; k += 32) {
+            EDGELLM_UNROLL
             for (int i = 0; i < 4; ++i) {
-                v[i] = _mm256_loadu_ps(x + 8 * i);
-                largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v[i]), magnitude));
+                const __m256i bits = load(reinterpret_cast<const uint8_t*>(x + k + 8 * i));
+                v[i] = _mm256_max_epi32(v[i], _mm256_and_si256(bits, magnitude));
             }
-            __m128i m = _mm_max_epi32(_mm256_castsi256_si128(largest), _mm256_extracti128_si256(largest, 1));
-            m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
-            m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
-            const BlockScale scale = block_scale(_mm_cvtss_f32(_mm_castsi128_ps(m)));
-            const __m256 inverse = _mm256_set1_ps(scale.inverse);
-            __m256i n[4];
-            for (int i = 0; i < 4; ++i) n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], inverse));
-            // packs works in 128-bit halves; the permutation restores the order.
-            const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-            const __m256i words_low = _mm256_packs_epi32(n[0], n[1]),
-                          words_high = _mm256_packs_epi32(n[2], n[3]);
-            __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words_low, words_high), order);
-            // -128 comes of infinities and NaN only; the scale then says so.
-            codes = _mm256_max_epi8(codes, _mm256_set1_epi8(-127));
-            _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), codes);
-            const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
-            const __m256i quads = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-            __m128i low = _mm256_castsi256_si128(quads), high = _mm256_extracti128_si256(quads, 1);
-            __m128i sums = _mm_hadd_epi32(low, high);
-            sums = _mm_hadd_epi32(sums, sums);
-            const int sum_low = _mm_cvtsi128_si32(sums), sum_high = _mm_extract_epi32(sums, 1);
-            store_sums(out, n_in, token, b, scale.scale, sum_low + sum_high, sum_high);
         }
+        const __m256i all = _mm256_max_epi32(_mm256_max_epi32(v[0], v[1]), _mm256_max_epi32(v[2], v[3]));
+        __m128i m = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
+        m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
+        return _mm_cvtss_f32(_mm_castsi128_ps(m));
+    }
+    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+        __m256i n[4];
+        EDGELLM_UNROLL
+        for (int i = 0; i < 4; ++i)
+            n[i] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + 8 * i), _mm256_set1_ps(inverse)));
+        // packs works in 128-bit halves; the permutation restores the order.
+        const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+        const __m256i low = _mm256_packs_epi32(n[0], n[1]), high = _mm256_packs_epi32(n[2], n[3]);
+        const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
+        store(reinterpret_cast<uint8_t*>(q), codes);
+        // Sums of 8 codes, with 128 added to each.
+        const __m256i sums = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
+        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
+        return {_mm256_extract_epi32(pairs, 0) - 16 * 128, _mm256_extract_epi32(pairs, 4) - 16 * 128};
     }
 };
 
