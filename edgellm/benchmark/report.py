@@ -129,6 +129,8 @@ def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdSt
         "int8_gmac_s": gmac_s,
         "limit_int8_gmac_s": None if limits is None else limits.int8_gmac_s,
         "int8_percent": _percent(gmac_s, None if limits is None else limits.int8_gmac_s),
+        "limit_float_gmac_s": None if limits is None else limits.float_gmac_s,
+        "prompt_percent": _prompt_percent(runner, result, limits, median_s),
         "load_s": runner.load_s,
         "cold_start_s": None if cold is None else cold.median_s,
         "cold_start_first_s": None if cold is None else cold.first_s,
@@ -164,6 +166,20 @@ def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | 
         n_bytes = sum(work.step_bytes([first + i] * test.n_parallel) for i in range(test.n_gen))
         read = n_bytes / median_s / 1e9
     return read, macs / median_s / 1e9
+
+
+def _prompt_percent(runner: Runner, result: Result, limits: Limits | None, median_s: float) -> float | None:
+    """The least time that prompts alone can take, in percent of what they took.
+
+    The least time is that of the multiply-adds with weights at the machine's rate for 8-bit integers and of
+    those of attention at its rate for floats.
+    """
+    test, work = result.test, runner.work
+    if limits is None or not test.n_prompt or test.n_gen:
+        return None
+    weights = work.prompt_macs(test.n_prompt) / limits.int8_gmac_s
+    attention = work.attention_macs(test.n_prompt, test.n_depth) / limits.float_gmac_s
+    return 100 * test.n_parallel * (weights + attention) / 1e9 / median_s
 
 
 def _percent(value: float | None, limit: float | None) -> float | None:
@@ -223,7 +239,7 @@ def _markdown(rows: Sequence[Row]) -> str:
                     row["test"],
                     f"{row['avg_ts']:.2f} ± {row['stddev_ts']:.2f}",
                     _number(row["read_gb_s"], ".1f"),
-                    _number(row["read_percent"], ".0f", " %"),
+                    _number(row["prompt_percent"] or row["read_percent"], ".0f", " %"),
                     _number(row["int8_gmac_s"], ".1f"),
                     _number(row["int8_percent"], ".0f", " %"),
                 ]

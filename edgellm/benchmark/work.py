@@ -43,6 +43,11 @@ class Work:
         """Multiply-adds with weights for a prompt of which only the last token's logits are wanted."""
         return self.body_macs * n_tokens + self.head_macs
 
+    def attention_macs(self, n_tokens: int, n_depth: int) -> float:
+        """Multiply-adds of attention for a prompt of `n_tokens` after `n_depth` others."""
+        lengths = range(n_depth + 1, n_depth + n_tokens + 1)
+        return sum(macs * sum(_seen(length, window) for length in lengths) for _, macs, window in self.layers)
+
 
 def _seen(length: int, window: int) -> int:
     return min(length, window) if window else length

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/arch.h"
+#include "base/memory.h"
 #include "base/thread_pool.h"
 #include "formats/formats.h"
 #include "python/bindings.h"
@@ -112,10 +113,10 @@ class Linear {
         require(kernels_.describe(format_of(type).type, n_out, n_in, &matrix_),
                 "rows must be whole blocks of the format");
         require(raw.size() == n_out * row_bytes(format_of(type), n_in), "raw must be n_out rows");
-        data_.reset(aligned_array<uint8_t>(nbytes()));
-        require(kernels_.pack(matrix_, raw.data(), 0, matrix_.n_panels, data_.get()),
+        data_ = Region(nbytes(), true);
+        require(kernels_.pack(matrix_, raw.data(), 0, matrix_.n_panels, data_.data()),
                 "weights hold NaN or infinity");
-        matrix_.data = data_.get();
+        matrix_.data = data_.data();
     }
 
     size_t nbytes() const { return matrix_.n_panels * matrix_.panel_stride; }
@@ -147,7 +148,7 @@ class Linear {
   private:
     const LinearKernels& kernels_;
     PackedMatrix matrix_{};
-    Buffer<uint8_t> data_;
+    Region data_;  // in large pages, as the engine has them
 };
 
 // One product, ready to be repeated for a benchmark: every thread multiplies a contiguous share of the

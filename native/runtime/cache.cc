@@ -223,8 +223,9 @@ std::vector<uint8_t> SequenceStore::save(int id) const {
     const Sequence& s = sequences_[static_cast<size_t>(id)];
     std::vector<uint8_t> out;
     const auto put = [&out](const void* data, size_t n) {
-        const auto* p = static_cast<const uint8_t*>(data);
-        out.insert(out.end(), p, p + n);
+        const size_t at = out.size();
+        out.resize(at + n);
+        if (n > 0) std::memcpy(out.data() + at, data, n);
     };
     const uint64_t n_tokens = s.n_tokens;
     put(&n_tokens, sizeof(n_tokens));

@@ -15,14 +15,16 @@ namespace {
 template <class S>
 uint64_t read_all(const uint8_t* data, size_t n_bytes) {
     constexpr size_t kAhead = 1280;
-    typename S::Bytes seen[4] = {S::load(data), S::load(data), S::load(data), S::load(data)};
-    for (size_t i = 0; i < n_bytes; i += 4 * sizeof(seen[0])) {
-        for (size_t line = 0; line < 4 * sizeof(seen[0]); line += 64)
-            __builtin_prefetch(data + i + kAhead + line);
-#pragma GCC unroll 4
-        for (size_t j = 0; j < 4; ++j) seen[j] = S::bit_or(seen[j], S::load(data + i + j * sizeof(seen[0])));
+    // Two lines a turn: four at once read a quarter less.
+    constexpr size_t kTurn = 128, kLoads = kTurn / sizeof(typename S::Bytes);
+    typename S::Bytes seen[2] = {S::load(data), S::load(data)};
+    for (size_t i = 0; i < n_bytes; i += kTurn) {
+        for (size_t line = 0; line < kTurn; line += 64) __builtin_prefetch(data + i + kAhead + line);
+#pragma GCC unroll 16
+        for (size_t j = 0; j < kLoads; ++j)
+            seen[j % 2] = S::bit_or(seen[j % 2], S::load(data + i + j * sizeof(seen[0])));
     }
-    return S::first(S::bit_or(S::bit_or(seen[0], seen[1]), S::bit_or(seen[2], seen[3])));
+    return S::first(S::bit_or(seen[0], seen[1]));
 }
 
 template <class S>

@@ -44,7 +44,7 @@ struct ByteSource {
     const Block* block;
 
     EDGELLM_INLINE void next() { ++block; }
-    EDGELLM_INLINE void prefetch() const {}
+    EDGELLM_INLINE void prefetch(int) const {}
     EDGELLM_INLINE const Block& of(int slot) const {
         return block[static_cast<size_t>(slot / S::kParts) * kChunkBlocks<int8_t>];
     }
@@ -73,7 +73,8 @@ void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* ou
     constexpr size_t kPartBytes = 64 / S::kParts;
     Packed source(panel + packed_bytes(Packed::kLayout, first));
     for (size_t b = 0; b < n_blocks; ++b) {
-        source.prefetch();
+        EDGELLM_UNROLL
+        for (int group = 0; group < 8; ++group) source.prefetch(group);
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
             S::store_floats(out[b].scale + part * Packed::kLanes, source.scale(part));

@@ -197,7 +197,6 @@ struct WideEngine {
     [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
         constexpr int kSlots = Source::kSlots;
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
-            w.prefetch();
             keep_in_memory(y);
             typename S::Ints dot[T][kSlots];
             if constexpr (Source::kPairs) {
@@ -231,6 +230,7 @@ struct WideEngine {
         EDGELLM_UNROLL
         for (int group = kFirst; group < kLast; ++group) {
             typename S::Bytes codes[Source::kSlots];
+            w.prefetch(group);
             EDGELLM_UNROLL
             for (int slot = 0; slot < Source::kSlots; ++slot) codes[slot] = w.codes(group, slot);
             EDGELLM_UNROLL

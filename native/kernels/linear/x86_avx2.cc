@@ -40,7 +40,6 @@ struct Avx2Engine {
     template <int T, class Source, class Rows>
     [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
-            w.prefetch();
             keep_in_memory(y);
             if constexpr (Source::kSignedCodes) {
                 signed_block<T>(w, x, y);
@@ -108,6 +107,7 @@ struct Avx2Engine {
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) {
             __m256i codes[2];
+            if constexpr (kFirst == 0) w.prefetch(group);
             EDGELLM_UNROLL
             for (int part = kFirst; part < kLast; ++part) codes[part] = w.codes(group, part);
             EDGELLM_UNROLL
@@ -152,6 +152,8 @@ struct Avx2Engine {
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; group += 2) {
+            w.prefetch(group);
+            w.prefetch(group + 1);
             EDGELLM_UNROLL
             for (int part = 0; part < 2; ++part) {
                 const __m256i first = w.codes(group, part), second = w.codes(group + 1, part);
@@ -176,6 +178,7 @@ struct Avx2Engine {
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) {
+            w.prefetch(group);
             EDGELLM_UNROLL
             for (int part = 0; part < 2; ++part) {
                 const __m256i codes = w.codes(group, part), magnitude = _mm256_abs_epi8(codes);

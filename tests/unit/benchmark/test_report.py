@@ -68,6 +68,8 @@ OWN = [
     "read_percent",
     "int8_gmac_s",
     "int8_percent",
+    "limit_float_gmac_s",
+    "prompt_percent",
     "cold_start_s",
     "peak_bytes",
     "temperature_c",
@@ -107,6 +109,9 @@ def test_shares_of_the_limits(rows: list[Row]) -> None:
     assert prompt["read_gb_s"] is None
     assert answer["read_percent"] == pytest.approx(answer["read_gb_s"] * 10)
     assert prompt["int8_percent"] == pytest.approx(prompt["int8_gmac_s"] * 2)
+    # Attention's multiply-adds take time as well, so that a prompt is nearer to its limit than to the peak.
+    assert prompt["prompt_percent"] > prompt["int8_percent"]
+    assert answer["prompt_percent"] is None
 
 
 def test_json_forms_carry_the_rows(rows: list[Row]) -> None:
