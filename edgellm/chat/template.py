@@ -77,13 +77,7 @@ class ChatTemplate:
 
         Raises TemplateError if a template is not a string.
         """
-        named = {}
-        for key in metadata:
-            if key == _KEY or key.startswith(_KEY + "."):
-                source = metadata[key]
-                if not isinstance(source, str):
-                    raise TemplateError(f"{key} is a {type(source).__name__}, expected a string")
-                named[key[len(_KEY) + 1 :]] = source
+        named = _sources(metadata)
         source = named.pop("", "") or named.get("default", "")
         if source.strip():
             return cls(source, tokenizer, named=named)
@@ -223,3 +217,22 @@ def _warn_of_fallback() -> None:
         "edgellm: this model has no chat template; ChatML is used instead, and the answers may be poor "
         "(it may not be a chat model: `edgellm run --raw` continues a text)"
     )
+
+
+def template_source(metadata: Mapping[str, Any]) -> str:
+    """The template that a file's metadata gives its chats; raises as `ChatTemplate.from_metadata`."""
+    named = _sources(metadata)
+    source = named.get("", "") or named.get("default", "")
+    return source if source.strip() else CHATML
+
+
+def _sources(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """The templates by their names; the nameless one is the usual one."""
+    named = {}
+    for key in metadata:
+        if key == _KEY or key.startswith(_KEY + "."):
+            source = metadata[key]
+            if not isinstance(source, str):
+                raise TemplateError(f"{key} is a {type(source).__name__}, expected a string")
+            named[key[len(_KEY) + 1 :]] = source
+    return named

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -218,16 +220,37 @@ def vocabulary_difference(path: Path, draft: Path) -> str | None:
         return difference(file.metadata, other.metadata)
 
 
+class Prospect(NamedTuple):
+    """What a model will be once it is loaded: tokens of its context and vocabulary, threads, bytes by use."""
+
+    n_ctx: int
+    n_vocab: int
+    threads: int
+    memory: dict[str, int]
+
+
+def foresee(path: Path, options: LoadOptions) -> Prospect:
+    """What loading a file would come to; raises as loading does, but for want of memory."""
+    with _measured(path, options) as (planned, memory):
+        return Prospect(planned.n_ctx, planned.program.n_vocab, planned.threads, memory)
+
+
 def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
     """The bytes that a file takes when it is loaded; MemoryLimitError, with the numbers, beyond `allowed`."""
+    with _measured(path, options) as (planned, memory):
+        check_memory(planned, memory, allowed)
+        return sum(memory.values())
+
+
+@contextmanager
+def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[Plan, dict[str, int]]]:
+    """A file's plan, and the bytes by use that it takes when it is loaded."""
     with GGUFFile.open(path) as file:
         planned = plan(file, options)
         try:
-            memory = _memory_of(planned) | _draft_memory(planned)
+            yield planned, _memory_of(planned) | _draft_memory(planned)
         finally:
             planned.close_draft()
-        check_memory(planned, memory, allowed)
-        return sum(memory.values())
 
 
 def _memory_of(planned: Plan) -> dict[str, int]:

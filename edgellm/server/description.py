@@ -203,6 +203,7 @@ SCHEMAS: dict[str, Schema] = {
     "Health": record(status=constant("ok", "loading")),
     "Properties": record(
         model=TEXT,
+        state=TEXT,
         n_ctx=COUNT,
         n_vocab=COUNT,
         threads=COUNT,

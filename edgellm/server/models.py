@@ -16,7 +16,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
-from edgellm.engine.loading import LoadOptions, memory_needed, reachable_memory, vocabulary_difference
+from edgellm.engine.loading import (
+    LoadOptions,
+    Prospect,
+    foresee,
+    memory_needed,
+    reachable_memory,
+    vocabulary_difference,
+)
 from edgellm.engine.model import Model
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
@@ -240,6 +247,10 @@ class ModelManager:
                 yield Served(info.name, loaded, {info.name: info.scale or 1.0})
         finally:
             loaded.release()
+
+    async def foresee(self, source: Source) -> Prospect:
+        """What a model will be once it is loaded; its file is read for that and the weights are not."""
+        return await asyncio.to_thread(lambda: foresee(source.path, self._options_for(source)))
 
     def unload(self, name: str | None) -> Source:
         """Unload a model that is loaded as soon as nobody uses it; its source."""

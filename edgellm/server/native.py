@@ -10,6 +10,10 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from edgellm import __version__
+from edgellm.chat.template import template_source
+from edgellm.engine.describe import describe
+from edgellm.engine.loading import Prospect
+from edgellm.engine.options import sampling_defaults
 from edgellm.errors import UnsupportedError
 from edgellm.server.errors import RETRY_AFTER_S, RequestError
 from edgellm.server.service import Body, ServiceOf, template_variables
@@ -61,19 +65,26 @@ async def metrics(service: ServiceOf) -> Response:
 
 @router.get("/props")
 async def props(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
-    """What a model is and how it was loaded."""
-    async with service.models.use(model) as loaded:
-        own = loaded.model
-        return {
-            "model": loaded.name,
-            "n_ctx": own.n_ctx,
-            "n_vocab": own.n_vocab,
-            "threads": own.threads,
-            "memory_bytes": own.memory,
-            "default_generation_settings": own.sampling_defaults,
-            "chat_template": own.template.source,
-            "build_info": f"edgellm {__version__}",
-        }
+    """What a model is, and how it is or would be loaded: asking does not load it."""
+    manager = service.models
+    source, adapter = manager.find(model), manager.adapter(model)
+    if source.loaded is None:
+        found = await manager.foresee(source)
+    else:
+        own = source.loaded.model
+        found = Prospect(own.n_ctx, own.n_vocab, own.threads, own.memory)
+    metadata = (await asyncio.to_thread(describe, source.path)).metadata
+    return {
+        "model": source.name if adapter is None else adapter.name,
+        "state": source.state,
+        "n_ctx": found.n_ctx,
+        "n_vocab": found.n_vocab,
+        "threads": found.threads,
+        "memory_bytes": found.memory,
+        "default_generation_settings": sampling_defaults(metadata),
+        "chat_template": template_source(metadata),
+        "build_info": f"edgellm {__version__}",
+    }
 
 
 @router.get("/lora-adapters")

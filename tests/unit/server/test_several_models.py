@@ -218,12 +218,16 @@ def test_keep_alive_over_http(tiny_model: Path, size: int) -> None:
         assert client.get("/health").json() == {"status": "ok"}
         assert client.get("/api/ps").json() == {"models": []}
         assert [model["name"] for model in client.get("/api/tags").json()["models"]] == ["a", "b"]
+        foreseen = client.get("/props", params={"model": "a"}).json()
+        assert foreseen["state"] == "unloaded"
+        assert states(client) == {"a": "unloaded", "b": "unloaded"}
 
         answer = client.post("/api/chat", json={"model": "a", **CHAT, "options": SHORT}).json()
         assert answer["load_duration"] > 0
         assert answer["total_duration"] > answer["load_duration"]
         (listed,) = client.get("/api/ps").json()["models"]
         assert (listed["name"], listed["size"]) == ("a", size)
+        assert client.get("/props", params={"model": "a"}).json() == {**foreseen, "state": "loaded"}
         assert listed["expires_at"].startswith("9999")
         assert states(client) == {"a": "loaded", "b": "unloaded"}
 
