@@ -60,11 +60,12 @@ def run(settings: Settings) -> int:
         check_draft([path for _, path in models], options.draft)
     chosen = server_settings(settings, api_keys(settings))
     configure(as_json=settings["log_json"])
-    names = settings["names"] or ()
+    folders = [Path(name) for name in settings["names"] or () if Path(name).is_dir()]
     manager = ModelManager(
         models,
         options,
-        on_demand=any(Path(name).is_dir() for name in names),
+        on_demand=bool(folders),
+        look=lambda: [found for folder in folders for found in models_in(folder)],
         store=_store(settings),
         idle_s=math.inf if settings["idle_unload"] is None else settings["idle_unload"],
     )
@@ -104,15 +105,21 @@ def check_draft(paths: list[Path], draft: Path) -> None:
 def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
     """(name in the API, file) of a model, or of every GGUF file in a folder."""
     if name is not None and Path(name).is_dir():
-        # Of a split file the first part stands for all, and a folder in ONNX form for itself.
-        files = [path for path in sorted(Path(name).glob("*.gguf")) if not _is_later_part(path)]
-        files += sorted(Path(name).glob(f"*/{METADATA_FILE}"))
-        if not files:
+        found = models_in(Path(name))
+        if not found:
             raise FileError(f"{name}: the folder holds no GGUF file; give one that does, or a file.")
-        return [(_label(path), path) for path in files]
+        return found
     path = find_model(name, settings)
     label = default_model().name if name is None else name
     return [(_label(path) if label.endswith(".gguf") else label, path)]
+
+
+def models_in(folder: Path) -> list[tuple[str, Path]]:
+    """(name in the API, file) of every model in a folder, as it is now."""
+    # Of a split file the first part stands for all, and a folder in ONNX form for itself.
+    files = [path for path in sorted(folder.glob("*.gguf")) if not _is_later_part(path)]
+    files += sorted(folder.glob(f"*/{METADATA_FILE}"))
+    return [(_label(path), path) for path in files]
 
 
 def _label(path: Path) -> str:

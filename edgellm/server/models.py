@@ -7,6 +7,7 @@ loaded go on answering meanwhile.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import time
@@ -34,6 +35,8 @@ log = logging.getLogger("edgellm.server")
 
 # How long a request waits for the room that the running requests of other models hold.
 ROOM_S = 30.0
+# How long a file that appears must not have changed before it is served.
+SETTLED_S = 3.0
 MIB = 1024 * 1024
 
 
@@ -130,7 +133,8 @@ class ModelManager:
     options: how to load each of them; its max_memory is for all together, its draft model for those whose
     vocabulary it has. on_demand: load none before it is asked for; otherwise the first ones that fit are
     loaded at the start. idle_s: seconds without requests after which a model is unloaded. room_s: seconds
-    that a request waits for others to make room. store: keeps what has been read of prompts beyond this
+    that a request waits for others to make room. look: what there is to serve by now, asked where a name
+    is not known or all models are listed. store: keeps what has been read of prompts beyond this
     process; closed with the manager.
     """
 
@@ -142,19 +146,18 @@ class ModelManager:
         on_demand: bool = False,
         idle_s: float = math.inf,
         room_s: float = ROOM_S,
+        look: Callable[[], Sequence[tuple[str, Path]]] = tuple,
         store: PrefixStore | None = None,
     ) -> None:
         self._options = options
         self._on_demand = on_demand
         self._idle_s = idle_s
         self._room_s = room_s
+        self._look = look
         self._store = store
         self._sources: dict[str, Source] = {}
         for name, path in models:
-            unique, number = name, 2
-            while unique in self._sources:
-                unique, number = f"{name}-{number}", number + 1
-            self._sources[unique] = Source(unique, path, int(path.stat().st_mtime))
+            self._add(name, path)
         self.adapters = name_adapters(options.lora)
         if self.adapters and len(self._sources) != 1:
             raise UsageError(f"Adapters need a single model, and {len(self._sources)} are to be served.")
@@ -184,6 +187,18 @@ class ModelManager:
         """Whether every model that was to be loaded at the start is."""
         return self._starting is None or self._starting.done()
 
+    def refresh(self) -> None:
+        """Take up the files that have appeared since the start."""
+        if self.adapters:
+            return  # they belong to the only model that there was
+        known = {source.path for source in self.sources}
+        for name, path in self._look():
+            # One that is still being copied changes all the time, or is renamed.
+            with contextlib.suppress(FileNotFoundError):
+                if path not in known and time.time() - path.stat().st_mtime > SETTLED_S:
+                    self._add(name, path)
+                    log.info("found %s", path)
+
     def start(self) -> None:
         """Begin to load the models that are loaded at the start, one after another."""
 
@@ -206,10 +221,13 @@ class ModelManager:
         """
         if not name and len(self._sources) == 1:
             return next(iter(self._sources.values()))
+        source = self._named(name) if name else None
+        if source is None:
+            self.refresh()
+            source = self._named(name) if name else None
         known = ", ".join([*self._sources, *(info.name for info in self.adapters)])
         if not name:
             raise RequestError(400, f"model is missing; the models are {known}.", param="model")
-        source = self._sources.get(name) or self._sources.get(name.removesuffix(":latest"))
         if source is None and self.adapter(name) is not None:
             source = next(iter(self._sources.values()))  # adapters are those of the only model
         if source is None:
@@ -220,6 +238,15 @@ class ModelManager:
                 code="model_not_found",
             )
         return source
+
+    def _named(self, name: str) -> Source | None:
+        return self._sources.get(name) or self._sources.get(name.removesuffix(":latest"))
+
+    def _add(self, name: str, path: Path) -> None:
+        unique, number = name, 2
+        while unique in self._sources:
+            unique, number = f"{name}-{number}", number + 1
+        self._sources[unique] = Source(unique, path, int(path.stat().st_mtime))
 
     def adapter(self, name: str | None) -> AdapterInfo | None:
         """The adapter of this name, unless a model has it."""

@@ -239,6 +239,7 @@ async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) ->
 @router.get("/tags")
 async def tags(service: ServiceOf) -> dict[str, Any]:
     """All models this server offers."""
+    service.models.refresh()
     models = []
     for source in service.models.sources:
         listed = await asyncio.to_thread(_listed, source)

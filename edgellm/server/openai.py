@@ -144,6 +144,7 @@ class EmbeddingBody(Body):
 async def list_models(service: ServiceOf) -> dict[str, Any]:
     """All models this server offers."""
     models = service.models
+    models.refresh()
     adapted = [_adapted(info.name, source) for source in models.sources for info in models.adapters]
     return {"object": "list", "data": [*map(_model, models.sources), *adapted]}
 

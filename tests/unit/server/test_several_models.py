@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
+from edgellm.commands.serve import models_in
 from edgellm.engine.loading import memory_needed
 from edgellm.errors import MemoryLimitError, OverloadedError
 from edgellm.server.errors import RequestError
@@ -298,3 +301,30 @@ def test_another_model_streams_on_while_one_is_loaded(
         proceed.set()
         asking.join()
         assert answers[0].status_code == 200
+
+
+def test_files_that_appear_in_a_folder_are_served(tiny_model: Path, tmp_path: Path) -> None:
+    def put(name: str, age_s: float) -> Path:
+        path = tmp_path / f"{name}.gguf"
+        path.write_bytes(tiny_model.read_bytes())
+        os.utime(path, (time.time() - age_s,) * 2)
+        return path
+
+    def listed(client: httpx.Client) -> list[str]:
+        names = [model["id"] for model in client.get("/v1/models").json()["data"]]
+        assert [model["name"] for model in client.get("/api/tags").json()["models"]] == names
+        return names
+
+    put("a", 60)
+    manager = ModelManager(models_in(tmp_path), OPTIONS, on_demand=True, look=lambda: models_in(tmp_path))
+    with running([], OPTIONS, manager=manager) as server, server.client() as client:
+        assert listed(client) == ["a"]
+        put("b", 60)
+        asked = {"model": "b", **CHAT, "options": SHORT}
+        assert client.post("/api/chat", json=asked).status_code == 200
+        copied = put("c", -3600)  # as if it had just changed, however slow this test is
+        assert listed(client) == ["a", "b"]
+        assert client.post("/api/chat", json={**asked, "model": "c"}).status_code == 404
+        os.utime(copied, (0, 0))
+        assert listed(client) == ["a", "b", "c"]
+        assert client.post("/api/chat", json={**asked, "model": "c"}).status_code == 200
