@@ -145,17 +145,17 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
     weights_ = Region(plan_.weight_bytes, true);
     const LinearKernels& kernels = linear_kernels(options_.isa);
     constexpr size_t kPanels = 8;  // of one unit of packing
-    std::vector<std::atomic<uint32_t>> counters(plan_.matrices.size());
+    std::vector<std::atomic<uint32_t>> taken(plan_.matrices.size()), packed(plan_.matrices.size());
     std::atomic<int> bad{-1};
     for (const MatrixUse& m : plan_.matrices) executor_->matrix_data.push_back(weights_.data() + m.offset);
-    pool_.run([&](size_t t) {
+    pool_.run([&](size_t) {
         for (size_t i = 0; i < plan_.matrices.size(); ++i) {
             const MatrixUse& m = plan_.matrices[i];
             const TensorSource& source = *sources[static_cast<size_t>(m.weight)];
             const size_t row = row_bytes(*find_format(source.type), m.packed.n_in);
             const size_t per_expert = (m.packed.n_panels + kPanels - 1) / kPanels;
-            for (size_t unit;
-                 (unit = counters[i].fetch_add(1, std::memory_order_relaxed)) < per_expert * m.n_experts;) {
+            const size_t n_units = per_expert * m.n_experts;
+            for (size_t unit; (unit = taken[i].fetch_add(1, std::memory_order_relaxed)) < n_units;) {
                 const size_t expert = unit / per_expert, first = unit % per_expert * kPanels;
                 const size_t last = std::min(m.packed.n_panels, first + kPanels);
                 const uint8_t* rows = source.data + (expert * m.expert_rows + m.row_first) * row;
@@ -168,10 +168,11 @@ void Engine::load_all(const std::vector<TensorSource>& tensors, bool release) {
                     const size_t n_rows =
                         std::min(last * kPanelRows, size_t{m.packed.n_out}) - first * kPanelRows;
                     drop_pages(rows + first * kPanelRows * row, n_rows * row);
+                    // What was read ahead of others' units goes with the last one.
+                    if (packed[i].fetch_add(1, std::memory_order_acq_rel) + 1 == n_units)
+                        drop_pages(source.data, source.n_bytes);
                 }
             }
-            pool_.barrier();
-            if (t == 0 && release) drop_pages(source.data, source.n_bytes);
         }
     });
     adapters_.pack();
