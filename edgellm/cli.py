@@ -64,9 +64,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Python must not complain again on exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()  # whoever read it has seen enough
         return 0
+    except OSError as error:
+        _drop_output()
+        where = "writing the output" if error.filename is None else str(error.filename)
+        _say(f"edgellm: {where}: {error.strerror or error}")
+        return 1
+
+
+def _drop_output() -> None:
+    """What could not be written must not fail once more when Python exits."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _main(arguments: list[str]) -> int:

@@ -276,6 +276,16 @@ def test_a_reader_that_leaves_early_is_no_error(tiny: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("arguments", ["--version", 'show "{model}"', 'run -m "{model}" -n 3 Hello you'])
+def test_output_that_cannot_be_written_is_a_sentence(tiny: Path, arguments: str) -> None:
+    variables = os.environ | INTERPRETER | {"PYTHONPATH": f"{NO_NETWORK}{os.pathsep}{ROOT}"}
+    command = f'"{sys.executable}" -m edgellm {arguments.format(model=tiny)} > /dev/full'
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, env=variables, timeout=60)
+    said = "edgellm: writing the output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, said)
+
+
 def test_ctrl_c_ends_a_run_with_130(tiny: Path) -> None:
     variables = os.environ | INTERPRETER | {"PYTHONPATH": f"{NO_NETWORK}{os.pathsep}{ROOT}"}
     arguments = ["run", "-m", str(tiny), "-p", "Hello you", "--logit-bias", "257=-inf", "--temp", "0"]
