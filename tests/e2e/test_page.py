@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -117,6 +118,15 @@ def finished(browser: WebDriver) -> bool:
 
 def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: Running) -> None:
     open_page(browser, server)
+    browser.execute_script(
+        """
+        window.speeds = [];
+        new MutationObserver(() => {
+          const shown = document.querySelector(".busy .stats")?.textContent;
+          if (shown) window.speeds.push(shown);
+        }).observe(document.getElementById("messages"), { childList: true, subtree: true });
+        """
+    )
     ask(browser, "hello")
     early = wait(lambda: find(browser, ".busy .body") and answer(browser))
     later = wait(lambda: (text := answer(browser)) != early and text)
@@ -125,6 +135,9 @@ def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: 
     assert until_idle(server, 3.0) < 20
     wait(lambda: finished(browser))
     assert "stopped" in text_of(browser, ".stats")
+    speeds = browser.execute_script("return window.speeds")
+    assert speeds
+    assert [speed for speed in speeds if not re.fullmatch(r"about \d+\.\d tok/s", speed)] == []
     stopped = answer(browser)
 
     browser.refresh()

@@ -159,22 +159,29 @@ async function answer() {
   showChat();
   const node = view(message, false);
   node.classList.add("busy");
-  node.querySelector("footer").hidden = true;
+  for (const button of node.querySelectorAll("footer button")) button.hidden = true;
   messages.append(node);
   messages.scrollTop = messages.scrollHeight;
   mine.messages.push(message);
 
   let drawing = false;
   let saved = Date.now();
+  let pieces = 0;
+  let begun = 0;
   const draw = () => {
     drawing = false;
     const atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 60;
     fill(node.querySelector(".body"), message);
+    // Nearly every piece is one token; at the end the server says exactly.
+    const seconds = (performance.now() - begun) / 1000;
+    const speed = (pieces - 1) / seconds;
+    if (pieces > 1 && seconds > 0) node.querySelector(".stats").textContent = `about ${speed.toFixed(1)} tok/s`;
     if (atEnd) messages.scrollTop = messages.scrollHeight;
   };
   try {
     for await (const piece of complete(asked, settings.key, controller.signal)) {
       if (piece.text || piece.thought) {
+        if (!pieces++) begun = performance.now();
         message.content += piece.text ?? "";
         if (piece.thought) message.thoughts = (message.thoughts ?? "") + piece.thought;
         if (!drawing) requestAnimationFrame(draw);
