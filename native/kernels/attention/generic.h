@@ -28,17 +28,25 @@ constexpr size_t tile_vectors(size_t rows) {
 }
 
 // Keys or values of one block of the cache. Those of a kQ8_0 cache are integers: their scales, one per 32
-// dimensions and token, [dimension / 32][token], are applied to logits and weights instead.
+// dimensions and token, [dimension / 32][token], are applied to logits and weights instead. `ahead` is the
+// block to come, asked for line by line while this one is gone through: all at once its lines arrive more
+// slowly.
 struct HalfBlock {
     static constexpr bool kScaled = false;
     const uint16_t* data;
+    const uint8_t* ahead;
     EDGELLM_INLINE F32 at(size_t i) const { return load_half(data + i); }
+    EDGELLM_INLINE void prefetch(size_t i, size_t n) const {
+        for (size_t line = 0; line < n; line += 32) __builtin_prefetch(ahead + 2 * (i + line));
+    }
 };
 struct Int8Block {
     static constexpr bool kScaled = true;
     const int8_t* data;
     const uint16_t* scales;
+    const uint8_t* ahead;
     EDGELLM_INLINE F32 at(size_t i) const { return load_int8(data + i); }
+    EDGELLM_INLINE void prefetch(size_t i, size_t) const { __builtin_prefetch(ahead + i); }
 };
 // Either, expanded.
 template <bool scaled>
@@ -47,6 +55,7 @@ struct FloatBlock {
     const float* data;
     const uint16_t* scales;
     EDGELLM_INLINE F32 at(size_t i) const { return load(data + i); }
+    EDGELLM_INLINE void prefetch(size_t, size_t) const {}
 };
 
 // An R x N tile of accumulators: f(r, j, accumulator).
@@ -64,6 +73,7 @@ EDGELLM_INLINE void dot_vectors(const float* q, Block keys, size_t d0, size_t d1
     each_cell(acc, [&](auto, auto, F32& a) EDGELLM_INLINE_LAMBDA { a = splat(0.0f); });
     for (size_t d = d0; d < d1; ++d) {
         F32 k[N];
+        keys.prefetch(d * kKvBlockTokens + at, N * kLanes);
         unrolled<N>([&](auto j)
                         EDGELLM_INLINE_LAMBDA { k[j] = keys.at(d * kKvBlockTokens + at + j * kLanes); });
         unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
@@ -106,6 +116,7 @@ EDGELLM_INLINE void weigh_vectors(const float* p, size_t p_stride, Block values,
                        EDGELLM_INLINE_LAMBDA { a = load(out + r * stride + at + j * kLanes); });
     for (size_t i = i0; i < i1; ++i) {
         F32 v[N];
+        values.prefetch(i * stride + at, N * kLanes);
         unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { v[j] = values.at(i * stride + at + j * kLanes); });
         unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
             const F32 x = splat(p[r * p_stride + i]);
@@ -176,28 +187,24 @@ void expand(KvType type, const uint8_t* data, size_t n, float* out) {
 }
 
 // Calls f with one head's keys or values of a block: as stored where `expanded` is nullptr, else as expanded.
+// ahead: what comes next as stored.
 template <class F>
-EDGELLM_INLINE void with_block(KvType type, const uint8_t* data, size_t scales_offset, const float* expanded,
-                               F f) {
+EDGELLM_INLINE void with_block(KvType type, const uint8_t* data, const uint8_t* ahead, size_t scales_offset,
+                               const float* expanded, F f) {
     const auto* scales = reinterpret_cast<const uint16_t*>(data + scales_offset);
     if (type == KvType::kF16) {
         if (expanded == nullptr)
-            f(HalfBlock{reinterpret_cast<const uint16_t*>(data)});
+            f(HalfBlock{reinterpret_cast<const uint16_t*>(data), ahead});
         else
             f(FloatBlock<false>{expanded, nullptr});
     } else if (type == KvType::kF32) {
         f(FloatBlock<false>{reinterpret_cast<const float*>(data), nullptr});
     } else {
         if (expanded == nullptr)
-            f(Int8Block{reinterpret_cast<const int8_t*>(data), scales});
+            f(Int8Block{reinterpret_cast<const int8_t*>(data), scales, ahead});
         else
             f(FloatBlock<true>{expanded, scales});
     }
-}
-
-// A head's keys or values of a block are one page: the processor itself does not fetch the next one ahead.
-EDGELLM_INLINE void prefetch(const uint8_t* data, size_t n_bytes) {
-    for (size_t i = 0; i < n_bytes; i += 64) __builtin_prefetch(data + i);
 }
 
 // Keys that the rows of a tile see, as blocks of the sequence.
@@ -303,27 +310,26 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
     }
     // One tile reads the cache as it is; several share an expanded copy. Floats need no copy.
     const bool direct = g->n_tiles == 1 || s.kv_type == KvType::kF32;
-    // A block that meets few rows is gone through faster than the next one comes by itself.
-    const bool few = g->n_tiles == 1;
+    // A head's keys or values of a block are one page: the processor itself does not fetch the next one
+    // ahead.
+    const uint8_t* const first_values =
+        task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head);
 
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         uint8_t* const* blocks = task.blocks + (base + b) / kKvBlockTokens;
         const uint8_t* block = blocks[0] + key_offset(s, task.kv_head);
-        if (few && b + kKvBlockTokens < all.end) {
-            prefetch(blocks[1] + key_offset(s, task.kv_head), key_bytes(s));
-        } else if (few) {
-            prefetch(task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head),
-                     value_bytes(s));
-        }
+        const bool is_last = b + kKvBlockTokens >= all.end;
+        const uint8_t* ahead = is_last ? first_values : blocks[1] + key_offset(s, task.kv_head);
         if (!direct) expand(s.kv_type, block, s.key_dim * kKvBlockTokens, expanded);
-        with_block(s.kv_type, block, key_scales_offset(s), direct ? nullptr : expanded, [&](auto keys) {
-            for (size_t t = 0; t < g->n_tiles; ++t) {
-                if (b < spans[t].begin || b >= spans[t].end) continue;
-                const Tile& tile = g->tiles[t];
-                dot_rows(tile.rows, q + tile.row * s.key_dim, keys, s.key_dim,
-                         logits + tile.row * kLogitStride + b);
-            }
-        });
+        with_block(s.kv_type, block, ahead, key_scales_offset(s), direct ? nullptr : expanded,
+                   [&](auto keys) {
+                       for (size_t t = 0; t < g->n_tiles; ++t) {
+                           if (b < spans[t].begin || b >= spans[t].end) continue;
+                           const Tile& tile = g->tiles[t];
+                           dot_rows(tile.rows, q + tile.row * s.key_dim, keys, s.key_dim,
+                                    logits + tile.row * kLogitStride + b);
+                       }
+                   });
     }
 
     for (size_t t = 0; t < g->n_tiles; ++t) {
@@ -350,21 +356,22 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         uint8_t* const* blocks = task.blocks + (base + b) / kKvBlockTokens;
         const uint8_t* block = blocks[0] + value_offset(s, task.kv_head);
-        if (few && b + kKvBlockTokens < all.end)
-            prefetch(blocks[1] + value_offset(s, task.kv_head), value_bytes(s));
+        const bool is_last = b + kKvBlockTokens >= all.end;
+        const uint8_t* ahead = is_last ? block : blocks[1] + value_offset(s, task.kv_head);
         // Slots past the last key may never have been written: 0 times what they hold need not be 0.
         const size_t written = end - b < kKvBlockTokens ? end - b : kKvBlockTokens;
         if (!direct) expand(s.kv_type, block, written * stride, expanded);
-        with_block(s.kv_type, block, value_scales_offset(s), direct ? nullptr : expanded, [&](auto rows) {
-            for (size_t t = 0; t < g->n_tiles; ++t) {
-                if (b < spans[t].begin || b >= spans[t].end) continue;
-                const Tile& tile = g->tiles[t];
-                const size_t first = tile.first_key > base + b ? tile.first_key - base - b : 0;
-                const size_t seen = tile.last_key - base - b;
-                weigh_rows(tile.rows, logits + tile.row * kLogitStride + b, rows, stride, first,
-                           seen < kKvBlockTokens ? seen : kKvBlockTokens, values + tile.row * stride);
-            }
-        });
+        with_block(
+            s.kv_type, block, ahead, value_scales_offset(s), direct ? nullptr : expanded, [&](auto rows) {
+                for (size_t t = 0; t < g->n_tiles; ++t) {
+                    if (b < spans[t].begin || b >= spans[t].end) continue;
+                    const Tile& tile = g->tiles[t];
+                    const size_t first = tile.first_key > base + b ? tile.first_key - base - b : 0;
+                    const size_t seen = tile.last_key - base - b;
+                    weigh_rows(tile.rows, logits + tile.row * kLogitStride + b, rows, stride, first,
+                               seen < kKvBlockTokens ? seen : kKvBlockTokens, values + tile.row * stride);
+                }
+            });
     }
 }
 
