@@ -16,9 +16,8 @@ class Pacing:
 
     def __init__(self, per_s: float) -> None:
         self._interval_s = 1.0 / per_s
-        self._turns: dict[
-            str, float
-        ] = {}  # when the last refusal of each address was or is due, oldest first
+        # When the last refusal of each address was or is due, oldest first.
+        self._turns: dict[str, float] = {}
 
     def delay(self, address: str, now: float) -> float:
         """Seconds until one more refusal of something from `address` is due; `now` may not go back."""
