@@ -16,9 +16,8 @@ constexpr size_t kStreamRows = 9;
 constexpr size_t kOwnParts = 5;
 constexpr size_t kPiecesPerThread = 4;
 constexpr size_t kPieceBytes = 24 << 10;
-constexpr size_t kTileTokens = 96;
-// Most panels of a chunk of work: enough that copying activations for it is little, and few enough that
-// threads end together.
+constexpr size_t kTileTokens = QuantRows::kGroup;
+// Most panels of a chunk of work: few enough that threads end together.
 constexpr size_t kChunkPanels = 12;
 
 }  // namespace

@@ -310,16 +310,16 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
     }
     // One tile reads the cache as it is; several share an expanded copy. Floats need no copy.
     const bool direct = g->n_tiles == 1 || s.kv_type == KvType::kF32;
-    // A head's keys or values of a block are one page: the processor itself does not fetch the next one
-    // ahead.
-    const uint8_t* const first_values =
-        task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head);
 
+    // A head's keys or values of a block are one page: the processor itself does not fetch the next one
+    // ahead. After the last keys come the first values.
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
         uint8_t* const* blocks = task.blocks + (base + b) / kKvBlockTokens;
         const uint8_t* block = blocks[0] + key_offset(s, task.kv_head);
         const bool is_last = b + kKvBlockTokens >= all.end;
-        const uint8_t* ahead = is_last ? first_values : blocks[1] + key_offset(s, task.kv_head);
+        const uint8_t* ahead =
+            is_last ? task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head)
+                    : blocks[1] + key_offset(s, task.kv_head);
         if (!direct) expand(s.kv_type, block, s.key_dim * kKvBlockTokens, expanded);
         with_block(s.kv_type, block, ahead, key_scales_offset(s), direct ? nullptr : expanded,
                    [&](auto keys) {
