@@ -78,10 +78,9 @@ class ChatTemplate:
         Raises TemplateError if a template is not a string.
         """
         named = _sources(metadata)
-        source = named.pop("", "") or named.get("default", "")
-        if source.strip():
-            return cls(source, tokenizer, named=named)
-        return cls(CHATML, tokenizer, named=named, is_fallback=True)
+        source = _usual(named)
+        named.pop("", None)
+        return cls(source or CHATML, tokenizer, named=named, is_fallback=not source)
 
     def warm(self) -> None:
         """Compile the template now (imports Jinja); TemplateError if it is malformed."""
@@ -221,9 +220,13 @@ def _warn_of_fallback() -> None:
 
 def template_source(metadata: Mapping[str, Any]) -> str:
     """The template that a file's metadata gives its chats; raises as `ChatTemplate.from_metadata`."""
-    named = _sources(metadata)
-    source = named.get("", "") or named.get("default", "")
-    return source if source.strip() else CHATML
+    return _usual(_sources(metadata)) or CHATML
+
+
+def _usual(named: Mapping[str, str]) -> str:
+    """The template that chats take if they name none; empty if there is none."""
+    source = named.get("") or named.get("default", "")
+    return source if source.strip() else ""
 
 
 def _sources(metadata: Mapping[str, Any]) -> dict[str, str]:
