@@ -48,6 +48,15 @@ CpuFeatures detect_cpu() {
     return f;
 }
 
+bool is_amd() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amd");
+#else
+    return false;
+#endif
+}
+
 std::span<const Isa> all_isas() {
     return kIsas;
 }

@@ -20,6 +20,9 @@ struct CpuFeatures {
 // Reads CPUID and the register state the operating system saves (XCR0).
 CpuFeatures detect_cpu();
 
+// Whether AMD made this processor: its prefetchers are not Intel's.
+bool is_amd();
+
 // All kernel sets, weakest first.
 std::span<const Isa> all_isas();
 const char* isa_name(Isa isa);
