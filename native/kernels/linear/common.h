@@ -30,7 +30,8 @@ namespace {
 template <class Code>
 constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
 constexpr size_t kBlockTokens = QuantRows::kGroup;  // that meet an expanded chunk
-constexpr size_t kPrefetchBytes = 2048;             // ahead of the block in work
+constexpr size_t kPrefetchBytes = 2048;             // ahead of the block in work, into L1,
+constexpr size_t kFarPrefetchBytes = 6144;          // or into L2
 
 // Nothing read through y before this is known after it: keeps a tile's sums out of the registers that dots
 // need.

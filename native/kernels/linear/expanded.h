@@ -71,7 +71,7 @@ template <class S, GGMLType type, class Block>
 void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* out) {
     using Packed = PackedSource<S, type>;
     constexpr size_t kPartBytes = 64 / S::kParts;
-    Packed source(panel + packed_bytes(Packed::kLayout, first), true);
+    Packed source(panel + packed_bytes(Packed::kLayout, first), false);
     for (size_t b = 0; b < n_blocks; ++b) {
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) source.prefetch(group);

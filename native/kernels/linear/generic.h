@@ -76,7 +76,8 @@ void multiply_packed(const Call& c) {
         for (size_t t = 0; t < c.n_tokens;) {
             E::PackedTiles::pick(c.group_tokens(t), [&]<int T>() {
                 std::fill_n(tile, T * kPanelRows, 0.0f);
-                E::template tile<T>(PackedSource<S, type>(c.panel(p), c.m.fetch_ahead), c.m.n_in / 32, c.rows(t, 0), tile);
+                E::template tile<T>(PackedSource<S, type>(c.panel(p), c.m.fetch_far), c.m.n_in / 32,
+                                    c.rows(t, 0), tile);
                 c.template scale<S, T>(t, tile);
                 c.template store<T>(p, t, tile);
                 t += T;

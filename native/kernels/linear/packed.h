@@ -26,10 +26,10 @@ struct PackedSource {
     const uint8_t* header;
     const uint8_t* block;
     size_t index = 0;
-    bool fetch_ahead;
+    bool fetch_far;
 
-    PackedSource(const uint8_t* first, bool fetch)
-        : header(first), block(first + kHeaderBytes), fetch_ahead(fetch) {}
+    PackedSource(const uint8_t* first, bool far)
+        : header(first), block(first + kHeaderBytes), fetch_far(far) {}
 
     EDGELLM_INLINE void next() {
         block += kBlockBytes;
@@ -43,12 +43,14 @@ struct PackedSource {
 
     // A group's share of the lines of the block to come: asked for all at once they arrive more slowly.
     EDGELLM_INLINE void prefetch(int group) const {
-        if constexpr (kLayout.codes == Codes::kBytes) {
-            if (!fetch_ahead) return;
-        }
         EDGELLM_UNROLL
-        for (size_t i = 64 * static_cast<size_t>(group); i < kBlockBytes; i += 8 * 64)
-            __builtin_prefetch(block + kPrefetchBytes + i);
+        for (size_t i = 64 * static_cast<size_t>(group); i < kBlockBytes; i += 8 * 64) {
+            if (kLayout.codes != Codes::kNibbles && fetch_far) {
+                __builtin_prefetch(block + kFarPrefetchBytes + i, 0, 2);
+            } else {
+                __builtin_prefetch(block + kPrefetchBytes + i);
+            }
+        }
     }
 
     EDGELLM_INLINE typename S::Floats scale(int part) const {
