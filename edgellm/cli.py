@@ -118,7 +118,8 @@ def load_command(name: str) -> Command:
 
 def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
     """The parser of one command's arguments; flags that are not given are None."""
-    examples = "".join(f"  {line:<46}{what}\n" for line, what in command.examples)
+    width = max((len(line) for line, _ in command.examples), default=0) + 2
+    examples = "".join(f"  {line:<{width}}{what}\n" for line, what in command.examples)
     parser = _Parser(
         prog=f"edgellm {name}",
         description=command.description or command.summary,
