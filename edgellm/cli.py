@@ -92,7 +92,7 @@ def _main(arguments: list[str]) -> int:
         raise UsageError(_unknown(name))
     command = load_command(name)
     parser = make_parser(name, command)
-    parsed = parser.parse_args(arguments[1:])
+    parsed = parser.parse_intermixed_args(arguments[1:])
 
     from edgellm.commands.settings import resolve
 

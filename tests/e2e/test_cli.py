@@ -80,6 +80,16 @@ def test_run_prints_the_answer_and_nothing_else(tiny: Path) -> None:
     assert again == result
 
 
+def test_options_may_stand_between_the_model_and_the_prompt(tiny: Path) -> None:
+    options = ("--temp", "0", "-n", "5")
+    plain = edgellm("run", tiny, "Hello you", *options, **INTERPRETER)
+    assert plain.status == 0
+    assert edgellm("run", tiny, *options, "Hello", "you", **INTERPRETER) == plain
+    assert edgellm("run", *options[:2], tiny, *options[2:], "--", "Hello you", **INTERPRETER) == plain
+    dashed = edgellm("run", tiny, *options, "--", "--raw", **INTERPRETER)
+    assert dashed == edgellm("run", tiny, "--prompt=--raw", *options, **INTERPRETER)
+
+
 def test_standard_input_is_part_of_the_prompt(tiny: Path) -> None:
     both = edgellm("run", tiny, "-p", "Sum up:", "--temp", "0", "-n", "5", stdin="text\n", **INTERPRETER)
     one = edgellm("run", tiny, "Sum up:\n\ntext", "--temp", "0", "-n", "5", **INTERPRETER)
