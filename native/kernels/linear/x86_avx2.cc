@@ -41,12 +41,12 @@ struct Avx2Engine {
     [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             keep_in_memory(y);
-            if constexpr (Source::kSignedCodes) {
-                signed_block<T>(w, x, y);
-            } else if constexpr (Source::kPairs) {
-                pair_block<T>(w, x, y);
+            // More tokens than there are registers for both parts: one part after the other.
+            if constexpr (T <= 6) {
+                parts<T, 0, 2>(w, x, y);
             } else {
-                unsigned_block<T>(w, x, y);
+                parts<T, 0, 1>(w, x, y);
+                parts<T, 1, 2>(w, x, y);
             }
         }
     }
@@ -85,14 +85,15 @@ struct Avx2Engine {
         }
     }
 
-    // More tokens than there are registers for both parts: one part after the other.
-    template <int T, class Source, class Rows>
-    EDGELLM_INLINE static void unsigned_block(const Source& w, const Rows& x, float* y) {
-        if constexpr (T <= 6) {
-            unsigned_parts<T, 0, 2>(w, x, y);
+    // A block's parts [kFirst, kLast) of all tokens.
+    template <int T, int kFirst, int kLast, class Source, class Rows>
+    EDGELLM_INLINE static void parts(const Source& w, const Rows& x, float* y) {
+        if constexpr (Source::kSignedCodes) {
+            signed_parts<T, kFirst, kLast>(w, x, y);
+        } else if constexpr (Source::kPairs) {
+            pair_parts<T, kFirst, kLast>(w, x, y);
         } else {
-            unsigned_parts<T, 0, 1>(w, x, y);
-            unsigned_parts<T, 1, 2>(w, x, y);
+            unsigned_parts<T, kFirst, kLast>(w, x, y);
         }
     }
 
@@ -147,15 +148,17 @@ struct Avx2Engine {
     }
 
     // A scale per 16 columns: its integer factor is multiplied in while widening.
-    template <int T, class Source, class Rows>
-    EDGELLM_INLINE static void pair_block(const Source& w, const Rows& x, float* y) {
+    template <int T, int kFirst, int kLast, class Source, class Rows>
+    EDGELLM_INLINE static void pair_parts(const Source& w, const Rows& x, float* y) {
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; group += 2) {
-            w.prefetch(group);
-            w.prefetch(group + 1);
+            if constexpr (kFirst == 0) {
+                w.prefetch(group);
+                w.prefetch(group + 1);
+            }
             EDGELLM_UNROLL
-            for (int part = 0; part < 2; ++part) {
+            for (int part = kFirst; part < kLast; ++part) {
                 const __m256i first = w.codes(group, part), second = w.codes(group + 1, part);
                 const __m256i factor = w.pair_words(group / 4, part);
                 EDGELLM_UNROLL
@@ -168,19 +171,19 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T, 0, 2, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, kFirst, kLast, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
-    template <int T, class Source, class Rows>
-    EDGELLM_INLINE static void signed_block(const Source& w, const Rows& x, float* y) {
+    template <int T, int kFirst, int kLast, class Source, class Rows>
+    EDGELLM_INLINE static void signed_parts(const Source& w, const Rows& x, float* y) {
         const __m256i ones = _mm256_set1_epi16(1);
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) {
-            w.prefetch(group);
+            if constexpr (kFirst == 0) w.prefetch(group);
             EDGELLM_UNROLL
-            for (int part = 0; part < 2; ++part) {
+            for (int part = kFirst; part < kLast; ++part) {
                 const __m256i codes = w.codes(group, part), magnitude = _mm256_abs_epi8(codes);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
@@ -190,7 +193,7 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T, 0, 2, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, kFirst, kLast, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
     }
 };
 
