@@ -64,7 +64,7 @@ struct PackedMatrix {
     size_t n_panels;      // ceil(n_out / 16)
     size_t panel_bytes;   // bytes of one packed panel, a multiple of 64
     size_t panel_stride;  // distance between panels: panel_bytes, or more where two matrices are interleaved
-    bool fetch_far;       // few tokens' kernels fetch the lines to come into L2, further ahead, not into L1
+    bool fetch_far;       // on this processor, lines to come of wide codes are fetched into L2, not L1
     const uint8_t* data;  // 64-byte aligned
 };
 

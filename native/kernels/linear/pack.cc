@@ -339,8 +339,7 @@ bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out
     out->panel_bytes = align64(is_float ? n_in * kPanelRows * format->block_bytes
                                         : packed_bytes(layout, n_in / kBlockColumns));
     out->panel_stride = out->panel_bytes;
-    // Zen 4 reads 5 to 35 % faster so, except nibbles, which lose as much.
-    out->fetch_far = layout.codes != Codes::kNibbles && is_amd();
+    out->fetch_far = is_amd();
     return true;
 }
 
