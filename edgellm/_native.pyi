@@ -1,3 +1,4 @@
+from array import array
 from collections.abc import Sequence
 from typing import Any
 
@@ -25,9 +26,9 @@ class TokenSampler:
     ) -> None: ...
     def sample(
         self,
-        logits: npt.NDArray[np.float32],
-        history: npt.NDArray[np.int32],
-        mask: npt.NDArray[np.uint32] | None,
+        logits: memoryview[Any] | npt.NDArray[np.float32],
+        history: array[int] | npt.NDArray[np.int32],
+        mask: memoryview | npt.NDArray[np.uint32] | None,
         seed: int,
         step: int,
     ) -> tuple[int, float, list[tuple[int, float]]]: ...
@@ -42,6 +43,7 @@ class StringTable:
     def repeated(self) -> tuple[int, int] | None: ...
 
 def skip_strings(data: memoryview, position: int, count: int) -> tuple[int, int]: ...
+def first_outside(numbers: memoryview, low: float, high: float) -> int: ...
 def read_strings(data: memoryview, position: int, count: int) -> list[bytes]: ...
 def quantize(
     type: int,

@@ -8,15 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeAlias
+from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from edgellm._native import read_strings, skip_strings
 from edgellm.errors import FormatError
 from edgellm.gguf.types import ValueType
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 Value: TypeAlias = "int | float | bool | str | list[Value]"
 
@@ -142,14 +138,15 @@ class Metadata(Mapping[str, Value]):
             raise KeyError(key)
         return StringArray(self._data, value.start, value.n)
 
-    def numbers(self, key: str) -> NDArray[np.generic]:
+    def numbers(self, key: str) -> memoryview[Any]:
         """A numeric array in place, read-only (bools as uint8); KeyError unless it is such an array."""
-        import numpy as np
-
         value = self._values[key]
         if not isinstance(value, ArrayRef) or value.element is ValueType.STRING:
             raise KeyError(key)
-        return np.frombuffer(self._data, SCALARS[value.element].format, value.n, value.start)
+        form = SCALARS[value.element]
+        kind: Any = form.format[-1]
+        array: memoryview[Any] = self._data[value.start : value.start + value.n * form.size].cast(kind)
+        return array
 
     def _decode(self, key: str, ref: ArrayRef) -> Value:
         if ref.element is ValueType.STRING:

@@ -7,17 +7,17 @@ So the native side hashes the strings as bytes, a few milliseconds for all of th
 
 from __future__ import annotations
 
+import sys
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from edgellm import _native
 from edgellm.errors import FormatError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
 Value = int | float | bool | str | Sequence[object]
+# Numbers of one C type. Not an array: a start to the first token has no time to import NumPy.
+Numbers: TypeAlias = "memoryview[Any]"
 
 
 class StringsInPlace(Protocol):
@@ -36,7 +36,7 @@ class InPlace(Protocol):
     """Metadata that gives out its arrays without decoding them; both raise KeyError for other values."""
 
     def strings(self, key: str) -> StringsInPlace: ...
-    def numbers(self, key: str) -> NDArray[np.generic]: ...
+    def numbers(self, key: str) -> Numbers: ...
 
 
 class StringTable:
@@ -109,56 +109,68 @@ def strings(metadata: Mapping[str, Value], key: str, limit: int) -> list[str]:
     return result
 
 
-def numbers(metadata: Mapping[str, Value], key: str, length: int | None = None) -> NDArray[Any] | None:
-    """The array of numbers under `key`, None if there is none; FormatError if it has another length."""
-    import numpy as np
+def numbers(
+    metadata: Mapping[str, Value],
+    key: str,
+    length: int | None = None,
+    *,
+    low: float = -sys.float_info.max,
+    high: float = sys.float_info.max,
+    expected: str = "finite numbers",
+) -> Numbers | None:
+    """The array of numbers from `low` to `high` under `key`, None if there is none.
 
+    Raises FormatError if it is none, has another length, or holds what is not `expected`.
+    """
     if key not in metadata:
         return None
-    if isinstance(metadata, InPlace):
-        try:
-            array = np.asarray(metadata.numbers(key))
-        except KeyError:
-            raise FormatError(
-                f"{key} is not an array of numbers, as expected: convert the model anew"
-            ) from None
-    else:
-        value = metadata[key]
-        if isinstance(value, (str, int, float)):
-            raise FormatError(
-                f"{key} is a {type(value).__name__}, expected an array of numbers: convert the model anew"
-            )
-        array = np.asarray(value) if len(value) else np.empty(0)
-        if array.dtype.kind not in "iufb" or array.ndim != 1:
-            raise FormatError(
-                f"{key} holds something that is not a number: the file is damaged, fetch it again"
-            )
-    if length is not None and len(array) != length:
+    found = _find_numbers(metadata, key)
+    if length is not None and len(found) != length:
         raise FormatError(
-            f"{key} has {len(array)} entries, expected {length}, one for each token: the file is damaged, "
+            f"{key} has {len(found)} entries, expected {length}, one for each token: the file is damaged, "
             "fetch it again"
         )
-    return array
+    wrong = _native.first_outside(found, low, high)
+    if wrong >= 0:
+        raise FormatError(
+            f"{key} holds {found[wrong]:g}, expected {expected}: the file is damaged, fetch it again"
+        )
+    return found
 
 
 def integers(
     metadata: Mapping[str, Value], key: str, low: int, high: int, length: int | None = None
-) -> NDArray[np.int64]:
+) -> Numbers:
     """The array of integers from `low` to `high` under `key`, empty if there is none."""
-    import numpy as np
+    expected = f"integers from {low} to {high}"
+    found = numbers(metadata, key, length, low=low, high=high, expected=expected)
+    if found is None:
+        return memoryview(b"")
+    if found.format in ("f", "d") and len(found):
+        raise FormatError(f"{key} holds fractions, expected {expected}: convert the model anew")
+    return found
 
-    array = numbers(metadata, key, length)
-    if array is None:
-        return np.empty(0, np.int64)
-    wrong = (array < low) | (array > high)
-    if array.dtype.kind == "f":
-        wrong |= array != np.floor(array)
-    if wrong.any():
+
+def _find_numbers(metadata: Mapping[str, Value], key: str) -> Numbers:
+    if isinstance(metadata, InPlace):
+        try:
+            return metadata.numbers(key)
+        except KeyError:
+            raise FormatError(
+                f"{key} is not an array of numbers, as expected: convert the model anew"
+            ) from None
+    value = metadata[key]
+    if isinstance(value, (str, int, float)):
         raise FormatError(
-            f"{key} holds {float(array[wrong][0]):g}, expected integers from {low} to {high}: the file is "
-            "damaged, fetch it again"
+            f"{key} is a {type(value).__name__}, expected an array of numbers: convert the model anew"
         )
-    return array.astype(np.int64)
+    values: Any = value
+    for kind in ("q", "d"):
+        try:
+            return memoryview(array(kind, values))
+        except (TypeError, OverflowError):
+            continue
+    raise FormatError(f"{key} holds something that is not a number: the file is damaged, fetch it again")
 
 
 def _limit(key: str, length: int, limit: int) -> None:

@@ -186,21 +186,12 @@ def _types(metadata: Mapping[str, Value], n_tokens: int) -> bytearray:
     key = "tokenizer.ggml.token_type"
     if key not in metadata:
         return bytearray(bytes([NORMAL]) * n_tokens)
-    return bytearray(integers(metadata, key, 0, BYTE, n_tokens).astype("u1"))
+    types = integers(metadata, key, 0, BYTE, n_tokens)
+    return bytearray(types.cast("B")[:: types.itemsize])  # the lowest byte of each, the others being 0
 
 
 def _scores(metadata: Mapping[str, Value], n_tokens: int) -> memoryview:
-    key = "tokenizer.ggml.scores"
-    import numpy as np
-
-    array = numbers(metadata, key, n_tokens)
-    if array is None:
-        return memoryview(b"")
-    if not np.isfinite(array).all():
-        raise FormatError(
-            f"{key} holds a score that is not finite, expected finite numbers: fetch the file again"
-        )
-    return array.astype(np.float64).data
+    return numbers(metadata, "tokenizer.ggml.scores", n_tokens) or memoryview(b"")
 
 
 def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> dict[str, int]:

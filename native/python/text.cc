@@ -4,6 +4,7 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 
+#include <cstring>
 #include <stdexcept>
 #include <string_view>
 
@@ -16,6 +17,35 @@ using namespace edgellm;
 namespace {
 
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Numbers = nb::ndarray<nb::ro, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class T>
+int64_t first_outside(const uint8_t* bytes, size_t n, double low, double high) {
+    for (size_t i = 0; i < n; ++i) {
+        T value;  // it may lie at any byte of a file
+        std::memcpy(&value, bytes + i * sizeof(T), sizeof(T));
+        const auto x = static_cast<double>(value);
+        if (!(x >= low && x <= high)) return static_cast<int64_t>(i);
+    }
+    return -1;
+}
+
+int64_t first_outside_any(const Numbers& numbers, double low, double high) {
+    const auto* bytes = static_cast<const uint8_t*>(numbers.data());
+    const size_t n = numbers.size();
+    const nb::dlpack::dtype type = numbers.dtype();
+    if (type == nb::dtype<float>()) return first_outside<float>(bytes, n, low, high);
+    if (type == nb::dtype<double>()) return first_outside<double>(bytes, n, low, high);
+    if (type == nb::dtype<int8_t>()) return first_outside<int8_t>(bytes, n, low, high);
+    if (type == nb::dtype<uint8_t>()) return first_outside<uint8_t>(bytes, n, low, high);
+    if (type == nb::dtype<int16_t>()) return first_outside<int16_t>(bytes, n, low, high);
+    if (type == nb::dtype<uint16_t>()) return first_outside<uint16_t>(bytes, n, low, high);
+    if (type == nb::dtype<int32_t>()) return first_outside<int32_t>(bytes, n, low, high);
+    if (type == nb::dtype<uint32_t>()) return first_outside<uint32_t>(bytes, n, low, high);
+    if (type == nb::dtype<int64_t>()) return first_outside<int64_t>(bytes, n, low, high);
+    if (type == nb::dtype<uint64_t>()) return first_outside<uint64_t>(bytes, n, low, high);
+    throw std::invalid_argument("numbers of this type are not supported");
+}
 
 void check_position(const Bytes& data, size_t position) {
     if (position > data.size()) throw std::invalid_argument("the strings start behind the end of the data");
@@ -49,6 +79,9 @@ void bind_text(nb::module_& m) {
             return strings;
         },
         nb::arg("data"), nb::arg("position"), nb::arg("count"), "The bytes of GGUF strings.");
+
+    m.def("first_outside", &first_outside_any, nb::arg("numbers"), nb::arg("low"), nb::arg("high"),
+          "The index of the first number that is not from low to high, NaN for one; -1 if all are.");
 
     nb::class_<StringTable>(m, "StringTable")
         .def(

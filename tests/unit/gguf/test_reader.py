@@ -66,7 +66,7 @@ def test_arrays(tmp_path: Path) -> None:
     assert metadata["strings"] is metadata["strings"]
     assert metadata.array_length("strings") == 5
     assert metadata.element_type("ints") is ValueType.INT16
-    assert metadata.numbers("floats").dtype == np.float32
+    assert metadata.numbers("floats").format == "f"
     strings = metadata.strings("strings")
     assert strings.n == 5
     assert strings.data[strings.start : strings.start + 9].tobytes() == b"\1" + bytes(7) + b"a"

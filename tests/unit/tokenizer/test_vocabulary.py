@@ -64,7 +64,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
         "has 270 entries, expected 269",
     ),
     "scores are strings": (small_spm() | {T + "scores": ["a"] * 269}, FormatError, "not a number"),
-    "nan score": (small_spm() | {T + "scores": [float("nan")] * 269}, FormatError, "not finite"),
+    "nan score": (small_spm() | {T + "scores": [float("nan")] * 269}, FormatError, "expected finite numbers"),
     "no scores": (without(small_spm(), T + "scores"), FormatError, "scores is missing"),
     "bos out of range": (small_spm() | {T + "bos_token_id": 269}, FormatError, "is 269, expected a token id"),
     "eos negative": (small_spm() | {T + "eos_token_id": -1}, FormatError, "is -1, expected a token id"),
