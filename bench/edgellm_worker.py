@@ -75,27 +75,22 @@ class Worker:
             _, token = self._feed(self.sequence, ids[-1:])
         else:
             _, token = self._fresh(ids)
-        owner = np.full(1, self.sequence, np.int32)
-        wanted = np.ones(1, np.bool_)
         out = []
         begin = time.perf_counter()
         for _ in range(n):
             out.append(token)
-            token = int(backend.step(np.array([token], np.int32), owner, wanted)[0].argmax())
+            token = int(np.asarray(backend.step([token], [self.sequence], [True])).argmax())
         return {"seconds": time.perf_counter() - begin, "ids": out}
 
     def generate_many(self, prompts: Sequence[Sequence[int]], n: int) -> dict[str, Any]:
         backend = self._loaded()
         self._drop()
         sequences = [backend.open_sequence() for _ in prompts]
-        tokens = np.array(
-            [self._feed(s, ids)[1] for s, ids in zip(sequences, prompts, strict=True)], np.int32
-        )
-        owners = np.asarray(sequences, np.int32)
-        wanted = np.ones(len(prompts), np.bool_)
+        tokens = [self._feed(s, ids)[1] for s, ids in zip(sequences, prompts, strict=True)]
+        wanted = [True] * len(prompts)
         begin = time.perf_counter()
         for _ in range(n):
-            tokens = backend.step(tokens, owners, wanted).argmax(axis=1).astype(np.int32)
+            tokens = np.asarray(backend.step(tokens, sequences, wanted)).argmax(axis=1).tolist()
         seconds = time.perf_counter() - begin
         for sequence in sequences:
             backend.close_sequence(sequence)
@@ -112,8 +107,8 @@ class Worker:
             sequence = backend.open_sequence()
             for start in range(0, window, backend.batch):
                 piece = part[start : start + backend.batch]
-                owners = np.full(len(piece), sequence, np.int32)
-                logits = backend.step(piece, owners, np.ones(len(piece), np.bool_))
+                n = len(piece)
+                logits = np.asarray(backend.step(piece.tolist(), [sequence] * n, [True] * n))
                 following = part[start + 1 : start + 1 + len(piece)]
                 total += _loss(logits[: len(following)], following)
                 count += len(following)
@@ -144,15 +139,13 @@ class Worker:
     def _feed(self, sequence: int, ids: Sequence[int]) -> tuple[float, int]:
         """Run `ids`, a step's worth at a time; (seconds, the likeliest next token)."""
         backend = self._loaded()
-        tokens: Ints = np.asarray(ids, np.int32)
-        outputs = np.zeros(len(tokens), np.bool_)
-        outputs[-1] = True
-        owners = np.full(len(tokens), sequence, np.int32)
+        outputs = [*[False] * (len(ids) - 1), True]
+        owners = [sequence] * len(ids)
         begin = time.perf_counter()
-        for start in range(0, len(tokens), backend.batch):
+        for start in range(0, len(ids), backend.batch):
             part = slice(start, start + backend.batch)
-            logits = backend.step(tokens[part], owners[part], outputs[part])
-        return time.perf_counter() - begin, int(logits[-1].argmax())
+            logits = backend.step(ids[part], owners[part], outputs[part])
+        return time.perf_counter() - begin, int(np.asarray(logits)[-1].argmax())
 
 
 def _loss(logits: Floats, following: Ints) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 Floats: TypeAlias = "NDArray[np.float32]"
 Ints: TypeAlias = "NDArray[np.int32]"
-Bools: TypeAlias = "NDArray[np.bool_]"
+# A matrix (n_rows, n_vocab) f32. Not an array: a start to the first token has no time to import NumPy.
+Logits: TypeAlias = "memoryview[Any]"
 
 
 class Backend(Protocol):
@@ -80,10 +81,10 @@ class Backend(Protocol):
 
     def sequence_length(self, sequence: int) -> int: ...
 
-    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
         """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set."""
 
-    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
 
     def close(self) -> None: ...
@@ -108,6 +109,15 @@ class SavingBackend(Backend, Protocol):
 
     def append_blocks(self, sequence: int, saved: bytes) -> None:
         """Append saved blocks to a sequence of full blocks; BackendError, and no change, if it cannot be."""
+
+
+def rows_of(logits: Logits) -> list[Logits]:
+    """The rows (n_vocab,) of a step's logits, in place."""
+    n_rows, n_vocab = logits.shape or (0, 0)
+    if n_rows == 0:
+        return []  # what is empty cannot be cast
+    values = logits.cast("B").cast("f")
+    return [values[i * n_vocab : (i + 1) * n_vocab] for i in range(n_rows)]
 
 
 def blocks_for(length: int, n_tokens: int, block_tokens: int) -> int:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.base import Floats, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError
 from edgellm.gguf.reader import GGUFFile
@@ -146,28 +146,30 @@ class InterpreterBackend(Booked):
         """Append tokens that were saved as bytes; BackendError if they are none or have no room."""
         if len(saved) % 4:
             raise BackendError("The saved sequence does not fit the model.")
-        tokens = np.frombuffer(saved, "<i4")
-        if len(tokens) and not 0 <= tokens.min() <= tokens.max() < self.n_vocab:
+        tokens: list[int] = np.frombuffer(saved, "<i4").tolist()
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self.n_vocab:
             raise BackendError("The saved sequence does not fit the model.")
-        self._ledger.check_step(tokens, np.full(len(tokens), sequence), tokens < 0, len(tokens))
-        self._ledger.append(sequence, len(tokens))
-        self._tokens[sequence] += tokens.tolist()
+        n_tokens = len(tokens)
+        self._ledger.check_step(tokens, [sequence] * n_tokens, [False] * n_tokens, n_tokens)
+        self._ledger.append(sequence, n_tokens)
+        self._tokens[sequence] += tokens
 
-    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
-        out = np.empty((int(outputs.sum()), self.n_vocab), np.float32)
+        out = np.empty((sum(outputs), self.n_vocab), np.float32)
         row_of = np.cumsum(outputs) - 1
         for sequence, indices in places.items():
             self._ledger.append(sequence, len(indices))
-            self._tokens[sequence] += tokens[indices].tolist()
-            wanted = outputs[indices]
-            if wanted.any():
+            self._tokens[sequence] += [tokens[index] for index in indices]
+            if any(outputs[index] for index in indices):
                 rows = self._model.logits(self._tokens[sequence], self._scales[sequence])[-len(indices) :]
-                out[row_of[indices[wanted]]] = rows[wanted]
-        return out
+                for index, row in zip(indices, rows, strict=True):
+                    if outputs[index]:
+                        out[row_of[index]] = row
+        return out.data
 
-    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
-        return self._model.hidden(tokens.tolist(), scales)
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+        return self._model.hidden(tokens, scales)
 
     def close(self) -> None:
         self._ledger.clear()

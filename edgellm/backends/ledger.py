@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
-import numpy as np
-
-from edgellm.backends.base import Bools, Ints, blocks_for
+from edgellm.backends.base import blocks_for
 from edgellm.errors import BackendError
 
 
@@ -100,7 +99,9 @@ class Ledger:
         self._blocks[sequence] = blocks[:keep]
         self._grow(sequence, n_tokens)
 
-    def check_step(self, tokens: Ints, sequences: Ints, outputs: Bools, batch: int) -> dict[int, Ints]:
+    def check_step(
+        self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool], batch: int
+    ) -> dict[int, list[int]]:
         """Where in the step each sequence's tokens are, in order: sequence -> indices.
 
         Raises BackendError, having changed nothing, for a step that cannot be taken.
@@ -110,7 +111,7 @@ class Ledger:
         if len(tokens) > batch:
             raise BackendError(f"A step of {len(tokens)} tokens exceeds the batch of {batch}.")
         places: dict[int, list[int]] = {}
-        for index, sequence in enumerate(sequences.tolist()):
+        for index, sequence in enumerate(sequences):
             places.setdefault(sequence, []).append(index)
         needed = 0
         for sequence, indices in places.items():
@@ -121,7 +122,7 @@ class Ledger:
                 )
             needed += blocks_for(length, len(indices), self.block_tokens)
         self._check_free(needed)
-        return {sequence: np.asarray(indices, np.int32) for sequence, indices in places.items()}
+        return places
 
     def append(self, sequence: int, n_tokens: int) -> None:
         """Give a sequence the blocks for `n_tokens` more, which `check_step` has found to be there."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.base import Floats, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, UnsupportedError
 from edgellm.gguf.types import GGMLType
@@ -171,23 +171,22 @@ class LlamaCppBackend(Booked):
         if not unchanged:
             self._cut(self._slots[sequence], n_tokens)
 
-    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
         places = self._run(tokens, sequences, outputs)
         rows = np.empty((len(places), self.n_vocab), np.float32)
         for row, place in enumerate(places):
             found = llama_cpp.llama_get_logits_ith(self._context, place)
             rows[row] = np.ctypeslib.as_array(found, (self.n_vocab,))
-        return rows
+        return rows.data
 
-    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
         rows = np.empty((len(tokens), self.n_embd), np.float32)
         sequence = self.open_sequence(scales)
         llama_cpp.llama_set_embeddings(self._context, True)
         try:
             for start in range(0, len(tokens), self.batch):
                 part = tokens[start : start + self.batch]
-                owners = np.full(len(part), sequence, np.int32)
-                for place in self._run(part, owners, np.ones(len(part), np.bool_)):
+                for place in self._run(part, [sequence] * len(part), [True] * len(part)):
                     found = llama_cpp.llama_get_embeddings_ith(self._context, place)
                     rows[start + place] = np.ctypeslib.as_array(found, (self.n_embd,))
         finally:
@@ -203,22 +202,22 @@ class LlamaCppBackend(Booked):
             llama_cpp.llama_model_free(self._model)
         self._context = self._model = None
 
-    def _run(self, tokens: Ints, sequences: Ints, outputs: Bools) -> list[int]:
+    def _run(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> list[int]:
         """Append the tokens; returns the places of those with an output."""
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
-        if ((tokens < 0) | (tokens >= self.n_vocab)).any():
+        if any(not 0 <= token < self.n_vocab for token in tokens):
             raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")
         lengths = {sequence: self._ledger.length(sequence) for sequence in places}
         batch = llama_cpp.llama_batch_init(len(tokens), 0, 1)
         try:
             batch.n_tokens = len(tokens)
             for sequence, indices in places.items():
-                for offset, index in enumerate(indices.tolist()):
-                    batch.token[index] = int(tokens[index])
+                for offset, index in enumerate(indices):
+                    batch.token[index] = tokens[index]
                     batch.pos[index] = lengths[sequence] + offset
                     batch.n_seq_id[index] = 1
                     batch.seq_id[index][0] = self._slots[sequence]
-                    batch.logits[index] = bool(outputs[index])
+                    batch.logits[index] = outputs[index]
             status = llama_cpp.llama_decode(self._context, batch)
         finally:
             llama_cpp.llama_batch_free(batch)
@@ -228,7 +227,7 @@ class LlamaCppBackend(Booked):
             raise BackendError(f"llama.cpp could not compute a step{_log.reason()}, status {status}.")
         for sequence, indices in places.items():
             self._ledger.append(sequence, len(indices))
-        return np.flatnonzero(outputs).tolist()
+        return [index for index, wanted in enumerate(outputs) if wanted]
 
     def _cut(self, slot: int, n_tokens: int) -> None:
         # An encoder keeps nothing.

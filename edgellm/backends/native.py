@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgellm import _native
-from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.base import Floats, Logits
 from edgellm.errors import BackendError, ModelError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
@@ -143,15 +144,16 @@ class NativeBackend:
         if not fits:
             raise BackendError("The saved blocks do not fit the model, or the cache has no room for them.")
 
-    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
+    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
         with self._translated():
-            logits: Floats = self._engine.step(tokens, sequences, outputs.view("u1"))
+            logits: Logits = self._engine.step(array("i", tokens), array("i", sequences), bytes(outputs))
             return logits
 
-    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+        import numpy as np
+
         with self._translated():
-            hidden: Floats = self._engine.hidden(tokens, list(scales))
-            return hidden
+            return np.asarray(self._engine.hidden(array("i", tokens), list(scales)), np.float32)
 
     def close(self) -> None:
         del self._engine

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Bools, Floats, Ints
+from edgellm.backends.base import Floats, Ints, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, FileError
 from edgellm.program import Program
@@ -113,29 +113,34 @@ class OnnxBackend(Booked):
         held = self._sequences[sequence]
         self._fit(held, n_tokens, n_tokens)
 
-    def step(self, tokens: Ints, sequences: Ints, outputs: Bools) -> Floats:
-        if ((tokens < 0) | (tokens >= self.n_vocab)).any():
+    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
+        ids = np.asarray(tokens, np.int32)
+        if ((ids < 0) | (ids >= self.n_vocab)).any():
             raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
-        logits = np.empty((int(outputs.sum()), self.n_vocab), np.float32)
-        row_of = np.cumsum(outputs) - 1
+        flags = np.asarray(outputs, np.bool_)
+        logits = np.empty((int(flags.sum()), self.n_vocab), np.float32)
+        row_of = np.cumsum(flags) - 1
         # Lengths change when all sequences are done: rows past a sequence's length do not count.
-        for sequence, indices in places.items():
-            wanted = np.flatnonzero(outputs[indices])
+        for sequence, listed in places.items():
+            indices = np.asarray(listed)
+            wanted = np.flatnonzero(flags[indices])
             first = int(wanted[0]) if len(wanted) else len(indices) - 1
-            found = self._run(sequence, tokens[indices], "logits", len(indices) - first)
+            found = self._run(sequence, ids[indices], "logits", len(indices) - first)
             logits[row_of[indices[wanted]]] = found[wanted - first]
-        for sequence, indices in places.items():
-            self._ledger.append(sequence, len(indices))
-        return logits
+        for sequence, listed in places.items():
+            self._ledger.append(sequence, len(listed))
+        return logits.data
 
-    def hidden(self, tokens: Ints, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+        ids = np.asarray(tokens, np.int32)
         sequence = self.open_sequence(scales)
         try:
             rows = []
-            for start in range(0, len(tokens), self.batch):
-                part = tokens[start : start + self.batch]
-                self._ledger.check_step(part, np.full(len(part), sequence, np.int32), part >= 0, self.batch)
+            for start in range(0, len(ids), self.batch):
+                part = ids[start : start + self.batch]
+                n = len(part)
+                self._ledger.check_step(part.tolist(), [sequence] * n, [True] * n, self.batch)
                 rows.append(self._run(sequence, part, "hidden_states", 1))
                 self._ledger.append(sequence, len(part))
             return np.concatenate(rows)

@@ -234,14 +234,13 @@ class Runner:
 
     def _feed(self, sequences: Sequence[int], ids: Ints) -> Ints:
         """Append `ids` to every sequence, a step's worth at a time; the likeliest next token of each."""
-        tokens = np.tile(ids, len(sequences))
-        owners = np.repeat(np.asarray(sequences, np.int32), len(ids))
-        outputs = np.zeros(len(tokens), np.bool_)
-        outputs[len(ids) - 1 :: len(ids)] = True
+        tokens = ids.tolist() * len(sequences)
+        owners = [sequence for sequence in sequences for _ in ids]
+        outputs = [*[False] * (len(ids) - 1), True] * len(sequences)
         best = []
         for start in range(0, len(tokens), self.backend.batch):
             part = slice(start, start + self.backend.batch)
-            logits = self.backend.step(tokens[part], owners[part], outputs[part])
+            logits = np.asarray(self.backend.step(tokens[part], owners[part], outputs[part]))
             best.append(logits.argmax(axis=1))
         return np.concatenate(best).astype(np.int32)
 
@@ -249,12 +248,12 @@ class Runner:
         """Append the likeliest token to every sequence, `n` times; (n, n_sequences)."""
         if tokens is None or n == 0:
             return np.zeros((0, len(sequences)), np.int32)
-        owners = np.asarray(sequences, np.int32)
-        outputs = np.ones(len(sequences), np.bool_)
+        outputs = [True] * len(sequences)
         chosen = np.empty((n, len(sequences)), np.int32)
         for i in range(n):
             chosen[i] = tokens
-            tokens = self.backend.step(tokens, owners, outputs).argmax(axis=1).astype(np.int32)
+            logits = np.asarray(self.backend.step(tokens.tolist(), sequences, outputs))
+            tokens = logits.argmax(axis=1).astype(np.int32)
         return chosen
 
 

@@ -74,8 +74,8 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
     from edgellm.engine.loading import Loading
 
     options = load_options(settings, batch=settings["batch"], lora=adapters(settings) if with_lora else ())
-    # While the engine packs weights on its own threads, everything that answers is imported, NumPy and Jinja
-    # among it, and the template compiled.
+    # While the engine packs weights on its own threads, everything that answers is imported, Jinja among it,
+    # and the template compiled.
     loading = Loading(path, options)
     from edgellm.engine.model import Model
 

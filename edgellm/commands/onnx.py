@@ -110,8 +110,7 @@ def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
         backend = OnnxBackend(
             planned.program, part / MODEL_FILE, threads=threads, n_ctx=n, cache_tokens=n, batch=n
         )
-        owners = np.full(n, backend.open_sequence(), np.int32)
-        found = backend.step(np.asarray(ids, np.int32), owners, np.ones(n, np.bool_))
+        found = np.asarray(backend.step(ids, [backend.open_sequence()] * n, [True] * n))
         backend.close()
         return found
 

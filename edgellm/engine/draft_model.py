@@ -130,13 +130,14 @@ class DraftModel:
             request: len(draft.tokens) + n >= len(request.tokens)
             for request, draft, n in zip(feeds, drafts, counts, strict=True)
         }
-        outputs = np.zeros(sum(counts), np.bool_)
-        outputs[np.cumsum(counts) - 1] = list(complete.values())
+        sequences: list[int] = []
+        outputs: list[bool] = []
+        for draft, n, done in zip(drafts, counts, complete.values(), strict=True):
+            sequences += [draft.sequence] * n
+            outputs += [*[False] * (n - 1), done]
         begin = self._clock()
-        logits = self._backend.step(
-            np.concatenate([np.asarray(tokens, np.int32) for tokens in feeds.values()]),
-            np.repeat(np.asarray([draft.sequence for draft in drafts], np.int32), counts),
-            outputs,
+        logits = np.asarray(
+            self._backend.step([token for tokens in feeds.values() for token in tokens], sequences, outputs)
         )
         if max(counts) <= _MOST_NEW:
             seconds = self._clock() - begin

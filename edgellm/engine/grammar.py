@@ -11,9 +11,6 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-
 from edgellm.chat.schema import check_pattern, grammar_schema
 from edgellm.engine.options import Constraint
 from edgellm.errors import EdgeLLMError, UsageError
@@ -42,14 +39,14 @@ class Matcher:
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
 
-    def mask(self) -> npt.NDArray[np.uint32]:
-        """The tokens that may come next, one bit each; end-of-generation tokens only where it may end.
+    def mask(self) -> memoryview:
+        """The tokens that may come next, one bit each (u32); end-of-generation tokens only where it may end.
 
         Raises UsageError if the grammar exceeds its limits here.
         """
         bits = self._matcher.compute_bitmask()
         self._check()
-        return np.frombuffer(bits, np.uint32)
+        return memoryview(bits).cast("I")
 
     def accept(self, token: int) -> bool:
         """Take a token that the mask allows; True if nothing but the end can follow."""

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
-
-from edgellm.backends.base import Backend, Floats, Ints, SavingBackend
+from edgellm.backends.base import Backend, Floats, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
 from edgellm.engine.loading import DEFAULT_DRAFT_MAX, Loading, LoadOptions, Plan
 from edgellm.engine.options import GenerateOptions, sampling_defaults
@@ -221,8 +221,10 @@ class Model:
         lora: as in GenerateOptions. Raises ContextOverflowError if the sequence exceeds the context.
         """
         self._check_generates()
+        from edgellm.engine.reading import all_logits
+
         tokens, scales = self._check_ids(ids), self.scales(lora)
-        return self.scheduler.exclusively(len(tokens), lambda backend: _all_logits(backend, tokens, scales))
+        return self.scheduler.exclusively(len(tokens), lambda backend: all_logits(backend, tokens, scales))
 
     def perplexity(self, ids: Sequence[int], *, lora: Choice | None = None) -> float:
         """exp of the mean negative log-likelihood of the tokens, each given those before it.
@@ -230,6 +232,8 @@ class Model:
         A text longer than the context is cut into context-sized windows, each read on its own; the first
         token of a window is not scored. Needs at least two tokens.
         """
+        from edgellm.engine.reading import loss
+
         self._check_generates()
         tokens, scales = self._check_ids(ids), self.scales(lora)
         if len(tokens) < 2:
@@ -239,15 +243,14 @@ class Model:
             window = tokens[start : start + self.n_ctx]
             if len(window) < 2:
                 break
-            losses = self.scheduler.exclusively(
-                len(window),
-                lambda backend, w=window: _losses(backend, w, scales),  # type: ignore[misc]
-            )
-            total, count = total + float(losses.sum(dtype=np.float64)), count + len(losses)
-        return float(np.exp(total / count))
+            total += self.scheduler.exclusively(len(window), partial(loss, tokens=window, scales=scales))
+            count += len(window) - 1
+        return math.exp(total / count)
 
     def embed(self, texts: Sequence[str], *, lora: Choice | None = None) -> Floats:
         """Embeddings (n_texts, width), each of length 1: the hidden state pooled as the model says."""
+        import numpy as np
+
         rows = np.empty((len(texts), self.program.width), np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[:] = self.embed_ids(self.tokenize(text, add_special=True), lora=lora)
@@ -255,11 +258,11 @@ class Model:
 
     def embed_ids(self, ids: Sequence[int], *, lora: Choice | None = None) -> Floats:
         """The embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
+        from edgellm.engine.reading import embedding
+
         tokens, scales = self._check_ids(ids), self.scales(lora)
         hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens, scales))
-        pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
-        vector = np.asarray(pooled[self.program.pooling], np.float64)
-        return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+        return embedding(hidden, self.program.pooling)
 
     def close(self) -> None:
         """End what is under way and free the model's memory."""
@@ -289,13 +292,16 @@ class Model:
                 "To write, use a generative model."
             )
 
-    def _check_ids(self, ids: Sequence[int]) -> Ints:
-        tokens = np.asarray(ids)  # of objects, if an id is beyond 64 bits
-        if tokens.ndim != 1 or len(tokens) == 0:
+    def _check_ids(self, ids: Sequence[int]) -> list[int]:
+        try:
+            tokens = list(map(operator.index, ids))
+        except TypeError:
+            raise UsageError("The token ids must be integers.") from None
+        if not tokens:
             raise UsageError("The text holds no tokens; give at least one.")
-        if tokens.min() < 0 or tokens.max() >= self.backend.n_vocab:
+        if min(tokens) < 0 or max(tokens) >= self.backend.n_vocab:
             raise UsageError(f"The token ids must lie in 0..{self.backend.n_vocab - 1}.")
-        return tokens.astype(np.int32)
+        return tokens
 
 
 def _tokenizer(file: GGUFFile) -> Tokenizer:
@@ -324,31 +330,3 @@ def _loaded(part: T | None) -> T:
             "The model was loaded for its vocabulary alone, or has been closed; load it with its weights."
         )
     return part
-
-
-def _chunks(backend: Backend, tokens: Ints, scales: Scales) -> Iterator[Floats]:
-    """Logits of every position, one step's worth after another."""
-    sequence = backend.open_sequence(scales)
-    try:
-        for start in range(0, len(tokens), backend.batch):
-            part = tokens[start : start + backend.batch]
-            yield backend.step(part, np.full(len(part), sequence, np.int32), np.ones(len(part), np.bool_))
-    finally:
-        backend.close_sequence(sequence)
-
-
-def _all_logits(backend: Backend, tokens: Ints, scales: Scales) -> Floats:
-    return np.concatenate(list(_chunks(backend, tokens, scales)))
-
-
-def _losses(backend: Backend, tokens: Ints, scales: Scales) -> Floats:
-    """Negative log-likelihood (n_tokens - 1,) of each token but the first."""
-    losses, position = [], 0
-    for logits in _chunks(backend, tokens, scales):
-        following = tokens[position + 1 : position + 1 + len(logits)]
-        wide = logits[: len(following)].astype(np.float64)
-        wide -= wide.max(axis=1, keepdims=True)
-        picked = wide[np.arange(len(following)), following]
-        losses.append((np.log(np.exp(wide).sum(axis=1)) - picked).astype(np.float32))
-        position += len(logits)
-    return np.concatenate(losses)

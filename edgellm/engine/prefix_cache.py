@@ -11,12 +11,11 @@ prompt begins like it.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-
-from edgellm.backends.base import Backend, Ints, blocks_for
+from edgellm.backends.base import Backend, blocks_for
 from edgellm.engine.adapters import Scales
 from edgellm.errors import BackendError
 
@@ -54,7 +53,7 @@ class Parked:
     """
 
     def __init__(
-        self, tokens: Ints, scales: Scales, pieces: list[Piece] | None = None, n_saved: int = 0
+        self, tokens: array[int], scales: Scales, pieces: list[Piece] | None = None, n_saved: int = 0
     ) -> None:
         self.tokens = tokens
         self.scales = scales
@@ -92,19 +91,14 @@ class PrefixCache:
 
         Sequences that it makes useless are closed.
         """
-        held = Parked(np.asarray(tokens, np.int32), scales)
+        held = Parked(array("i", tokens), scales)
         if len(tokens) < self._min_tokens or self._max_parked == 0:
             self._backend.close_sequence(sequence)
             return
         if not self.forgets:
             # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
             for other, theirs in list(self._parked.items()):
-                n_theirs = len(theirs.tokens)
-                if (
-                    theirs.scales == scales
-                    and n_theirs <= len(tokens)
-                    and np.array_equal(theirs.tokens, held.tokens[:n_theirs])
-                ):
+                if theirs.scales == scales and theirs.tokens == held.tokens[: len(theirs.tokens)]:
                     self._close(other)
         self._parked[sequence] = held
         while len(self._parked) > self._max_parked:
@@ -124,7 +118,7 @@ class PrefixCache:
         At least the last token is left to compute, because its logits are wanted. `live`: sequences
         that are in use with these `scales` of the adapters, as (sequence, tokens it holds).
         """
-        wanted = np.asarray(prompt, np.int32)
+        wanted = array("i", prompt)
         matches = sorted(
             self._matches(wanted, live, scales), key=lambda m: (m.n_tokens, m.whole), reverse=True
         )
@@ -184,14 +178,14 @@ class PrefixCache:
         """Whether a sequence is on its way from the disk."""
         return self._recall is not None
 
-    def kept(self, prompt: Ints, scales: Scales = ()) -> list[Piece]:
+    def kept(self, prompt: array[int], scales: Scales = ()) -> list[Piece]:
         """What the disk has of a prompt's beginning."""
         return self._disk.find(prompt, scales) if self._disk else []
 
     def recall(
         self,
         pieces: list[Piece],
-        prompt: Ints,
+        prompt: array[int],
         live: Iterable[tuple[int, Sequence[int]]],
         scales: Scales = (),
     ) -> Recall | None:
@@ -257,7 +251,7 @@ class PrefixCache:
                 self.evict(sequence)
         else:
             parked = self._recalled[1]
-            parked.tokens, parked.pieces = np.concatenate([parked.tokens, piece.tokens]), None
+            parked.tokens, parked.pieces = parked.tokens + piece.tokens, None
         return True
 
     def _end_recall(self) -> None:
@@ -266,14 +260,14 @@ class PrefixCache:
         if self._recalled is not None and self._parked.get(self._recalled[0]) is self._recalled[1]:
             sequence, parked = self._recalled
             del self._parked[sequence]
-            self.park(sequence, parked.tokens.tolist(), parked.scales)
+            self.park(sequence, parked.tokens, parked.scales)
         self._recall = self._recalled = None
 
     def _matches(
-        self, wanted: Ints, live: Iterable[tuple[int, Sequence[int]]], scales: Scales
+        self, wanted: array[int], live: Iterable[tuple[int, Sequence[int]]], scales: Scales
     ) -> Iterator[Match]:
         parked = [(s, held.tokens) for s, held in self._parked.items() if held.scales == scales]
-        candidates = [*parked, *((s, np.asarray(tokens, np.int32)) for s, tokens in live)]
+        candidates = [*parked, *((s, array("i", tokens)) for s, tokens in live)]
         for sequence, held in candidates:
             n_tokens = min(common_prefix(held, wanted), len(wanted) - 1)
             if n_tokens >= self._min_tokens:
@@ -284,8 +278,14 @@ class PrefixCache:
         self._backend.close_sequence(sequence)
 
 
-def common_prefix(a: Ints, b: Ints) -> int:
+def common_prefix(a: array[int], b: array[int]) -> int:
     """The number of equal tokens at the beginning of both."""
-    size = min(len(a), len(b))
-    different = np.flatnonzero(a[:size] != b[:size])
-    return int(different[0]) if len(different) else size
+    known, most = 0, min(len(a), len(b))
+    # By halves: slices are compared at the speed of memory, tokens at that of Python.
+    while known < most:
+        end = (known + most + 1) // 2
+        if a[known:end] == b[known:end]:
+            known = end
+        else:
+            most = end - 1
+    return known

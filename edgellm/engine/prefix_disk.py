@@ -11,12 +11,11 @@ import logging
 import queue
 import struct
 import threading
+from array import array
 from collections.abc import Sequence
 
-import numpy as np
-
 from edgellm import __version__
-from edgellm.backends.base import Ints, SavingBackend
+from edgellm.backends.base import SavingBackend
 from edgellm.engine.adapters import Scales
 from edgellm.engine.prefix_cache import common_prefix
 from edgellm.engine.prefix_store import KEY_BYTES, MODEL_BYTES, ROOT, Piece, PrefixStore, chain, make_piece
@@ -132,7 +131,7 @@ class PrefixDisk:
         """The tokens of a piece, or the fewest of a sequence that is kept whole."""
         return self._n_blocks * self._backend.block_tokens
 
-    def pieces(self, tokens: Ints, scales: Scales) -> list[Piece]:
+    def pieces(self, tokens: array[int], scales: Scales) -> list[Piece]:
         """What is to be kept of a sequence that was read with these scales of the adapters."""
         if not self.whole:
             return list(chain(self._model, tokens, self.piece_tokens, _root(scales)))
@@ -150,7 +149,7 @@ class PrefixDisk:
             payload = self._backend.save_blocks(sequence, index * self._n_blocks, self._n_blocks)
         self.store.put(piece, payload, pieces[:index])
 
-    def find(self, wanted: Ints, scales: Scales = ()) -> list[Piece]:
+    def find(self, wanted: array[int], scales: Scales = ()) -> list[Piece]:
         """The pieces that together are the longest known beginning of a prompt without its last token."""
         if not self.whole:
             found = []
@@ -163,11 +162,11 @@ class PrefixDisk:
         fitting = [
             piece
             for piece in self._read_with(scales)
-            if piece.end < len(wanted) and np.array_equal(piece.tokens, wanted[: piece.end])
+            if piece.end < len(wanted) and piece.tokens == wanted[: piece.end]
         ]
         return [max(fitting, key=lambda piece: piece.end)] if fitting else []
 
-    def n_known(self, wanted: Ints, scales: Scales = ()) -> int:
+    def n_known(self, wanted: array[int], scales: Scales = ()) -> int:
         """How many of a prompt's tokens some whole sequence began with, though it then went on otherwise."""
         return max((common_prefix(piece.tokens, wanted) for piece in self._read_with(scales)), default=0)
 

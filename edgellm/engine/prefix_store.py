@@ -20,14 +20,12 @@ import struct
 import threading
 import time
 import zlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from edgellm.backends.base import Ints
 from edgellm.errors import UsageError
 
 log = logging.getLogger("edgellm.engine")
@@ -52,7 +50,7 @@ class Piece:
     model: bytes
     parent: bytes
     start: int
-    tokens: Ints
+    tokens: array[int]
     key: bytes
 
     @property
@@ -65,14 +63,13 @@ class Piece:
         return f"{self.model.hex()}-{self.key.hex()}.kv"
 
 
-def make_piece(model: bytes, parent: bytes, start: int, tokens: Ints) -> Piece:
+def make_piece(model: bytes, parent: bytes, start: int, tokens: array[int]) -> Piece:
     """A piece with the key that its model, its tokens and those before them have."""
-    raw = tokens.astype("<i4").tobytes()
-    key = hashlib.blake2b(model + parent + raw, digest_size=KEY_BYTES).digest()
+    key = hashlib.blake2b(model + parent + tokens.tobytes(), digest_size=KEY_BYTES).digest()
     return Piece(model, parent, start, tokens, key)
 
 
-def chain(model: bytes, tokens: Ints, size: int, root: bytes = ROOT) -> Iterator[Piece]:
+def chain(model: bytes, tokens: array[int], size: int, root: bytes = ROOT) -> Iterator[Piece]:
     """The pieces of `size` tokens that a sequence begins with; what is left over belongs to none."""
     parent = root
     for start in range(0, len(tokens) - size + 1, size):
@@ -269,7 +266,7 @@ class PrefixStore:
 
     def _read_file(self, piece: Piece) -> bytes | None:
         """The payload of a file, if it is whole and that of this piece."""
-        tokens = piece.tokens.astype("<i4").tobytes()
+        tokens = piece.tokens.tobytes()
         with os.fdopen(self._open(piece.name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
             n_payload = size - _HEADER.size - len(tokens) - CHECK_BYTES
@@ -293,7 +290,8 @@ class PrefixStore:
                 magic, owner, parent, n_tokens, _ = _HEADER.unpack(head)
                 if magic != MAGIC or owner != model or n_tokens * 4 > size:
                     return None
-                tokens = np.frombuffer(file.read(n_tokens * 4), "<i4").astype(np.int32)
+                tokens = array("i")
+                tokens.frombytes(file.read(n_tokens * tokens.itemsize))
         except (OSError, ValueError):
             return None
         piece = make_piece(model, parent, 0, tokens)
@@ -301,7 +299,7 @@ class PrefixStore:
 
 
 def _head(piece: Piece, n_payload: int) -> bytes:
-    tokens = piece.tokens.astype("<i4").tobytes()
+    tokens = piece.tokens.tobytes()
     return _HEADER.pack(MAGIC, piece.model, piece.parent, len(piece.tokens), n_payload) + tokens
 
 

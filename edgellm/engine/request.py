@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from edgellm.backends.base import Ints
 from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.sampling import Sampled, Sampler
@@ -35,7 +32,7 @@ class StreamDecoder(Protocol):
 class TokenMatcher(Protocol):
     """Says which tokens may come next, and whether a token has completed the answer."""
 
-    def mask(self) -> npt.NDArray[np.uint32]: ...
+    def mask(self) -> memoryview: ...
 
     def accept(self, token: int, /) -> bool: ...
 
@@ -117,7 +114,7 @@ class Request:
         self.matcher = matcher
         self.scales = scales
         self.number = next(_numbers)
-        self.prompt_ids: Ints = np.asarray(prompt, np.int32)
+        self.prompt_ids = array("i", prompt)
         self.tokens = list(prompt)
         self.stops = StopFilter(options.stop)
         self.sequence: int | None = None

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 import os
+from array import array
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm._native import TokenSampler
 from edgellm.errors import ModelError, UsageError
 
-NO_TOKENS = np.empty(0, np.int32)
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from edgellm.backends.base import Logits
+
+NO_TOKENS = array("i")
 
 
 class Sampled(NamedTuple):
@@ -101,20 +105,20 @@ class Sampler:
 
     def sample(
         self,
-        logits: npt.NDArray[np.float32],
-        history: Sequence[int] | npt.NDArray[np.int32] = (),
-        mask: npt.NDArray[np.uint32] | None = None,
+        logits: Logits | NDArray[np.float32],
+        history: Sequence[int] = (),
+        mask: memoryview | NDArray[np.uint32] | None = None,
     ) -> Sampled:
-        """Choose a token from `logits` (n_vocab,).
+        """Choose a token from `logits` (n_vocab,) f32.
 
-        history: the tokens so far, oldest first. mask: bit id % 32 of word id // 32 is set where a token is
-        allowed; tokens past its end are not. Raises ModelError for logits that are not finite, UsageError
+        history: the tokens so far, oldest first. mask: bit id % 32 of u32 word id // 32 is set where a token
+        is allowed; tokens past its end are not. Raises ModelError for logits that are not finite, UsageError
         if no token is allowed or a biased token is not in the vocabulary.
         """
         recent = NO_TOKENS
         if self._penalty_last_n != 0:
             start = 0 if self._penalty_last_n < 0 else max(0, len(history) - self._penalty_last_n)
-            recent = np.ascontiguousarray(history[start:], dtype=np.int32)
+            recent = array("i", history[start:])
         try:
             token, logprob, top = self._native.sample(logits, recent, mask, self.seed, self.step)
         except FloatingPointError:

@@ -11,12 +11,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-import numpy as np
-
-from edgellm.backends.base import Backend, Floats, blocks_for
-from edgellm.engine.draft_model import DraftModel
+from edgellm.backends.base import Backend, Logits, blocks_for, rows_of
 from edgellm.engine.prefix_cache import PrefixCache, common_prefix
 from edgellm.engine.request import FinishReason, Grant, Request
 from edgellm.engine.speculation import Speculation
@@ -24,7 +21,10 @@ from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, 
 
 if TYPE_CHECKING:
     from edgellm.engine.adapters import Scales
+    from edgellm.engine.draft_model import DraftModel
     from edgellm.engine.prefix_disk import PrefixDisk
+
+T = TypeVar("T")
 
 # Prompts are read in parts small enough that answers under way wait about this long for their next token.
 STALL_S = 0.2
@@ -134,7 +134,7 @@ class Scheduler:
                 if self._speculation is not None:
                     grants = self._speculation.extend(grants)
                 begin = self._clock()
-                logits = self._run(grants)
+                logits = rows_of(self._run(grants))
             except BackendError as error:
                 for grant in grants:
                     self._finish(grant.request, "error", error)
@@ -143,7 +143,7 @@ class Scheduler:
             self._advance(grants, logits)
             self._prefixes.save_some(idle=False)
 
-    def exclusively(self, n_tokens: int, work: Callable[[Backend], Floats]) -> Floats:
+    def exclusively(self, n_tokens: int, work: Callable[[Backend], T]) -> T:
         """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.
 
         Requests may be set back to make that room; they continue afterwards. Raises ContextOverflowError if
@@ -333,14 +333,18 @@ class Scheduler:
         with self._queue_lock:
             self._waiting.appendleft(request)
 
-    def _run(self, grants: Sequence[Grant]) -> Floats:
-        parts = [[*g.request.tokens[g.request.fed :][: g.n_tokens], *g.guess] for g in grants]
-        counts = [len(part) for part in parts]
-        tokens = np.concatenate([np.asarray(part, np.int32) for part in parts])
-        sequences = np.repeat(np.asarray([g.request.sequence for g in grants], np.int32), counts)
-        outputs = np.zeros(len(tokens), np.bool_)
-        for grant, end in zip(grants, np.cumsum(counts), strict=True):
-            outputs[end - grant.n_logits : end] = True
+    def _run(self, grants: Sequence[Grant]) -> Logits:
+        tokens: list[int] = []
+        sequences: list[int] = []
+        outputs: list[bool] = []
+        for grant in grants:
+            request = grant.request
+            assert request.sequence is not None
+            tokens += request.tokens[request.fed : request.fed + grant.n_tokens]
+            tokens += grant.guess
+            n_new = len(tokens) - len(sequences)
+            sequences += [request.sequence] * n_new
+            outputs += [False] * (n_new - grant.n_logits) + [True] * grant.n_logits
         return self._backend.step(tokens, sequences, outputs)
 
     def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
@@ -354,7 +358,7 @@ class Scheduler:
                 rate if self._prefill_tok_s is None else 0.7 * self._prefill_tok_s + 0.3 * rate
             )
 
-    def _advance(self, grants: Sequence[Grant], logits: Floats) -> None:
+    def _advance(self, grants: Sequence[Grant], logits: Sequence[Logits]) -> None:
         row = 0
         for grant in grants:
             request = grant.request
@@ -369,7 +373,7 @@ class Scheduler:
                 request.first_token_at = self._clock()
                 self._finish(request, "length")
 
-    def _answer(self, grant: Grant, logits: Floats) -> None:
+    def _answer(self, grant: Grant, logits: Sequence[Logits]) -> None:
         """Sample the next token, and one more for each guessed token that is the one sampled."""
         request, guess = grant.request, grant.guess
         reason: FinishReason | None = None
@@ -396,7 +400,7 @@ class Scheduler:
         if reason is not None:
             self._finish(request, reason, failed)
 
-    def _sample(self, request: Request, logits: Floats) -> FinishReason | None:
+    def _sample(self, request: Request, logits: Logits) -> FinishReason | None:
         """Add a token to the answer; the reason if it ends there."""
         matcher = request.matcher
         sampled = request.sampler.sample(logits, request.tokens, None if matcher is None else matcher.mask())

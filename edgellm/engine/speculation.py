@@ -12,11 +12,14 @@ each size have been seen to cost. Where nothing is gained nothing is guessed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend, blocks_for
-from edgellm.engine.draft_model import DraftModel
 from edgellm.engine.lookup import Lookup, Rate
 from edgellm.engine.request import Grant, Request
+
+if TYPE_CHECKING:
+    from edgellm.engine.draft_model import DraftModel
 
 # What a step with guesses is taken to cost above one without, in steps, until it has been measured.
 EXTRA_COST = 0.1

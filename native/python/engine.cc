@@ -33,7 +33,8 @@ struct CacheFull : std::runtime_error {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Flags = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using FloatMatrix = nb::ndarray<nb::numpy, float, nb::ndim<2>, nb::c_contig>;
+// A memoryview, not NumPy's array: a start to the first token has no time to import NumPy.
+using FloatMatrix = nb::ndarray<nb::memview, float, nb::ndim<2>, nb::c_contig>;
 
 FloatMatrix new_matrix(size_t rows, size_t columns) {
     auto* data = new float[std::max<size_t>(1, rows * columns)];

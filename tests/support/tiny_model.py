@@ -35,10 +35,13 @@ def tiny_builder(*, template: object = TEMPLATE, **changes: object) -> GGUFBuild
     if template is not None:
         metadata["tokenizer.chat_template"] = template
     builder = GGUFBuilder()
-    for key, value in (metadata | changes).items():
+    metadata |= changes
+    for key, value in metadata.items():
         builder.kv(key, value)
     rng = np.random.default_rng(1)
-    n_vocab = 258
+    tokens = metadata["tokenizer.ggml.tokens"]
+    assert isinstance(tokens, list)
+    n_vocab = len(tokens)
     shapes: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (n_vocab, WIDTH),
         "output_norm.weight": (WIDTH,),

@@ -236,7 +236,7 @@ def test_importing_edgellm_loads_next_to_nothing() -> None:
 
 
 def test_weights_are_read_before_anything_slow_is_imported() -> None:
-    """Importing NumPy takes as long as packing a small model: the two go on at the same time."""
+    """Importing what answers takes as long as packing a small model: the two go on at the same time."""
     found = imported_after(
         "edgellm.cli", "edgellm.commands.run", "edgellm.engine.loading", "edgellm.backends.native"
     )

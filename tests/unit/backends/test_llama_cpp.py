@@ -56,7 +56,7 @@ def test_tokens_do_not_depend_on_mates_or_room(name: str, unpacked: Path) -> Non
 
 
 def test_hidden_rows_are_those_of_the_native_engine(unpacked: Path) -> None:
-    ids = np.asarray(reference("llama").token_ids[:40], np.int32)
+    ids = reference("llama").token_ids[:40].tolist()
     with load("llama", unpacked) as model, edgellm.load(model.path, context=128, threads=1) as native:
         np.testing.assert_allclose(model.backend.hidden(ids), native.backend.hidden(ids), atol=0.02)
 
@@ -65,11 +65,10 @@ def test_what_is_refused_changes_nothing(unpacked: Path) -> None:
     with load("llama", unpacked) as model:
         backend = model.backend
         sequence = backend.open_sequence()
-        one, out = np.array([sequence], np.int32), np.array([True])
         with pytest.raises(BackendError, match="vocabulary"):
-            backend.step(np.array([backend.n_vocab], np.int32), one, out)
+            backend.step([backend.n_vocab], [sequence], [True])
         with pytest.raises(BackendError, match="no open sequence"):
-            backend.step(np.array([1], np.int32), one + 1, out)
+            backend.step([1], [sequence + 1], [True])
         with pytest.raises(BackendError, match="asked for"):
             backend.fork_sequence(sequence, 5)
         assert backend.sequence_length(sequence) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import edgellm
@@ -76,14 +75,13 @@ def test_what_the_engine_refuses_is_an_error_with_a_sentence(unpacked: Path) -> 
         backend = model.backend
         assert isinstance(backend, NativeBackend)
         sequence = backend.open_sequence()
-        one, out = np.array([sequence], np.int32), np.array([True])
         with pytest.raises(BackendError, match="vocabulary"):
-            backend.step(np.array([backend.n_vocab], np.int32), one, out)
+            backend.step([backend.n_vocab], [sequence], [True])
         with pytest.raises(BackendError, match="not open"):
-            backend.step(np.array([1], np.int32), one + 1, out)
-        many = np.zeros(backend.batch + 1, np.int32)
+            backend.step([1], [sequence + 1], [True])
+        n = backend.batch + 1
         with pytest.raises(BackendError, match="batch"):
-            backend.step(many, many + sequence, many > 0)
+            backend.step([0] * n, [sequence] * n, [False] * n)
         with pytest.raises(BackendError, match="held"):
             backend.fork_sequence(sequence, 5)
         with pytest.raises(BackendError, match="held"):

@@ -148,14 +148,14 @@ def test_a_conversation_goes_on_from_the_cache(export: Export) -> None:
 
 
 def test_forks_and_cuts_leave_the_other_sequence_alone(export: Export) -> None:
-    ids = np.asarray(reference("llama").token_ids[:80], np.int32)
+    ids = reference("llama").token_ids[:80].tolist()
     with load(export("llama", "F32"), cache_tokens=1024, batch=128) as model:
         backend = model.backend
 
-        def feed(sequence: int, tokens: NDArray[np.int32]) -> NDArray[np.float32]:
-            last = np.arange(len(tokens)) == len(tokens) - 1
-            rows = backend.step(tokens, np.full(len(tokens), sequence, np.int32), last)
-            return np.asarray(rows[0])
+        def feed(sequence: int, tokens: list[int]) -> NDArray[np.float32]:
+            last = [*[False] * (len(tokens) - 1), True]
+            rows: NDArray[np.float32] = np.asarray(backend.step(tokens, [sequence] * len(tokens), last))
+            return rows.reshape(-1)
 
         whole = backend.open_sequence()
         expected = feed(whole, ids[:70])
@@ -168,7 +168,7 @@ def test_forks_and_cuts_leave_the_other_sequence_alone(export: Export) -> None:
 
 
 def test_hidden_rows_are_those_of_the_native_engine(export: Export, unpacked: Path) -> None:
-    ids = np.asarray(reference("llama").token_ids[:40], np.int32)
+    ids = reference("llama").token_ids[:40].tolist()
     with load(export("llama", "F32")) as model:
         found = model.backend.hidden(ids)
     with edgellm.load(official_gguf("llama", unpacked), context=128, threads=1) as native:
@@ -179,11 +179,10 @@ def test_what_the_engine_refuses_changes_nothing(export: Export) -> None:
     with load(export("llama", "F32")) as model:
         backend = model.backend
         sequence = backend.open_sequence()
-        one, out = np.array([sequence], np.int32), np.array([True])
         with pytest.raises(BackendError, match="vocabulary"):
-            backend.step(np.array([backend.n_vocab], np.int32), one, out)
+            backend.step([backend.n_vocab], [sequence], [True])
         with pytest.raises(BackendError, match="no open sequence"):
-            backend.step(np.array([1], np.int32), one + 1, out)
+            backend.step([1], [sequence + 1], [True])
         with pytest.raises(BackendError, match="asked for"):
             backend.truncate_sequence(sequence, 5)
         assert backend.sequence_length(sequence) == 0

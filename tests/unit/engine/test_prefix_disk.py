@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import time
+from array import array
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgellm.backends.base import SavingBackend
@@ -137,7 +137,7 @@ def test_damage_costs_what_it_hides_and_nothing_else(tmp_path: Path, kind: dict[
         life = Life(tmp_path, **kind)
         life.ask(PROMPT)
         life.end()
-        good = [piece.name for piece in chain(MODEL, np.asarray(PROMPT, np.int32), 64)][:n_good]
+        good = [piece.name for piece in chain(MODEL, array("i", PROMPT), 64)][:n_good]
         for path in (tmp_path / "prefixes").glob("*.kv"):
             if path.name not in good:
                 path.write_bytes(path.read_bytes()[:-7])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from edgellm.engine import prefix_store
@@ -17,7 +17,7 @@ from edgellm.engine.prefix_store import ROOT, Piece, PrefixStore, chain, make_pi
 from edgellm.errors import UsageError
 
 MODEL, OTHER = b"m" * 16, b"o" * 16
-TOKENS = np.arange(100, 140, dtype=np.int32)
+TOKENS = array("i", range(100, 140))
 PIECES = list(chain(MODEL, TOKENS, 8))
 BIG = 1 << 20
 
@@ -54,7 +54,7 @@ def test_pieces_are_named_by_all_that_their_bytes_depend_on() -> None:
     assert [(piece.start, piece.end) for piece in PIECES] == [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40)]
     assert len(list(chain(MODEL, TOKENS[:39], 8))) == 4
     assert next(chain(MODEL, TOKENS[:3], 8), None) is None
-    changed = TOKENS.copy()
+    changed = TOKENS[:]
     changed[3] += 1
     others = [*chain(MODEL, changed, 8), *chain(OTHER, TOKENS, 8), *chain(MODEL, TOKENS[8:], 8)]
     assert len({piece.name for piece in [*PIECES, *others]}) == len(PIECES) + len(others)
@@ -79,7 +79,7 @@ def test_whole_sequences_are_listed_with_their_tokens(folder: Path) -> None:
     path.write_bytes(path.read_bytes().replace(TOKENS[:9].tobytes(), TOKENS[1:10].tobytes(), 1))
     store = PrefixStore(folder, BIG)
     (found,) = store.sequences(MODEL)
-    assert np.array_equal(found.tokens, TOKENS[:20])
+    assert found.tokens == TOKENS[:20]
     assert not path.exists()
     store.close()
 

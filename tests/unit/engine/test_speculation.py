@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import random
 import zlib
+from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 
 from edgellm.engine.options import GenerateOptions
@@ -117,9 +117,9 @@ class Alternating:
     def __init__(self) -> None:
         self.accepted: list[int] = []
 
-    def mask(self) -> npt.NDArray[np.uint32]:
+    def mask(self) -> memoryview:
         bits = 0x55555555 if len(self.accepted) % 2 == 0 else 0xAAAAAAAA
-        return np.asarray([bits, bits], np.uint32)
+        return memoryview(array("I", [bits, bits]))
 
     def accept(self, token: int, /) -> bool:
         self.accepted.append(token)

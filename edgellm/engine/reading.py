@@ -1,0 +1,50 @@
+"""What a model makes of a text that is given whole: logits of every token, losses, an embedding.
+
+Apart from `model`, because this computes with NumPy, whose import would be a third of a start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from edgellm.backends.base import Backend, Floats
+from edgellm.engine.adapters import Scales
+
+
+def all_logits(backend: Backend, tokens: Sequence[int], scales: Scales) -> Floats:
+    """Logits (n_tokens, n_vocab) of every position of one sequence."""
+    return np.concatenate(list(_chunks(backend, tokens, scales)))
+
+
+def loss(backend: Backend, tokens: Sequence[int], scales: Scales) -> float:
+    """The sum of the negative log-likelihoods of each token but the first."""
+    ids = np.asarray(tokens)
+    total, position = 0.0, 0
+    for logits in _chunks(backend, tokens, scales):
+        following = ids[position + 1 : position + 1 + len(logits)]
+        wide = logits[: len(following)].astype(np.float64)
+        wide -= wide.max(axis=1, keepdims=True)
+        picked = wide[np.arange(len(following)), following]
+        total += float((np.log(np.exp(wide).sum(axis=1)) - picked).sum())
+        position += len(logits)
+    return total
+
+
+def embedding(hidden: Floats, pooling: str) -> Floats:
+    """The vector (width,) of length 1 that hidden states (n_tokens, width) are pooled to."""
+    pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
+    vector = np.asarray(pooled[pooling], np.float64)
+    return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+
+
+def _chunks(backend: Backend, tokens: Sequence[int], scales: Scales) -> Iterator[Floats]:
+    """Logits of every position, one step's worth after another."""
+    sequence = backend.open_sequence(scales)
+    try:
+        for start in range(0, len(tokens), backend.batch):
+            part = tokens[start : start + backend.batch]
+            yield np.asarray(backend.step(part, [sequence] * len(part), [True] * len(part)))
+    finally:
+        backend.close_sequence(sequence)
