@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgellm import _native
 from edgellm.errors import FormatError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
@@ -88,3 +91,23 @@ def test_arrays_of_a_file_and_of_a_dict_are_the_same(tmp_path: Path) -> None:
                 numbers(metadata, "n", 4)
             with pytest.raises(FormatError, match="n holds 5, expected integers from 0 to 4"):
                 integers(metadata, "n", 0, 4)
+
+
+@pytest.mark.parametrize("kind", "bBhHiIqQfd")
+def test_numbers_of_every_type_are_checked(kind: str) -> None:
+    """As `numbers` finds them in a file, where they may lie at any byte."""
+    source = array(kind, [0, 7, 3, 120, 1])
+    shifted = memoryview(b"x" + source.tobytes())[1:].cast(kind)  # type: ignore[call-overload]
+    for values in (memoryview(source), shifted):
+        assert _native.first_outside(values, 0, 120) == -1
+        assert _native.first_outside(values, 0, 119) == 3
+        assert _native.first_outside(values, 1, 200) == 0
+        assert _native.first_outside(values[:0], 1, 2) == -1
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_numbers_must_be_finite(value: float) -> None:
+    with pytest.raises(FormatError, match="expected finite numbers"):
+        numbers({"x": [0.5, value]}, "x")
+    with pytest.raises(FormatError, match="expected integers from 0 to 9"):
+        integers({"x": [1.0, 2.5]}, "x", 0, 9)
