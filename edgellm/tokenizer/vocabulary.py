@@ -187,7 +187,7 @@ def _types(metadata: Mapping[str, Value], n_tokens: int) -> bytearray:
     if key not in metadata:
         return bytearray(bytes([NORMAL]) * n_tokens)
     types = integers(metadata, key, 0, BYTE, n_tokens)
-    return bytearray(types.cast("B")[:: types.itemsize])  # the lowest byte of each, the others being 0
+    return bytearray(types.tobytes()[:: types.itemsize])  # the lowest byte of each, the others being 0
 
 
 def _scores(metadata: Mapping[str, Value], n_tokens: int) -> memoryview:
