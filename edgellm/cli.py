@@ -92,6 +92,9 @@ def _main(arguments: list[str]) -> int:
         raise UsageError(_unknown(name))
     command = load_command(name)
     parser = make_parser(name, command)
+    if not {"-h", "--help"} & set(arguments):
+        # For its own errors the parser would write out how the command is used: 3 ms, and ours do not say it.
+        parser.usage = ""
     parsed = parser.parse_intermixed_args(arguments[1:])
 
     from edgellm.commands.settings import resolve

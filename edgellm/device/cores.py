@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import platform
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -101,7 +100,11 @@ def cpu_name(root: Path = ROOT) -> str | None:
         if fields.get(name):
             return fields[name]
     board = (read_text(root / "sys/firmware/devicetree/base/model") or "").rstrip("\0")
-    return board or platform.processor() or None
+    if board:
+        return board
+    import platform  # 1 ms that a start need not take
+
+    return platform.processor() or None
 
 
 def read_cores(root: Path = ROOT) -> Cores:

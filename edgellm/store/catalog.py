@@ -131,6 +131,8 @@ def stored_path(model: KnownModel) -> Path:
 
 def known_at(path: Path) -> KnownModel | None:
     """The catalog's model whose stored file `path` is, or None."""
+    if models_folder() not in path.parents:
+        return None  # the catalog, 5 ms of TOML, need not be read
     return next((model for model in known_models() if stored_path(model) == path), None)
 
 
