@@ -79,7 +79,7 @@ class Worker:
         begin = time.perf_counter()
         for _ in range(n):
             out.append(token)
-            token = int(np.asarray(backend.step([token], [self.sequence], [True])).argmax())
+            token = int(np.asarray(backend.step([token], [self.sequence], [True], 1)).argmax())
         return {"seconds": time.perf_counter() - begin, "ids": out}
 
     def generate_many(self, prompts: Sequence[Sequence[int]], n: int) -> dict[str, Any]:
@@ -90,7 +90,7 @@ class Worker:
         wanted = [True] * len(prompts)
         begin = time.perf_counter()
         for _ in range(n):
-            tokens = np.asarray(backend.step(tokens, sequences, wanted)).argmax(axis=1).tolist()
+            tokens = np.asarray(backend.step(tokens, sequences, wanted, 1)).argmax(axis=1).tolist()
         seconds = time.perf_counter() - begin
         for sequence in sequences:
             backend.close_sequence(sequence)

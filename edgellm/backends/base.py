@@ -81,8 +81,18 @@ class Backend(Protocol):
 
     def sequence_length(self, sequence: int) -> int: ...
 
-    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
-        """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set."""
+    def step(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+        n_largest: int = 0,
+    ) -> Logits:
+        """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set.
+
+        n_largest: so many of each row's largest logits are wanted, and others may be anything below them.
+        0: all.
+        """
 
     def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""

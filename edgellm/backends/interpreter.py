@@ -154,7 +154,13 @@ class InterpreterBackend(Booked):
         self._ledger.append(sequence, n_tokens)
         self._tokens[sequence] += tokens
 
-    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
+    def step(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+        n_largest: int = 0,
+    ) -> Logits:
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
         out = np.empty((sum(outputs), self.n_vocab), np.float32)
         row_of = np.cumsum(outputs) - 1

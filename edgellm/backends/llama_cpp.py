@@ -171,7 +171,13 @@ class LlamaCppBackend(Booked):
         if not unchanged:
             self._cut(self._slots[sequence], n_tokens)
 
-    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
+    def step(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+        n_largest: int = 0,
+    ) -> Logits:
         places = self._run(tokens, sequences, outputs)
         rows = np.empty((len(places), self.n_vocab), np.float32)
         for row, place in enumerate(places):

@@ -144,10 +144,23 @@ class NativeBackend:
         if not fits:
             raise BackendError("The saved blocks do not fit the model, or the cache has no room for them.")
 
-    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
+    def step(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+        n_largest: int = 0,
+    ) -> Logits:
         with self._translated():
-            logits: Logits = self._engine.step(array("i", tokens), array("i", sequences), bytes(outputs))
+            logits: Logits = self._engine.step(
+                array("i", tokens), array("i", sequences), bytes(outputs), n_largest
+            )
             return logits
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of weights that steps have not had to read, because few logits were wanted of them."""
+        return int(self._engine.unread_bytes)
 
     def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
         import numpy as np

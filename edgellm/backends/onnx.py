@@ -113,7 +113,13 @@ class OnnxBackend(Booked):
         held = self._sequences[sequence]
         self._fit(held, n_tokens, n_tokens)
 
-    def step(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> Logits:
+    def step(
+        self,
+        tokens: Sequence[int],
+        sequences: Sequence[int],
+        outputs: Sequence[bool],
+        n_largest: int = 0,
+    ) -> Logits:
         ids = np.asarray(tokens, np.int32)
         if ((ids < 0) | (ids >= self.n_vocab)).any():
             raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")

@@ -150,7 +150,7 @@ struct PyEngine {
         adapter_buffers.clear();
     }
 
-    FloatMatrix step(const Ints& tokens, const Ints& sequences, const Flags& outputs) {
+    FloatMatrix step(const Ints& tokens, const Ints& sequences, const Flags& outputs, size_t n_largest) {
         if (sequences.size() != tokens.size() || outputs.size() != tokens.size()) {
             throw std::invalid_argument("tokens, sequences and outputs differ in length");
         }
@@ -163,7 +163,8 @@ struct PyEngine {
         StepStatus status;
         {
             nb::gil_scoped_release unlocked;
-            status = e.step(tokens.data(), sequences.data(), outputs.data(), tokens.size(), logits.data());
+            status = e.step(tokens.data(), sequences.data(), outputs.data(), tokens.size(), n_largest,
+                            logits.data());
         }
         check(status);
         return logits;
@@ -311,7 +312,9 @@ void bind_engine(nb::module_& m) {
              nb::arg("cache_tokens"), nb::arg("batch"), nb::arg("kv_type"), nb::arg("isa"))
         .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = false)
         .def("memory", &PyEngine::memory)
-        .def("step", &PyEngine::step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("outputs"))
+        .def("step", &PyEngine::step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("outputs"),
+             nb::arg("n_largest") = 0)
+        .def_prop_ro("unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); })
         .def("hidden", &PyEngine::hidden, nb::arg("tokens"), nb::arg("scales") = std::vector<float>{})
         .def("add_adapter", &PyEngine::add_adapter, nb::arg("updates"),
              "Declares an adapter: (weight, rank, type and bytes of A, type and bytes of B, scale) each.")

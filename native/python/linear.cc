@@ -108,10 +108,11 @@ std::tuple<CodesOut, FloatsOut, FloatsOut> quantize(const std::string& isa, Matr
 
 class Linear {
   public:
-    Linear(const std::string& isa, uint32_t type, size_t n_out, size_t n_in, Raw raw)
+    Linear(const std::string& isa, uint32_t type, size_t n_out, size_t n_in, Raw raw, bool split)
         : kernels_(linear_kernels(usable_isa(isa))) {
         require(kernels_.describe(format_of(type).type, n_out, n_in, &matrix_),
                 "rows must be whole blocks of the format");
+        require(!split || split_matrix(&matrix_), "matrices of this format cannot be split");
         require(raw.size() == n_out * row_bytes(format_of(type), n_in), "raw must be n_out rows");
         data_ = Region(nbytes(), true);
         require(kernels_.pack(matrix_, raw.data(), 0, matrix_.n_panels, data_.data()),
@@ -119,7 +120,7 @@ class Linear {
         matrix_.data = data_.data();
     }
 
-    size_t nbytes() const { return matrix_.n_panels * matrix_.panel_stride; }
+    size_t nbytes() const { return matrix_bytes(matrix_); }
 
     // `step` panels a call; tokens from `token0` in one call.
     FloatsOut matmul(Matrix x, size_t step, size_t token0) const {
@@ -140,6 +141,23 @@ class Linear {
             run(&owned.rows);
         }
         return out;
+    }
+
+    // Of a split matrix: approximate products, and how far from `matmul` they can be.
+    std::tuple<FloatsOut, FloatsOut> approximate(Matrix x) const {
+        require(matrix_.split && x.shape(1) == matrix_.n_in, "x is (n_tokens, n_in), the matrix is split");
+        const size_t n = x.shape(0), n_out = matrix_.n_out;
+        auto* y = aligned_array<float>(n * n_out);
+        FloatsOut y_out = to_numpy<FloatsOut>(y, {n, n_out});
+        auto* errors = aligned_array<float>(n * n_out);
+        FloatsOut errors_out = to_numpy<FloatsOut>(errors, {n, n_out});
+        const OwnedRows owned(kernels_, x.data(), n, matrix_.n_in);
+        kernels_.approximate(matrix_, 0, matrix_.n_panels, &owned.rows, 0, n, y, n_out);
+        for (size_t t = 0; t < n; ++t) {
+            const float norm = row_norm(owned.rows, t);
+            for (size_t r = 0; r < n_out; ++r) errors[t * n_out + r] = row_errors(matrix_)[r] * norm;
+        }
+        return {y_out, errors_out};
     }
 
     const LinearKernels& kernels() const { return kernels_; }
@@ -200,10 +218,11 @@ void bind_linear(nb::module_& k) {
     k.def("quantize", &quantize, "isa"_a, "x"_a,
           "(n, n_in) rows as int8 codes, a scale per 32, and scaled sums per 32 (even) and last 16 (odd).");
     nb::class_<Linear>(k, "Linear")
-        .def(nb::init<const std::string&, uint32_t, size_t, size_t, Raw>(), "isa"_a, "type"_a, "n_out"_a,
-             "n_in"_a, "raw"_a)
+        .def(nb::init<const std::string&, uint32_t, size_t, size_t, Raw, bool>(), "isa"_a, "type"_a,
+             "n_out"_a, "n_in"_a, "raw"_a, "split"_a = false)
         .def_prop_ro("nbytes", &Linear::nbytes)
-        .def("matmul", &Linear::matmul, "x"_a, "step"_a = 1 << 30, "token0"_a = 0);
+        .def("matmul", &Linear::matmul, "x"_a, "step"_a = 1 << 30, "token0"_a = 0)
+        .def("approximate", &Linear::approximate, "x"_a);
     nb::class_<LinearRun>(k, "LinearRun")
         .def(nb::init<const Linear&, Matrix, size_t>(), "linear"_a, "x"_a, "threads"_a,
              nb::keep_alive<1, 2>())

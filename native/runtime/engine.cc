@@ -246,7 +246,7 @@ void Engine::finish_batch() {
 }
 
 StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
-                        float* logits) {
+                        size_t n_largest, float* logits) {
     const StepStatus status = make_batch(tokens, sequences, n);
     if (status != StepStatus::kOk) return status;
     auto& rows = executor_->batch.output_rows;
@@ -254,7 +254,7 @@ StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const u
     for (size_t i = 0; i < n; ++i) {
         if (outputs[i] != 0) rows.push_back(static_cast<uint32_t>(i));
     }
-    executor_->run(logits);
+    executor_->run(logits, n_largest);
     finish_batch();
     return StepStatus::kOk;
 }

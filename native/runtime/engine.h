@@ -67,9 +67,13 @@ class Engine {
     const EngineOptions& options() const { return options_; }
 
     // Appends tokens[i] to sequences[i]; a sequence's tokens are consecutive. Writes one row of n_vocab
-    // logits for each i with outputs[i] != 0, in order. On any other status than kOk nothing has changed.
+    // logits for each i with outputs[i] != 0, in order. n_largest: so many of a row's largest logits are
+    // wanted, and others may be anything below them; 0: all. On any other status than kOk nothing has
+    // changed.
     StepStatus step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
-                    float* logits);
+                    size_t n_largest, float* logits);
+    // Bytes of weights that steps have not had to read, since the engine was loaded.
+    uint64_t unread_bytes() const { return executor_->unread_bytes; }
     // The hidden rows (n, width) of one new sequence that is closed again. scales: of each adapter, or none.
     StepStatus hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out);
 

@@ -66,6 +66,7 @@ Executor::Executor(const Plan& plan, const Program& program, const Adapters& ada
     row_scales_.resize(rows * adapters.size());
     low_ = low_values_.data();
     counters_ = std::make_unique<Counter[]>(plan.stages.size() * kPhases);
+    thresholds_.resize(kMostLargest * pool->size());
 
     chosen_.resize(static_cast<size_t>(plan.n_moe));
     chosen_weight_.resize(static_cast<size_t>(plan.n_moe));
@@ -102,8 +103,11 @@ std::pair<size_t, size_t> Executor::share(size_t n, size_t t) const {
     return {n * t / threads, n * (t + 1) / threads};
 }
 
-void Executor::run(float* logits) {
+void Executor::run(float* logits, size_t n_largest) {
+    n_largest_ = n_largest;
+    n_exact_ = 0;
     run_stages(logits, static_cast<int>(plan_.stages.size()));
+    if (!batch.output_rows.empty()) judge_finding(plan_.stages.back());
 }
 
 void Executor::run_hidden(float* hidden) {

@@ -57,9 +57,10 @@ class Executor {
 
     Batch batch;
     Profile profile;
+    uint64_t unread_bytes = 0;  // of weights, in all runs
 
-    // logits: (output rows, n_vocab).
-    void run(float* logits);
+    // logits: (output rows, n_vocab). n_largest: how many of a row's are wanted, 0: all.
+    void run(float* logits, size_t n_largest);
     // hidden: (rows, width); stops after the stage that makes it.
     void run_hidden(float* hidden);
 
@@ -88,11 +89,22 @@ class Executor {
     void route(const Routing& routing, const float* logits, size_t row, float* scratch);
 
     void run_linear(size_t s, size_t t, bool prologue_only);
+    void multiply_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory);
     void stream_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory);
     void linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last, uint8_t* memory,
                       size_t t);
     void apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
                         float* out, uint8_t* memory);
+
+    // Whether the stage makes logits of which only the largest are wanted; those it approximates first.
+    bool finds_largest(const Stage& stage) const;
+    // From approximations of a thread's share of logits to a bound from below on those wanted, and from there
+    // to exact ones where they may be among them; a barrier lies between.
+    void find_largest(const Stage& stage, size_t t, uint8_t* memory);
+    float wanted_threshold(const LinearTask& task, const QuantRows& quant, size_t row, size_t first,
+                           size_t last, float* logits);
+    // After a run: counts what was not read, and whether finding so many has been worth it.
+    void judge_finding(const Stage& stage);
 
     // Before a run: what adapters each row asks for. After the selection of rows: the same of those left.
     void prepare_scales();
@@ -124,6 +136,7 @@ class Executor {
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
 
     static constexpr size_t kTileFloats = 96 * 192;
+    static constexpr size_t kMostLargest = 64;  // logits of all rows of a step that are found by bounds
 
     const Plan& plan_;
     const Program& program_;
@@ -146,6 +159,11 @@ class Executor {
     size_t max_chunks_ = 0;
     float* logits_ = nullptr;
     size_t n_rows_ = 0;  // rows of the stage being run
+    size_t n_largest_ = 0;
+    size_t most_found_ = kMostLargest;  // of all rows together; less where more were not worth it,
+    size_t until_retry_ = 0;            // for so many runs
+    std::vector<float> thresholds_;     // [row][thread]
+    std::atomic<size_t> n_exact_{0};    // panels of the head that were read whole, for each row
     bool selected_ = false;
 
     // One counter per stage and phase, zeroed before each run.

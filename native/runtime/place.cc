@@ -127,6 +127,19 @@ void place_buffers(Plan* plan) {
     }
 }
 
+// A head that is much of what a token reads is split, so that its largest logits can be found without reading
+// all of it (run_largest.cc). Where it is less, that saves little, and split codes cost batches more.
+void split_head(Plan* plan) {
+    constexpr double kMuch = 0.4;
+    for (const LinearTask& t : plan->stages.back().linears) {
+        PackedMatrix& head = plan->matrices[static_cast<size_t>(t.matrix)].packed;
+        if (t.out.buffer != kLogitsBuffer || t.bias >= 0 || t.up >= 0 || !t.epilogue.empty()) continue;
+        size_t all = 0;
+        for (const MatrixUse& m : plan->matrices) all += matrix_bytes(m.packed) * m.n_experts;
+        if (static_cast<double>(matrix_bytes(head)) > kMuch * static_cast<double>(all)) split_matrix(&head);
+    }
+}
+
 void place_matrices(Plan* plan) {
     const auto place = [plan](int first, int second) {
         MatrixUse& a = plan->matrices[static_cast<size_t>(first)];
@@ -138,7 +151,7 @@ void place_matrices(Plan* plan) {
             b.offset = a.offset + a.packed.panel_bytes;
             b.expert_stride = a.packed.panel_stride * a.packed.n_panels;
         }
-        a.expert_stride = a.packed.panel_stride * a.packed.n_panels;
+        a.expert_stride = matrix_bytes(a.packed);
         plan->weight_bytes = align_up(plan->weight_bytes + a.expert_stride * a.n_experts, 64);
     };
     for (const Stage& s : plan->stages) {
@@ -158,6 +171,7 @@ void place_matrices(Plan* plan) {
 void place_memory(Plan* plan) {
     finish_selection(plan);
     place_buffers(plan);
+    split_head(plan);
     place_matrices(plan);
 }
 

@@ -43,7 +43,15 @@ void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
         pool_->barrier();
     }
 
-    if (rows < kStreamRows) {
+    multiply_panels(stage, s, t, memory);
+    if (finds_largest(stage)) {
+        pool_->barrier();
+        find_largest(stage, t, memory);
+    }
+}
+
+void Executor::multiply_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory) {
+    if (n_rows_ < kStreamRows) {
         stream_panels(stage, s, t, memory);
         return;
     }
@@ -133,6 +141,10 @@ void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t f
             const float* x = at(task.in, 0, memory);
             if (direct) {
                 float* y = at(task.out, row, memory) + column;
+                if (finds_largest(stage)) {
+                    linear_.approximate(m, p, p_end, &quant, row, count, y, task.out.ld);
+                    continue;
+                }
                 linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, y, task.out.ld);
                 if (updated) add_updates(task.matrix, p, p_end, row, count, y, task.out.ld, thread.update);
                 continue;

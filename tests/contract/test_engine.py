@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint, reference
 
 Logits = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
 Weights = dict[str, NDArray[np.float32]]
 
 ISAS = _native.usable_isas()
@@ -304,9 +305,8 @@ def test_program_text_with_one_wrong_line_is_refused() -> None:
             )
 
 
-@pytest.mark.parametrize("kind", WEIGHTS, ids=lambda kind: kind.name)
-def test_every_format_can_be_the_weights_of_a_model(kind: GGMLType) -> None:
-    width, n_vocab = 256, 80
+def _small_model(n_vocab: int, width: int) -> tuple[Program, dict[str, tuple[int, ...]]]:
+    """A model of one layer without attention whose embedding is its head, and the shapes of its weights."""
     shapes = {
         "token_embd.weight": (n_vocab, width),
         "norm.weight": (width,),
@@ -320,8 +320,13 @@ def test_every_format_can_be_the_weights_of_a_model(kind: GGMLType) -> None:
     x = builder.add(x, builder.linear(h, "down.weight", width))
     hidden = builder.norm(x, kind="rms", eps=1e-5, weight="norm.weight")
     logits = builder.linear(hidden, "token_embd.weight", n_vocab)
-    program = builder.build(hidden=hidden, logits=logits)
+    return builder.build(hidden=hidden, logits=logits), shapes
 
+
+@pytest.mark.parametrize("kind", WEIGHTS, ids=lambda kind: kind.name)
+def test_every_format_can_be_the_weights_of_a_model(kind: GGMLType) -> None:
+    n_vocab, width = 80, 256
+    program, shapes = _small_model(n_vocab, width)
     raw = {
         name: random_rows(kind, *shape, seed=i)
         for i, (name, shape) in enumerate(shapes.items())
@@ -349,3 +354,79 @@ def test_every_format_can_be_the_weights_of_a_model(kind: GGMLType) -> None:
     # Inputs of quantized weights are rounded to 8 bits: about 0.4 % of the largest of each 32.
     error = np.sqrt(np.mean((found - expected) ** 2) / np.mean(expected**2))
     assert error < (1e-5 if kind in FLOATS else 0.015), error
+
+
+def _engine_with_large_head(
+    isa: str, threads: int, damage: Callable[[Bytes], None] | None = None
+) -> _native.Engine:
+    """An engine whose 8-bit head of 5000 tokens is nearly all of its weights."""
+    program, shapes = _small_model(5000, 256)
+    raw = {
+        name: random_rows(GGMLType.Q8_0, *shape, seed=i)
+        for i, (name, shape) in enumerate(shapes.items())
+        if len(shape) == 2
+    }
+    if damage is not None:
+        damage(raw["token_embd.weight"].reshape(5000, -1))
+    raw["norm.weight"] = np.ones(256, np.float32).view(np.uint8)
+    types = {name: int(GGMLType.F32 if name == "norm.weight" else GGMLType.Q8_0) for name in raw}
+    engine = _native.Engine(
+        to_text(program),
+        list(types.items()),
+        threads=threads,
+        context=64,
+        cache_tokens=512,
+        batch=64,
+        kv_type="f16",
+        isa=isa,
+    )
+    engine.load([(name, types[name], data) for name, data in raw.items()])
+    return engine
+
+
+def _step(engine: _native.Engine, tokens: Sequence[int], n_largest: int) -> Logits:
+    """The logits after each of these tokens, each in a sequence of its own."""
+    n = len(tokens)
+    sequences = np.asarray([engine.open_sequence() for _ in tokens], np.int32)
+    rows = engine.step(np.asarray(tokens, np.int32), sequences, np.ones(n, np.uint8), n_largest)
+    for sequence in sequences:
+        engine.close_sequence(int(sequence))
+    return np.array(rows)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_largest_logits_are_those_of_all(isa: str, threads: int) -> None:
+    """Found without reading the whole head: the same bits, and nothing else among or above them."""
+    engine = _engine_with_large_head(isa, threads)
+    rng = np.random.default_rng(3)
+    for n_largest, n_rows in ((1, 1), (1, 2), (1, 12), (5, 1), (5, 7), (40, 1), (64, 1), (65, 1)):
+        tokens = rng.integers(0, 5000, n_rows).tolist()
+        every, found = _step(engine, tokens, 0), _step(engine, tokens, n_largest)
+        for all_of, row in zip(every, found, strict=True):
+            best = np.argsort(-all_of, kind="stable")[:n_largest]
+            np.testing.assert_array_equal(np.argsort(-row, kind="stable")[:n_largest], best)
+            np.testing.assert_array_equal(row[best], all_of[best])
+            assert np.all(row >= all_of)
+            assert np.all(np.isfinite(row))
+    assert engine.unread_bytes > 0
+
+
+def test_bounds_that_leave_everything_open_are_not_asked_again() -> None:
+    def all_alike(head: Bytes) -> None:
+        head[:] = head[:1]
+
+    engine = _engine_with_large_head(_native.best_isa(), 2, all_alike)
+    for _ in range(3):
+        np.testing.assert_array_equal(_step(engine, [7], 1), _step(engine, [7], 0))
+    assert engine.unread_bytes == 0
+
+
+def test_a_token_far_above_all_others_is_found() -> None:
+    def huge(head: Bytes) -> None:
+        head.reshape(5000, 8, 34)[7, :, :2] = np.asarray([65504.0], np.float16).view(np.uint8)
+
+    engine = _engine_with_large_head(_native.best_isa(), 2, huge)
+    every, found = _step(engine, [7], 0)[0], _step(engine, [7], 1)[0]
+    assert np.argmax(every) == np.argmax(found)
+    assert every.max() == found.max()

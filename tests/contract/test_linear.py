@@ -119,6 +119,44 @@ def test_batch_invariance(kind: GGMLType, isa: str) -> None:
 
 
 @every_isa
+def test_split_matrix(isa: str) -> None:
+    """In two parts: the same bits as in one, for any batch, and approximations within their bounds."""
+    rng = np.random.default_rng(2)
+    for n_out, n_in in ((50, 32), (84, 640), (33, 1536)):
+        raw = random_rows(GGMLType.Q8_0, n_out, n_in)
+        plain = kernels.Linear(isa, int(GGMLType.Q8_0), n_out, n_in, raw)
+        split = kernels.Linear(isa, int(GGMLType.Q8_0), n_out, n_in, raw, split=True)
+        for n_tokens in (1, 2, 5, 8, 16, 37, 100):
+            x = rng.standard_normal((n_tokens, n_in)).astype(np.float32) * rng.uniform(0, 9, n_in) ** 4
+            exact = plain.matmul(x.astype(np.float32))
+            np.testing.assert_array_equal(split.matmul(x.astype(np.float32)), exact)
+            near, errors = split.approximate(x.astype(np.float32))
+            assert np.all(np.abs(near.astype(np.float64) - exact) <= errors)
+            assert np.abs(near - exact).max() > 0
+
+
+@every_isa
+def test_split_bounds_hold_where_they_are_tight(isa: str) -> None:
+    """Activations that follow what the lower bits hold add up to all that these can hide."""
+    n_out, n_in = 16, 640
+    raw = random_rows(GGMLType.Q8_0, n_out, n_in)
+    split = kernels.Linear(isa, int(GGMLType.Q8_0), n_out, n_in, raw, split=True)
+    codes = raw.view(FORMATS[GGMLType.Q8_0].block).reshape(n_out, -1)
+    lower = (codes["qs"].astype(np.int64) + 128) % 8 - 3.5
+    x = (lower * codes["d"].astype(np.float64)[..., None]).reshape(n_out, n_in).astype(np.float32)
+    exact, (near, errors) = split.matmul(x), split.approximate(x)
+    off = np.abs(near.astype(np.float64) - exact)
+    assert np.all(off <= errors)
+    assert np.all(np.diag(off) > 0.99 * np.diag(errors))
+
+
+def test_only_8_bit_codes_are_split() -> None:
+    raw = random_rows(GGMLType.Q4_0, 16, 64)
+    with pytest.raises(ValueError, match="cannot be split"):
+        kernels.Linear("scalar", int(GGMLType.Q4_0), 16, 64, raw, split=True)
+
+
+@every_isa
 @pytest.mark.parametrize(
     "kind", [GGMLType.Q4_K, GGMLType.Q8_0, GGMLType.IQ2_S, GGMLType.F16], ids=lambda kind: kind.name
 )

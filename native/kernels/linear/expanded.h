@@ -67,28 +67,27 @@ struct ByteSource {
     }
 };
 
-template <class S, GGMLType type, class Block>
-void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* out) {
-    using Packed = PackedSource<S, type>;
+template <class S, class Source, class Block>
+void expand_bytes(Source source, size_t n_blocks, Block* out) {
     constexpr size_t kPartBytes = 64 / S::kParts;
-    Packed source(panel + packed_bytes(Packed::kLayout, first), false);
+    source.fetch_far = false;
     for (size_t b = 0; b < n_blocks; ++b) {
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) source.prefetch(group);
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
-            S::store_floats(out[b].scale + part * Packed::kLanes, source.scale(part));
-            S::store_floats(out[b].minimum + part * Packed::kLanes, source.minimum(part));
+            S::store_floats(out[b].scale + part * Source::kLanes, source.scale(part));
+            S::store_floats(out[b].minimum + part * Source::kLanes, source.minimum(part));
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group) {
                 S::store(out[b].codes[group] + static_cast<size_t>(part) * kPartBytes,
                          source.codes(group, part));
             }
         }
-        if constexpr (Packed::kPairs) {
+        if constexpr (Source::kPairs) {
             for (int half = 0; half < 2; ++half) {
                 for (int part = 0; part < S::kParts; ++part) {
-                    const int row = part * Packed::kLanes;
+                    const int row = part * Source::kLanes;
                     S::store_floats(out[b].pair_scale[half] + row, source.pair_scale(half, part));
                     S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row),
                              source.pair_words(half, part));
@@ -99,54 +98,28 @@ void expand_bytes(const uint8_t* panel, size_t first, size_t n_blocks, Block* ou
     }
 }
 
-template <class S, GGMLType type>
-void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock* out) {
-    constexpr Layout kLayout = layout_of(type);
+template <class S, class Source>
+void expand_words(Source source, size_t n_blocks, WordBlock* out) {
     constexpr size_t kPartBytes = 64 / S::kParts;
-    constexpr int kLanes = 16 / S::kParts;
-    constexpr size_t kHeader = header_bytes(kLayout.scales);
-    const uint8_t* block = panel + packed_bytes(kLayout, first);
-    const uint8_t* header = block;
+    source.fetch_far = false;
     for (size_t b = 0; b < n_blocks; ++b) {
-        if (kHeader > 0 && b % 8 == 0) {
-            header = block;
-            block += kHeader;
-        }
-        const uint8_t* data = block + scale_bytes(kLayout.scales);
-        for (size_t i = 0; i < packed_block_bytes(kLayout); i += 64) {
-            __builtin_prefetch(block + kPrefetchBytes + i);
-        }
+        EDGELLM_UNROLL
+        for (int group = 0; group < 8; ++group) source.prefetch(group);
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
-            const int row = part * kLanes;
-            if constexpr (kLayout.scales == Scales::kExpanded) {
-                const auto dmin =
-                    S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
-                const auto low = S::mul(dmin, S::load_u8(block + 32 + row));
-                const auto high = S::mul(dmin, S::load_u8(block + 48 + row));
-                S::store_floats(out[b].scale + row,
-                                S::load_floats(reinterpret_cast<const float*>(header) + row));
+            const int row = part * Source::kLanes;
+            S::store_floats(out[b].scale + row, source.scale(part));
+            if constexpr (Source::kHalfMinimums) {
+                const auto low = source.half_minimum(0, part), high = source.half_minimum(1, part);
                 S::store_floats(out[b].minimum + row, low);
                 S::store_floats(out[b].minimum_high + row, S::sub(high, low));
-            } else if constexpr (kLayout.scales == Scales::kSuper) {
-                S::store_floats(out[b].scale + row,
-                                S::mul(S::load_halves(header + 2 * row), S::load_i8(block + row)));
-            } else {
-                S::store_floats(out[b].scale + row, S::load_halves(block + 2 * row));
             }
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group) {
-                typename S::Bytes v;
-                if constexpr (kLayout.codes == Codes::kBytes) {
-                    v = S::load(data + 64 * group + static_cast<size_t>(part) * kPartBytes);
-                } else {
-                    const auto raw =
-                        S::load(data + 64 * (group % 4) + static_cast<size_t>(part) * kPartBytes);
-                    v = S::template lookup<type, 0>(group < 4 ? S::low_nibbles(raw) : S::high_nibbles(raw));
-                }
+                const typename S::Bytes v = source.codes(group, part);
                 typename S::Bytes even = S::even_words(v), odd = S::odd_words(v);
-                if constexpr (kLayout.scales == Scales::kExpanded) {
-                    const auto factor = S::double_words(block + group / 4 * 16 + row);
+                if constexpr (Source::kHalfMinimums) {
+                    const auto factor = source.pair_words(group / 4, part);
                     even = S::mul_words(even, factor);
                     odd = S::mul_words(odd, factor);
                 }
@@ -155,7 +128,7 @@ void expand_words(const uint8_t* panel, size_t first, size_t n_blocks, WordBlock
                 S::store(out[b].codes[2 * group + 1] + at, odd);
             }
         }
-        block += packed_block_bytes(kLayout);
+        source.next();
     }
 }
 

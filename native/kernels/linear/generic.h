@@ -20,7 +20,7 @@ struct Call {
     float* y;
     size_t ldy;
 
-    const uint8_t* panel(size_t p) const { return m.data + p * m.panel_stride; }
+    const uint8_t* panel(size_t p) const { return m.data + p * m.panel_stride; }  // of floats
     BlockRows rows(size_t token, size_t block) const { return {*xq, token0 + token, block}; }
     // Tokens from this one on that are in one group of rows.
     size_t group_tokens(size_t token) const {
@@ -68,7 +68,7 @@ struct Call {
 };
 
 // Few tokens: panels are read as they are packed, in order.
-template <class E, GGMLType type>
+template <class E, class Source>
 void multiply_packed(const Call& c) {
     using S = typename E::Simd;
     alignas(64) float tile[E::PackedTiles::kLargest * kPanelRows];
@@ -76,8 +76,7 @@ void multiply_packed(const Call& c) {
         for (size_t t = 0; t < c.n_tokens;) {
             E::PackedTiles::pick(c.group_tokens(t), [&]<int T>() {
                 std::fill_n(tile, T * kPanelRows, 0.0f);
-                E::template tile<T>(PackedSource<S, type>(c.panel(p), c.m.fetch_far), c.m.n_in / 32,
-                                    c.rows(t, 0), tile);
+                E::template tile<T>(Source(c.m, p, 0), c.m.n_in / 32, c.rows(t, 0), tile);
                 c.template scale<S, T>(t, tile);
                 c.template store<T>(p, t, tile);
                 t += T;
@@ -88,9 +87,9 @@ void multiply_packed(const Call& c) {
 
 // Many tokens: a chunk of columns of some panels is expanded into L1 and meets the tokens' chunk in L2.
 //   rows_of(token, n_tokens, first block, n_blocks) gives rows(token among them)
-//   expand(panel, first block, n_blocks, index in tile)
+//   expand(source, n_blocks, index in tile)
 //   run.operator()<T, panels>(n_blocks, rows of a tile, sums)
-template <class E, GGMLType type, class Code, class RowsOf, class Expand, class Run>
+template <class E, class Source, class Code, class RowsOf, class Expand, class Run>
 EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, const Expand& expand,
                                       const Run& run) {
     constexpr size_t kTilePanels = E::kTilePanels;
@@ -98,7 +97,7 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
     const size_t n_blocks = c.m.n_in / 32;
     // Chunks as equal as they can be; whole headers.
     const size_t n_chunks = (n_blocks + kChunkBlocks<Code> - 1) / kChunkBlocks<Code>;
-    constexpr size_t unit = header_bytes(layout_of(type).scales) > 0 ? 8 : 1;
+    constexpr size_t unit = Source::kHeaderBytes > 0 ? 8 : 1;
     const size_t step = (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
     for (size_t t0 = 0, n_tokens; t0 < c.n_tokens; t0 += n_tokens) {
         n_tokens = c.group_tokens(t0);
@@ -109,7 +108,7 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
                 const bool is_last = b + n == n_blocks;
                 const auto rows = rows_of(t0, n_tokens, b, n);
                 const auto multiply = [&]<int kPanels>(size_t p) {
-                    for (size_t k = 0; k < kPanels; ++k) expand(c.panel(p + k), b, n, k);
+                    for (size_t k = 0; k < kPanels; ++k) expand(Source(c.m, p + k, b), n, k);
                     for (size_t t = 0; t < n_tokens;) {
                         E::Tiles::pick(n_tokens - t, [&]<int T>() {
                             constexpr size_t kStride = T * kPanelRows;
@@ -134,44 +133,43 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
     }
 }
 
-template <class E, GGMLType type>
+template <class E, class Source>
 void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
-    using Packed = PackedSource<S, type>;
-    if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, type>(c);
-    constexpr int kMax = E::code_class(Packed::kMax);
-    using Block = typename ByteSource<S, kMax, Packed::kPairs, 1>::Block;
+    if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
+    constexpr int kMax = E::code_class(Source::kMax);
+    using Block = typename ByteSource<S, kMax, Source::kPairs, 1>::Block;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
-    multiply_expanded<E, type, int8_t>(
+    multiply_expanded<E, Source, int8_t>(
         c,
         [&c](size_t t0, size_t, size_t b, size_t) {
             return [&c, t0, b](size_t t) { return c.rows(t0 + t, b); };
         },
-        [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
-            expand_bytes<S, type>(panel, b, n, scratch + k * kChunkBlocks<int8_t>);
+        [&](const Source& source, size_t n, size_t k) {
+            expand_bytes<S>(source, n, scratch + k * kChunkBlocks<int8_t>);
         },
         [&]<int T, int kPanels>(size_t n, const BlockRows& rows, float* sums) {
-            E::template tile<T>(ByteSource<S, kMax, Packed::kPairs, kPanels>{scratch}, n, rows, sums);
+            E::template tile<T>(ByteSource<S, kMax, Source::kPairs, kPanels>{scratch}, n, rows, sums);
         });
 }
 
-template <class E, GGMLType type>
+template <class E, class Source>
 void multiply_words(const Call& c) {
     using S = typename E::Simd;
-    constexpr bool kHasMin = layout_of(type).scales == Scales::kExpanded;
+    constexpr bool kHasMin = Source::kHalfMinimums;
     if constexpr (!kHasMin) {
-        if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, type>(c);
+        if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
     }
     WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];
     WordChunk chunk;
-    multiply_expanded<E, type, int16_t>(
+    multiply_expanded<E, Source, int16_t>(
         c,
         [&](size_t t0, size_t n_tokens, size_t b, size_t n) {
             widen_rows<S>(c.rows(t0, b), n_tokens, n, &chunk);
             return [&chunk](size_t t) { return WordRows(chunk, t); };
         },
-        [&](const uint8_t* panel, size_t b, size_t n, size_t k) {
-            expand_words<S, type>(panel, b, n, scratch + k * kChunkBlocks<int16_t>);
+        [&](const Source& source, size_t n, size_t k) {
+            expand_words<S>(source, n, scratch + k * kChunkBlocks<int16_t>);
         },
         [&]<int T, int kPanels>(size_t n, const WordRows& rows, float* sums) {
             word_tile<S, kHasMin, kPanels, T>(scratch, n, rows, sums);
@@ -213,54 +211,67 @@ void multiply_floats(const Call& c) {
     }
 }
 
-template <class E>
-void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x, size_t ldx,
-            size_t token0, size_t n_tokens, float* y, size_t ldy) {
-    const Call call{m, first, last, xq, x, ldx, token0, n_tokens, y, ldy};
-    switch (m.type) {
-#define EDGELLM_CASE(kind, type) \
-    case GGMLType::type:         \
-        return multiply_##kind<E, GGMLType::type>(call);
-#define EDGELLM_SIGNED(type)                                \
-    case GGMLType::type:                                    \
-        if constexpr (E::Simd::kSigned) {                   \
-            return multiply_words<E, GGMLType::type>(call); \
-        } else {                                            \
-            return multiply_bytes<E, GGMLType::type>(call); \
-        }
-        EDGELLM_CASE(floats, F32)
-        EDGELLM_CASE(floats, F16)
-        EDGELLM_CASE(floats, BF16)
-        EDGELLM_CASE(bytes, Q4_0)
-        EDGELLM_CASE(bytes, Q4_1)
-        EDGELLM_CASE(bytes, Q5_0)
-        EDGELLM_CASE(bytes, Q5_1)
-        EDGELLM_CASE(bytes, Q4_K)
-        EDGELLM_CASE(bytes, Q5_K)
-        EDGELLM_CASE(bytes, Q6_K)
-        EDGELLM_CASE(bytes, MXFP4)
-        EDGELLM_SIGNED(Q8_0)
-        EDGELLM_SIGNED(IQ4_NL)
-        EDGELLM_SIGNED(IQ4_XS)
-        EDGELLM_CASE(words, Q2_K)
-        EDGELLM_CASE(words, Q3_K)
-        EDGELLM_CASE(words, IQ1_S)
-        EDGELLM_CASE(words, IQ1_M)
-        EDGELLM_CASE(words, IQ2_XXS)
-        EDGELLM_CASE(words, IQ2_XS)
-        EDGELLM_CASE(words, IQ2_S)
-        EDGELLM_CASE(words, IQ3_XXS)
-        EDGELLM_CASE(words, IQ3_S)
-        EDGELLM_CASE(words, TQ1_0)
-        EDGELLM_CASE(words, TQ2_0)
-#undef EDGELLM_CASE
-#undef EDGELLM_SIGNED
+// Codes of 8 bits.
+template <class E, class Source>
+void multiply_wide(const Call& c) {
+    if constexpr (E::Simd::kSigned) {
+        multiply_words<E, Source>(c);
+    } else {
+        multiply_bytes<E, Source>(c);
     }
 }
 
 template <class E>
+void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x, size_t ldx,
+            size_t token0, size_t n_tokens, float* y, size_t ldy) {
+    const Call call{m, first, last, xq, x, ldx, token0, n_tokens, y, ldy};
+    if (m.split) return multiply_wide<E, SplitSource<typename E::Simd>>(call);
+    switch (m.type) {
+        case GGMLType::F32:
+            return multiply_floats<E, GGMLType::F32>(call);
+        case GGMLType::F16:
+            return multiply_floats<E, GGMLType::F16>(call);
+        case GGMLType::BF16:
+            return multiply_floats<E, GGMLType::BF16>(call);
+#define EDGELLM_CASE(kind, type) \
+    case GGMLType::type:         \
+        return multiply_##kind<E, PackedSource<typename E::Simd, GGMLType::type>>(call);
+            EDGELLM_CASE(bytes, Q4_0)
+            EDGELLM_CASE(bytes, Q4_1)
+            EDGELLM_CASE(bytes, Q5_0)
+            EDGELLM_CASE(bytes, Q5_1)
+            EDGELLM_CASE(bytes, Q4_K)
+            EDGELLM_CASE(bytes, Q5_K)
+            EDGELLM_CASE(bytes, Q6_K)
+            EDGELLM_CASE(bytes, MXFP4)
+            EDGELLM_CASE(wide, Q8_0)
+            EDGELLM_CASE(wide, IQ4_NL)
+            EDGELLM_CASE(wide, IQ4_XS)
+            EDGELLM_CASE(words, Q2_K)
+            EDGELLM_CASE(words, Q3_K)
+            EDGELLM_CASE(words, IQ1_S)
+            EDGELLM_CASE(words, IQ1_M)
+            EDGELLM_CASE(words, IQ2_XXS)
+            EDGELLM_CASE(words, IQ2_XS)
+            EDGELLM_CASE(words, IQ2_S)
+            EDGELLM_CASE(words, IQ3_XXS)
+            EDGELLM_CASE(words, IQ3_S)
+            EDGELLM_CASE(words, TQ1_0)
+            EDGELLM_CASE(words, TQ2_0)
+#undef EDGELLM_CASE
+    }
+}
+
+template <class E>
+void approximate(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, size_t token0,
+                 size_t n_tokens, float* y, size_t ldy) {
+    multiply_bytes<E, UpperSource<typename E::Simd>>(
+        Call{m, first, last, xq, nullptr, 0, token0, n_tokens, y, ldy});
+}
+
+template <class E>
 constexpr LinearKernels make_kernels() {
-    return {describe_matrix, pack_panels, quantize_row<typename E::Simd>, matmul<E>};
+    return {describe_matrix, pack_panels, quantize_row<typename E::Simd>, matmul<E>, approximate<E>};
 }
 
 }  // namespace

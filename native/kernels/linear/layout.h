@@ -11,6 +11,13 @@
 //   six bits   the same, then 2 x 64 bytes of high bits: bits 2 (j % 4) and up of half j / 4 for group j
 //   bytes      8 x 64 bytes, signed
 // Formats of 256-value blocks put a header with 16-row scales before every 8 blocks.
+//
+// A split matrix has its codes' upper five bits and lower three in places of their own, so that one can be
+// read without the other. The codes are Q8_0's, 128 added. One after another:
+//   upper   panels as those of Q5_0, with the source's scales
+//   lower   for each panel and block: 3 x 64 bytes, each three bits of groups j, j + 1 for j = 0, 2, 4, and
+//           then two bits of what is left: bits 0 and 1 of group 6, of group 7, and bit 2 of both
+//   errors  16 floats for each panel
 #pragma once
 
 #include <cstddef>
@@ -133,6 +140,16 @@ constexpr size_t packed_block_bytes(const Layout& layout) {
 // headers.
 constexpr size_t packed_bytes(const Layout& layout, size_t n_blocks) {
     return n_blocks * packed_block_bytes(layout) + n_blocks / 8 * header_bytes(layout.scales);
+}
+
+constexpr size_t kLowerBlockBytes = 3 * 64;
+
+// Lower bits of panel 0 of a split matrix that begins at `data`.
+inline size_t lower_offset(const PackedMatrix& m) {
+    return m.n_panels * m.panel_stride;
+}
+inline size_t lower_panel_bytes(const PackedMatrix& m) {
+    return m.n_in / kBlockColumns * kLowerBlockBytes;
 }
 
 // The two functions of LinearKernels that do not depend on the instruction set.

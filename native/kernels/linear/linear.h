@@ -65,8 +65,20 @@ struct PackedMatrix {
     size_t panel_bytes;   // bytes of one packed panel, a multiple of 64
     size_t panel_stride;  // distance between panels: panel_bytes, or more where two matrices are interleaved
     bool fetch_far;       // on this processor, lines to come of wide codes are fetched into L2, not L1
+    bool split;           // codes are in two parts, of which `approximate` reads the first (layout.h)
     const uint8_t* data;  // 64-byte aligned
 };
+
+// Makes a described matrix one that is packed in two parts; false, and nothing changed, if its format is none
+// that can be (Q8_0 can).
+bool split_matrix(PackedMatrix* m);
+// Bytes of all panels.
+size_t matrix_bytes(const PackedMatrix& m);
+// Of a split matrix: how far result r can be from its approximation, for each unit of the norm of what is
+// multiplied (Cauchy and Schwarz: the norm of what the lower bits add, and what rounding can).
+const float* row_errors(const PackedMatrix& m);
+// The norm of a quantized row, rounded up.
+float row_norm(const QuantRows& rows, size_t token);
 
 struct LinearKernels {
     // Fills every field but `data` (panel_stride = panel_bytes). False if the format cannot be a weight or
@@ -86,6 +98,10 @@ struct LinearKernels {
     // of y; rows past n_out are not written.
     void (*matmul)(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x,
                    size_t ldx, size_t token0, size_t n_tokens, float* y, size_t ldy);
+
+    // The same of a split matrix, from the upper bits alone.
+    void (*approximate)(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, size_t token0,
+                        size_t n_tokens, float* y, size_t ldy);
 };
 
 const LinearKernels& linear_kernels(Isa isa);

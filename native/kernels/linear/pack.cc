@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 // From rows of a file to packed panels.
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 
+#include "base/half.h"
 #include "formats/block32.h"
 #include "formats/expanded.h"
 #include "formats/iq4_xs.h"
@@ -312,7 +315,96 @@ size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
+// What the lower bits of 32 codes add to their middle, squared and summed, given bit 0, 1 and 2 of all of
+// them: (l - 3.5)^2 is 1/4 + n (n + 1) for l = 3 - n and l = 4 + n.
+float lower_squares(uint32_t bit0, uint32_t bit1, uint32_t bit2) {
+    const uint32_t n0 = ~(bit0 ^ bit2), n1 = ~(bit1 ^ bit2);
+    return 8.0f +
+           static_cast<float>(2 * std::popcount(n0) + 6 * std::popcount(n1) + 4 * std::popcount(n0 & n1));
+}
+
+// How much of the norms of a row's scales and of what is multiplied rounding can add to the difference of a
+// product and its approximation. Each is a sum of 2 n terms that are at most 383 sqrt(32) of them.
+float rounding_error(size_t n_blocks) {
+    return 8.0f * static_cast<float>(n_blocks + 2) * 0x1p-24f * 383.0f * 5.66f;
+}
+
+bool pack_split_panel(const PackedMatrix& m, const uint8_t* rows, size_t n_rows, uint8_t* upper,
+                      uint8_t* lower, float* errors) {
+    const Layout layout = layout_of(GGMLType::Q5_0);
+    const size_t n_blocks = m.n_in / kBlockColumns;
+    constexpr uint32_t kOnes = 0x01010101u;
+    float squares[kPanelRows] = {}, scales[kPanelRows] = {};
+    for (size_t i = 0; i < n_blocks; ++i) {
+        uint8_t* block = upper + i * packed_block_bytes(layout);
+        for (size_t row = 0; row < n_rows; ++row) {
+            BlockQ8_0 source;
+            std::memcpy(&source, rows + (row * n_blocks + i) * sizeof(source), sizeof(source));
+            const RowOfBlock high{block, block + scale_bytes(layout.scales), row};
+            const RowOfBlock low{nullptr, lower + i * kLowerBlockBytes, row};
+            uint32_t codes[8], fifth = 0, bit0 = 0, bit1 = 0, bit2 = 0;
+            std::memcpy(codes, source.qs, sizeof(codes));
+            for (unsigned j = 0; j < 8; ++j) {
+                codes[j] ^= 0x80808080u;
+                fifth |= (codes[j] >> 7 & kOnes) << j;
+                bit0 |= (codes[j] & kOnes) << j;
+                bit1 |= (codes[j] >> 1 & kOnes) << j;
+                bit2 |= (codes[j] >> 2 & kOnes) << j;
+            }
+            for (size_t j = 0; j < 4; ++j) {
+                high.word(j, (codes[j] >> 3 & 15 * kOnes) | (codes[j + 4] >> 3 & 15 * kOnes) << 4);
+            }
+            high.word(4, fifth);
+            const auto low_pair = [&codes](size_t j) {
+                return (codes[j] & 7 * kOnes) | (codes[j + 1] & 7 * kOnes) << 3;
+            };
+            low.word(0, low_pair(0) | (codes[6] & 3 * kOnes) << 6);
+            low.word(1, low_pair(2) | (codes[7] & 3 * kOnes) << 6);
+            low.word(2, low_pair(4) | (codes[6] & 4 * kOnes) << 4 | (codes[7] & 4 * kOnes) << 5);
+            high.half(0, source.d);
+            const float d = load_half(source.d);
+            squares[row] += d * d * lower_squares(bit0, bit1, bit2);
+            scales[row] += d * d;
+        }
+    }
+    bool finite = true;
+    for (size_t row = 0; row < n_rows; ++row) {
+        errors[row] = std::sqrt(squares[row]) * 1.0001f + std::sqrt(scales[row]) * rounding_error(n_blocks);
+        finite &= std::isfinite(errors[row]);
+    }
+    return finite;
+}
+
 }  // namespace
+
+bool split_matrix(PackedMatrix* m) {
+    if (m->type != GGMLType::Q8_0) return false;
+    m->split = true;
+    m->panel_bytes = align64(packed_bytes(layout_of(GGMLType::Q5_0), m->n_in / kBlockColumns));
+    m->panel_stride = m->panel_bytes;
+    return true;
+}
+
+size_t matrix_bytes(const PackedMatrix& m) {
+    const size_t extra = m.split ? lower_panel_bytes(m) + kPanelRows * sizeof(float) : 0;
+    return m.n_panels * (m.panel_stride + extra);
+}
+
+const float* row_errors(const PackedMatrix& m) {
+    return reinterpret_cast<const float*>(m.data + lower_offset(m) + m.n_panels * lower_panel_bytes(m));
+}
+
+float row_norm(const QuantRows& rows, size_t token) {
+    double sum = 0;
+    for (size_t b = 0; b < rows.n_blocks; ++b) {
+        const size_t i = rows.index(token, b);
+        int squares = 0;
+        for (size_t k = 0; k < kBlockColumns; ++k) squares += rows.q[32 * i + k] * rows.q[32 * i + k];
+        const double factor = static_cast<double>(rows.terms[i].factor);
+        sum += factor * factor * squares;
+    }
+    return static_cast<float>(std::sqrt(sum) * 1.000001) * rows.unit[token];
+}
 
 size_t quant_row_bytes(size_t n_in) {
     return align64(n_in + n_in / kBlockColumns * sizeof(QuantTerms) + sizeof(float));
@@ -340,6 +432,7 @@ bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out
                                         : packed_bytes(layout, n_in / kBlockColumns));
     out->panel_stride = out->panel_bytes;
     out->fetch_far = is_amd();
+    out->split = false;
     return true;
 }
 
@@ -351,7 +444,18 @@ bool pack_panels(const PackedMatrix& m, const uint8_t* rows, size_t first, size_
         const size_t n_rows = std::min(kPanelRows, m.n_out - row);
         uint8_t* panel = dst + p * m.panel_stride;
         if (n_rows < kPanelRows) std::memset(panel, 0, m.panel_bytes);
-        finite &= pack_panel(m, rows + row * bytes, n_rows, panel);
+        if (!m.split) {
+            finite &= pack_panel(m, rows + row * bytes, n_rows, panel);
+            continue;
+        }
+        uint8_t* lower = dst + lower_offset(m) + p * lower_panel_bytes(m);
+        auto* errors = reinterpret_cast<float*>(dst + lower_offset(m) + m.n_panels * lower_panel_bytes(m)) +
+                       p * kPanelRows;
+        if (n_rows < kPanelRows) {
+            std::memset(lower, 0, lower_panel_bytes(m));
+            std::fill_n(errors, kPanelRows, 0.0f);
+        }
+        finite &= pack_split_panel(m, rows + row * bytes, n_rows, panel, lower, errors);
     }
     return finite;
 }

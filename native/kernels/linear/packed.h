@@ -13,6 +13,7 @@ struct PackedSource {
     static constexpr size_t kBlockBytes = packed_block_bytes(kLayout);
     static constexpr size_t kHeaderBytes = header_bytes(kLayout.scales);
     static constexpr bool kPairs = kLayout.scales == Scales::kSuperPairs;
+    static constexpr bool kHalfMinimums = kLayout.scales == Scales::kExpanded;
     static constexpr bool kSignedCodes = S::kSigned && kLayout.offset == 128;
     // Largest unsigned code.
     static constexpr int kMax = kLayout.offset == 128               ? 255
@@ -28,8 +29,11 @@ struct PackedSource {
     size_t index = 0;
     bool fetch_far;
 
-    PackedSource(const uint8_t* first, bool far)
-        : header(first), block(first + kHeaderBytes), fetch_far(far) {}
+    // From a block on whose index is a multiple of 8 where there are headers.
+    PackedSource(const PackedMatrix& m, size_t panel, size_t first)
+        : header(m.data + panel * m.panel_stride + packed_bytes(kLayout, first)),
+          block(header + kHeaderBytes),
+          fetch_far(m.fetch_far) {}
 
     EDGELLM_INLINE void next() {
         block += kBlockBytes;
@@ -64,6 +68,8 @@ struct PackedSource {
             return S::mul(S::load_halves(header + 2 * row), S::load_u8(block + row));
         } else if constexpr (kLayout.scales == Scales::kSuper) {
             return S::mul(S::load_halves(header + 2 * row), S::load_i8(block + row));
+        } else if constexpr (kLayout.scales == Scales::kExpanded) {
+            return S::load_floats(reinterpret_cast<const float*>(header) + row);
         } else {
             static_assert(kLayout.scales == Scales::kSuperPairs);
             return S::load_halves(header + 2 * row);
@@ -91,6 +97,13 @@ struct PackedSource {
         return S::double_words(block + 16 * half + part * kLanes);
     }
 
+    // Of formats with a minimum per 16 columns, which is subtracted.
+    EDGELLM_INLINE typename S::Floats half_minimum(int half, int part) const {
+        const int row = part * kLanes;
+        const auto dmin = S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
+        return S::mul(dmin, S::load_u8(block + 32 + 16 * half + row));
+    }
+
     EDGELLM_INLINE typename S::Bytes codes(int group, int part) const {
         constexpr size_t kPartBytes = 64 / S::kParts;
         const uint8_t* data = block + scale_bytes(kLayout.scales) + static_cast<size_t>(part) * kPartBytes;
@@ -113,6 +126,69 @@ struct PackedSource {
             } else {
                 return low;
             }
+        }
+    }
+};
+
+// A split matrix by its upper bits: what the lower ones can be is taken as their middle.
+template <class S>
+struct UpperSource : PackedSource<S, GGMLType::Q5_0> {
+    using Base = PackedSource<S, GGMLType::Q5_0>;
+    using Base::Base;
+
+    EDGELLM_INLINE typename S::Floats scale(int part) const {
+        return S::mul(Base::scale(part), S::broadcast(8.0f));
+    }
+    EDGELLM_INLINE typename S::Floats minimum(int part) const {
+        return S::mul(Base::scale(part), S::broadcast(3.5f - 128.0f));
+    }
+};
+
+// A split matrix as Q8_0 has it.
+template <class S>
+struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
+    using Base = PackedSource<S, GGMLType::Q5_0>;
+    static constexpr bool kSignedCodes = S::kSigned;
+    static constexpr int kMax = 255;
+
+    const uint8_t* lower;
+
+    SplitSource(const PackedMatrix& m, size_t panel, size_t first)
+        : Base(m, panel, first),
+          lower(m.data + lower_offset(m) + panel * lower_panel_bytes(m) + first * kLowerBlockBytes) {}
+
+    EDGELLM_INLINE void next() {
+        Base::next();
+        lower += kLowerBlockBytes;
+    }
+    EDGELLM_INLINE void prefetch(int group) const {
+        Base::prefetch(group);
+        if (group >= 3) return;
+        if (Base::fetch_far) {
+            __builtin_prefetch(lower + kFarPrefetchBytes / 2 + 64 * group, 0, 2);
+        } else {
+            __builtin_prefetch(lower + kPrefetchBytes / 2 + 64 * group);
+        }
+    }
+    EDGELLM_INLINE typename S::Floats minimum(int part) const {
+        return S::mul(Base::scale(part), S::broadcast(-128.0f));
+    }
+    EDGELLM_INLINE typename S::Bytes codes(int group, int part) const {
+        const size_t at = static_cast<size_t>(part) * (64 / S::kParts);
+        const uint8_t* upper = Base::block + scale_bytes(Base::kLayout.scales) + at;
+        const uint8_t* bits = lower + at;
+        typename S::Bytes v = S::take_bits(S::load(upper + 64 * (group % 4)), group < 4 ? 3 : -1, 0x78);
+        v = S::or_bits(v, S::load(upper + 256), 7 - group, 0x80);
+        if (group < 6) {
+            v = S::or_bits(v, S::load(bits + 64 * (group / 2)), group % 2 * -3, 0x07);
+        } else {
+            v = S::or_bits(v, S::load(bits + 64 * (group - 6)), -6, 0x03);
+            v = S::or_bits(v, S::load(bits + 128), 2 - group, 0x04);
+        }
+        if constexpr (kSignedCodes) {
+            return S::flip_sign(v);
+        } else {
+            return v;
         }
     }
 };

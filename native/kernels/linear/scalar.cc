@@ -105,12 +105,14 @@ struct Scalar {
     static Bytes flip_sign(const Bytes& a) {
         return bytes([&](int i) { return a.v[i] ^ 0x80; });
     }
-    // a | (b << shift & mask); a negative shift goes right.
+    // a << shift & mask; a negative shift goes right.
+    static Bytes take_bits(const Bytes& a, int shift, int mask) {
+        return bytes([&](int i) { return (shift >= 0 ? a.v[i] << shift : a.v[i] >> -shift) & mask; });
+    }
+    // a | (b << shift & mask).
     static Bytes or_bits(const Bytes& a, const Bytes& b, int shift, int mask) {
-        return bytes([&](int i) {
-            const int moved = shift >= 0 ? b.v[i] << shift : b.v[i] >> -shift;
-            return a.v[i] | (moved & mask);
-        });
+        const Bytes bits = take_bits(b, shift, mask);
+        return bytes([&](int i) { return a.v[i] | bits.v[i]; });
     }
     template <GGMLType type, int offset>
     static Bytes lookup(const Bytes& a) {

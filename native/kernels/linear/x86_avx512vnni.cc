@@ -52,11 +52,19 @@ struct Avx512Vnni {
     static Bytes low_nibbles(Bytes a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
     static Bytes high_nibbles(Bytes a) { return low_nibbles(_mm512_srli_epi16(a, 4)); }
     static Bytes flip_sign(Bytes a) { return _mm512_xor_si512(a, _mm512_set1_epi8(-128)); }
-    // a | (b << shift & mask); a negative shift goes right.
+    // a << shift & mask; a negative shift goes right.
+    EDGELLM_INLINE static Bytes take_bits(Bytes a, int shift, int mask) {
+        return _mm512_and_si512(moved(a, shift), _mm512_set1_epi8(static_cast<char>(mask)));
+    }
+    // a | (b << shift & mask).
     EDGELLM_INLINE static Bytes or_bits(Bytes a, Bytes b, int shift, int mask) {
-        const Bytes moved = shift >= 0 ? _mm512_slli_epi16(b, static_cast<unsigned>(shift))
-                                       : _mm512_srli_epi16(b, static_cast<unsigned>(-shift));
-        return _mm512_ternarylogic_epi32(a, moved, _mm512_set1_epi8(static_cast<char>(mask)), 0xf8);
+        const Bytes bits = _mm512_set1_epi8(static_cast<char>(mask));
+        return _mm512_ternarylogic_epi32(a, moved(b, shift), bits, 0xf8);
+    }
+    EDGELLM_INLINE static Bytes moved(Bytes a, int shift) {
+        return shift == 0  ? a
+               : shift > 0 ? _mm512_slli_epi16(a, static_cast<unsigned>(shift))
+                           : _mm512_srli_epi16(a, static_cast<unsigned>(-shift));
     }
     template <GGMLType type, int offset>
     EDGELLM_INLINE static Bytes lookup(Bytes a) {

@@ -47,10 +47,16 @@ struct YmmPrimitives {
     static Bytes low_nibbles(Bytes a) { return _mm256_and_si256(a, _mm256_set1_epi8(15)); }
     static Bytes high_nibbles(Bytes a) { return low_nibbles(_mm256_srli_epi16(a, 4)); }
     static Bytes flip_sign(Bytes a) { return _mm256_xor_si256(a, _mm256_set1_epi8(-128)); }
-    // a | (b << shift & mask); a negative shift goes right.
+    // a << shift & mask; a negative shift goes right.
+    EDGELLM_INLINE static Bytes take_bits(Bytes a, int shift, int mask) {
+        const Bytes moved = shift == 0  ? a
+                            : shift > 0 ? _mm256_slli_epi16(a, shift)
+                                        : _mm256_srli_epi16(a, -shift);
+        return _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask)));
+    }
+    // a | (b << shift & mask).
     EDGELLM_INLINE static Bytes or_bits(Bytes a, Bytes b, int shift, int mask) {
-        const Bytes moved = shift >= 0 ? _mm256_slli_epi16(b, shift) : _mm256_srli_epi16(b, -shift);
-        return _mm256_or_si256(a, _mm256_and_si256(moved, _mm256_set1_epi8(static_cast<char>(mask))));
+        return _mm256_or_si256(a, take_bits(b, shift, mask));
     }
     template <GGMLType type, int offset>
     EDGELLM_INLINE static Bytes lookup(Bytes a) {
