@@ -94,6 +94,10 @@ class Backend(Protocol):
         0: all.
         """
 
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of weights that steps have not had to read so far, because few logits were wanted."""
+
     def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
 

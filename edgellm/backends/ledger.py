@@ -165,6 +165,7 @@ class Booked:
     """The part of a backend that its ledger answers."""
 
     _ledger: Ledger
+    unread_bytes = 0  # steps read all weights
 
     @property
     def block_tokens(self) -> int:

@@ -159,7 +159,6 @@ class NativeBackend:
 
     @property
     def unread_bytes(self) -> int:
-        """Bytes of weights that steps have not had to read, because few logits were wanted of them."""
         return int(self._engine.unread_bytes)
 
     def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:

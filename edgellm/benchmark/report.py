@@ -164,7 +164,7 @@ def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | 
     if test.n_gen and not test.n_prompt:
         first = max(test.n_depth, 1)
         n_bytes = sum(work.step_bytes([first + i] * test.n_parallel) for i in range(test.n_gen))
-        read = n_bytes / median_s / 1e9
+        read = (n_bytes - result.unread_bytes) / median_s / 1e9
     return read, macs / median_s / 1e9
 
 

@@ -63,7 +63,8 @@ class Trial:
 class Result:
     """The seconds of each repetition of a test, and what was seen while they ran.
 
-    n_accepted of n_drafted tokens were guessed right in the last repetition.
+    n_accepted of n_drafted tokens were guessed right in the last repetition, and unread_bytes of weights did
+    not have to be read to find the likeliest tokens.
     """
 
     test: Trial
@@ -71,6 +72,7 @@ class Result:
     tokens_hash: str = ""
     n_drafted: int = 0
     n_accepted: int = 0
+    unread_bytes: int = 0
     energy_j: float | None = None
     energy_source: str | None = None
     throttled: bool | None = None
@@ -148,12 +150,14 @@ class Runner:
         energy: list[float] = []
         before = read_sensors()
         for _ in range(repetitions):
+            unread = self.backend.unread_bytes
             if self._draft_max and test.n_gen:
                 seconds, joules, digest = self._once_guessing(test, meter, result)
             else:
                 seconds, joules, digest = self._once(test, meter)
             result.seconds.append(seconds)
             result.tokens_hash = digest
+            result.unread_bytes = self.backend.unread_bytes - unread
             if joules is not None:
                 energy.append(joules)
         result.sensors = read_sensors()
@@ -252,7 +256,7 @@ class Runner:
         chosen = np.empty((n, len(sequences)), np.int32)
         for i in range(n):
             chosen[i] = tokens
-            logits = np.asarray(self.backend.step(tokens.tolist(), sequences, outputs))
+            logits = np.asarray(self.backend.step(tokens.tolist(), sequences, outputs, 1))
             tokens = logits.argmax(axis=1).astype(np.int32)
         return chosen
 

@@ -136,9 +136,9 @@ class DraftModel:
             sequences += [draft.sequence] * n
             outputs += [*[False] * (n - 1), done]
         begin = self._clock()
-        logits = np.asarray(
-            self._backend.step([token for tokens in feeds.values() for token in tokens], sequences, outputs)
-        )
+        tokens_of_all = [token for tokens in feeds.values() for token in tokens]
+        n_largest = 1 if self._backend.n_vocab == self._n_vocab else 0
+        logits = np.asarray(self._backend.step(tokens_of_all, sequences, outputs, n_largest))
         if max(counts) <= _MOST_NEW:
             seconds = self._clock() - begin
             self.step_s = seconds if self.step_s == 0.0 else 0.8 * self.step_s + 0.2 * seconds

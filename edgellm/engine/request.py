@@ -139,6 +139,11 @@ class Request:
         return len(self.tokens) - len(self.prompt)
 
     @property
+    def n_largest(self) -> int:
+        """How many of the largest logits the next token is chosen from; 0: all of them."""
+        return 0 if self.matcher is not None else self.sampler.n_largest
+
+    @property
     def n_pending(self) -> int:
         """Tokens that the backend has not seen yet."""
         return len(self.tokens) - self.fed

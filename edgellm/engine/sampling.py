@@ -90,6 +90,9 @@ class Sampler:
         if n_probs is not None:
             _count("n_probs", n_probs, 0, 2**31 - 1, "None (off), 0 or more")
         penalties = (repeat_penalty, presence_penalty, frequency_penalty) != (1.0, 0.0, 0.0)
+        adjusts = penalties or bias or n_probs is not None
+        # How many of the largest logits it looks at; 0: all of them.
+        self.n_largest = 0 if adjusts else 1 if temperature == 0.0 else top_k
         self._penalty_last_n = penalty_last_n if penalties else 0
         self._native = TokenSampler(
             temperature=temperature,

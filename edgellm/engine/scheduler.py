@@ -345,7 +345,8 @@ class Scheduler:
             n_new = len(tokens) - len(sequences)
             sequences += [request.sequence] * n_new
             outputs += [False] * (n_new - grant.n_logits) + [True] * grant.n_logits
-        return self._backend.step(tokens, sequences, outputs)
+        wanted = [grant.request.n_largest for grant in grants if grant.n_logits]
+        return self._backend.step(tokens, sequences, outputs, 0 if 0 in wanted else max(wanted, default=0))
 
     def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
         """Learn what steps cost; how fast prompts are read, from the steps that mostly did that."""

@@ -318,3 +318,34 @@ def test_bad_options_are_named(option: str, value: object) -> None:
     options: dict[str, Any] = {option: value}
     with pytest.raises(UsageError, match=option):
         Sampler(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.0},
+        {},
+        {"top_k": 1},
+        {"top_k": 7, "top_p": 1.0, "min_p": 0.0, "temperature": 2.0},
+        {"top_k": 0},
+        {"repeat_penalty": 1.3},
+        {"logit_bias": {3: 5.0}},
+        {"n_probs": 2},
+        {"temperature": 0.0, "presence_penalty": 0.5},
+    ],
+)
+def test_no_more_logits_are_looked_at_than_it_says(options: dict[str, Any]) -> None:
+    """Anything may stand for the others that is below: then a backend need not compute them."""
+    for seed in range(40):
+        sampler = Sampler(seed=seed, **options)
+        logits = logits_of(seed, 700)
+        partial = logits.copy()
+        if sampler.n_largest:
+            others = np.argsort(-logits, kind="stable")[sampler.n_largest :]
+            least = np.nextafter(np.sort(logits)[-sampler.n_largest], np.float32(-np.inf))
+            partial[others] = np.minimum(logits[others] + np.float32(seed % 5), least)
+        chosen = sampler.sample(logits, (3, 5, 3)).id
+        sampler.step = 0
+        assert sampler.sample(partial, (3, 5, 3)).id == chosen
+    looks_at_all = {"repeat_penalty", "presence_penalty", "logit_bias", "n_probs"} & set(options)
+    assert (sampler.n_largest == 0) == (bool(looks_at_all) or options.get("top_k") == 0)

@@ -72,9 +72,9 @@ class CountingBackend(InterpreterBackend):
         super().__init__(model or HashModel(), n_vocab=N_VOCAB, n_embd=8, n_ctx=n_ctx, **options)  # type: ignore[arg-type]
         self.steps = []
 
-    def step(self, tokens, sequences, outputs):  # type: ignore[no-untyped-def]
+    def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
         numbers, counts = np.unique(sequences, return_counts=True)
-        logits = super().step(tokens, sequences, outputs)
+        logits = super().step(tokens, sequences, outputs, n_largest)
         self.steps.append(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))
         return logits
 

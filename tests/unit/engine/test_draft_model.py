@@ -145,9 +145,9 @@ def test_small_caches_and_contexts_only_mean_fewer_guesses(kind: dict[str, Any])
 
 def test_tokens_that_only_the_larger_model_has_are_never_fed_or_guessed() -> None:
     class Smaller(CountingBackend):
-        def step(self, tokens, sequences, outputs):  # type: ignore[no-untyped-def]
+        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
             assert max(tokens) < 20
-            return super().step(tokens, sequences, outputs)  # type: ignore[no-untyped-call]
+            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
 
     scheduler, draft = pair(CountingBackend(), Smaller(), n_vocab=20)
     low = [token % 20 for token in prompt(10)]
@@ -162,9 +162,9 @@ def test_a_draft_model_as_slow_as_the_model_is_not_asked_again() -> None:
     class Timed(CountingBackend):
         now = 0.0
 
-        def step(self, tokens, sequences, outputs):  # type: ignore[no-untyped-def]
+        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
             Timed.now += 1.0 + 0.1 * len(tokens)
-            return super().step(tokens, sequences, outputs)  # type: ignore[no-untyped-call]
+            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
 
     draft_backend = Timed()
     draft = DraftModel(draft_backend, n_vocab=N_VOCAB, clock=lambda: Timed.now)

@@ -341,3 +341,24 @@ def test_requests_with_other_adapters_share_steps_but_no_prefix() -> None:
     assert [one.finish.stats.n_cached for one in again] == [99] * len(settings) + [0]
     for one, other in zip(again, first, strict=False):
         assert one.request.tokens == other.request.tokens
+
+
+def test_a_step_asks_for_no_more_logits_than_its_requests_look_at() -> None:
+    asked: list[int] = []
+
+    class Asked(CountingBackend):
+        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
+            asked.append(n_largest)
+            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
+
+    def answer(*options: GenerateOptions) -> None:
+        asked.clear()
+        run_all(scheduler_over(Asked()), *(Collected(prompt(n, 4), one) for n, one in enumerate(options)))
+
+    sampled = GenerateOptions(temperature=1.0, top_k=9, max_tokens=12)
+    answer(GREEDY)
+    assert set(asked) == {1}
+    answer(GREEDY, sampled)
+    assert set(asked) == {9}
+    answer(GREEDY, GenerateOptions(temperature=0.0, repeat_penalty=1.1, max_tokens=12))
+    assert set(asked) == {0}

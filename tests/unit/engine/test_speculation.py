@@ -212,9 +212,9 @@ class Priced(CountingBackend):
         super().__init__(model, n_ctx=256)
         self.now, self._each = 0.0, each
 
-    def step(self, tokens, sequences, outputs):  # type: ignore[no-untyped-def]
+    def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
         self.now += 1.0 + self._each * (len(tokens) - 1)
-        return super().step(tokens, sequences, outputs)  # type: ignore[no-untyped-call]
+        return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
 
 
 def seconds(model: HashModel, each: float, draft_max: int) -> tuple[float, Collected]:
