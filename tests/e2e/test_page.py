@@ -48,7 +48,7 @@ def server(unpacked: Path) -> Iterator[Running]:
             def slow(*arrays: Any, step: Any = backend.step, ends: list[int] = ends) -> Any:
                 time.sleep(TOKEN_S)
                 logits = step(*arrays)
-                logits[:, ends] = -np.inf
+                np.asarray(logits)[:, ends] = -np.inf
                 return logits
 
             backend.step = slow  # type: ignore[method-assign, assignment]
