@@ -6,7 +6,9 @@
 // registers.
 //   Bytes          codes of kLanes rows x 4 columns
 //   Ints, Floats   kLanes = 16 / kParts lanes, a row each
-//   kSigned        codes of 8 bits are wanted signed (else + 128, unsigned)
+//   kSigned        codes of 8 bits are wanted signed (else + 128, unsigned, and sums of unsigned codes begin
+//   at
+//                  what removes their offset)
 #pragma once
 
 #include <algorithm>
@@ -77,9 +79,9 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
         }
         const int factor = std::min(static_cast<int>(S::largest(x, 32) * ratio) + 1, kLargestFactor);
         const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
-        *terms = {static_cast<float>(factor), factor * 0x10001,
-                  static_cast<float>(factor * (sums.low + sums.high)),
-                  static_cast<float>(factor * sums.high)};
+        const int sum = sums.low + sums.high;
+        *terms = {static_cast<float>(factor), S::kSigned ? factor * 0x10001 : -sum,
+                  static_cast<float>(factor * sum), static_cast<float>(factor * sums.high)};
     }
 }
 

@@ -33,15 +33,17 @@ struct alignas(64) WordBlock {
 };
 
 // kPanels panels in turn, kChunkBlocks blocks each, of any format whose codes are at most kMaxCode.
-template <class S, int kMaxCode, bool kHasPairs, int kPanels>
+template <class S, int kMaxCode, bool kHasPairs, bool kIsCentered, int kPanels>
 struct ByteSource {
     static constexpr bool kSignedCodes = false;
     static constexpr bool kPairs = kHasPairs;
+    static constexpr bool kCentered = kIsCentered;
     static constexpr int kMax = kMaxCode;
     static constexpr int kSlots = kPanels * S::kParts;
     using Block = std::conditional_t<kPairs, PairBlock, ByteBlock>;
 
     const Block* block;
+    int kShift;  // a constant of the format
 
     EDGELLM_INLINE void next() { ++block; }
     EDGELLM_INLINE void prefetch(int) const {}
@@ -77,7 +79,8 @@ void expand_bytes(Source source, size_t n_blocks, Block* out) {
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
             S::store_floats(out[b].scale + part * Source::kLanes, source.scale(part));
-            S::store_floats(out[b].minimum + part * Source::kLanes, source.minimum(part));
+            if constexpr (!Source::kCentered)
+                S::store_floats(out[b].minimum + part * Source::kLanes, source.minimum(part));
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group) {
                 S::store(out[b].codes[group] + static_cast<size_t>(part) * kPartBytes,

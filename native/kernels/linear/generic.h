@@ -138,7 +138,7 @@ void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
     if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
     constexpr int kMax = E::code_class(Source::kMax);
-    using Block = typename ByteSource<S, kMax, Source::kPairs, 1>::Block;
+    using Block = typename ByteSource<S, kMax, Source::kPairs, Source::kCentered, 1>::Block;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
     multiply_expanded<E, Source, int8_t>(
         c,
@@ -149,7 +149,8 @@ void multiply_bytes(const Call& c) {
             expand_bytes<S>(source, n, scratch + k * kChunkBlocks<int8_t>);
         },
         [&]<int T, int kPanels>(size_t n, const BlockRows& rows, float* sums) {
-            E::template tile<T>(ByteSource<S, kMax, Source::kPairs, kPanels>{scratch}, n, rows, sums);
+            using Expanded = ByteSource<S, kMax, Source::kPairs, Source::kCentered, kPanels>;
+            E::template tile<T>(Expanded{scratch, Source::kShift}, n, rows, sums);
         });
 }
 

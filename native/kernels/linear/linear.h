@@ -26,7 +26,7 @@ enum class InputKind : uint8_t { kFloat, kInt8 };
 // What a block of 32 activations of a token has beside its codes.
 struct QuantTerms {
     float factor;     // an integer, at most kLargestFactor
-    int32_t words;    // the same integer twice, as 16-bit words
+    int32_t integer;  // of AVX2: the factor twice, as 16-bit words; of others: minus the sum of the 32 codes
     float sum, high;  // factor * (sum of the 32 codes, of the last 16); they remove weight offsets and apply
                       // weight minimums
 };

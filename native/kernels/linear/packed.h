@@ -2,6 +2,8 @@
 // Packed panels, read register by register.
 #pragma once
 
+#include <bit>
+
 #include "kernels/linear/common.h"
 
 namespace edgellm {
@@ -15,6 +17,10 @@ struct PackedSource {
     static constexpr bool kPairs = kLayout.scales == Scales::kSuperPairs;
     static constexpr bool kHalfMinimums = kLayout.scales == Scales::kExpanded;
     static constexpr bool kSignedCodes = S::kSigned && kLayout.offset == 128;
+    // Where sums begin at -offset * (sum of x's codes), no minimum is left: offset is 2^kShift.
+    static constexpr bool kCentered = !S::kSigned && !kPairs && kLayout.offset > 0 &&
+                                      std::has_single_bit(static_cast<unsigned>(kLayout.offset));
+    static constexpr int kShift = kCentered ? std::countr_zero(static_cast<unsigned>(kLayout.offset)) : 0;
     // Largest unsigned code.
     static constexpr int kMax = kLayout.offset == 128               ? 255
                                 : kLayout.levels                    ? 2 * kLayout.offset
@@ -135,6 +141,7 @@ template <class S>
 struct UpperSource : PackedSource<S, GGMLType::Q5_0> {
     using Base = PackedSource<S, GGMLType::Q5_0>;
     using Base::Base;
+    static constexpr bool kCentered = false;
 
     EDGELLM_INLINE typename S::Floats scale(int part) const {
         return S::mul(Base::scale(part), S::broadcast(8.0f));
@@ -149,6 +156,8 @@ template <class S>
 struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
     using Base = PackedSource<S, GGMLType::Q5_0>;
     static constexpr bool kSignedCodes = S::kSigned;
+    static constexpr bool kCentered = !S::kSigned;
+    static constexpr int kShift = 7;
     static constexpr int kMax = 255;
 
     const uint8_t* lower;

@@ -145,6 +145,11 @@ struct Scalar {
         }
     }
     static Ints zero() { return {}; }
+    static Ints shifted(int32_t v, int shift) {
+        Ints r;
+        std::fill_n(r.v, 16, v << shift);
+        return r;
+    }
     template <int kSlots>
     static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
         for (int slot = 0; slot < kSlots; ++slot) {

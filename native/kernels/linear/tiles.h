@@ -2,9 +2,9 @@
 // Tiles: some panels x T tokens over a run of blocks. A tile's sums y[panel][token][row] stay in memory (L1)
 // and are read and written once per block:
 //   y = fma(integer dot, d_w * factor_x, y);  y = fma(m_w, sum_x, y)
-// in ascending order of blocks, and then multiplied by the token's unit: the same operations whatever the
-// tile is, so results do not depend on the batch. A slot is a register of rows: part p of panel n is slot n *
-// S::kParts + p.
+// (the second only where the integer dot does not begin at what removes the codes' offset) in ascending order
+// of blocks, and then multiplied by the token's unit: the same operations whatever the tile is, so results do
+// not depend on the batch. A slot is a register of rows: part p of panel n is slot n * S::kParts + p.
 #pragma once
 
 #include "kernels/linear/expanded.h"
@@ -214,6 +214,9 @@ struct WideEngine {
                         return S::mul(S::sub(w.pair_scale(1, slot), w.pair_scale(0, slot)), offset);
                     },
                     [&x](int t) { return x.of(t).high; });
+            } else if constexpr (Source::kCentered) {
+                add_groups<T, 0, 8>(w, x, dot);
+                finish_centered<T, kSlots>(y, dot, x, w);
             } else {
                 add_groups<T, 0, 8>(w, x, dot);
                 finish<T, kSlots>(
@@ -235,8 +238,29 @@ struct WideEngine {
             for (int slot = 0; slot < Source::kSlots; ++slot) codes[slot] = w.codes(group, slot);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
-                if (group == kFirst) clear<S, Source::kSlots>(dot[t]);
+                if (group == kFirst) {
+                    if constexpr (Source::kCentered) {
+                        std::fill_n(dot[t], Source::kSlots, S::shifted(x.of(t).integer, w.kShift));
+                    } else {
+                        clear<S, Source::kSlots>(dot[t]);
+                    }
+                }
                 S::template dot_bytes<Source::kSlots>(dot[t], codes, x.q(t) + 4 * group);
+            }
+        }
+    }
+
+    template <int T, int kSlots, class Source, class Rows>
+    EDGELLM_INLINE static void finish_centered(float* y, const typename S::Ints (&dot)[T][kSlots],
+                                               const Rows& x, const Source& w) {
+        EDGELLM_UNROLL
+        for (int slot = 0; slot < kSlots; ++slot) {
+            const auto scale = w.scale(slot);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                float* to = sums_of<S, T>(y, slot, t);
+                const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
+                S::store_floats(to, S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to)));
             }
         }
     }

@@ -101,7 +101,7 @@ struct Avx2Engine {
     EDGELLM_INLINE static void unsigned_parts(const Source& w, const Rows& x, float* y) {
         constexpr int kSafe = safe_groups(Source::kMax);
         const auto widen = [&x](__m256i words, int t) {
-            return _mm256_madd_epi16(words, Avx2::broadcast_word(&x.of(t).words));
+            return _mm256_madd_epi16(words, Avx2::broadcast_word(&x.of(t).integer));
         };
         alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
         __m256i sum[T][2];

@@ -98,6 +98,9 @@ struct Avx512Vnni {
         return v;
     }
     static Ints zero() { return _mm512_setzero_si512(); }
+    static Ints shifted(int32_t v, int shift) {
+        return _mm512_sllv_epi32(_mm512_set1_epi32(v), _mm512_set1_epi32(shift));
+    }
 
     // One register of codes takes its activations from memory, several share a register.
     template <int kSlots>

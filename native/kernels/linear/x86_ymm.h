@@ -91,6 +91,9 @@ struct YmmPrimitives {
         return v;
     }
     static Ints zero() { return _mm256_setzero_si256(); }
+    static Ints shifted(int32_t v, int shift) {
+        return _mm256_sllv_epi32(_mm256_set1_epi32(v), _mm256_set1_epi32(shift));
+    }
 
     static float largest(const float* x, size_t n) {
         // The order of magnitudes as integers is theirs as floats, NaN above infinity.
