@@ -15,6 +15,8 @@ namespace {
 constexpr int kSpins = 4000;
 constexpr int kLeastSpins = 200;
 
+thread_local size_t own_index = 0;  // in the pool whose work this thread does
+
 inline void pause_cpu() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -35,7 +37,7 @@ size_t allowed_cpus() {
 }
 
 ThreadPool::ThreadPool(size_t n_threads, bool spin)
-    : n_threads_(n_threads), most_spins_(spin ? kSpins : 0), spins_(most_spins_) {
+    : n_threads_(n_threads), most_spins_(spin ? kSpins : 0), spins_(most_spins_), places_(n_threads) {
     for (size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
 }
 
@@ -72,7 +74,10 @@ void ThreadPool::barrier() {
         const bool opened = spin(phase_, phase, n);
         const int next = opened ? std::min(2 * n, kSpins) : std::max(n / 2, kLeastSpins);
         if (n > 0 && next != n) spins_.store(next, std::memory_order_relaxed);
-        if (!opened) sleep(phase_, phase);
+        if (!opened) {
+            sleep(phase_, phase);
+            if (most_spins_ > 0) places_.part(own_index);
+        }
     }
 }
 
@@ -82,6 +87,8 @@ void ThreadPool::run(const std::function<void(size_t)>& fn) {
         return;
     }
     fn_ = &fn;
+    own_index = 0;
+    places_.note(0);
     generation_.fetch_add(1, std::memory_order_release);
     generation_.notify_all();
     fn(0);
@@ -90,10 +97,12 @@ void ThreadPool::run(const std::function<void(size_t)>& fn) {
 
 void ThreadPool::worker(size_t index) {
     uint32_t seen = 0;
+    own_index = index;
     for (;;) {
         if (!spin(generation_, seen, most_spins_)) sleep(generation_, seen);
         if (stop_.load(std::memory_order_relaxed)) return;
         ++seen;
+        if (most_spins_ > 0) places_.part(index);
         (*fn_)(index);
         barrier();
     }

@@ -9,6 +9,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/cpu_places.h"
+
 namespace edgellm {
 
 class ThreadPool {
@@ -38,6 +40,7 @@ class ThreadPool {
     size_t n_threads_;
     int most_spins_;
     std::atomic<int> spins_;  // of a thread that waits at a barrier
+    CpuPlaces places_;
     const std::function<void(size_t)>* fn_ = nullptr;
     alignas(64) std::atomic<uint32_t> generation_{0};  // bumped to start a run
     alignas(64) std::atomic<uint32_t> arrived_{0};
