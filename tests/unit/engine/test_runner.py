@@ -72,8 +72,9 @@ def test_cancelling_one_request_leaves_the_others_alone(backend: CountingBackend
     runner.stop()
 
 
-def test_jobs_run_between_steps_and_raise_where_they_are_awaited(backend: CountingBackend) -> None:
-    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+def test_jobs_run_between_steps_and_raise_where_they_are_awaited() -> None:
+    endless = CountingBackend(n_ctx=1 << 20, cache_tokens=1 << 20)  # no answer fills it meanwhile
+    runner = EngineThread(Scheduler(endless, frozenset({EOG})))
     caller = Caller([1], GenerateOptions(temperature=0.0))
     runner.submit(caller.request)
     assert runner.call(lambda: threading.current_thread().name).result(timeout=30) == "edgellm-engine"
