@@ -32,6 +32,9 @@ struct Batch {
     std::vector<uint32_t> output_rows;  // ascending
 };
 
+// The most logits, of all rows of a step together, that are found by bounds.
+constexpr size_t kMostLargest = 64;
+
 // A weight as the executor reads it.
 struct EmbeddingTable {
     const FormatInfo* format = nullptr;
@@ -136,7 +139,6 @@ class Executor {
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
 
     static constexpr size_t kTileFloats = 96 * 192;
-    static constexpr size_t kMostLargest = 64;  // logits of all rows of a step that are found by bounds
 
     const Plan& plan_;
     const Program& program_;

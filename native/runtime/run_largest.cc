@@ -41,7 +41,7 @@ class BestPanels {
     Entry* end() { return heap_.data() + n_; }
 
     size_t k_, n_ = 0;
-    std::array<Entry, 64> heap_;
+    std::array<Entry, kMostLargest> heap_;
 };
 
 }  // namespace

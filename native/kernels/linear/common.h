@@ -6,9 +6,8 @@
 // registers.
 //   Bytes          codes of kLanes rows x 4 columns
 //   Ints, Floats   kLanes = 16 / kParts lanes, a row each
-//   kSigned        codes of 8 bits are wanted signed (else + 128, unsigned, and sums of unsigned codes begin
-//   at
-//                  what removes their offset)
+//   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned, and sums of unsigned codes begin
+//                  at what removes their offset
 #pragma once
 
 #include <algorithm>
