@@ -9,6 +9,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+# Of a step: tokens or sequences, and whether logits are wanted.
+Ids: TypeAlias = Sequence[int]
+Flags: TypeAlias = Sequence[bool]
 Floats: TypeAlias = "NDArray[np.float32]"
 Ints: TypeAlias = "NDArray[np.int32]"
 # A matrix (n_rows, n_vocab) f32. Not an array: a start to the first token has no time to import NumPy.
@@ -81,13 +84,7 @@ class Backend(Protocol):
 
     def sequence_length(self, sequence: int) -> int: ...
 
-    def step(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        outputs: Sequence[bool],
-        n_largest: int = 0,
-    ) -> Logits:
+    def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         """Append each token to its sequence, in order; logits (n_outputs, n_vocab) where `outputs` is set.
 
         n_largest: so many of each row's largest logits are wanted, and others may be anything below them.
@@ -98,7 +95,7 @@ class Backend(Protocol):
     def unread_bytes(self) -> int:
         """Bytes of weights that steps have not had to read so far, because few logits were wanted."""
 
-    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         """The last hidden state (n_tokens, n_embd) of a sequence of its own, which is closed again."""
 
     def close(self) -> None: ...

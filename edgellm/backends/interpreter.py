@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgellm.backends.base import Floats, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError
 from edgellm.gguf.reader import GGUFFile
@@ -154,13 +154,7 @@ class InterpreterBackend(Booked):
         self._ledger.append(sequence, n_tokens)
         self._tokens[sequence] += tokens
 
-    def step(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        outputs: Sequence[bool],
-        n_largest: int = 0,
-    ) -> Logits:
+    def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
         out = np.empty((sum(outputs), self.n_vocab), np.float32)
         row_of = np.cumsum(outputs) - 1
@@ -174,7 +168,7 @@ class InterpreterBackend(Booked):
                         out[row_of[index]] = row
         return out.data
 
-    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         return self._model.hidden(tokens, scales)
 
     def close(self) -> None:

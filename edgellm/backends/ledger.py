@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
-from edgellm.backends.base import blocks_for
+from edgellm.backends.base import Flags, Ids, blocks_for
 from edgellm.errors import BackendError
 
 
@@ -99,9 +98,7 @@ class Ledger:
         self._blocks[sequence] = blocks[:keep]
         self._grow(sequence, n_tokens)
 
-    def check_step(
-        self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool], batch: int
-    ) -> dict[int, list[int]]:
+    def check_step(self, tokens: Ids, sequences: Ids, outputs: Flags, batch: int) -> dict[int, list[int]]:
         """Where in the step each sequence's tokens are, in order: sequence -> indices.
 
         Raises BackendError, having changed nothing, for a step that cannot be taken.

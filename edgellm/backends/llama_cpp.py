@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellm.backends.base import Floats, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, UnsupportedError
 from edgellm.gguf.types import GGMLType
@@ -171,13 +171,7 @@ class LlamaCppBackend(Booked):
         if not unchanged:
             self._cut(self._slots[sequence], n_tokens)
 
-    def step(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        outputs: Sequence[bool],
-        n_largest: int = 0,
-    ) -> Logits:
+    def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         places = self._run(tokens, sequences, outputs)
         rows = np.empty((len(places), self.n_vocab), np.float32)
         for row, place in enumerate(places):
@@ -185,7 +179,7 @@ class LlamaCppBackend(Booked):
             rows[row] = np.ctypeslib.as_array(found, (self.n_vocab,))
         return rows.data
 
-    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         rows = np.empty((len(tokens), self.n_embd), np.float32)
         sequence = self.open_sequence(scales)
         llama_cpp.llama_set_embeddings(self._context, True)
@@ -208,7 +202,7 @@ class LlamaCppBackend(Booked):
             llama_cpp.llama_model_free(self._model)
         self._context = self._model = None
 
-    def _run(self, tokens: Sequence[int], sequences: Sequence[int], outputs: Sequence[bool]) -> list[int]:
+    def _run(self, tokens: Ids, sequences: Ids, outputs: Flags) -> list[int]:
         """Append the tokens; returns the places of those with an output."""
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
         if any(not 0 <= token < self.n_vocab for token in tokens):

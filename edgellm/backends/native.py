@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgellm import _native
-from edgellm.backends.base import Floats, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Logits
 from edgellm.errors import BackendError, ModelError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
@@ -144,13 +144,7 @@ class NativeBackend:
         if not fits:
             raise BackendError("The saved blocks do not fit the model, or the cache has no room for them.")
 
-    def step(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        outputs: Sequence[bool],
-        n_largest: int = 0,
-    ) -> Logits:
+    def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         with self._translated():
             logits: Logits = self._engine.step(
                 array("i", tokens), array("i", sequences), bytes(outputs), n_largest
@@ -161,7 +155,7 @@ class NativeBackend:
     def unread_bytes(self) -> int:
         return int(self._engine.unread_bytes)
 
-    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         import numpy as np
 
         with self._translated():

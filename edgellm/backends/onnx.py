@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Floats, Ints, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Ints, Logits
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, FileError
 from edgellm.program import Program
@@ -113,13 +113,7 @@ class OnnxBackend(Booked):
         held = self._sequences[sequence]
         self._fit(held, n_tokens, n_tokens)
 
-    def step(
-        self,
-        tokens: Sequence[int],
-        sequences: Sequence[int],
-        outputs: Sequence[bool],
-        n_largest: int = 0,
-    ) -> Logits:
+    def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         ids = np.asarray(tokens, np.int32)
         if ((ids < 0) | (ids >= self.n_vocab)).any():
             raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")
@@ -138,7 +132,7 @@ class OnnxBackend(Booked):
             self._ledger.append(sequence, len(listed))
         return logits.data
 
-    def hidden(self, tokens: Sequence[int], scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         ids = np.asarray(tokens, np.int32)
         sequence = self.open_sequence(scales)
         try:

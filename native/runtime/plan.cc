@@ -53,7 +53,6 @@ void Planner::prepare_state() {
         s.value_dim = static_cast<uint32_t>(p_.caches[i].value_dim);
         s.window = static_cast<uint32_t>(p_.caches[i].window);
         s.kv_type = plan_.options.kv_type;
-        s.fetch_far = is_amd();
     }
 }
 

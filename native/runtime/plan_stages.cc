@@ -69,7 +69,6 @@ int Planner::encoder_cache(const Op& o) {
     shape.n_kv_heads = static_cast<uint32_t>(k / key_dim);
     shape.value_dim = static_cast<uint32_t>(v / (k / key_dim));
     shape.kv_type = plan_.options.kv_type;
-    shape.fetch_far = is_amd();
     for (size_t i = p_.caches.size(); i < plan_.cache_shapes.size(); ++i) {
         const AttentionShape& s = plan_.cache_shapes[i];
         if (s.key_dim == shape.key_dim && s.n_kv_heads == shape.n_kv_heads &&

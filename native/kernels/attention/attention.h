@@ -29,7 +29,6 @@ struct AttentionShape {
     uint32_t window;     // 0: all
     const float* sinks;  // (n_heads,) or nullptr
     KvType kv_type;
-    bool fetch_far;  // on this processor, the block to come is fetched into L2, not L1
 };
 
 // Bytes of one block of one layer: keys of all heads, then values of all heads. A multiple of 64.

@@ -322,6 +322,7 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
     // One tile reads the cache as it is; several share an expanded copy. Floats need no copy.
     const bool direct = g->n_tiles == 1 || s.kv_type == KvType::kF32;
 
+    const bool far = is_amd();
     // A head's keys or values of a block are one page: the processor itself does not fetch the next one
     // ahead. After the last keys come the first values.
     for (size_t b = all.begin; b < all.end; b += kKvBlockTokens) {
@@ -332,7 +333,7 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
             is_last ? task.blocks[(base + all.begin) / kKvBlockTokens] + value_offset(s, task.kv_head)
                     : blocks[1] + key_offset(s, task.kv_head);
         if (!direct) expand(s.kv_type, block, s.key_dim * kKvBlockTokens, expanded);
-        with_block(s.kv_type, block, {ahead, s.fetch_far}, key_scales_offset(s), direct ? nullptr : expanded,
+        with_block(s.kv_type, block, {ahead, far}, key_scales_offset(s), direct ? nullptr : expanded,
                    [&](auto keys) {
                        for (size_t t = 0; t < g->n_tiles; ++t) {
                            if (b < spans[t].begin || b >= spans[t].end) continue;
@@ -372,8 +373,8 @@ void attend_rows(const AttentionShape& s, const AttentionTask& task, uint32_t ch
         // Slots past the last key may never have been written: 0 times what they hold need not be 0.
         const size_t written = end - b < kKvBlockTokens ? end - b : kKvBlockTokens;
         if (!direct) expand(s.kv_type, block, written * stride, expanded);
-        with_block(s.kv_type, block, {ahead, s.fetch_far}, value_scales_offset(s),
-                   direct ? nullptr : expanded, [&](auto rows) {
+        with_block(s.kv_type, block, {ahead, far}, value_scales_offset(s), direct ? nullptr : expanded,
+                   [&](auto rows) {
                        for (size_t t = 0; t < g->n_tiles; ++t) {
                            if (b < spans[t].begin || b >= spans[t].end) continue;
                            const Tile& tile = g->tiles[t];

@@ -152,6 +152,10 @@ inline size_t lower_panel_bytes(const PackedMatrix& m) {
     return m.n_in / kBlockColumns * kLowerBlockBytes;
 }
 
+inline size_t errors_offset(const PackedMatrix& m) {
+    return lower_offset(m) + m.n_panels * lower_panel_bytes(m);
+}
+
 // The two functions of LinearKernels that do not depend on the instruction set.
 bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out);
 bool pack_panels(const PackedMatrix& m, const uint8_t* rows, size_t first, size_t last, uint8_t* dst);

@@ -386,12 +386,12 @@ bool split_matrix(PackedMatrix* m) {
 }
 
 size_t matrix_bytes(const PackedMatrix& m) {
-    const size_t extra = m.split ? lower_panel_bytes(m) + kPanelRows * sizeof(float) : 0;
-    return m.n_panels * (m.panel_stride + extra);
+    if (m.split) return errors_offset(m) + m.n_panels * kPanelRows * sizeof(float);
+    return m.n_panels * m.panel_stride;
 }
 
 const float* row_errors(const PackedMatrix& m) {
-    return reinterpret_cast<const float*>(m.data + lower_offset(m) + m.n_panels * lower_panel_bytes(m));
+    return reinterpret_cast<const float*>(m.data + errors_offset(m));
 }
 
 float row_norm(const QuantRows& rows, size_t token) {
@@ -449,8 +449,7 @@ bool pack_panels(const PackedMatrix& m, const uint8_t* rows, size_t first, size_
             continue;
         }
         uint8_t* lower = dst + lower_offset(m) + p * lower_panel_bytes(m);
-        auto* errors = reinterpret_cast<float*>(dst + lower_offset(m) + m.n_panels * lower_panel_bytes(m)) +
-                       p * kPanelRows;
+        auto* errors = reinterpret_cast<float*>(dst + errors_offset(m)) + p * kPanelRows;
         if (n_rows < kPanelRows) {
             std::memset(lower, 0, lower_panel_bytes(m));
             std::fill_n(errors, kPanelRows, 0.0f);
