@@ -6,12 +6,14 @@
 // registers.
 //   Bytes          codes of kLanes rows x 4 columns
 //   Ints, Floats   kLanes = 16 / kParts lanes, a row each
-//   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned, and sums of unsigned codes begin
-//                  at what removes their offset
+//   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned
+//   centre(max, offset)  what sums of unsigned codes up to max are of codes less, a power of two or 0; they
+//                  begin at minus that times the sum of the activations
 #pragma once
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -48,9 +50,18 @@ EDGELLM_INLINE void clear(typename S::Ints (&sums)[kSlots]) {
 
 // ---- Quantizing activations ----
 
-// Sums of a block's codes: of its first and last 16.
+// The centre of sets whose sums have room for any: the whole offset, where shifting applies it.
+constexpr int exact_centre(int offset) {
+    return std::has_single_bit(static_cast<unsigned>(offset)) ? offset : 0;
+}
+
+// Of a block's codes: the sums of its first and last 16, and what dots start with.
 struct CodeSums {
     int low, high;
+    int32_t start, low_start, high_start;  // of QuantTerms
+
+    // Of sets that sum in 32 bits.
+    static CodeSums of(int low, int high) { return {low, high, -(low + high), -32 * low, -32 * high}; }
 };
 
 // S::largest(x, n): the largest magnitude of n values, a multiple of 32; NaN counts as more than infinity.
@@ -79,8 +90,10 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
         const int factor = std::min(static_cast<int>(S::largest(x, 32) * ratio) + 1, kLargestFactor);
         const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
         const int sum = sums.low + sums.high;
-        *terms = {static_cast<float>(factor), S::kSigned ? factor * 0x10001 : -sum,
-                  static_cast<float>(factor * sum), static_cast<float>(factor * sums.high)};
+        *terms = {static_cast<float>(factor), factor * 0x10001,
+                  sums.start,                 sums.low_start,
+                  sums.high_start,            static_cast<float>(factor * sum),
+                  static_cast<float>(factor * sums.high)};
     }
 }
 

@@ -7,9 +7,6 @@
 namespace edgellm {
 namespace {
 
-// The offset of formats with a scale per 16 columns.
-constexpr float kPairOffset = static_cast<float>(layout_of(GGMLType::Q6_K).offset);
-
 // Unsigned codes, one per byte.
 struct alignas(64) ByteBlock {
     uint8_t codes[8][64];
@@ -33,17 +30,18 @@ struct alignas(64) WordBlock {
 };
 
 // kPanels panels in turn, kChunkBlocks blocks each, of any format whose codes are at most kMaxCode.
-template <class S, int kMaxCode, bool kHasPairs, bool kIsCentered, int kPanels>
+template <class S, int kMaxCode, bool kHasPairs, bool kIsCentred, bool kHasMin, int kPanels>
 struct ByteSource {
     static constexpr bool kSignedCodes = false;
     static constexpr bool kPairs = kHasPairs;
-    static constexpr bool kCentered = kIsCentered;
+    static constexpr bool kCentred = kIsCentred;
+    static constexpr bool kHasMinimum = kHasMin;
     static constexpr int kMax = kMaxCode;
     static constexpr int kSlots = kPanels * S::kParts;
     using Block = std::conditional_t<kPairs, PairBlock, ByteBlock>;
 
     const Block* block;
-    int kShift;  // a constant of the format
+    int shift;  // of what sums start with
 
     EDGELLM_INLINE void next() { ++block; }
     EDGELLM_INLINE void prefetch(int) const {}
@@ -79,7 +77,7 @@ void expand_bytes(Source source, size_t n_blocks, Block* out) {
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
             S::store_floats(out[b].scale + part * Source::kLanes, source.scale(part));
-            if constexpr (!Source::kCentered)
+            if constexpr (Source::kHasMinimum)
                 S::store_floats(out[b].minimum + part * Source::kLanes, source.minimum(part));
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group) {

@@ -27,15 +27,18 @@ struct Call {
         return std::min(n_tokens - token, kBlockTokens - (token0 + token) % kBlockTokens);
     }
 
-    // Sums of a tile of T tokens from and to y, rows that exist only. Column 0 starts at zero.
-    template <size_t T>
+    // Sums of a tile of T tokens from and to y, rows that exist only. Column 0 starts at zero. In registers
+    // as wide as the tile's own: it reads at once what was just written, which narrower stores delay.
+    template <class S, int T>
     EDGELLM_INLINE void load(size_t p, size_t token, bool zero, float* tile) const {
         if (zero) {
-            std::memset(tile, 0, T * kPanelRows * sizeof(float));
+            EDGELLM_UNROLL
+            for (int i = 0; i < T * S::kParts; ++i)
+                S::store_floats(tile + i * (16 / S::kParts), S::broadcast(0.0f));
             return;
         }
         for (size_t t = 0; t < T; ++t)
-            copy_row(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
+            copy_row<S>(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
     }
     // Sums that are complete, in the tokens' units until now.
     template <class S, int T>
@@ -50,17 +53,20 @@ struct Call {
             }
         }
     }
-    template <size_t T>
+    template <class S, int T>
     EDGELLM_INLINE void store(size_t p, size_t token, const float* tile) const {
         for (size_t t = 0; t < T; ++t)
-            copy_row(p, y + (token + t) * ldy + (p - first) * kPanelRows, tile + t * kPanelRows);
+            copy_row<S>(p, y + (token + t) * ldy + (p - first) * kPanelRows, tile + t * kPanelRows);
     }
 
   private:
+    template <class S>
     EDGELLM_INLINE void copy_row(size_t p, float* to, const float* from) const {
         const size_t n = m.n_out - p * kPanelRows;
         if (n >= kPanelRows) {
-            std::memcpy(to, from, kPanelRows * sizeof(float));
+            EDGELLM_UNROLL
+            for (size_t i = 0; i < kPanelRows; i += 16 / S::kParts)
+                S::store_floats(to + i, S::load_floats(from + i));
         } else {
             for (size_t i = 0; i < n; ++i) to[i] = from[i];
         }
@@ -75,10 +81,10 @@ void multiply_packed(const Call& c) {
     for (size_t p = c.first; p < c.last; ++p) {
         for (size_t t = 0; t < c.n_tokens;) {
             E::PackedTiles::pick(c.group_tokens(t), [&]<int T>() {
-                std::fill_n(tile, T * kPanelRows, 0.0f);
+                c.template load<S, T>(p, t, true, tile);
                 E::template tile<T>(Source(c.m, p, 0), c.m.n_in / 32, c.rows(t, 0), tile);
                 c.template scale<S, T>(t, tile);
-                c.template store<T>(p, t, tile);
+                c.template store<S, T>(p, t, tile);
                 t += T;
             });
         }
@@ -92,6 +98,7 @@ void multiply_packed(const Call& c) {
 template <class E, class Source, class Code, class RowsOf, class Expand, class Run>
 EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, const Expand& expand,
                                       const Run& run) {
+    using S = typename E::Simd;
     constexpr size_t kTilePanels = E::kTilePanels;
     alignas(64) float sums[kTilePanels * E::Tiles::kLargest * kPanelRows];
     const size_t n_blocks = c.m.n_in / 32;
@@ -113,12 +120,11 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
                         E::Tiles::pick(n_tokens - t, [&]<int T>() {
                             constexpr size_t kStride = T * kPanelRows;
                             for (size_t k = 0; k < kPanels; ++k)
-                                c.template load<T>(p + k, t0 + t, b == 0, sums + k * kStride);
+                                c.template load<S, T>(p + k, t0 + t, b == 0, sums + k * kStride);
                             run.template operator()<T, kPanels>(n, rows(t), sums);
                             for (size_t k = 0; k < kPanels; ++k) {
-                                if (is_last)
-                                    c.template scale<typename E::Simd, T>(t0 + t, sums + k * kStride);
-                                c.template store<T>(p + k, t0 + t, sums + k * kStride);
+                                if (is_last) c.template scale<S, T>(t0 + t, sums + k * kStride);
+                                c.template store<S, T>(p + k, t0 + t, sums + k * kStride);
                             }
                             t += T;
                         });
@@ -138,7 +144,7 @@ void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
     if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
     constexpr int kMax = E::code_class(Source::kMax);
-    using Block = typename ByteSource<S, kMax, Source::kPairs, Source::kCentered, 1>::Block;
+    using Block = std::conditional_t<Source::kPairs, PairBlock, ByteBlock>;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
     multiply_expanded<E, Source, int8_t>(
         c,
@@ -149,8 +155,9 @@ void multiply_bytes(const Call& c) {
             expand_bytes<S>(source, n, scratch + k * kChunkBlocks<int8_t>);
         },
         [&]<int T, int kPanels>(size_t n, const BlockRows& rows, float* sums) {
-            using Expanded = ByteSource<S, kMax, Source::kPairs, Source::kCentered, kPanels>;
-            E::template tile<T>(Expanded{scratch, Source::kShift}, n, rows, sums);
+            using Expanded =
+                ByteSource<S, kMax, Source::kPairs, Source::kCentred, Source::kHasMinimum, kPanels>;
+            E::template tile<T>(Expanded{scratch, Source::shift}, n, rows, sums);
         });
 }
 
@@ -196,14 +203,14 @@ void multiply_floats(const Call& c) {
                 for (size_t t = t0; t < t_end;) {
                     E::Tiles::pick(t_end - t, [&]<int T>() {
                         const float* x = c.x + (c.token0 + t) * c.ldx + k;
-                        c.template load<T>(p, t, k == 0, sums);
+                        c.template load<S, T>(p, t, k == 0, sums);
                         if (widen) {
                             const auto* wide = reinterpret_cast<const uint8_t*>(scratch);
                             float_tile<S, GGMLType::F32, T>(wide, n, x, c.ldx, sums);
                         } else {
                             float_tile<S, type, T>(columns, n, x, c.ldx, sums);
                         }
-                        c.template store<T>(p, t, sums);
+                        c.template store<S, T>(p, t, sums);
                         t += T;
                     });
                 }

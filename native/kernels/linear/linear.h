@@ -25,10 +25,13 @@ enum class InputKind : uint8_t { kFloat, kInt8 };
 
 // What a block of 32 activations of a token has beside its codes.
 struct QuantTerms {
-    float factor;     // an integer, at most kLargestFactor
-    int32_t integer;  // of AVX2: the factor twice, as 16-bit words; of others: minus the sum of the 32 codes
-    float sum, high;  // factor * (sum of the 32 codes, of the last 16); they remove weight offsets and apply
-                      // weight minimums
+    float factor;          // an integer, at most kLargestFactor
+    int32_t factor_words;  // the factor twice, as 16-bit words
+    // What dots of all 32 codes, of the first 16 and of the last begin at, so that weights' codes count from
+    // their centre. Of sets that sum in 32 bits: the codes' sums, times -1, -32 and -32. Of AVX2: two words,
+    // the sums of columns 0 and 1 and of 2 and 3 of every four, times -16, -32 and -32.
+    int32_t start, low_start, high_start;
+    float sum, high;  // factor * (sum of the 32 codes, of the last 16); they apply weight minimums
 };
 constexpr int kLargestFactor = 1 << 13;  // times a block's dot with codes of 5 bits it fits 32 bits
 

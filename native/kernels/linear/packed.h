@@ -9,6 +9,11 @@
 namespace edgellm {
 namespace {
 
+// Of a power of two; 0 of 0.
+constexpr int log2_of(int n) {
+    return n == 0 ? 0 : std::countr_zero(static_cast<unsigned>(n));
+}
+
 template <class S, GGMLType type>
 struct PackedSource {
     static constexpr Layout kLayout = layout_of(type);
@@ -17,16 +22,18 @@ struct PackedSource {
     static constexpr bool kPairs = kLayout.scales == Scales::kSuperPairs;
     static constexpr bool kHalfMinimums = kLayout.scales == Scales::kExpanded;
     static constexpr bool kSignedCodes = S::kSigned && kLayout.offset == 128;
-    // Where sums begin at -offset * (sum of x's codes), no minimum is left: offset is 2^kShift.
-    static constexpr bool kCentered = !S::kSigned && !kPairs && kLayout.offset > 0 &&
-                                      std::has_single_bit(static_cast<unsigned>(kLayout.offset));
-    static constexpr int kShift = kCentered ? std::countr_zero(static_cast<unsigned>(kLayout.offset)) : 0;
     // Largest unsigned code.
     static constexpr int kMax = kLayout.offset == 128               ? 255
                                 : kLayout.levels                    ? 2 * kLayout.offset
                                 : kLayout.codes == Codes::kNibbles  ? 15
                                 : kLayout.codes == Codes::kFiveBits ? 31
                                                                     : 63;
+    static constexpr int kCentre = S::centre(kMax, kLayout.offset);
+    static constexpr bool kCentred = kCentre != 0;
+    static constexpr int shift = log2_of(kCentre);
+    static constexpr bool kHasMinimum =
+        !kSignedCodes && (kLayout.offset != kCentre || kLayout.scales == Scales::kHalfMin ||
+                          kLayout.scales == Scales::kSuperMin);
     static constexpr int kLanes = 16 / S::kParts;
     static constexpr int kSlots = S::kParts;
 
@@ -82,15 +89,19 @@ struct PackedSource {
         }
     }
 
-    // m_w of the formula above.
+    // m_w of the formula, for codes less kCentre.
     EDGELLM_INLINE typename S::Floats minimum(int part) const {
         const int row = part * kLanes;
+        const auto centre = S::broadcast(static_cast<float>(kCentre - kLayout.offset));
         if constexpr (kLayout.scales == Scales::kHalfMin) {
-            return S::load_halves(block + 32 + 2 * row);
+            const auto v = S::load_halves(block + 32 + 2 * row);
+            return kCentre == 0 ? v : S::fma(scale(part), centre, v);
         } else if constexpr (kLayout.scales == Scales::kSuperMin) {
-            return S::negate(S::mul(S::load_halves(header + 32 + 2 * row), S::load_u8(block + 16 + row)));
+            const auto v =
+                S::negate(S::mul(S::load_halves(header + 32 + 2 * row), S::load_u8(block + 16 + row)));
+            return kCentre == 0 ? v : S::fma(scale(part), centre, v);
         } else {
-            return S::mul(scale(part), S::broadcast(-static_cast<float>(kLayout.offset)));
+            return S::mul(scale(part), centre);
         }
     }
 
@@ -141,13 +152,13 @@ template <class S>
 struct UpperSource : PackedSource<S, GGMLType::Q5_0> {
     using Base = PackedSource<S, GGMLType::Q5_0>;
     using Base::Base;
-    static constexpr bool kCentered = false;
+    static constexpr bool kHasMinimum = true;
 
     EDGELLM_INLINE typename S::Floats scale(int part) const {
         return S::mul(Base::scale(part), S::broadcast(8.0f));
     }
     EDGELLM_INLINE typename S::Floats minimum(int part) const {
-        return S::mul(Base::scale(part), S::broadcast(3.5f - 128.0f));
+        return S::mul(Base::scale(part), S::broadcast(8.0f * Base::kCentre + 3.5f - 128.0f));
     }
 };
 
@@ -156,9 +167,11 @@ template <class S>
 struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
     using Base = PackedSource<S, GGMLType::Q5_0>;
     static constexpr bool kSignedCodes = S::kSigned;
-    static constexpr bool kCentered = !S::kSigned;
-    static constexpr int kShift = 7;
     static constexpr int kMax = 255;
+    static constexpr int kCentre = S::centre(kMax, 128);
+    static constexpr bool kCentred = kCentre != 0;
+    static constexpr int shift = log2_of(kCentre);
+    static constexpr bool kHasMinimum = false;
 
     const uint8_t* lower;
 
@@ -180,7 +193,7 @@ struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
         }
     }
     EDGELLM_INLINE typename S::Floats minimum(int part) const {
-        return S::mul(Base::scale(part), S::broadcast(-128.0f));
+        return S::mul(Base::scale(part), S::broadcast(kCentre - 128.0f));
     }
     EDGELLM_INLINE typename S::Bytes codes(int group, int part) const {
         const size_t at = static_cast<size_t>(part) * (64 / S::kParts);

@@ -24,6 +24,7 @@ struct Scalar {
     };
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
+    static constexpr int centre(int, int offset) { return exact_centre(offset); }
 
     template <class F>
     EDGELLM_INLINE static Floats floats(F f) {
@@ -145,11 +146,12 @@ struct Scalar {
         }
     }
     static Ints zero() { return {}; }
-    static Ints shifted(int32_t v, int shift) {
+    static Ints repeat(int32_t v) {
         Ints r;
-        std::fill_n(r.v, 16, v << shift);
+        std::fill_n(r.v, 16, v);
         return r;
     }
+    static Ints shifted(int32_t v, int shift) { return repeat(v << shift); }
     template <int kSlots>
     static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
         for (int slot = 0; slot < kSlots; ++slot) {
@@ -174,7 +176,7 @@ struct Scalar {
             q[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
             sum[i / 16] += q[i];
         }
-        return {sum[0], sum[1]};
+        return CodeSums::of(sum[0], sum[1]);
     }
 };
 

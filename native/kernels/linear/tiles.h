@@ -193,43 +193,33 @@ struct WideEngine {
     // Formats of one class share their tiles.
     static constexpr int code_class(int) { return 255; }
 
+    // By reference: copies of a structure wait for what it was written in, piece by piece.
     template <int T, class Source, class Rows>
-    [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+    [[gnu::noinline]] static void tile(const Source& source, size_t n_blocks, const Rows& rows, float* y) {
         constexpr int kSlots = Source::kSlots;
+        Source w = source;
+        Rows x = rows;
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             keep_in_memory(y);
             typename S::Ints dot[T][kSlots];
             if constexpr (Source::kPairs) {
-                // A scale per 16 columns: two half blocks. sum is of all 32 columns, high_sum of the last 16.
-                const auto offset = S::broadcast(-kPairOffset);
-                add_groups<T, 0, 4>(w, x, dot);
-                finish<T, kSlots>(
-                    y, dot, x, [&w](int slot) { return w.pair_scale(0, slot); },
-                    [&](int slot) { return S::mul(w.pair_scale(0, slot), offset); },
-                    [&x](int t) { return x.of(t).sum; });
-                add_groups<T, 4, 8>(w, x, dot);
-                finish<T, kSlots>(
-                    y, dot, x, [&w](int slot) { return w.pair_scale(1, slot); },
-                    [&](int slot) {
-                        return S::mul(S::sub(w.pair_scale(1, slot), w.pair_scale(0, slot)), offset);
-                    },
-                    [&x](int t) { return x.of(t).high; });
-            } else if constexpr (Source::kCentered) {
-                add_groups<T, 0, 8>(w, x, dot);
-                finish_centered<T, kSlots>(y, dot, x, w);
+                // A scale per 16 columns: two half blocks.
+                static_assert(Source::kCentred && !Source::kHasMinimum);
+                add_groups<T, 0, 4>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).low_start); });
+                finish(y, dot, x, w, [&w](int slot) { return w.pair_scale(0, slot); });
+                add_groups<T, 4, 8>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).high_start); });
+                finish(y, dot, x, w, [&w](int slot) { return w.pair_scale(1, slot); });
             } else {
-                add_groups<T, 0, 8>(w, x, dot);
-                finish<T, kSlots>(
-                    y, dot, x, [&w](int slot) { return w.scale(slot); },
-                    [&w](int slot) { return w.minimum(slot); }, [&x](int t) { return x.of(t).sum; });
+                add_groups<T, 0, 8>(w, x, dot, [&](int t) { return S::shifted(x.of(t).start, w.shift); });
+                finish(y, dot, x, w, [&w](int slot) { return w.scale(slot); });
             }
         }
     }
 
   private:
-    template <int T, int kFirst, int kLast, class Source, class Rows>
+    template <int T, int kFirst, int kLast, class Source, class Rows, class Start>
     EDGELLM_INLINE static void add_groups(const Source& w, const Rows& x,
-                                          typename S::Ints (&dot)[T][Source::kSlots]) {
+                                          typename S::Ints (&dot)[T][Source::kSlots], const Start& start) {
         EDGELLM_UNROLL
         for (int group = kFirst; group < kLast; ++group) {
             typename S::Bytes codes[Source::kSlots];
@@ -239,8 +229,8 @@ struct WideEngine {
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 if (group == kFirst) {
-                    if constexpr (Source::kCentered) {
-                        std::fill_n(dot[t], Source::kSlots, S::shifted(x.of(t).integer, w.kShift));
+                    if constexpr (Source::kCentred) {
+                        std::fill_n(dot[t], Source::kSlots, start(t));
                     } else {
                         clear<S, Source::kSlots>(dot[t]);
                     }
@@ -250,33 +240,22 @@ struct WideEngine {
         }
     }
 
-    template <int T, int kSlots, class Source, class Rows>
-    EDGELLM_INLINE static void finish_centered(float* y, const typename S::Ints (&dot)[T][kSlots],
-                                               const Rows& x, const Source& w) {
-        EDGELLM_UNROLL
-        for (int slot = 0; slot < kSlots; ++slot) {
-            const auto scale = w.scale(slot);
-            EDGELLM_UNROLL
-            for (int t = 0; t < T; ++t) {
-                float* to = sums_of<S, T>(y, slot, t);
-                const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
-                S::store_floats(to, S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to)));
-            }
-        }
-    }
-
-    template <int T, int kSlots, class Rows, class Scale, class Minimum, class Sum>
+    template <int T, int kSlots, class Source, class Rows, class Scale>
     EDGELLM_INLINE static void finish(float* y, const typename S::Ints (&dot)[T][kSlots], const Rows& x,
-                                      const Scale& scale_of, const Minimum& minimum_of, const Sum& sum_of) {
+                                      const Source& w, const Scale& scale_of) {
         EDGELLM_UNROLL
         for (int slot = 0; slot < kSlots; ++slot) {
-            const auto scale = scale_of(slot), minimum = minimum_of(slot);
+            const auto scale = scale_of(slot);
+            // Read before y is written: the compiler cannot know that they do not overlap.
+            typename S::Floats minimum;
+            if constexpr (Source::kHasMinimum) minimum = w.minimum(slot);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<S, T>(y, slot, t);
                 const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
-                const auto v = S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to));
-                S::store_floats(to, S::fma(minimum, S::broadcast(sum_of(t)), v));
+                auto v = S::fma(S::to_floats(dot[t][slot]), factor, S::load_floats(to));
+                if constexpr (Source::kHasMinimum) v = S::fma(minimum, S::broadcast(x.of(t).sum), v);
+                S::store_floats(to, v);
             }
         }
     }

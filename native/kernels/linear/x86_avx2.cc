@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// AVX2: products of bytes are summed in 16 bits, as many as are safe, before they are widened and, in the
-// same operation, multiplied by the activations' factor.
+// AVX2: products of bytes are summed in 16 bits and widened once a block, by what also multiplies them by the
+// activations' factor. A lane sums 16 products of a block. Codes up to 15 cannot leave 16 bits: 16 * 15 * 127.
+// Codes up to 31 can on the way, but then wrap around: sums of codes less 16, which is what they begin at,
+// end within 16 * 16 * 127. So do sums over half a block of codes up to 63, less 32.
 #if defined(__AVX2__)
 
 #include "kernels/linear/select.h"
@@ -11,6 +13,23 @@ namespace {
 
 struct Avx2 : YmmPrimitives {
     static constexpr bool kSigned = true;
+    static constexpr int centre(int max, int) { return max <= 15 ? 0 : max <= 31 ? 16 : 32; }
+
+    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+        const __m256i codes = round_codes(x, inverse);
+        store(reinterpret_cast<uint8_t*>(q), codes);
+        // Words: sums of columns 0 and 1, and of 2 and 3, of every four; then of all that are in a half.
+        __m256i sums = _mm256_maddubs_epi16(_mm256_set1_epi8(1), codes);
+        sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0x4e));
+        sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
+        const __m256i halves = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+        const __m256i starts = _mm256_mullo_epi16(sums, _mm256_set1_epi16(-32));
+        const __m128i all =
+            _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+        return {_mm256_extract_epi32(halves, 0), _mm256_extract_epi32(halves, 4),
+                _mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))),
+                _mm256_extract_epi32(starts, 0), _mm256_extract_epi32(starts, 4)};
+    }
 
     template <int kSlots>
     EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
@@ -23,11 +42,6 @@ struct Avx2 : YmmPrimitives {
     }
 };
 
-// Groups of 4 columns whose 16-bit sums of |code| <= max by |x| <= 127 cannot overflow: each adds 2 products.
-constexpr int safe_groups(int max) {
-    return max <= 15 ? 8 : max <= 31 ? 4 : max <= 63 ? 2 : 1;
-}
-
 struct Avx2Engine {
     using Simd = Avx2;
     using PackedTiles = TileSizes<8, 6, 4, 3, 2, 1>;
@@ -38,7 +52,9 @@ struct Avx2Engine {
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 
     template <int T, class Source, class Rows>
-    [[gnu::noinline]] static void tile(Source w, size_t n_blocks, Rows x, float* y) {
+    [[gnu::noinline]] static void tile(const Source& source, size_t n_blocks, const Rows& rows, float* y) {
+        Source w = source;
+        Rows x = rows;
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             keep_in_memory(y);
             // More tokens than there are registers for both parts: one part after the other.
@@ -64,22 +80,15 @@ struct Avx2Engine {
         for (int part = kFirst; part < kLast; ++part) {
             const __m256 scale = w.scale(part);
             // Read before y is written: the compiler cannot know that they do not overlap.
-            [[maybe_unused]] __m256 minimum, extra;
-            if constexpr (Source::kPairs) {
-                const __m256 offset = _mm256_set1_ps(-kPairOffset), low = w.pair_scale(0, part);
-                minimum = _mm256_mul_ps(low, offset);
-                extra = _mm256_mul_ps(_mm256_sub_ps(w.pair_scale(1, part), low), offset);
-            } else if constexpr (!Source::kSignedCodes) {
-                minimum = w.minimum(part);
-            }
+            __m256 minimum;
+            if constexpr (Source::kHasMinimum) minimum = w.minimum(part);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<Avx2, T>(y, part, t);
                 __m256 v = _mm256_loadu_ps(to), factor = scale;
                 if constexpr (!kFactored) factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.of(t).factor));
-                if constexpr (!Source::kSignedCodes)
+                if constexpr (Source::kHasMinimum)
                     v = _mm256_fmadd_ps(minimum, _mm256_set1_ps(x.of(t).sum), v);
-                if constexpr (Source::kPairs) v = _mm256_fmadd_ps(extra, _mm256_set1_ps(x.of(t).high), v);
                 _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot(t, part)), factor, v));
             }
         }
@@ -99,11 +108,7 @@ struct Avx2Engine {
 
     template <int T, int kFirst, int kLast, class Source, class Rows>
     EDGELLM_INLINE static void unsigned_parts(const Source& w, const Rows& x, float* y) {
-        constexpr int kSafe = safe_groups(Source::kMax);
-        const auto widen = [&x](__m256i words, int t) {
-            return _mm256_madd_epi16(words, Avx2::broadcast_word(&x.of(t).integer));
-        };
-        alignas(32) int32_t earlier[T][16];  // what was widened before the last run of safe groups
+        static_assert(Source::kMax < (Source::kCentred ? 32 : 16));
         __m256i sum[T][2];
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) {
@@ -118,60 +123,60 @@ struct Avx2Engine {
                 EDGELLM_UNROLL
                 for (int part = kFirst; part < kLast; ++part)
                     product[part] = _mm256_maddubs_epi16(codes[part], quad);
+                __m256i start;
+                if constexpr (Source::kCentred) start = Avx2::broadcast_word(&x.of(t).start);
                 EDGELLM_UNROLL
-                for (int part = kFirst; part < kLast; ++part)
-                    sum[t][part] = Avx2::pin(
-                        group % kSafe == 0 ? product[part] : _mm256_add_epi16(sum[t][part], product[part]));
-            }
-            if (group % kSafe == kSafe - 1 && group < 7) {
-                EDGELLM_UNROLL
-                for (int t = 0; t < T; ++t) {
-                    EDGELLM_UNROLL
-                    for (int part = kFirst; part < kLast; ++part) {
-                        auto* to = reinterpret_cast<__m256i*>(earlier[t] + 8 * part);
-                        __m256i wide = widen(sum[t][part], t);
-                        if (group >= kSafe) wide = _mm256_add_epi32(wide, _mm256_load_si256(to));
-                        _mm256_store_si256(to, wide);
+                for (int part = kFirst; part < kLast; ++part) {
+                    if (group == 0) {
+                        if constexpr (Source::kCentred)
+                            product[part] = _mm256_add_epi16(start, product[part]);
+                        sum[t][part] = Avx2::pin(product[part]);
+                    } else {
+                        sum[t][part] = Avx2::pin(_mm256_add_epi16(sum[t][part], product[part]));
                     }
                 }
             }
         }
         finish<T, kFirst, kLast, true>(w, x, y, [&](int t, int part) {
-            const __m256i wide = widen(sum[t][part], t);
-            if constexpr (kSafe == 8) {
-                return wide;
-            } else {
-                return _mm256_add_epi32(
-                    wide, _mm256_load_si256(reinterpret_cast<const __m256i*>(earlier[t] + 8 * part)));
-            }
+            return _mm256_madd_epi16(sum[t][part], Avx2::broadcast_word(&x.of(t).factor_words));
         });
     }
 
     // A scale per 16 columns: its integer factor is multiplied in while widening.
     template <int T, int kFirst, int kLast, class Source, class Rows>
     EDGELLM_INLINE static void pair_parts(const Source& w, const Rows& x, float* y) {
-        __m256i sum[T][2];
+        one_pair_part<T, kFirst>(w, x, y);
+        if constexpr (kLast > kFirst + 1) one_pair_part<T, kFirst + 1>(w, x, y);
+    }
+
+    template <int T, int kPart, class Source, class Rows>
+    EDGELLM_INLINE static void one_pair_part(const Source& w, const Rows& x, float* y) {
+        __m256i wide[T];
         EDGELLM_UNROLL
-        for (int group = 0; group < 8; group += 2) {
-            if constexpr (kFirst == 0) {
-                w.prefetch(group);
-                w.prefetch(group + 1);
-            }
+        for (int half = 0; half < 2; ++half) {
+            __m256i sum[T];
             EDGELLM_UNROLL
-            for (int part = kFirst; part < kLast; ++part) {
-                const __m256i first = w.codes(group, part), second = w.codes(group + 1, part);
-                const __m256i factor = w.pair_words(group / 4, part);
+            for (int group = 4 * half; group < 4 * half + 4; ++group) {
+                if constexpr (kPart == 0) w.prefetch(group);
+                const __m256i codes = w.codes(group, kPart);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
-                    const __m256i product =
-                        _mm256_add_epi16(_mm256_maddubs_epi16(first, activations(x, t, group)),
-                                         _mm256_maddubs_epi16(second, activations(x, t, group + 1)));
-                    const __m256i wide = _mm256_madd_epi16(product, factor);
-                    sum[t][part] = Avx2::pin(group == 0 ? wide : _mm256_add_epi32(sum[t][part], wide));
+                    const auto& terms = x.of(t);
+                    const __m256i before =
+                        group % 4 > 0 ? sum[t]
+                                      : Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
+                    sum[t] = Avx2::pin(
+                        _mm256_add_epi16(before, _mm256_maddubs_epi16(codes, activations(x, t, group))));
                 }
             }
+            const __m256i factor = w.pair_words(half, kPart);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                const __m256i product = _mm256_madd_epi16(sum[t], factor);
+                wide[t] = Avx2::pin(half == 0 ? product : _mm256_add_epi32(wide[t], product));
+            }
         }
-        finish<T, kFirst, kLast, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, kPart, kPart + 1, false>(w, x, y, [&](int t, int) { return wide[t]; });
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.

@@ -21,6 +21,7 @@ struct Avx512Vnni {
     };
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
+    static constexpr int centre(int, int offset) { return exact_centre(offset); }
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
     static __m256i load32(const uint8_t* p) {
@@ -98,6 +99,7 @@ struct Avx512Vnni {
         return v;
     }
     static Ints zero() { return _mm512_setzero_si512(); }
+    static Ints repeat(int32_t v) { return _mm512_set1_epi32(v); }
     static Ints shifted(int32_t v, int shift) {
         return _mm512_sllv_epi32(_mm512_set1_epi32(v), _mm512_set1_epi32(shift));
     }
@@ -151,7 +153,8 @@ struct Avx512Vnni {
         const __m256i sums =
             _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
         const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return {_mm256_extract_epi32(pairs, 0) - 16 * 128, _mm256_extract_epi32(pairs, 4) - 16 * 128};
+        return CodeSums::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128);
     }
 };
 

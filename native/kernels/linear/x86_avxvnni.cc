@@ -10,6 +10,17 @@ namespace {
 
 struct AvxVnni : YmmPrimitives {
     static constexpr bool kSigned = false;
+    static constexpr int centre(int, int offset) { return exact_centre(offset); }
+
+    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+        const __m256i codes = round_codes(x, inverse);
+        store(reinterpret_cast<uint8_t*>(q), codes);
+        // Sums of 8 codes, with 128 added to each.
+        const __m256i sums = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
+        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
+        return CodeSums::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128);
+    }
 
     template <int kSlots>
     EDGELLM_INLINE static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {

@@ -91,6 +91,7 @@ struct YmmPrimitives {
         return v;
     }
     static Ints zero() { return _mm256_setzero_si256(); }
+    static Ints repeat(int32_t v) { return _mm256_set1_epi32(v); }
     static Ints shifted(int32_t v, int shift) {
         return _mm256_sllv_epi32(_mm256_set1_epi32(v), _mm256_set1_epi32(shift));
     }
@@ -112,7 +113,8 @@ struct YmmPrimitives {
         m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0xb1));
         return _mm_cvtss_f32(_mm_castsi128_ps(m));
     }
-    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+    // 32 codes, x * inverse rounded to even.
+    static __m256i round_codes(const float* x, float inverse) {
         __m256i n[4];
         EDGELLM_UNROLL
         for (int i = 0; i < 4; ++i)
@@ -120,12 +122,7 @@ struct YmmPrimitives {
         // packs works in 128-bit halves; the permutation restores the order.
         const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
         const __m256i low = _mm256_packs_epi32(n[0], n[1]), high = _mm256_packs_epi32(n[2], n[3]);
-        const __m256i codes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
-        store(reinterpret_cast<uint8_t*>(q), codes);
-        // Sums of 8 codes, with 128 added to each.
-        const __m256i sums = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
-        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return {_mm256_extract_epi32(pairs, 0) - 16 * 128, _mm256_extract_epi32(pairs, 4) - 16 * 128};
+        return _mm256_permutevar8x32_epi32(_mm256_packs_epi16(low, high), order);
     }
 };
 
