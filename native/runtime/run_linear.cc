@@ -10,7 +10,7 @@ namespace edgellm {
 namespace {
 
 // Fewer rows than this: each panel is read once from memory and bandwidth decides.
-constexpr size_t kStreamRows = 9;
+constexpr size_t kStreamRows = 33;
 // All but a fifth of a matrix's panels are given out beforehand; the rest in some pieces for each thread, but
 // none smaller than what is worth the while.
 constexpr size_t kOwnParts = 5;
