@@ -9,6 +9,7 @@
 //   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned
 //   centre(max, offset)  what sums of unsigned codes up to max are of codes less, a power of two or 0; they
 //                  begin at minus that times the sum of the activations
+//   never_expands()      whether panels are read as they are packed for any number of tokens
 #pragma once
 
 #include <algorithm>

@@ -73,20 +73,23 @@ struct Call {
     }
 };
 
-// Few tokens: panels are read as they are packed, in order.
+// Panels are read as they are packed, in order.
 template <class E, class Source>
 void multiply_packed(const Call& c) {
     using S = typename E::Simd;
     alignas(64) float tile[E::PackedTiles::kLargest * kPanelRows];
-    for (size_t p = c.first; p < c.last; ++p) {
-        for (size_t t = 0; t < c.n_tokens;) {
-            E::PackedTiles::pick(c.group_tokens(t), [&]<int T>() {
-                c.template load<S, T>(p, t, true, tile);
-                E::template tile<T>(Source(c.m, p, 0), c.m.n_in / 32, c.rows(t, 0), tile);
-                c.template scale<S, T>(t, tile);
-                c.template store<S, T>(p, t, tile);
-                t += T;
-            });
+    for (size_t t0 = 0, t_end; t0 < c.n_tokens; t0 = t_end) {
+        t_end = t0 + c.group_tokens(t0);
+        for (size_t p = c.first; p < c.last; ++p) {
+            for (size_t t = t0; t < t_end;) {
+                E::PackedTiles::pick(t_end - t, [&]<int T>() {
+                    c.template load<S, T>(p, t, true, tile);
+                    E::template tile<T>(Source(c.m, p, 0), c.m.n_in / 32, c.rows(t, 0), tile);
+                    c.template scale<S, T>(t, tile);
+                    c.template store<S, T>(p, t, tile);
+                    t += T;
+                });
+            }
         }
     }
 }
@@ -142,7 +145,7 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
 template <class E, class Source>
 void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
-    if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
+    if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
     constexpr int kMax = E::code_class(Source::kMax);
     using Block = std::conditional_t<Source::kPairs, PairBlock, ByteBlock>;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
@@ -166,7 +169,7 @@ void multiply_words(const Call& c) {
     using S = typename E::Simd;
     constexpr bool kHasMin = Source::kHalfMinimums;
     if constexpr (!kHasMin) {
-        if (c.n_tokens <= E::kPackedLimit) return multiply_packed<E, Source>(c);
+        if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
     }
     WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];
     WordChunk chunk;

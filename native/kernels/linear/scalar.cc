@@ -25,6 +25,7 @@ struct Scalar {
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
+    static constexpr bool never_expands() { return false; }
 
     template <class F>
     EDGELLM_INLINE static Floats floats(F f) {

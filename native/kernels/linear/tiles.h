@@ -185,10 +185,12 @@ struct TileSizes {
 template <class S, size_t kLimit, class PackedSizes, class Sizes, int kPanels>
 struct WideEngine {
     using Simd = S;
-    using PackedTiles = PackedSizes;                // of panels read as they are packed,
-    using Tiles = Sizes;                            // and of expanded ones
-    static constexpr size_t kPackedLimit = kLimit;  // up to so many tokens panels are read as they are packed
-    static constexpr int kTilePanels = kPanels;     // panels of a tile if expanded
+    using PackedTiles = PackedSizes;             // of panels read as they are packed,
+    using Tiles = Sizes;                         // and of expanded ones
+    static constexpr int kTilePanels = kPanels;  // panels of a tile if expanded
+
+    // Up to so many tokens panels are read as they are packed.
+    static size_t packed_limit() { return S::never_expands() ? SIZE_MAX : kLimit; }
 
     // Formats of one class share their tiles.
     static constexpr int code_class(int) { return 255; }

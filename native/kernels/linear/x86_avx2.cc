@@ -46,7 +46,7 @@ struct Avx2Engine {
     using Simd = Avx2;
     using PackedTiles = TileSizes<8, 6, 4, 3, 2, 1>;
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
-    static constexpr size_t kPackedLimit = 16;
+    static size_t packed_limit() { return 16; }
     static constexpr int kTilePanels = 1;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
