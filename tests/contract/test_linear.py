@@ -200,10 +200,10 @@ def test_extreme_codes(kind: GGMLType, isa: str) -> None:
     for raw, weights in filled:
         matrix = kernels.Linear(isa, int(kind), 16, n_in, raw)
         for sign in (1, -1):
-            x = np.full((7, n_in), sign, np.float32)
+            x = np.full((20, n_in), sign, np.float32)
             x[:, ::2] *= np.where(weights[0, ::2] * weights[0, 1::2] < 0, -1, 1)
             expected, tolerance = multiply(kind, isa, weights, x, reach)
-            for n in (1, 2, 7):
+            for n in (1, 2, 7, 20):
                 assert np.all(np.abs(matrix.matmul(x[:n]) - expected[:n]) <= tolerance[:n]), (sign, n)
 
 

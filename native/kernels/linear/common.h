@@ -65,7 +65,7 @@ struct CodeSums {
     static CodeSums of(int low, int high) { return {low, high, -(low + high), -32 * low, -32 * high}; }
 };
 
-// S::largest(x, n): the largest magnitude of n values, a multiple of 32; NaN counts as more than infinity.
+// S::largest(x): the largest magnitude of 32 values; NaN counts as more than infinity.
 // S::quantize_block(x, inverse, q): 32 codes, x * inverse rounded to even.
 //
 // A row's blocks have integers as scales, times the row's unit, so that they can be multiplied in before sums
@@ -76,7 +76,14 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
     const size_t first = out.index(token, 0), stride = out.group_rows(token);
     int8_t* q = out.q + 32 * first;
     QuantTerms* terms = out.terms + first;
-    const float largest = S::largest(x, 32 * out.n_blocks);
+    // Blocks' magnitudes, which wait in their terms: their order as integers is theirs as floats, NaN above
+    // infinity.
+    int32_t largest_bits = 0;
+    for (size_t b = 0; b < out.n_blocks; ++b) {
+        terms[b * stride].start = std::bit_cast<int32_t>(S::largest(x + 32 * b));
+        largest_bits = std::max(largest_bits, terms[b * stride].start);
+    }
+    const float largest = std::bit_cast<float>(largest_bits);
     // Magnitudes too small to divide by count as zero.
     const bool zero = largest < 0x1p-100f, finite = largest <= std::numeric_limits<float>::max();
     const float unit = largest / 127.0f / kLargestFactor;
@@ -88,12 +95,16 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
             *terms = {};
             continue;
         }
-        const int factor = std::min(static_cast<int>(S::largest(x, 32) * ratio) + 1, kLargestFactor);
+        const auto magnitude = std::bit_cast<float>(terms->start);
+        const int factor = std::min(static_cast<int>(magnitude * ratio) + 1, kLargestFactor);
         const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
         const int sum = sums.low + sums.high;
-        *terms = {static_cast<float>(factor), factor * 0x10001,
-                  sums.start,                 sums.low_start,
-                  sums.high_start,            static_cast<float>(factor * sum),
+        *terms = {static_cast<float>(factor),
+                  factor * 0x10001,
+                  sums.start,
+                  sums.low_start,
+                  sums.high_start,
+                  static_cast<float>(factor * sum),
                   static_cast<float>(factor * sums.high)};
     }
 }

@@ -166,9 +166,9 @@ struct Scalar {
         }
     }
 
-    static float largest(const float* x, size_t n) {
+    static float largest(const float* x) {
         uint32_t v = 0;  // the order of magnitudes as integers is theirs as floats, NaN above infinity
-        for (size_t i = 0; i < n; ++i) v = std::max(v, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
+        for (int i = 0; i < 32; ++i) v = std::max(v, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
         return std::bit_cast<float>(v);
     }
     static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // AVX2: products of bytes are summed in 16 bits and widened once a block, by what also multiplies them by the
-// activations' factor. A lane sums 16 products of a block. Codes up to 15 cannot leave 16 bits: 16 * 15 * 127.
-// Codes up to 31 can on the way, but then wrap around: sums of codes less 16, which is what they begin at,
-// end within 16 * 16 * 127. So do sums over half a block of codes up to 63, less 32.
+// activations' factor. A lane sums 16 products of a block. Codes up to 15 cannot leave 16 bits: 16 * 15 *
+// 127. Codes up to 31 can on the way, but then wrap around: sums of codes less 16, which is what they begin
+// at, end within 16 * 16 * 127. So do sums over half a block of codes up to 63, less 32.
 #if defined(__AVX2__)
 
 #include "kernels/linear/select.h"
@@ -24,11 +24,10 @@ struct Avx2 : YmmPrimitives {
         sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32(sums, 0xb1));
         const __m256i halves = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
         const __m256i starts = _mm256_mullo_epi16(sums, _mm256_set1_epi16(-32));
-        const __m128i all =
-            _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
+        const __m128i all = _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
         return {_mm256_extract_epi32(halves, 0), _mm256_extract_epi32(halves, 4),
-                _mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))),
-                _mm256_extract_epi32(starts, 0), _mm256_extract_epi32(starts, 4)};
+                _mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))), _mm256_extract_epi32(starts, 0),
+                _mm256_extract_epi32(starts, 4)};
     }
 
     template <int kSlots>
@@ -163,8 +162,9 @@ struct Avx2Engine {
                 for (int t = 0; t < T; ++t) {
                     const auto& terms = x.of(t);
                     const __m256i before =
-                        group % 4 > 0 ? sum[t]
-                                      : Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
+                        group % 4 > 0
+                            ? sum[t]
+                            : Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
                     sum[t] = Avx2::pin(
                         _mm256_add_epi16(before, _mm256_maddubs_epi16(codes, activations(x, t, group))));
                 }

@@ -134,14 +134,11 @@ struct Avx512Vnni {
         }
     }
 
-    static float largest(const float* x, size_t n) {
+    static float largest(const float* x) {
         // The order of magnitudes as integers is theirs as floats, NaN above infinity.
         const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
-        __m512i low = zero(), high = zero();
-        for (size_t k = 0; k < n; k += 32) {
-            low = _mm512_max_epi32(low, _mm512_and_si512(_mm512_loadu_si512(x + k), magnitude));
-            high = _mm512_max_epi32(high, _mm512_and_si512(_mm512_loadu_si512(x + k + 16), magnitude));
-        }
+        const __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), magnitude);
+        const __m512i high = _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude);
         return std::bit_cast<float>(_mm512_reduce_max_epi32(_mm512_max_epi32(low, high)));
     }
     static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {

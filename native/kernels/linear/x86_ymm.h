@@ -96,17 +96,13 @@ struct YmmPrimitives {
         return _mm256_sllv_epi32(_mm256_set1_epi32(v), _mm256_set1_epi32(shift));
     }
 
-    static float largest(const float* x, size_t n) {
+    static float largest(const float* x) {
         // The order of magnitudes as integers is theirs as floats, NaN above infinity.
         const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
-        __m256i v[4] = {};
-        for (size_t k = 0; k < n; k += 32) {
-            EDGELLM_UNROLL
-            for (int i = 0; i < 4; ++i) {
-                const __m256i bits = load(reinterpret_cast<const uint8_t*>(x + k + 8 * i));
-                v[i] = _mm256_max_epi32(v[i], _mm256_and_si256(bits, magnitude));
-            }
-        }
+        __m256i v[4];
+        EDGELLM_UNROLL
+        for (int i = 0; i < 4; ++i)
+            v[i] = _mm256_and_si256(load(reinterpret_cast<const uint8_t*>(x + 8 * i)), magnitude);
         const __m256i all = _mm256_max_epi32(_mm256_max_epi32(v[0], v[1]), _mm256_max_epi32(v[2], v[3]));
         __m128i m = _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
         m = _mm_max_epi32(m, _mm_shuffle_epi32(m, 0x4e));
