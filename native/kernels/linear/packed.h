@@ -28,7 +28,8 @@ struct PackedSource {
                                 : kLayout.codes == Codes::kNibbles  ? 15
                                 : kLayout.codes == Codes::kFiveBits ? 31
                                                                     : 63;
-    static constexpr int kCentre = S::centre(kMax, kLayout.offset);
+    // What sums are of codes less, which takes a shift of what they begin at (a member of expanded sources).
+    static constexpr int kCentre = kSignedCodes ? 0 : S::centre(kMax, kLayout.offset);
     static constexpr bool kCentred = kCentre != 0;
     static constexpr int shift = log2_of(kCentre);
     static constexpr bool kHasMinimum =
@@ -168,7 +169,7 @@ struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
     using Base = PackedSource<S, GGMLType::Q5_0>;
     static constexpr bool kSignedCodes = S::kSigned;
     static constexpr int kMax = 255;
-    static constexpr int kCentre = S::centre(kMax, 128);
+    static constexpr int kCentre = kSignedCodes ? 0 : S::centre(kMax, 128);
     static constexpr bool kCentred = kCentre != 0;
     static constexpr int shift = log2_of(kCentre);
     static constexpr bool kHasMinimum = false;
@@ -191,9 +192,6 @@ struct SplitSource : PackedSource<S, GGMLType::Q5_0> {
         } else {
             __builtin_prefetch(lower + kPrefetchBytes / 2 + 64 * group);
         }
-    }
-    EDGELLM_INLINE typename S::Floats minimum(int part) const {
-        return S::mul(Base::scale(part), S::broadcast(kCentre - 128.0f));
     }
     EDGELLM_INLINE typename S::Bytes codes(int group, int part) const {
         const size_t at = static_cast<size_t>(part) * (64 / S::kParts);

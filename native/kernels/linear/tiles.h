@@ -195,7 +195,7 @@ struct WideEngine {
     // Formats of one class share their tiles.
     static constexpr int code_class(int) { return 255; }
 
-    // By reference: copies of a structure wait for what it was written in, piece by piece.
+    // By reference: copies would be read in wider pieces than they were written in, and wait for those.
     template <int T, class Source, class Rows>
     [[gnu::noinline]] static void tile(const Source& source, size_t n_blocks, const Rows& rows, float* y) {
         constexpr int kSlots = Source::kSlots;
