@@ -9,8 +9,7 @@
 namespace edgellm {
 namespace {
 
-// Fewer rows than this: panels are read once, in order, and all of a stage takes threads about as long as
-// waiting for one that is held up would.
+// Fewer rows than this: a stage is so short that a thread which waits for another one at its end shows.
 constexpr size_t kStreamRows = 33;
 // All but a fifth of a matrix's panels are given out beforehand; the rest in some pieces for each thread, but
 // none smaller than what is worth the while.

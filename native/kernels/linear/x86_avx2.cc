@@ -122,17 +122,15 @@ struct Avx2Engine {
                 EDGELLM_UNROLL
                 for (int part = kFirst; part < kLast; ++part)
                     product[part] = _mm256_maddubs_epi16(codes[part], quad);
-                __m256i start;
-                if constexpr (Source::kCentred) start = Avx2::broadcast_word(&x.of(t).start);
                 EDGELLM_UNROLL
                 for (int part = kFirst; part < kLast; ++part) {
-                    if (group == 0) {
-                        if constexpr (Source::kCentred)
-                            product[part] = _mm256_add_epi16(start, product[part]);
-                        sum[t][part] = Avx2::pin(product[part]);
-                    } else {
-                        sum[t][part] = Avx2::pin(_mm256_add_epi16(sum[t][part], product[part]));
+                    __m256i v = product[part];
+                    if (group > 0) {
+                        v = _mm256_add_epi16(sum[t][part], v);
+                    } else if constexpr (Source::kCentred) {
+                        v = _mm256_add_epi16(Avx2::broadcast_word(&x.of(t).start), v);
                     }
+                    sum[t][part] = Avx2::pin(v);
                 }
             }
         }
