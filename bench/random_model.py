@@ -1,0 +1,139 @@
+"""Write a checkpoint of random weights in a known model's shape, to measure its size without fetching it.
+
+    python bench/random_model.py qwen2.5-1.5b checkpoint/
+    edgellm convert checkpoint/ model.gguf --type Q4_K_M
+    edgellm bench -m model.gguf
+
+Speed depends on shapes and formats, not on what the weights say: its answers mean nothing. The vocabulary has
+the size of the model's, but all except 261 of its tokens are padding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from tests.support.checkpoints import tokenizer_json  # noqa: E402
+
+_SHARED = {
+    "max_position_embeddings": 32768,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "torch_dtype": "bfloat16",
+}
+_SHARED |= {"bos_token_id": 0, "eos_token_id": 1, "rope_theta": 1e6}
+
+
+def _config(
+    kind: str, width: int, layers: int, heads: int, kv: int, ff: int, vocab: int, **more: Any
+) -> dict[str, Any]:
+    return {
+        **_SHARED,
+        "model_type": kind.lower(),
+        "architectures": [f"{kind}ForCausalLM"],
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "intermediate_size": ff,
+        "vocab_size": vocab,
+        "head_dim": width // heads,
+        "tie_word_embeddings": True,
+        **more,
+    }
+
+
+# As in the models' own config.json.
+SHAPES = {
+    "smollm2-360m": _config("Llama", 960, 32, 15, 5, 2560, 49152),
+    "qwen2.5-0.5b": _config("Qwen2", 896, 24, 14, 2, 4864, 151936),
+    "llama-3.2-1b": _config("Llama", 2048, 16, 32, 8, 8192, 128256),
+    "qwen2.5-1.5b": _config("Qwen2", 1536, 28, 12, 2, 8960, 151936),
+    "qwen3-1.7b": _config("Qwen3", 2048, 28, 16, 8, 6144, 151936, head_dim=128),
+    "mistral-7b": _config("Mistral", 4096, 32, 32, 8, 14336, 32768, tie_word_embeddings=False),
+}
+
+
+def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of a checkpoint of the Llama, Mistral, Qwen2 or Qwen3 architecture."""
+    width, ff, vocab, head = (
+        config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "head_dim")
+    )
+    rows = {"q": config["num_attention_heads"] * head, "k": config["num_key_value_heads"] * head}
+    rows["v"] = rows["k"]
+    yield "model.embed_tokens.weight", (vocab, width)
+    yield "model.norm.weight", (width,)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", (vocab, width)
+    for i in range(config["num_hidden_layers"]):
+        layer = f"model.layers.{i}"
+        yield f"{layer}.input_layernorm.weight", (width,)
+        yield f"{layer}.post_attention_layernorm.weight", (width,)
+        for name, n in rows.items():
+            yield f"{layer}.self_attn.{name}_proj.weight", (n, width)
+            if config["model_type"] == "qwen2":
+                yield f"{layer}.self_attn.{name}_proj.bias", (n,)
+            if config["model_type"] == "qwen3" and name != "v":
+                yield f"{layer}.self_attn.{name}_norm.weight", (head,)
+        yield f"{layer}.self_attn.o_proj.weight", (width, rows["q"])
+        for name in ("gate", "up"):
+            yield f"{layer}.mlp.{name}_proj.weight", (ff, width)
+        yield f"{layer}.mlp.down_proj.weight", (width, ff)
+
+
+def _bfloat16(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """The bits of BF16 values: a matrix's keep the size of what they multiply, a vector's are around one."""
+    values = rng.standard_normal(shape, np.float32)
+    values *= np.float32(1 / 16 if len(shape) == 1 else shape[1] ** -0.5)
+    values += np.float32(len(shape) == 1)
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
+
+
+def write(folder: Path, config: dict[str, Any]) -> int:
+    """A whole checkpoint in `folder`, tensor by tensor. Returns its bytes of weights."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    header, at = {}, 0
+    for name, shape in tensors(config):
+        n = 2 * int(np.prod(shape))
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at + n)}
+        at += n
+    rng = np.random.default_rng(1)
+    text = json.dumps(header).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for name, shape in tensors(config):
+            print(f"\r\x1b[K{name}", end="", file=sys.stderr)
+            file.write(_bfloat16(shape, rng).tobytes())
+    print("\r\x1b[K", end="", file=sys.stderr)
+    return at
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument("folder", type=Path, help="to write; must not exist")
+    args = parser.parse_args()
+    if args.folder.exists():
+        print(f"{args.folder} exists; name a folder that does not", file=sys.stderr)
+        return 2
+    print(f"{args.folder}: {write(args.folder, SHAPES[args.shape]) / 1e9:.2f} GB of weights in BF16")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
