@@ -107,9 +107,10 @@ def test_matmul(kind: GGMLType, isa: str, n_out: int) -> None:
 @every_format
 def test_batch_invariance(kind: GGMLType, isa: str) -> None:
     """A token's result has the same bits alone, in any batch, and however panels are shared out."""
-    n_out, n_in, n_tokens = 84, 1536, 31
+    n_out, n_in, n_tokens = 84, 1792, 49
     matrix = kernels.Linear(isa, int(kind), n_out, n_in, random_rows(kind, n_out, n_in))
-    x = np.random.default_rng(1).standard_normal((n_tokens, n_in)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    x = (rng.standard_normal((n_tokens, n_in)) * rng.uniform(0, 9, n_in) ** 4).astype(np.float32)
     whole = matrix.matmul(x)
     for step in (1, 2, 5):
         np.testing.assert_array_equal(matrix.matmul(x, step=step), whole)
@@ -158,7 +159,9 @@ def test_only_8_bit_codes_are_split() -> None:
 
 @every_isa
 @pytest.mark.parametrize(
-    "kind", [GGMLType.Q4_K, GGMLType.Q8_0, GGMLType.IQ2_S, GGMLType.F16], ids=lambda kind: kind.name
+    "kind",
+    [GGMLType.Q4_K, GGMLType.Q6_K, GGMLType.Q8_0, GGMLType.IQ2_S, GGMLType.F16],
+    ids=lambda kind: kind.name,
 )
 def test_long_rows(kind: GGMLType, isa: str) -> None:
     """Rows longer than the columns that are worked on at a time."""
@@ -256,11 +259,16 @@ def test_quantize(isa: str, size: float) -> None:
     x = (rng.standard_normal((5, 32 * 21)) * size).astype(np.float32)
     q, scale, sums = kernels.quantize(isa, x)
     blocks = x.reshape(5, -1, 32)
-    # A block's scale is its largest magnitude / 127, rounded up to a 1/8192 of the row's largest.
+    # A block's scale is its largest magnitude / 127, rounded up to an integer of four bits and some zeros, in
+    # units of a 1/7680 of the row's largest.
     needed = np.abs(blocks).max(2) / 127
-    step = needed.max(1, keepdims=True) / 8192
+    unit = needed.max(1, keepdims=True) / 7680
     assert np.all(scale >= needed * (1 - 1e-6))
-    assert np.all(scale <= needed * (1 + 1e-6) + step * (1 + 1e-6))
+    assert np.all(scale <= (needed + unit) * (1.125 + 1e-6))
+    factor = np.rint(scale / unit)
+    assert np.allclose(scale, factor * unit, rtol=1e-6)
+    assert factor.max() == 7680
+    assert not np.any(np.ldexp(np.frexp(factor)[0], 4) % 1)
     np.testing.assert_allclose(scale.max(1), needed.max(1), rtol=1e-6)
     assert np.abs(q.astype(int)).max(1).min() == 127
     error = np.abs(q.reshape(blocks.shape) * scale[:, :, None].astype(np.float64) - blocks)

@@ -9,7 +9,8 @@
 //   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned
 //   centre(max, offset)  what sums of unsigned codes up to max are of codes less, a power of two or 0; they
 //                  begin at minus that times the sum of the activations
-//   never_expands()      whether panels are read as they are packed for any number of tokens
+//   multiplier(factor)   QuantTerms::multiplier
+//   tables_scales()      whether tiles of many tokens take scales from tables (tabled_tile)
 #pragma once
 
 #include <algorithm>
@@ -33,6 +34,7 @@ namespace {
 // Columns in work at a time, in blocks of 32, with codes of that type: what a tile reads of them stays in L1.
 template <class Code>
 constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
+constexpr size_t kTableBlocks = 32;                 // of tables of scales; half as many where they are pairs
 constexpr size_t kBlockTokens = QuantRows::kGroup;  // that meet an expanded chunk
 constexpr size_t kPrefetchBytes = 2048;             // ahead of the block in work, into L1,
 constexpr size_t kFarPrefetchBytes = 6144;          // or into L2
@@ -50,6 +52,11 @@ EDGELLM_INLINE void clear(typename S::Ints (&sums)[kSlots]) {
 }
 
 // ---- Quantizing activations ----
+
+// The power of two in a factor.
+constexpr int exponent_of(int factor) {
+    return static_cast<int>(std::bit_width(static_cast<unsigned>(factor))) - 1;
+}
 
 // The centre of sets whose sums have room for any: the whole offset, where shifting applies it.
 constexpr int exact_centre(int offset) {
@@ -69,8 +76,16 @@ struct CodeSums {
 // S::quantize_block(x, inverse, q): 32 codes, x * inverse rounded to even.
 //
 // A row's blocks have integers as scales, times the row's unit, so that they can be multiplied in before sums
-// become floats. They are rounded up: a block's codes use at least half of their range where its magnitude is
-// more than 1/8192 of the row's.
+// become floats. They are rounded up, to few significant bits: by up to an eighth, on average a sixteenth of
+// what rounding codes loses. A block's codes use at least half of their range where its magnitude is more
+// than 1/7680 of the row's.
+constexpr int round_factor_up(int factor) {
+    const int dropped =
+        std::max(static_cast<int>(std::bit_width(static_cast<unsigned>(factor))) - kFactorBits, 0);
+    return ((factor - 1) >> dropped << dropped) + (1 << dropped);
+}
+static_assert(round_factor_up(kLargestFactor) == kLargestFactor);
+
 template <class S>
 void quantize_row(const float* x, const QuantRows& out, size_t token) {
     const size_t first = out.index(token, 0), stride = out.group_rows(token);
@@ -96,11 +111,11 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
             continue;
         }
         const auto magnitude = std::bit_cast<float>(terms->start);
-        const int factor = std::min(static_cast<int>(magnitude * ratio) + 1, kLargestFactor);
+        const int factor = round_factor_up(std::min(static_cast<int>(magnitude * ratio) + 1, kLargestFactor));
         const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
         const int sum = sums.low + sums.high;
         *terms = {static_cast<float>(factor),
-                  factor * 0x10001,
+                  S::multiplier(factor),
                   sums.start,
                   sums.low_start,
                   sums.high_start,

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Expanded chunks of panels: what a tile reads when there are many tokens.
+// Chunks of panels as a tile reads them when there are many tokens: expanded, or only their scales.
 #pragma once
+
+#include <bit>
 
 #include "kernels/linear/packed.h"
 
@@ -28,6 +30,21 @@ struct alignas(64) WordBlock {
     float minimum[16];       // of all 32 columns
     float minimum_high[16];  // what columns 16..31 have more
 };
+
+// Scales times all that a factor of activations can have beside its power of two: what a tile picks from
+// instead of multiplying. Products are exact, as scales have at most 19 bits.
+constexpr size_t kMantissas = 1 << (kFactorBits - 1);
+template <bool kPairs>
+struct alignas(64) ScaleBlock {
+    float scale[kPairs ? 2 : 1][kMantissas][16];
+    float minimum[16];
+};
+
+// Where in a ScaleBlock's scales a factor's are, in floats.
+EDGELLM_INLINE size_t mantissa_offset(float factor) {
+    constexpr int kBits = kFactorBits - 1;
+    return (std::bit_cast<uint32_t>(factor) >> (23 - kBits)) % kMantissas * 16;
+}
 
 // kPanels panels in turn, kChunkBlocks blocks each, of any format whose codes are at most kMaxCode.
 template <class S, int kMaxCode, bool kHasPairs, bool kIsCentred, bool kHasMin, int kPanels>
@@ -96,6 +113,29 @@ void expand_bytes(Source source, size_t n_blocks, Block* out) {
             }
         }
         source.next();
+    }
+}
+
+template <class S, class Source>
+void table_scales(Source source, size_t n_blocks, ScaleBlock<Source::kPairs>* out) {
+    static_assert(S::kParts == 1);
+    for (size_t b = 0; b < n_blocks; ++b, source.next()) {
+        EDGELLM_UNROLL
+        for (int half = 0; half < (Source::kPairs ? 2 : 1); ++half) {
+            const auto scale = [&] {
+                if constexpr (Source::kPairs) {
+                    return source.pair_scale(half, 0);
+                } else {
+                    return source.scale(0);
+                }
+            }();
+            EDGELLM_UNROLL
+            for (size_t i = 0; i < kMantissas; ++i) {
+                const float mantissa = 1.0f + static_cast<float>(i) / kMantissas;
+                S::store_floats(out[b].scale[half][i], S::mul(scale, S::broadcast(mantissa)));
+            }
+        }
+        if constexpr (Source::kHasMinimum) S::store_floats(out[b].minimum, source.minimum(0));
     }
 }
 

@@ -94,6 +94,15 @@ void multiply_packed(const Call& c) {
     }
 }
 
+// Chunks of at most kMost blocks, as equal as they can be, of whole headers.
+template <class Source, size_t kMost>
+size_t chunk_blocks(size_t n_blocks) {
+    static_assert(kMost % 8 == 0);
+    const size_t n_chunks = (n_blocks + kMost - 1) / kMost;
+    constexpr size_t unit = Source::kHeaderBytes > 0 ? 8 : 1;
+    return (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
+}
+
 // Many tokens: a chunk of columns of some panels is expanded into L1 and meets the tokens' chunk in L2.
 //   rows_of(token, n_tokens, first block, n_blocks) gives rows(token among them)
 //   expand(source, n_blocks, index in tile)
@@ -105,10 +114,7 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
     constexpr size_t kTilePanels = E::kTilePanels;
     alignas(64) float sums[kTilePanels * E::Tiles::kLargest * kPanelRows];
     const size_t n_blocks = c.m.n_in / 32;
-    // Chunks as equal as they can be; whole headers.
-    const size_t n_chunks = (n_blocks + kChunkBlocks<Code> - 1) / kChunkBlocks<Code>;
-    constexpr size_t unit = Source::kHeaderBytes > 0 ? 8 : 1;
-    const size_t step = (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
+    const size_t step = chunk_blocks<Source, kChunkBlocks<Code>>(n_blocks);
     for (size_t t0 = 0, n_tokens; t0 < c.n_tokens; t0 += n_tokens) {
         n_tokens = c.group_tokens(t0);
         for (size_t p0 = c.first; p0 < c.last; p0 += kGroupPanels) {
@@ -142,10 +148,55 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
     }
 }
 
+// Many tokens: panels are read as they are packed, their scales from tables in L1.
+template <class E, class Source>
+void multiply_tabled(const Call& c) {
+    using S = typename E::Simd;
+    constexpr size_t kMostBlocks = kTableBlocks / (Source::kPairs ? 2 : 1);
+    ScaleBlock<Source::kPairs> table[kMostBlocks];
+    alignas(64) float sums[E::Tiles::kLargest * kPanelRows];
+    const size_t n_blocks = c.m.n_in / 32, step = chunk_blocks<Source, kMostBlocks>(n_blocks);
+    for (size_t t0 = 0, n_tokens; t0 < c.n_tokens; t0 += n_tokens) {
+        n_tokens = c.group_tokens(t0);
+        for (size_t p = c.first; p < c.last; ++p) {
+            const bool is_whole = (p + 1) * kPanelRows <= c.m.n_out;
+            for (size_t b = 0; b < n_blocks; b += step) {
+                const size_t n = std::min(step, n_blocks - b);
+                const bool is_last = b + n == n_blocks;
+                const Source source(c.m, p, b);
+                const Source next = is_last ? Source(c.m, p + 1, 0) : Source(c.m, p, b + n);
+                const size_t n_lines = packed_bytes(Source::kLayout, n) / 64;
+                table_scales<S>(source, n, table);
+                for (size_t t = t0, line = 0; t < t0 + n_tokens;) {
+                    E::Tiles::pick(t0 + n_tokens - t, [&]<int T>() {
+                        const float* unit = is_last ? c.xq->unit + c.token0 + t : nullptr;
+                        if (is_whole) {
+                            E::template tabled_tile<T>(source, table, n, c.rows(t, b), b == 0, unit,
+                                                       c.y + t * c.ldy + (p - c.first) * kPanelRows, c.ldy);
+                        } else {
+                            c.template load<S, T>(p, t, b == 0, sums);
+                            E::template tabled_tile<T>(source, table, n, c.rows(t, b), false, unit, sums,
+                                                       kPanelRows);
+                            c.template store<S, T>(p, t, sums);
+                        }
+                        t += T;
+                    });
+                    // A share of what comes next, into L2.
+                    for (; line < n_lines * (t - t0) / n_tokens; ++line)
+                        __builtin_prefetch(next.header + 64 * line, 0, 2);
+                }
+            }
+        }
+    }
+}
+
 template <class E, class Source>
 void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
     if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
+    if constexpr (E::kCanTableScales) {
+        if (S::tables_scales()) return multiply_tabled<E, Source>(c);
+    }
     constexpr int kMax = E::code_class(Source::kMax);
     using Block = std::conditional_t<Source::kPairs, PairBlock, ByteBlock>;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];

@@ -25,15 +25,18 @@ enum class InputKind : uint8_t { kFloat, kInt8 };
 
 // What a block of 32 activations of a token has beside its codes.
 struct QuantTerms {
-    float factor;          // an integer, at most kLargestFactor
-    int32_t factor_words;  // the factor twice, as 16-bit words
+    float factor;  // an integer of at most kFactorBits significant bits, at most kLargestFactor
+    // What multiplies dots by the factor. AVX2: the factor twice, as 16-bit words. Sets that sum in 32 bits:
+    // the exponent of its power of two; tables of scales have the rest (expanded.h).
+    int32_t multiplier;
     // What dots of all 32 codes, of the first 16 and of the last begin at, so that weights' codes count from
     // their centre. Of sets that sum in 32 bits: the codes' sums, times -1, -32 and -32. Of AVX2: two words,
     // the sums of columns 0 and 1 and of 2 and 3 of every four, times -16, -32 and -32.
     int32_t start, low_start, high_start;
     float sum, high;  // factor * (sum of the 32 codes, of the last 16); they apply weight minimums
 };
-constexpr int kLargestFactor = 1 << 13;  // times a block's dot with codes of 5 bits it fits 32 bits
+constexpr int kFactorBits = 4;
+constexpr int kLargestFactor = 15 << 9;  // times a block's dot with codes of 8 bits it fits 32 bits
 
 // Activations (n_rows, n_in) in the form that int8 panels read. n_in is a multiple of 32.
 // x[t][k] ~ unit[t] * factor[t][k / 32] * q[t][k], |q| <= 127.

@@ -25,7 +25,8 @@ struct Scalar {
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
-    static constexpr bool never_expands() { return false; }
+    static int multiplier(int factor) { return exponent_of(factor); }
+    static constexpr bool tables_scales() { return true; }
 
     template <class F>
     EDGELLM_INLINE static Floats floats(F f) {
@@ -153,6 +154,11 @@ struct Scalar {
         return r;
     }
     static Ints shifted(int32_t v, int shift) { return repeat(v << shift); }
+    static Ints shifted(const Ints& a, int32_t shift) {
+        Ints r;
+        for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] << shift;
+        return r;
+    }
     template <int kSlots>
     static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
         for (int slot = 0; slot < kSlots; ++slot) {

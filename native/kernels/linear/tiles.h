@@ -188,9 +188,10 @@ struct WideEngine {
     using PackedTiles = PackedSizes;             // of panels read as they are packed,
     using Tiles = Sizes;                         // and of expanded ones
     static constexpr int kTilePanels = kPanels;  // panels of a tile if expanded
+    static constexpr bool kCanTableScales = S::kParts == 1;
 
     // Up to so many tokens panels are read as they are packed.
-    static size_t packed_limit() { return S::never_expands() ? SIZE_MAX : kLimit; }
+    static size_t packed_limit() { return kLimit; }
 
     // Formats of one class share their tiles.
     static constexpr int code_class(int) { return 255; }
@@ -218,14 +219,63 @@ struct WideEngine {
         }
     }
 
+    // y of T tokens, `stride` apart, from y or from zero; `unit`: the tokens' units, where y is complete
+    // then. Sums stay in registers, which takes as many of those as dots do.
+    template <int T, class Source, class Rows>
+    [[gnu::noinline]] static void tabled_tile(const Source& source, const ScaleBlock<Source::kPairs>* table,
+                                              size_t n_blocks, const Rows& rows, bool from_zero,
+                                              const float* unit, float* y, size_t stride) {
+        static_assert(S::kParts == 1);
+        Source w = source;
+        Rows x = rows;
+        typename S::Floats sum[T];
+        EDGELLM_UNROLL
+        for (size_t t = 0; t < T; ++t)
+            sum[t] = from_zero ? S::broadcast(0.0f) : S::load_floats(y + t * stride);
+        for (size_t b = 0; b < n_blocks; ++b, ++table, w.next(), x.next()) {
+            typename S::Ints dot[T][1];
+            if constexpr (Source::kPairs) {
+                add_groups<T, 0, 4, false>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).low_start); });
+                add_scaled(sum, dot, x, table->scale[0]);
+                add_groups<T, 4, 8, false>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).high_start); });
+                add_scaled(sum, dot, x, table->scale[1]);
+            } else {
+                add_groups<T, 0, 8, false>(w, x, dot,
+                                           [&](int t) { return S::shifted(x.of(t).start, w.shift); });
+                add_scaled(sum, dot, x, table->scale[0]);
+            }
+            if constexpr (Source::kHasMinimum) {
+                const auto minimum = S::load_floats(table->minimum);
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t) sum[t] = S::fma(minimum, S::broadcast(x.of(t).sum), sum[t]);
+            }
+        }
+        EDGELLM_UNROLL
+        for (size_t t = 0; t < T; ++t) {
+            if (unit) sum[t] = S::mul(sum[t], S::broadcast(unit[t]));
+            S::store_floats(y + t * stride, sum[t]);
+        }
+    }
+
   private:
-    template <int T, int kFirst, int kLast, class Source, class Rows, class Start>
+    template <int T, class Rows>
+    EDGELLM_INLINE static void add_scaled(typename S::Floats (&sum)[T], const typename S::Ints (&dot)[T][1],
+                                          const Rows& x, const float (&scale)[kMantissas][16]) {
+        EDGELLM_UNROLL
+        for (int t = 0; t < T; ++t) {
+            const auto& terms = x.of(t);
+            sum[t] = S::fma(S::to_floats(S::shifted(dot[t][0], terms.multiplier)),
+                            S::load_floats(scale[0] + mantissa_offset(terms.factor)), sum[t]);
+        }
+    }
+
+    template <int T, int kFirst, int kLast, bool kFetch = true, class Source, class Rows, class Start>
     EDGELLM_INLINE static void add_groups(const Source& w, const Rows& x,
                                           typename S::Ints (&dot)[T][Source::kSlots], const Start& start) {
         EDGELLM_UNROLL
         for (int group = kFirst; group < kLast; ++group) {
             typename S::Bytes codes[Source::kSlots];
-            w.prefetch(group);
+            if constexpr (kFetch) w.prefetch(group);
             EDGELLM_UNROLL
             for (int slot = 0; slot < Source::kSlots; ++slot) codes[slot] = w.codes(group, slot);
             EDGELLM_UNROLL

@@ -15,6 +15,7 @@ struct Avx2 : YmmPrimitives {
     static constexpr bool kSigned = true;
     static constexpr int centre(int max, int) { return max <= 15 ? 0 : max <= 31 ? 16 : 32; }
 
+    static int multiplier(int factor) { return factor * 0x10001; }
     static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
         const __m256i codes = round_codes(x, inverse);
         store(reinterpret_cast<uint8_t*>(q), codes);
@@ -47,6 +48,7 @@ struct Avx2Engine {
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
     static size_t packed_limit() { return 16; }
     static constexpr int kTilePanels = 1;
+    static constexpr bool kCanTableScales = false;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 
@@ -135,7 +137,7 @@ struct Avx2Engine {
             }
         }
         finish<T, kFirst, kLast, true>(w, x, y, [&](int t, int part) {
-            return _mm256_madd_epi16(sum[t][part], Avx2::broadcast_word(&x.of(t).factor_words));
+            return _mm256_madd_epi16(sum[t][part], Avx2::broadcast_word(&x.of(t).multiplier));
         });
     }
 

@@ -22,9 +22,10 @@ struct Avx512Vnni {
     static constexpr int kParts = 1;
     static constexpr bool kSigned = false;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
-    // Zen 4 has time for a broadcast from memory with every product of 512 bits: it gains nothing by tiles of
-    // two panels, nor by expanding those first.
-    static bool never_expands() { return is_amd(); }
+    static int multiplier(int factor) { return exponent_of(factor); }
+    // Zen 4 has time for a broadcast from memory with every product of 512 bits, so it gains nothing by
+    // expanded tiles of two panels. A store of 512 bits costs it two products.
+    static bool tables_scales() { return is_amd(); }
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
     static __m256i load32(const uint8_t* p) {
@@ -106,6 +107,7 @@ struct Avx512Vnni {
     static Ints shifted(int32_t v, int shift) {
         return _mm512_sllv_epi32(_mm512_set1_epi32(v), _mm512_set1_epi32(shift));
     }
+    static Ints shifted(Ints a, int32_t shift) { return _mm512_sllv_epi32(a, _mm512_set1_epi32(shift)); }
 
     // One register of codes takes its activations from memory, several share a register.
     template <int kSlots>
