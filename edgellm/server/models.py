@@ -122,6 +122,11 @@ class Source:
         return self.loaded is not None and self.loaded.n_users == 0 and self.n_waiting == 0
 
     @property
+    def gone(self) -> bool:
+        """Whether it is neither in memory nor on the disk any more."""
+        return self.state == "unloaded" and self.n_waiting == 0 and not self.path.exists()
+
+    @property
     def state(self) -> str:
         """loaded, loading or unloaded."""
         return "loaded" if self.loaded else "loading" if self.loading else "unloaded"
@@ -188,9 +193,13 @@ class ModelManager:
         return self._starting is None or self._starting.done()
 
     def refresh(self) -> None:
-        """Take up the files that have appeared since the start."""
+        """Take up the files that have appeared, and forget models not in memory whose files are gone."""
         if self.adapters:
             return  # they belong to the only model that there was
+        for source in self.sources:
+            if source.gone:
+                del self._sources[source.name]
+                log.info("%s is gone", source.path)
         known = {source.path for source in self.sources}
         for name, path in self._look():
             # One that is still being copied changes all the time, or is renamed.
@@ -203,7 +212,7 @@ class ModelManager:
         """Begin to load the models that are loaded at the start, one after another."""
 
         async def load_first() -> None:
-            for source in self._sources.values():
+            for source in self.sources:
                 await self._load_once(source, evict=False)
 
         if not self._on_demand:
@@ -222,10 +231,10 @@ class ModelManager:
         if not name and len(self._sources) == 1:
             return next(iter(self._sources.values()))
         source = self._named(name) if name else None
-        if source is None:
+        if source is None or source.gone:
             self.refresh()
             source = self._named(name) if name else None
-        known = ", ".join([*self._sources, *(info.name for info in self.adapters)])
+        known = ", ".join([*self._sources, *(info.name for info in self.adapters)]) or "none"
         if not name:
             raise RequestError(400, f"model is missing; the models are {known}.", param="model")
         if source is None and self.adapter(name) is not None:
@@ -294,7 +303,7 @@ class ModelManager:
         while self._tasks:
             await asyncio.wait(self._tasks)
         async with self._changing:
-            for source in self._sources.values():
+            for source in self.sources:
                 if source.loaded is not None:
                     await self._unload(source)
         if self._store is not None:

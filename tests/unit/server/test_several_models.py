@@ -328,3 +328,28 @@ def test_files_that_appear_in_a_folder_are_served(tiny_model: Path, tmp_path: Pa
         os.utime(copied, (0, 0))
         assert listed(client) == ["a", "b", "c"]
         assert client.post("/api/chat", json={**asked, "model": "c"}).status_code == 200
+
+
+def test_models_whose_files_are_gone_are_not_listed(tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.gguf").write_bytes(tiny_model.read_bytes())
+    manager = ModelManager(models_in(tmp_path), OPTIONS, on_demand=True, look=lambda: models_in(tmp_path))
+    with running([], OPTIONS, manager=manager) as server, server.client() as client:
+
+        def listed() -> list[str]:
+            return [model["id"] for model in client.get("/v1/models").json()["data"]]
+
+        def ask(name: str) -> int:
+            return client.post("/api/chat", json={"model": name, **CHAT, "options": SHORT}).status_code
+
+        assert ask("b") == 200
+        for path in tmp_path.iterdir():
+            path.unlink()
+        assert (ask("a"), ask("b")) == (404, 200)
+        assert listed() == ["b"]  # it is in memory
+        assert client.post("/api/generate", json={"model": "b", "keep_alive": 0}).status_code == 200
+        while listed():
+            time.sleep(0.01)
+        response = client.post("/v1/chat/completions", json={"model": "b", **CHAT})
+        assert response.status_code == 404
+        assert "the models are none" in response.json()["error"]["message"]
