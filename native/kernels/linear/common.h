@@ -35,6 +35,7 @@ namespace {
 template <class Code>
 constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
 constexpr size_t kTableBlocks = 32;                 // of tables of scales; half as many where they are pairs
+constexpr size_t kL2Blocks = 64;                    // of a group of tokens with their terms are 370 KB
 constexpr size_t kBlockTokens = QuantRows::kGroup;  // that meet an expanded chunk
 constexpr size_t kPrefetchBytes = 2048;             // ahead of the block in work, into L1,
 constexpr size_t kFarPrefetchBytes = 6144;          // or into L2

@@ -156,35 +156,40 @@ void multiply_tabled(const Call& c) {
     ScaleBlock<Source::kPairs> table[kMostBlocks];
     alignas(64) float sums[E::Tiles::kLargest * kPanelRows];
     const size_t n_blocks = c.m.n_in / 32, step = chunk_blocks<Source, kMostBlocks>(n_blocks);
+    // Long rows of activations are not in L2 as a whole.
+    const size_t n_panels = n_blocks > kL2Blocks ? kGroupPanels : 1;
+    // Chunk b of panel p meets tokens t0 and up; meanwhile what comes next is fetched into L2.
+    const auto multiply = [&](size_t p, size_t b, size_t n, size_t t0, size_t n_tokens, const Source& next) {
+        const Source source(c.m, p, b);
+        const bool is_whole = (p + 1) * kPanelRows <= c.m.n_out, is_last = b + n == n_blocks;
+        const size_t n_lines = packed_bytes(Source::kLayout, n) / 64;
+        table_scales<S>(source, n, table);
+        for (size_t t = t0, line = 0; t < t0 + n_tokens;) {
+            E::Tiles::pick(t0 + n_tokens - t, [&]<int T>() {
+                const float* unit = is_last ? c.xq->unit + c.token0 + t : nullptr;
+                if (is_whole) {
+                    E::template tabled_tile<T>(source, table, n, c.rows(t, b), b == 0, unit,
+                                               c.y + t * c.ldy + (p - c.first) * kPanelRows, c.ldy);
+                } else {
+                    c.template load<S, T>(p, t, b == 0, sums);
+                    E::template tabled_tile<T>(source, table, n, c.rows(t, b), false, unit, sums, kPanelRows);
+                    c.template store<S, T>(p, t, sums);
+                }
+                t += T;
+            });
+            for (; line < n_lines * (t - t0) / n_tokens; ++line)
+                __builtin_prefetch(next.header + 64 * line, 0, 2);
+        }
+    };
     for (size_t t0 = 0, n_tokens; t0 < c.n_tokens; t0 += n_tokens) {
         n_tokens = c.group_tokens(t0);
-        for (size_t p = c.first; p < c.last; ++p) {
-            const bool is_whole = (p + 1) * kPanelRows <= c.m.n_out;
-            for (size_t b = 0; b < n_blocks; b += step) {
-                const size_t n = std::min(step, n_blocks - b);
-                const bool is_last = b + n == n_blocks;
-                const Source source(c.m, p, b);
-                const Source next = is_last ? Source(c.m, p + 1, 0) : Source(c.m, p, b + n);
-                const size_t n_lines = packed_bytes(Source::kLayout, n) / 64;
-                table_scales<S>(source, n, table);
-                for (size_t t = t0, line = 0; t < t0 + n_tokens;) {
-                    E::Tiles::pick(t0 + n_tokens - t, [&]<int T>() {
-                        const float* unit = is_last ? c.xq->unit + c.token0 + t : nullptr;
-                        if (is_whole) {
-                            E::template tabled_tile<T>(source, table, n, c.rows(t, b), b == 0, unit,
-                                                       c.y + t * c.ldy + (p - c.first) * kPanelRows, c.ldy);
-                        } else {
-                            c.template load<S, T>(p, t, b == 0, sums);
-                            E::template tabled_tile<T>(source, table, n, c.rows(t, b), false, unit, sums,
-                                                       kPanelRows);
-                            c.template store<S, T>(p, t, sums);
-                        }
-                        t += T;
-                    });
-                    // A share of what comes next, into L2.
-                    for (; line < n_lines * (t - t0) / n_tokens; ++line)
-                        __builtin_prefetch(next.header + 64 * line, 0, 2);
-                }
+        for (size_t p0 = c.first, p_end; p0 < c.last; p0 = p_end) {
+            p_end = std::min(c.last, p0 + n_panels);
+            for (size_t b = 0, n; b < n_blocks; b += n) {
+                n = std::min(step, n_blocks - b);
+                const Source next_chunk = b + n < n_blocks ? Source(c.m, p0, b + n) : Source(c.m, p_end, 0);
+                for (size_t p = p0; p < p_end; ++p)
+                    multiply(p, b, n, t0, n_tokens, p + 1 < p_end ? Source(c.m, p + 1, b) : next_chunk);
             }
         }
     }
