@@ -77,8 +77,8 @@ struct CodeSums {
 // S::quantize_block(x, inverse, q): 32 codes, x * inverse rounded to even.
 //
 // A row's blocks have integers as scales, times the row's unit, so that they can be multiplied in before sums
-// become floats. They are rounded up, to few significant bits: by up to an eighth, on average a sixteenth of
-// what rounding codes loses. A block's codes use at least half of their range where its magnitude is more
+// become floats. They are rounded up, also to kFactorBits significant bits, so that tables of scales are
+// short: by at most an eighth. A block's codes use at least half of their range where its magnitude is more
 // than 1/7680 of the row's.
 constexpr int round_factor_up(int factor) {
     const int dropped =

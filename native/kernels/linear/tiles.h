@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Tiles: some panels x T tokens over a run of blocks. A tile's sums y[panel][token][row] stay in memory (L1)
-// and are read and written once per block:
+// and are read and written once per block, or in registers where there are enough (tabled_tile):
 //   y = fma(integer dot, d_w * factor_x, y);  y = fma(m_w, sum_x, y)
 // (the second only where the integer dot does not begin at what removes the codes' offset) in ascending order
 // of blocks, and then multiplied by the token's unit: the same operations whatever the tile is, so results do
