@@ -23,15 +23,17 @@ import numpy as np
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.support.checkpoints import tokenizer_json  # noqa: E402
+from tests.support.checkpoints import write_settings  # noqa: E402
 
 _SHARED = {
     "max_position_embeddings": 32768,
     "rms_norm_eps": 1e-6,
     "hidden_act": "silu",
     "torch_dtype": "bfloat16",
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "rope_theta": 1e6,
 }
-_SHARED |= {"bos_token_id": 0, "eos_token_id": 1, "rope_theta": 1e6}
 
 
 def _config(
@@ -101,10 +103,7 @@ def _bfloat16(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[An
 
 def write(folder: Path, config: dict[str, Any]) -> int:
     """A whole checkpoint in `folder`, tensor by tensor. Returns its bytes of weights."""
-    folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=2))
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+    write_settings(folder, config)
     header, at = {}, 0
     for name, shape in tensors(config):
         n = 2 * int(np.prod(shape))

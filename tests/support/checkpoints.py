@@ -104,12 +104,17 @@ def tokenizer_json(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
-def write_checkpoint(folder: Path, config: Mapping[str, Any] = CONFIG) -> Path:
-    """A whole checkpoint in `folder`."""
+def write_settings(folder: Path, config: Mapping[str, Any] = CONFIG) -> None:
+    """All of a checkpoint in `folder` except its weights."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(dict(config)))
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
     (folder / "tokenizer_config.json").write_text(json.dumps({"bos_token": "<s>", "eos_token": "</s>"}))
+
+
+def write_checkpoint(folder: Path, config: Mapping[str, Any] = CONFIG) -> Path:
+    """A whole checkpoint in `folder`."""
+    write_settings(folder, config)
     save(folder / "model.safetensors", {name: ("F32", array) for name, array in weights().items()})
     return folder
 
