@@ -10,7 +10,8 @@
 //   centre(max, offset)  what sums of unsigned codes up to max are of codes less, a power of two or 0; they
 //                  begin at minus that times the sum of the activations
 //   multiplier(factor)   QuantTerms::multiplier
-//   tables_scales()      whether tiles of many tokens take scales from tables (tabled_tile)
+//   tables_scales()      where kParts is 1: whether tiles of many tokens take scales from tables
+//   (tabled_tile)
 #pragma once
 
 #include <algorithm>

@@ -199,7 +199,7 @@ template <class E, class Source>
 void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
     if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
-    if constexpr (E::kCanTableScales) {
+    if constexpr (S::kParts == 1) {
         if (S::tables_scales()) return multiply_tabled<E, Source>(c);
     }
     constexpr int kMax = E::code_class(Source::kMax);

@@ -188,7 +188,6 @@ struct WideEngine {
     using PackedTiles = PackedSizes;             // of panels read as they are packed,
     using Tiles = Sizes;                         // and of expanded ones
     static constexpr int kTilePanels = kPanels;  // panels of a tile if expanded
-    static constexpr bool kCanTableScales = S::kParts == 1;
 
     // Up to so many tokens panels are read as they are packed.
     static size_t packed_limit() { return kLimit; }

@@ -48,7 +48,6 @@ struct Avx2Engine {
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
     static size_t packed_limit() { return 16; }
     static constexpr int kTilePanels = 1;
-    static constexpr bool kCanTableScales = false;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 

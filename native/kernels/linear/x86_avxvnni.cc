@@ -12,7 +12,6 @@ struct AvxVnni : YmmPrimitives {
     static constexpr bool kSigned = false;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
     static int multiplier(int factor) { return exponent_of(factor); }
-    static constexpr bool tables_scales() { return false; }
 
     static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
         const __m256i codes = round_codes(x, inverse);
