@@ -18,7 +18,9 @@ from edgellm.backends.base import Backend, Floats, Ints
 from edgellm.benchmark.version import build_commit
 from edgellm.device.isa import read_isa
 from edgellm.device.memory import peak_memory
-from edgellm.engine.loading import LoadOptions, load_backend, plan
+from edgellm.engine.load_options import LoadOptions
+from edgellm.engine.loading import load_backend
+from edgellm.engine.planning import plan
 from edgellm.gguf.reader import GGUFFile
 from edgellm.tokenizer import Tokenizer
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from edgellm.engine.adapters import parse_adapter
-from edgellm.engine.loading import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
+from edgellm.engine.load_options import DEFAULT_BATCH, DEFAULT_PARALLEL, LoadOptions
 from edgellm.engine.model import Model
 from edgellm.store.resolve import resolve
 

@@ -14,8 +14,10 @@ from edgellm.backends.base import Backend, Ints
 from edgellm.benchmark.work import Work, count_work
 from edgellm.device.memory import peak_memory, reset_peak_memory
 from edgellm.device.sensors import EnergyMeter, Reading, read_sensors, throttled_between
-from edgellm.engine.loading import DEFAULT_DRAFT_MAX, LoadOptions, Plan, load_backend, load_draft, plan
+from edgellm.engine.load_options import DEFAULT_DRAFT_MAX, LoadOptions
+from edgellm.engine.loading import load_backend, load_draft
 from edgellm.engine.options import GenerateOptions
+from edgellm.engine.planning import Plan, plan
 from edgellm.engine.request import Event, Finish, Request
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import make_request

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from edgellm.commands.conversation import Reply
     from edgellm.engine.adapters import AdapterFile
-    from edgellm.engine.loading import LoadOptions
+    from edgellm.engine.load_options import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
 
@@ -50,7 +50,7 @@ def system_prompt(path: Path, settings: Settings) -> str | None:
 
 def load_options(settings: Settings, **more: Any) -> LoadOptions:
     """The settings that say how a model is loaded; `more` are LoadOptions of the command's own."""
-    from edgellm.engine.loading import LoadOptions
+    from edgellm.engine.load_options import LoadOptions
 
     shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory", "draft_max")
     known = {name: settings[name] for name in shared if name in settings.origins}

@@ -90,7 +90,7 @@ def _print_service(settings: Settings) -> int:
 
 def check_draft(paths: list[Path], draft: Path) -> None:
     """Refuse a draft model that can guess for none of these models."""
-    from edgellm.engine.loading import vocabulary_difference
+    from edgellm.engine.planning import vocabulary_difference
 
     for path in paths:
         reason = vocabulary_difference(path, draft)

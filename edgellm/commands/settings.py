@@ -116,8 +116,8 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
     """(value, origin) of options that the model's file, or else the engine, settles where nothing is set."""
     if "temperature" not in settings.origins:
         return {}
-    from edgellm.engine.loading import default_context
     from edgellm.engine.options import BUILTIN_DEFAULTS, sampling_defaults
+    from edgellm.engine.planning import default_context
     from edgellm.gguf.reader import GGUFFile
     from edgellm.store.resolve import local_path
 

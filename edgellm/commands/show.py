@@ -20,7 +20,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.engine.loading import default_context
+from edgellm.engine.planning import default_context
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgellm.backends.base import Backend, Floats, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
-from edgellm.engine.loading import DEFAULT_DRAFT_MAX, Loading, LoadOptions, Plan
+from edgellm.engine.load_options import DEFAULT_DRAFT_MAX, LoadOptions
+from edgellm.engine.loading import Loading
 from edgellm.engine.options import GenerateOptions, sampling_defaults
+from edgellm.engine.planning import Plan
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
 from edgellm.errors import EdgeLLMError, UsageError

@@ -17,15 +17,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
-from edgellm.engine.loading import (
-    LoadOptions,
-    Prospect,
-    foresee,
-    memory_needed,
-    reachable_memory,
-    vocabulary_difference,
-)
+from edgellm.engine.load_options import LoadOptions
+from edgellm.engine.loading import Prospect, foresee, memory_needed, reachable_memory
 from edgellm.engine.model import Model
+from edgellm.engine.planning import vocabulary_difference
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError

@@ -14,7 +14,7 @@ from edgellm.convert.pipeline import write
 from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
 from edgellm.convert.vocabulary import TEST_IDS, TEST_TEXTS
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.gguf.reader import GGUFFile
 from edgellm.quant import decode

@@ -11,7 +11,7 @@ from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import write
 from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from tests.support.paths import ROOT, real_model
 

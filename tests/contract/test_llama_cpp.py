@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from tests.contract.test_conversion import CASES, convert, converted

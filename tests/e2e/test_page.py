@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.server.settings import ServerSettings
 from tests.support.http_server import Running, running, until_idle
 from tests.support.references import official_gguf, unpacked

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.server.models import ModelManager
 from edgellm.server.run import Server, listen, make_config
 from edgellm.server.service import Service

@@ -12,7 +12,7 @@ from edgellm.benchmark.report import FORMATS, Row, make_row, render
 from edgellm.benchmark.runner import Runner, Trial
 from edgellm.benchmark.version import build_commit
 from edgellm.device.limits import Limits
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from tests.support.references import official_gguf, unpacked
 
 __all__ = ["unpacked"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgellm.benchmark.runner import Runner, Trial, cache_tokens
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import UsageError
 from edgellm.gguf.reader import GGUFFile
 from tests.support.references import official_gguf, unpacked

@@ -18,7 +18,7 @@ import pytest
 from edgellm.commands.chat import talk
 from edgellm.commands.conversation import Conversation
 from edgellm.commands.remote import RemoteModel, Server
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.options import GenerateOptions
 from edgellm.errors import ContextOverflowError, ServerError, UsageError
 from edgellm.server.settings import ServerSettings

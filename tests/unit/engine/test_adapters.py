@@ -13,7 +13,7 @@ import pytest
 import edgellm
 from edgellm.cli import main
 from edgellm.engine.adapters import AdapterFile, AdapterInfo, choose_scales, name_adapters, parse_adapter
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import EdgeLLMError, MemoryLimitError, ModelError, UnsupportedError, UsageError
 from edgellm.gguf.types import GGMLType
 from tests.support.gguf_builder import GGUFBuilder

@@ -8,7 +8,8 @@ import pytest
 
 import edgellm
 from edgellm import GenerateOptions, MemoryLimitError, UsageError
-from edgellm.engine.loading import LoadOptions, memory_needed
+from edgellm.engine.load_options import LoadOptions
+from edgellm.engine.loading import memory_needed
 from edgellm.engine.scheduler import Scheduler
 from edgellm.gguf.reader import GGUFFile
 from tests.support.references import official_gguf, unpacked

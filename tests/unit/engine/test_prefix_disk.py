@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from edgellm.backends.base import SavingBackend
-from edgellm.engine.loading import LoadOptions, plan
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.options import GenerateOptions
+from edgellm.engine.planning import plan
 from edgellm.engine.prefix_cache import PrefixCache
 from edgellm.engine.prefix_disk import PrefixDisk, model_key
 from edgellm.engine.prefix_store import ROOT, PrefixStore, chain, make_piece

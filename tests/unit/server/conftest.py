@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.server.settings import Limits, ServerSettings
 from tests.support.http_server import Running, running
 from tests.support.references import official_gguf, unpacked

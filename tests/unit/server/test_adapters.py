@@ -14,7 +14,7 @@ import pytest
 
 import edgellm
 from edgellm.engine.adapters import AdapterFile
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import UsageError
 from edgellm.server.models import ModelManager
 from tests.support.http_server import Running, running

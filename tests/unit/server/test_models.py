@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgellm.commands.serve import check_draft
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.errors import RequestError
 from edgellm.server.models import Loaded, ModelManager

@@ -12,7 +12,7 @@ import httpx
 import jsonschema
 import pytest
 
-from edgellm.engine.loading import LoadOptions
+from edgellm.engine.load_options import LoadOptions
 from tests.support.http_server import running
 from tests.support.tiny_model import TEMPLATE, write_tiny_model
 

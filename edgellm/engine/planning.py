@@ -1,0 +1,196 @@
+"""From a model file to the plan of its loading: the program, the context, the adapters, the draft model."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from edgellm.device.cores import default_threads
+from edgellm.engine.adapters import read_adapter
+from edgellm.engine.load_options import DEFAULT_CONTEXT, LoadOptions
+from edgellm.errors import EdgeLLMError, ModelError, UsageError
+from edgellm.families import build, trained_context
+from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program
+from edgellm.program.exported import is_exported
+
+if TYPE_CHECKING:
+    from edgellm.program.adapter import Adapter
+
+# Finished sequences that are kept, and what their recurrent states may take together.
+MAX_PARKED = 32
+STATES_BYTES = 128 << 20
+
+
+class Plan(NamedTuple):
+    """A model file that is ready to be loaded: everything but the weights."""
+
+    file: GGUFFile
+    program: Program
+    options: LoadOptions
+    n_ctx: int
+    threads: int
+    adapters: tuple[Adapter, ...] = ()
+    draft: Plan | None = None
+
+    @property
+    def no_guesses(self) -> str | None:
+        """Why no tokens can be guessed ahead, if they cannot."""
+        if self.program.states:
+            return f"{self.program.family} models cannot take tokens back"
+        if self.backend != "native":
+            return f"on the backend {self.backend} the answers could depend on it"
+        return None
+
+    def close_draft(self) -> None:
+        """Close the draft model's file."""
+        if self.draft is not None:
+            self.draft.file.close()
+
+    @property
+    def backend(self) -> str:
+        """The engine; for "auto" that of the file's form."""
+        if self.options.backend != "auto":
+            return self.options.backend
+        return "onnx" if is_exported(self.file.metadata) else "native"
+
+    @property
+    def kv_type(self) -> str:
+        """The cache's type; for "auto": an f16 cache would lose digits that a model of f32 weights has."""
+        if is_exported(self.file.metadata):
+            return "f32"
+        if self.options.kv_type != "auto":
+            return self.options.kv_type
+        types = {self.file.tensors[name].type for name in self.program.weights}
+        return "f32" if types == {GGMLType.F32} else "f16"
+
+    @property
+    def cache_tokens(self) -> int:
+        """Tokens that all sequences together may hold: one whole context at least."""
+        return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
+
+    @property
+    def n_parked(self) -> int:
+        """Finished sequences to keep; recurrent states take memory of their own, so fewer of those."""
+        state_bytes = 4 * sum(state.size for state in self.program.states)
+        return max(2, min(MAX_PARKED, STATES_BYTES // state_bytes)) if state_bytes else MAX_PARKED
+
+
+def plan(file: GGUFFile, options: LoadOptions) -> Plan:
+    """Build the program of a file, settle its context and read its adapters; plan its draft model likewise.
+
+    Raises UsageError if the context exceeds the trained one or the draft model is unsuitable, and what
+    `read_adapter` does.
+    """
+    shapes = {name: info.shape for name, info in file.tensors.items()}
+    n_ctx = options.context
+    try:
+        trained = trained_context(file.metadata)
+        if n_ctx is None:
+            n_ctx = default_context(file, trained)
+        elif n_ctx == 0:
+            n_ctx = trained
+        elif n_ctx > trained:
+            raise UsageError(
+                f"a context of {n_ctx} tokens was asked for and the model was trained on {trained}; "
+                f"ask for at most {trained}."
+            )
+        program = build(file.metadata, shapes, context=n_ctx)
+    except EdgeLLMError as error:
+        raise type(error)(f"{file.path}: {error}") from None
+    _check_backend(file, options)
+    if not is_exported(file.metadata):
+        _check_tensors(file, program)
+    adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
+    planned = Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
+    if options.draft is None or planned.no_guesses is not None:
+        return planned
+    return _plan_draft(planned, options.draft)
+
+
+def default_context(file: GGUFFile, trained: int) -> int:
+    """Tokens of context without being asked: a LongRoPE model keeps to what its short factors are for."""
+    n_ctx = min(trained, DEFAULT_CONTEXT)
+    original = file.metadata.get(
+        f"{file.metadata['general.architecture']}.rope.scaling.original_context_length"
+    )
+    if "rope_factors_short.weight" in file.tensors and isinstance(original, int):
+        n_ctx = min(n_ctx, original)
+    return n_ctx
+
+
+def vocabulary_difference(path: Path, draft: Path) -> str | None:
+    """What keeps the second file from being a draft model of the first, if their vocabularies differ."""
+    from edgellm.tokenizer.compare import difference
+
+    with GGUFFile.open(path) as file, GGUFFile.open(draft) as other:
+        return difference(file.metadata, other.metadata)
+
+
+def _plan_draft(planned: Plan, path: Path) -> Plan:
+    """The plan with this file's model as its draft model; UsageError if it cannot guess for the other."""
+    from edgellm.tokenizer.compare import difference
+
+    file = GGUFFile.open(path)
+    try:
+        reason = difference(planned.file.metadata, file.metadata)
+        if reason is not None:
+            raise UsageError(
+                f"{path} cannot be the draft model of {planned.file.path}: {reason}; "
+                "take one of the same vocabulary."
+            )
+        trained = trained_context(file.metadata)
+        options = replace(planned.options, draft=None, lora=(), context=min(planned.n_ctx, trained))
+        draft = plan(file, options)
+        reason = draft.no_guesses
+        if draft.program.logits is None:
+            reason = f"{draft.program.family} models generate nothing"
+        if reason is not None:
+            raise UsageError(f"{path} cannot be a draft model: {reason}; take another.")
+    except BaseException:
+        file.close()
+        raise
+    return planned._replace(draft=draft)
+
+
+def _check_backend(file: GGUFFile, options: LoadOptions) -> None:
+    """Raises UsageError where engine and file, or form and options, do not go together."""
+    exported = is_exported(file.metadata)
+    if exported and options.backend not in ("auto", "onnx"):
+        raise UsageError(
+            f"{file.path.parent}: holds a model in ONNX form, which the {options.backend} backend cannot "
+            "run; use --backend onnx"
+        )
+    if exported and options.kv_type not in ("auto", "f32"):
+        raise UsageError(
+            f"{file.path.parent}: a model in ONNX form keeps its cache in f32, expected --kv-type f32 "
+            f"or auto, not {options.kv_type}"
+        )
+    if exported and options.lora:
+        raise UsageError(
+            f"{file.path.parent}: a model in ONNX form takes no adapters; merge them with "
+            "`edgellm convert CHECKPOINT FOLDER --format onnx --lora ADAPTER`"
+        )
+    if options.backend == "onnx" and not exported:
+        raise UsageError(
+            f"{file.path}: is a GGUF file, and the onnx backend runs folders in ONNX form; make one with "
+            "`edgellm convert FILE FOLDER --format onnx`"
+        )
+
+
+def _check_tensors(file: GGUFFile, program: Program) -> None:
+    for name, shape in program.weights.items():
+        info = file.tensors.get(name)
+        if info is None:
+            raise ModelError(
+                f"{file.path}: tensor {name} is missing, and {program.family} models need it; "
+                f"fetch the file again."
+            )
+        if math.prod(info.shape) != math.prod(shape):
+            raise ModelError(
+                f"{file.path}: tensor {name} has shape {info.shape}, and {program.family} models need "
+                f"{shape}; fetch or convert the file again."
+            )
