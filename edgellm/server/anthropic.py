@@ -23,13 +23,19 @@ from edgellm.server.blocks import Block, Blocks
 from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, anthropic_error
 from edgellm.server.models import Served
-from edgellm.server.service import Body, Service, ServiceOf
+from edgellm.server.service import Body, Service, ServiceOf, tool_choice
 from edgellm.server.sse import data_event
 
 router = APIRouter(tags=["Anthropic"])
 
 TextOrBlocks = str | list[dict[str, Any]]
 PING = data_event({"type": "ping"}, "ping")
+_MODES: dict[str, Literal["none", "auto", "required"]] = {
+    "none": "none",
+    "auto": "auto",
+    "any": "required",
+    "tool": "required",
+}
 
 
 class Turn(Body):
@@ -78,15 +84,12 @@ class PromptBody(Body):
     def choice(self) -> ToolChoice | None:
         """Which tools may be called, or None if none may."""
         wanted = self.tool_choice
-        if not self.tools or wanted.type == "none":
-            if wanted.type in ("any", "tool"):
-                raise RequestError(400, "tool_choice asks for a call and there are no tools.")
-            return None
         if wanted.type == "tool" and not wanted.name:
             raise RequestError(400, "tool_choice of type tool needs a name.")
-        parallel = not wanted.disable_parallel_tool_use
         name = wanted.name if wanted.type == "tool" else None
-        return ToolChoice("auto" if wanted.type == "auto" else "required", name, parallel=parallel)
+        return tool_choice(
+            self.tools, _MODES[wanted.type], name, parallel=not wanted.disable_parallel_tool_use
+        )
 
     def variables(self) -> dict[str, Any]:
         """What the template is told besides the messages."""

@@ -10,6 +10,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -29,8 +30,8 @@ from edgellm.server.answers import Answer, Job
 from edgellm.server.conversation import Conversation
 from edgellm.server.errors import RequestError, openai_error
 from edgellm.server.models import Source
-from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, timings, tokenized
-from edgellm.server.sse import Stream, data_event, unless_gone
+from edgellm.server.service import Body, SamplingFields, ServiceOf, timings, tokenized, tool_choice
+from edgellm.server.sse import data_event, unless_gone
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -108,14 +109,9 @@ class ChatBody(SamplingFields):
     def choice(self) -> ToolChoice | None:
         """Which tools may be called, or None if none may."""
         wanted = self.tool_choice
-        parallel = self.parallel_tool_calls is not False
-        if not self.tools:
-            if wanted == "required" or isinstance(wanted, NamedTool):
-                raise RequestError(400, "tool_choice asks for a call and there are no tools.", param="tools")
-            return None
         if isinstance(wanted, NamedTool):
-            return ToolChoice("required", wanted.function.name, parallel=False)
-        return None if wanted == "none" else ToolChoice(wanted, parallel=parallel)
+            return tool_choice(self.tools, "required", wanted.function.name)
+        return tool_choice(self.tools, wanted, parallel=self.parallel_tool_calls)
 
 
 class CompletionBody(SamplingFields):
@@ -176,7 +172,9 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf)
         job = service.start(
             loaded, [conversation.ids], conversation.options, n=body.n, shown=conversation.shown
         )
-    return await _respond(_ChatShape(job, body, conversation), request, service)
+    shape = _ChatShape(job, body, conversation)
+    chunks = shape.chunks() if body.stream else None
+    return await service.respond(request, job, body, whole=shape.response, chunks=chunks)
 
 
 @router.post("/completions")
@@ -187,7 +185,9 @@ async def completions(body: CompletionBody, request: Request, service: ServiceOf
         prompts = await _token_lists(body.prompt, loaded.model)
         await asyncio.to_thread(loaded.model.matcher, options)
         job = service.start(loaded, prompts, options, n=body.n)
-    return await _respond(_CompletionShape(job, body), request, service)
+    shape = _CompletionShape(job, body)
+    chunks = shape.chunks() if body.stream else None
+    return await service.respond(request, job, body, whole=shape.response, chunks=chunks)
 
 
 @router.post("/embeddings")
@@ -366,6 +366,11 @@ class _CompletionShape(_Shape):
     whole_name = chunk_name = "text_completion"
     id_prefix = "cmpl"
 
+    def __init__(self, job: Job, body: CompletionBody) -> None:
+        super().__init__(job, body)
+        # Where the next token of each choice begins in its text.
+        self._offsets = [len(self._echo(index)) for index in range(len(job.answers))]
+
     def whole(self, index: int, answer: Answer) -> dict[str, Any]:
         text = self._echo(index) + answer.text
         return self._choice(index, text, answer.tokens, _finish_reason(answer.finish))
@@ -387,14 +392,16 @@ class _CompletionShape(_Shape):
     def _choice(
         self, index: int, text: str, tokens: Sequence[Sampled], reason: str | None = None
     ) -> dict[str, Any]:
-        return {"index": index, "text": text, "logprobs": self._logprobs(tokens), "finish_reason": reason}
+        logprobs = self._logprobs(index, tokens)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": reason}
 
-    def _logprobs(self, tokens: Sequence[Sampled]) -> dict[str, Any] | None:
+    def _logprobs(self, index: int, tokens: Sequence[Sampled]) -> dict[str, Any] | None:
         assert isinstance(self.body, CompletionBody)
         if self.body.logprobs is None:
             return None
         texts = [self._text(token.id) for token in tokens]
         n_top = self.body.logprobs
+        *offsets, self._offsets[index] = accumulate(map(len, texts), initial=self._offsets[index])
         return {
             "tokens": texts,
             "token_logprobs": [_finite(token.logprob) for token in tokens],
@@ -402,23 +409,11 @@ class _CompletionShape(_Shape):
                 {self._text(other): _finite(logprob) for other, logprob in token.top[:n_top]}
                 for token in tokens
             ],
-            "text_offset": [sum(map(len, texts[:i])) for i in range(len(texts))],
+            "text_offset": offsets,
         }
 
     def _text(self, token: int) -> str:
         return self.tokenizer.token_bytes(token).decode("utf-8", "replace")
-
-
-async def _respond(shape: _Shape, request: Request, service: Service) -> Response:
-    """The stream, or the whole once it is there; the job ends with it."""
-    headers = shape.body.ignored()
-    if shape.body.stream:
-        return Stream(shape.chunks(), service.settings.limits, on_end=shape.job.end, headers=headers)
-    try:
-        await unless_gone(request, shape.job.collect())
-        return JSONResponse(shape.response(), headers=headers)
-    finally:
-        shape.job.end()
 
 
 def _stats(answer: Answer) -> Stats:

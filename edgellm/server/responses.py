@@ -23,7 +23,7 @@ from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Job
 from edgellm.server.blocks import Block, Blocks
 from edgellm.server.errors import RequestError, openai_error
-from edgellm.server.service import Body, SamplingFields, ServiceOf, timings
+from edgellm.server.service import Body, SamplingFields, ServiceOf, timings, tool_choice
 from edgellm.server.sse import data_event
 
 router = APIRouter(tags=["OpenAI"])
@@ -83,14 +83,10 @@ class ResponsesBody(SamplingFields):
 
     def choice(self) -> ToolChoice | None:
         """Which tools may be called, or None if none may."""
-        wanted, parallel = self.tool_choice, self.parallel_tool_calls is not False
-        if not self.tools:
-            if wanted not in ("none", "auto"):
-                raise RequestError(400, "tool_choice asks for a call and there are no tools.", param="tools")
-            return None
+        wanted = self.tool_choice
         if isinstance(wanted, NamedTool):
-            return ToolChoice("required", wanted.name, parallel=False)
-        return None if wanted == "none" else ToolChoice(wanted, parallel=parallel)
+            return tool_choice(self.tools, "required", wanted.name)
+        return tool_choice(self.tools, wanted, parallel=self.parallel_tool_calls)
 
 
 @router.post("/responses")

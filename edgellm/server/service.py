@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import Depends, Request
@@ -240,6 +240,23 @@ def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
             400, f"chat_template_kwargs cannot set {name}.", param=f"chat_template_kwargs.{name}"
         )
     return given or {}
+
+
+def tool_choice(
+    tools: Sequence[Any] | None,
+    mode: Literal["none", "auto", "required"],
+    name: str | None = None,
+    *,
+    parallel: bool | None = None,
+) -> ToolChoice | None:
+    """Which tools may be called, or None if none may. name: the one that has to be, and once."""
+    if not tools:
+        if mode == "required":
+            raise RequestError(400, "tool_choice asks for a call and there are no tools.", param="tools")
+        return None
+    if mode == "none":
+        return None
+    return ToolChoice(mode, name, parallel=parallel is not False and name is None)
 
 
 async def tokenized(model: Model, texts: Sequence[str]) -> list[list[int]]:

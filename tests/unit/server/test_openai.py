@@ -6,6 +6,7 @@ import base64
 import json
 import threading
 import time
+from itertools import accumulate
 from typing import Any
 
 import httpx
@@ -130,6 +131,19 @@ def test_completions_continue_texts_and_tokens(client: httpx.Client) -> None:
     assert [len(top) for top in logprobs["top_logprobs"]] == [2] * 4
     chunks = stream(client, "/v1/completions", prompt="once upon", **fields)
     assert "".join(c["choices"][0]["text"] for c in chunks) == texts["choices"][0]["text"]
+
+
+def test_text_offsets_count_from_the_beginning_of_the_text(client: httpx.Client) -> None:
+    fields = {"prompt": "once upon", "max_tokens": 4, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    alone = client.post("/v1/completions", json=fields).json()["choices"][0]
+    echoed = client.post("/v1/completions", json={**fields, "echo": True}).json()["choices"][0]
+    begins = [0, *accumulate(map(len, alone["logprobs"]["tokens"]))][:-1]
+    before = len(echoed["text"]) - len(alone["text"])
+    assert alone["logprobs"]["text_offset"] == begins
+    assert before > 0
+    assert echoed["logprobs"]["text_offset"] == [before + begin for begin in begins]
+    chunks = stream(client, "/v1/completions", **fields)
+    assert [n for c in chunks for n in c["choices"][0]["logprobs"]["text_offset"]] == begins
 
 
 def test_embeddings_as_numbers_and_as_bytes(client: httpx.Client) -> None:
