@@ -102,6 +102,7 @@ class Model:
         return Scheduler(
             backend,
             self.tokenizer.eog_ids,
+            n_vocab=self.tokenizer.n_vocab,
             max_active=planned.options.parallel,
             max_waiting=planned.options.max_waiting,
             max_parked=planned.n_parked,

@@ -40,8 +40,10 @@ OLDEST_SHARE = 4
 class Scheduler:
     """Runs requests over a backend; `submit` and Request.cancel may be called from any thread.
 
-    eog_ids: the tokens that end an answer. max_active: requests in one step. max_waiting: requests queued
-    before submit raises OverloadedError. max_parked: finished sequences kept for their prefix (0: none).
+    eog_ids: the tokens that end an answer. n_vocab: the tokens that there are; logits past them are a
+    matrix's padding, and nothing is chosen among them (None: all logits are tokens'). max_active: requests in
+    one step. max_waiting: requests queued before submit raises OverloadedError. max_parked: finished
+    sequences kept for their prefix (0: none).
     min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
     draft_max: tokens that one step may guess ahead for one request (0: none). draft: a model to ask for them.
     disk: where finished sequences are kept, too.
@@ -52,6 +54,7 @@ class Scheduler:
         backend: Backend,
         eog_ids: frozenset[int],
         *,
+        n_vocab: int | None = None,
         max_active: int = 16,
         max_waiting: int = 256,
         max_parked: int = 32,
@@ -63,6 +66,7 @@ class Scheduler:
     ) -> None:
         self._backend = backend
         self._eog_ids = eog_ids
+        self._n_vocab = backend.n_vocab if n_vocab is None else min(n_vocab, backend.n_vocab)
         self._max_active = min(max_active, backend.batch)
         self._max_waiting = max_waiting
         self._min_shared, self._max_parked = min_shared, max_parked
@@ -134,7 +138,7 @@ class Scheduler:
                 if self._speculation is not None:
                     grants = self._speculation.extend(grants)
                 begin = self._clock()
-                logits = rows_of(self._run(grants))
+                logits = [row[: self._n_vocab] for row in rows_of(self._run(grants))]
             except BackendError as error:
                 for grant in grants:
                     self._finish(grant.request, "error", error)
@@ -346,7 +350,10 @@ class Scheduler:
             sequences += [request.sequence] * n_new
             outputs += [False] * (n_new - grant.n_logits) + [True] * grant.n_logits
         wanted = [grant.request.n_largest for grant in grants if grant.n_logits]
-        return self._backend.step(tokens, sequences, outputs, 0 if 0 in wanted else max(wanted, default=0))
+        n_largest = 0 if 0 in wanted else max(wanted, default=0)
+        if n_largest > 0:
+            n_largest += self._backend.n_vocab - self._n_vocab  # padding may be among them
+        return self._backend.step(tokens, sequences, outputs, n_largest)
 
     def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
         """Learn what steps cost; how fast prompts are read, from the steps that mostly did that."""

@@ -11,6 +11,7 @@ import pytest
 import edgellm
 from edgellm import ContextOverflowError, GenerateOptions, MemoryLimitError, Model, UsageError
 from tests.support.references import official_gguf, reference, unpacked
+from tests.support.tiny_model import WIDTH, tiny_builder
 
 __all__ = ["unpacked"]
 
@@ -56,6 +57,24 @@ def test_a_seed_repeats_an_answer_and_another_changes_it(model: Model) -> None:
 
     assert answer(1) == answer(1)
     assert answer(1) != answer(2)
+
+
+@pytest.mark.parametrize("backend", ["interpreter", "native"])
+def test_rows_without_tokens_change_no_answer(backend: str, tmp_path: Path) -> None:
+    plain, padded = tiny_builder(), tiny_builder()
+    embeddings = padded.tensors[0]
+    rows = np.frombuffer(embeddings.raw, "<f4").reshape(-1, WIDTH)
+    embeddings.raw = np.concatenate([rows, 30 * rows[:32], -30 * rows[:32]]).tobytes()
+    embeddings.dims = (WIDTH, len(rows) + 64)
+    texts = []
+    for builder in (plain, padded):
+        with edgellm.load(builder.write(tmp_path / "model.gguf"), backend=backend, threads=1) as model:
+            ids = model.tokenize("once upon")
+            texts.append("".join(model.generate(ids, GREEDY)))
+            largest = int(model.logits(ids)[-1].argmax())
+        (tmp_path / "model.gguf").unlink()
+    assert largest >= len(rows)
+    assert texts[0] == texts[1]
 
 
 def test_perplexity_is_that_of_the_logits(model: Model) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from edgellm.backends.base import Floats
 from edgellm.engine.options import GenerateOptions
+from edgellm.engine.request import Delta
 from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
 from tests.support.fake_model import EOG, N_VOCAB, Collected, CountingBackend, HashModel, alone, run_all
@@ -362,3 +363,32 @@ def test_a_step_asks_for_no_more_logits_than_its_requests_look_at() -> None:
     assert set(asked) == {9}
     answer(GREEDY, GenerateOptions(temperature=0.0, repeat_penalty=1.1, max_tokens=12))
     assert set(asked) == {0}
+
+
+def test_padding_past_the_vocabulary_is_never_chosen() -> None:
+    """A matrix may have more rows than there are tokens; here the last ten, whose logits are the largest."""
+    asked: list[int] = []
+
+    class Padded(CountingBackend):
+        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
+            asked.append(n_largest)
+            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
+
+    class Loud(HashModel):
+        def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+            rows = super().logits(ids, scales)
+            rows[:, -10:] += 100.0
+            return rows
+
+    sampled = GenerateOptions(temperature=1.5, top_k=5, seed=3, max_tokens=12)
+    told = GenerateOptions(temperature=0.0, max_tokens=12, logprobs=10)
+    requests = [Collected(prompt(n, 4), options) for n, options in enumerate((GREEDY, sampled, told))]
+    scheduler = Scheduler(Padded(Loud()), frozenset({EOG}), n_vocab=N_VOCAB - 10)
+    run_all(scheduler, *requests[:2])
+    assert set(asked) == {5 + 10}
+    run_all(scheduler, requests[2])
+    for one in requests:
+        assert max(one.request.tokens[4:]) < N_VOCAB - 10
+        assert one.request.n_generated >= 12
+    deltas = [event for event in requests[2].events if isinstance(event, Delta)]
+    assert max(token for delta in deltas for one in delta.tokens for token, _ in one.top) < N_VOCAB - 10
