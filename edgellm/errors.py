@@ -5,6 +5,8 @@ expected and what to do next. The command line prints the message and exits with
 server answers with `http_status`.
 """
 
+from reprlib import Repr
+
 
 class EdgeLLMError(Exception):
     """Base of every error that edgellm raises on purpose."""
@@ -72,3 +74,15 @@ class ServerError(EdgeLLMError):
 
 class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
+
+
+_REPR = Repr()
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
+
+
+def show(value: object) -> str:
+    """A value that is not ours as a message may print it: quoted, escaped, cut to a readable length."""
+    if not isinstance(value, str):
+        return _REPR.repr(value)
+    text = repr(value[:100])
+    return text if len(value) <= 100 else f"{text[:80]}... ({len(value)} characters)"

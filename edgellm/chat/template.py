@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm.chat.marking import Marker, segments
 from edgellm.chat.messages import Message, normalize_messages, plain_data
-from edgellm.errors import TemplateError
+from edgellm.errors import TemplateError, show
 
 if TYPE_CHECKING:
     from edgellm.chat.jinja import Template
@@ -236,6 +236,6 @@ def _sources(metadata: Mapping[str, Any]) -> dict[str, str]:
         if key == _KEY or key.startswith(_KEY + "."):
             source = metadata[key]
             if not isinstance(source, str):
-                raise TemplateError(f"{key} is a {type(source).__name__}, expected a string")
+                raise TemplateError(f"{key} is {show(source)}, expected a string")
             named[key[len(_KEY) + 1 :]] = source
     return named

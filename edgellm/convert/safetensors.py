@@ -16,7 +16,7 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import FileError, FormatError
+from edgellm.errors import FileError, FormatError, show
 
 # Bytes per value of the types a checkpoint may hold.
 DTYPE_BYTES = {
@@ -105,11 +105,11 @@ class SafetensorsFile:
             self._refuse(field, f"a {type(value).__name__}", "an object")
         dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
         if dtype not in DTYPE_BYTES:
-            self._refuse(f"the dtype of {field}", f"{str(dtype)[:40]!r}", f"one of {', '.join(DTYPE_BYTES)}")
+            self._refuse(f"the dtype of {field}", f"{show(dtype)}", f"one of {', '.join(DTYPE_BYTES)}")
         if not _counts(shape) or len(shape) > _MAX_DIMS:
-            self._refuse(f"the shape of {field}", str(shape)[:80], f"up to {_MAX_DIMS} whole numbers")
+            self._refuse(f"the shape of {field}", show(shape), f"up to {_MAX_DIMS} whole numbers")
         if not _counts(offsets) or len(offsets) != 2:
-            self._refuse(f"the place of {field}", str(offsets)[:80], "where it begins and ends")
+            self._refuse(f"the place of {field}", show(offsets), "where it begins and ends")
         begin, end = offsets
         if end - begin != prod(shape) * DTYPE_BYTES[dtype]:
             self._refuse(

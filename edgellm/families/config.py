@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError, show
 
 _MAX_COUNT = 2**31 - 1
 _MAX_LAYERS = 4096
@@ -50,7 +50,7 @@ class RopeConfig(NamedTuple):
         value = self.parameters.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ModelError(f"config.json: rope parameter {key!r} is {value!r}, expected a number")
+            raise ModelError(f"config.json: rope parameter {key!r} is {show(value)}, expected a number")
         return float(value)
 
     def numbers(self, key: str) -> tuple[float, ...]:
@@ -118,7 +118,7 @@ class Config:
         value = self.values.get(key)
         if value is not None and value not in allowed:
             raise UnsupportedError(
-                f"config.json: {key!r} is {str(value)[:80]!r}, which edgellm does not implement; "
+                f"config.json: {key!r} is {show(value)}, which edgellm does not implement; "
                 f"supported: {', '.join(map(repr, allowed))}"
             )
 
@@ -196,4 +196,4 @@ class Config:
         return value
 
     def _refuse(self, key: str, found: object, expected: str) -> ModelError:
-        return ModelError(f"config.json: {key!r} is {str(found)[:80]}, expected {expected}")
+        return ModelError(f"config.json: {key!r} is {show(found)}, expected {expected}")

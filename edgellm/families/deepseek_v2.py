@@ -60,7 +60,7 @@ def _latent(source: Source, b: Builder) -> _Latent:
         key = m.key("rope.dimension_count")
         raise ModelError(f"metadata {key!r} is {rope_dim}, expected less than a head of {head}")
     stretch = m.number("rope.scaling.factor", 1.0)
-    multiplier = m.number("rope.scaling.yarn_log_multiplier", 0.0, positive=False)
+    multiplier = m.number("rope.scaling.yarn_log_multiplier", 0.0, minimum=0)
     mscale = 1 + multiplier * math.log(stretch)
     return _Latent(
         q_rank=m.integer("attention.q_lora_rank", 0, minimum=0),

@@ -19,7 +19,7 @@ def build(source: Source) -> Program:
     # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
     wide = source.n_layers == 46 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
-    softcap = m.number("attn_logit_softcapping", 50.0, positive=False)
+    softcap = m.number("attn_logit_softcapping", 50.0, minimum=0)
     b = source.builder("gemma2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows(every=2)
@@ -32,9 +32,7 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
-    return blocks.head(
-        source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0, positive=False)
-    )
+    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0, minimum=0))
 
 
 def metadata(c: Config) -> dict[str, Value]:

@@ -40,9 +40,7 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
-    return blocks.head(
-        source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 0.0, positive=False)
-    )
+    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 0.0, minimum=0))
 
 
 def metadata(c: Config) -> dict[str, Value]:

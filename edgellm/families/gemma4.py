@@ -49,7 +49,7 @@ def build(source: Source) -> Program:
             x = b.add(x, blocks.norm(b, y, f"{blk}.post_norm", source.rms))
         if b.has(f"{blk}.layer_output_scale.weight"):
             x = b.affine(x, weight=f"{blk}.layer_output_scale.weight", size=1)
-    softcap = m.number("final_logit_softcapping", 0.0, positive=False)
+    softcap = m.number("final_logit_softcapping", 0.0, minimum=0)
     return blocks.head(source, b, x, source.rms, softcap=softcap)
 
 

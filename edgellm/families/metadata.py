@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError, show
 
 # More layers or wider heads than this is a broken file, not a model; it also bounds what an array can cost.
 MAX_COUNT = 2**31 - 1
@@ -37,30 +37,31 @@ class Metadata:
         """An integer within its bounds."""
         return self._int(name, self._get(name, default), minimum, maximum)
 
-    def number(self, name: str, default: float | None = None, *, positive: bool = True) -> float:
-        """A finite number, more than 0 unless said otherwise."""
+    def number(self, name: str, default: float | None = None, *, minimum: float | None = None) -> float:
+        """A finite number: more than 0, or at least the minimum if one is given."""
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._refuse(name, value, "a number")
-        if not math.isfinite(value) or (positive and value <= 0):
-            raise self._refuse(name, value, "a finite number more than 0" if positive else "a finite number")
+            raise self._refuse(name, show(value), "a number")
+        if not math.isfinite(value) or (value <= 0 if minimum is None else value < minimum):
+            bound = "more than 0" if minimum is None else f"of at least {minimum:g}"
+            raise self._refuse(name, show(value), f"a finite number {bound}")
         return float(value)
 
     def flag(self, name: str, default: bool | None = None) -> bool:
         """True or false."""
         value = self._get(name, default)
         if not isinstance(value, bool):
-            raise self._refuse(name, value, "true or false")
+            raise self._refuse(name, show(value), "true or false")
         return value
 
     def choice(self, name: str, choices: Sequence[str], default: str | None = None) -> str:
         """A string out of `choices`; UnsupportedError for another."""
         value = self._get(name, default)
         if not isinstance(value, str):
-            raise self._refuse(name, value, "a string")
+            raise self._refuse(name, show(value), "a string")
         if value not in choices:
             raise UnsupportedError(
-                f"metadata {self.key(name)!r} is {value!r}, which edgellm does not implement; "
+                f"metadata {self.key(name)!r} is {show(value)}, which edgellm does not implement; "
                 f"supported: {', '.join(choices)}"
             )
         return value
@@ -76,7 +77,7 @@ class Metadata:
         values = self._per_layer(name, n_layers, default)
         for value in values:
             if not isinstance(value, bool) and value not in (0, 1):
-                raise self._refuse(name, value, "true or false for each layer")
+                raise self._refuse(name, show(value), "true or false for each layer")
         return tuple(bool(value) for value in values)
 
     def is_list(self, name: str) -> bool:
@@ -91,7 +92,7 @@ class Metadata:
             value = self.values.get(self.key(name))
             if value:
                 raise UnsupportedError(
-                    f"metadata {self.key(name)!r} is {value!r}, which edgellm does not implement here"
+                    f"metadata {self.key(name)!r} is {show(value)}, which edgellm does not implement here"
                 )
 
     def _get(self, name: str, default: Any) -> Any:
@@ -112,10 +113,10 @@ class Metadata:
 
     def _int(self, name: str, value: Any, minimum: int, maximum: int) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise self._refuse(name, value, "an integer")
+            raise self._refuse(name, show(value), "an integer")
         if not minimum <= value <= maximum:
-            raise self._refuse(name, value, f"{minimum} to {maximum}")
+            raise self._refuse(name, show(value), f"{minimum} to {maximum}")
         return value
 
-    def _refuse(self, name: str, found: object, expected: str) -> ModelError:
-        return ModelError(f"metadata {self.key(name)!r} is {str(found)[:80]}, expected {expected}")
+    def _refuse(self, name: str, found: str, expected: str) -> ModelError:
+        return ModelError(f"metadata {self.key(name)!r} is {found}, expected {expected}")

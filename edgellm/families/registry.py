@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families.checkpoint import Part, Plan, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -52,7 +52,7 @@ def family(architecture: str) -> Family:
     module = FAMILIES.get(architecture)
     if module is None:
         raise UnsupportedError(
-            f"metadata 'general.architecture' is {architecture[:80]!r}, which edgellm does not implement; "
+            f"metadata 'general.architecture' is {show(architecture)}, which edgellm does not implement; "
             f"supported: {', '.join(sorted(FAMILIES))}"
         )
     return _load(module)
@@ -130,7 +130,7 @@ def _of_model_type(model_type: str) -> Family:
     module = MODEL_TYPES.get(model_type)
     if module is None:
         raise UnsupportedError(
-            f"config.json: 'model_type' is {model_type[:80]!r}, which edgellm does not implement; "
+            f"config.json: 'model_type' is {show(model_type)}, which edgellm does not implement; "
             f"supported: {', '.join(sorted(MODEL_TYPES))}"
         )
     return _load(module)

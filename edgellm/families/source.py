@@ -179,7 +179,7 @@ class Source:
         n_dims = n_dims or self.rope_dims()
         base = base or m.number("rope.freq_base", 10000.0)
         kind = m.choice("rope.scaling.type", ("none", "linear", "yarn", "longrope"), "linear")
-        factor = m.number("rope.scaling.factor", 0.0, positive=False) or m.number("rope.scale_linear", 1.0)
+        factor = m.number("rope.scaling.factor", 0.0, minimum=0) or m.number("rope.scale_linear", 1.0)
         mscale = m.number("rope.scaling.attn_factor", 1.0)
         if not scaled or kind == "none":
             return b.table(name, default_inv_freq(n_dims, base))
@@ -189,7 +189,7 @@ class Source:
             return b.table(name, linear_inv_freq(n_dims, base, factor), mscale)
         if base <= 1:
             raise ModelError(f"metadata {m.key('rope.freq_base')!r} is {base}, expected more than 1 for YaRN")
-        if m.number("rope.scaling.yarn_ext_factor", 1.0, positive=False) not in (1.0, -1.0):
+        if m.number("rope.scaling.yarn_ext_factor", 1.0, minimum=-1) not in (1.0, -1.0):
             raise UnsupportedError(
                 f"metadata {m.key('rope.scaling.yarn_ext_factor')!r}: only 1 is implemented"
             )
@@ -201,7 +201,7 @@ class Source:
             truncate=m.flag("rope.scaling.yarn_truncate", truncate),
         )
         # A model with a log multiplier scales its attention by it instead (DeepSeek).
-        if not m.number("rope.scaling.yarn_log_multiplier", 0.0, positive=False):
+        if not m.number("rope.scaling.yarn_log_multiplier", 0.0, minimum=0):
             mscale *= yarn_mscale(factor)
         return b.table(name, yarn_inv_freq(n_dims, base, options), mscale)
 

@@ -9,7 +9,7 @@ from math import prod
 from mmap import mmap
 from typing import NamedTuple
 
-from edgellm.errors import FormatError, UnsupportedError
+from edgellm.errors import FormatError, UnsupportedError, show
 from edgellm.gguf.metadata import (
     FETCH_AGAIN,
     SCALARS,
@@ -18,7 +18,6 @@ from edgellm.gguf.metadata import (
     Value,
     end_of_strings,
     refuse,
-    show,
 )
 from edgellm.gguf.types import LAYOUTS, GGMLType, ValueType
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, NoReturn, TypeAlias
 
 from edgellm._native import read_strings, skip_strings
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, show
 from edgellm.gguf.types import ValueType
 
 Value: TypeAlias = "int | float | bool | str | list[Value]"
@@ -36,12 +36,6 @@ FETCH_AGAIN = "the file is damaged or incomplete: fetch it again"
 def refuse(path: str, field: str, found: str, expected: str, advice: str = FETCH_AGAIN) -> NoReturn:
     """Raise the FormatError that says what is wrong with one field of a file."""
     raise FormatError(f"{path}: {field} is {found}, expected {expected}; {advice}")
-
-
-def show(name: str) -> str:
-    """A name from a file as it may be printed: quoted, escaped, cut to a readable length."""
-    text = repr(name[:100])
-    return text if len(name) <= 100 else f"{text[:80]}... ({len(name)} characters)"
 
 
 class StringArray(NamedTuple):

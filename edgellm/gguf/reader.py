@@ -14,9 +14,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgellm.errors import FileError, FormatError
+from edgellm.errors import FileError, FormatError, show
 from edgellm.gguf.header import Header, parse_header
-from edgellm.gguf.metadata import Metadata, refuse, show
+from edgellm.gguf.metadata import Metadata, refuse
 from edgellm.gguf.types import GGMLType
 
 if TYPE_CHECKING:

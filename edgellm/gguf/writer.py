@@ -21,7 +21,7 @@ from typing import NamedTuple, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import FileError, FormatError
+from edgellm.errors import FileError, FormatError, show
 from edgellm.gguf.encode import Writable, encode_string, encode_value
 from edgellm.gguf.header import (
     DEFAULT_ALIGNMENT,
@@ -32,7 +32,6 @@ from edgellm.gguf.header import (
     MAX_NAME_BYTES,
     MIN_ALIGNMENT,
 )
-from edgellm.gguf.metadata import show
 from edgellm.gguf.types import LAYOUTS, GGMLType, ValueType
 
 VERSION = 3

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from edgellm import _native
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, show
 
 Value = int | float | bool | str | Sequence[object]
 # Numbers of one C type. Not an array: a start to the first token has no time to import NumPy.
@@ -161,9 +161,7 @@ def _find_numbers(metadata: Mapping[str, Value], key: str) -> Numbers:
             ) from None
     value = metadata[key]
     if isinstance(value, (str, int, float)):
-        raise FormatError(
-            f"{key} is a {type(value).__name__}, expected an array of numbers: convert the model anew"
-        )
+        raise FormatError(f"{key} is {show(value)}, expected an array of numbers: convert the model anew")
     values: Any = value
     for kind in ("q", "d"):
         try:

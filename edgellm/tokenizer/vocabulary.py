@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from edgellm.errors import FormatError, ModelError, UnsupportedError
+from edgellm.errors import FormatError, ModelError, UnsupportedError, show
 from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -166,9 +166,7 @@ def text_value(metadata: Mapping[str, Value], key: str, default: str | None = No
             f"{key} is missing, expected a string: the file has no tokenizer, convert the model anew"
         )
     if not isinstance(value, str):
-        raise FormatError(
-            f"{key} is a {type(value).__name__}, expected a string: the file is damaged, fetch it again"
-        )
+        raise FormatError(f"{key} is {show(value)}, expected a string: the file is damaged, fetch it again")
     return value
 
 
@@ -177,7 +175,7 @@ def flag(metadata: Mapping[str, Value], key: str, default: bool) -> bool:
     value = metadata.get(key, default)
     if not isinstance(value, bool) and value not in (0, 1):
         raise FormatError(
-            f"{key} is {str(value)[:80]!r}, expected true or false: the file is damaged, fetch it again"
+            f"{key} is {show(value)}, expected true or false: the file is damaged, fetch it again"
         )
     return bool(value)
 
@@ -203,7 +201,7 @@ def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> di
             continue
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n_tokens:
             raise FormatError(
-                f"{key} is {str(value)[:80]}, expected a token id from 0 to {n_tokens - 1}: "
+                f"{key} is {show(value)}, expected a token id from 0 to {n_tokens - 1}: "
                 "convert the model anew"
             )
         found[name] = value

@@ -122,7 +122,7 @@ def test_unsupported_config_is_refused(change: dict[str, Any], message: str) -> 
         ({"hidden_size": None}, "has no 'hidden_size'"),
         ({"num_hidden_layers": 0}, "'num_hidden_layers' is 0"),
         ({"num_hidden_layers": 10**9}, "'num_hidden_layers' is 1000000000"),
-        ({"num_attention_heads": "4"}, "'num_attention_heads' is 4, expected an integer"),
+        ({"num_attention_heads": "4"}, "'num_attention_heads' is '4', expected an integer"),
         ({"rms_norm_eps": float("nan")}, "'rms_norm_eps' is nan"),
         ({"rope_theta": -1}, "'rope_theta' is -1"),
         ({"rope_scaling": 7}, "'rope_scaling' is 7"),

@@ -236,7 +236,7 @@ def test_template_variables_reach_the_template_but_not_over_its_own() -> None:
 
 
 def test_metadata_that_is_no_template() -> None:
-    with pytest.raises(TemplateError, match="is a int"):
+    with pytest.raises(TemplateError, match="is 3, expected a string"):
         ChatTemplate.from_metadata({"tokenizer.chat_template": 3}, FakeTokenizer())
 
 

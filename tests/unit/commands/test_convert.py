@@ -143,7 +143,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "NaN": (lambda f: _weights(f, _nan), "blk.1.ffn_up.weight: a value is NaN"),
     "unknown model type": (lambda f: _config(f, model_type="nonesuch"), "'model_type' is 'nonesuch'"),
     "unknown activation": (lambda f: _config(f, hidden_act="swish9"), "'hidden_act' is 'swish9'"),
-    "wrong type": (lambda f: _config(f, hidden_size="64"), "'hidden_size' is 64, expected an integer"),
+    "wrong type": (lambda f: _config(f, hidden_size="64"), "'hidden_size' is '64', expected an integer"),
     "unknown rope": (
         lambda f: _config(f, rope_scaling={"rope_type": "nonesuch", "factor": 2.0}), "nonesuch",
     ),

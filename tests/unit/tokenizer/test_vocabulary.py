@@ -24,7 +24,7 @@ T = "tokenizer.ggml."
 
 REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "nothing": ({}, FormatError, "tokenizer.ggml.model is missing"),
-    "model is a number": ({T + "model": 3}, FormatError, "is a int, expected a string"),
+    "model is a number": ({T + "model": 3}, FormatError, "is 3, expected a string"),
     "unknown model": ({T + "model": "rwkv"}, UnsupportedError, "'rwkv'; supported are gpt2"),
     "no tokens": (without(small_bpe(), T + "tokens"), FormatError, "tokens is missing"),
     "tokens are a number": (small_bpe() | {T + "tokens": 5}, FormatError, "expected an array of strings"),
@@ -50,7 +50,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "types are one number": (
         small_spm() | {T + "token_type": 1},
         FormatError,
-        "is a int, expected an array of numbers",
+        "is 1, expected an array of numbers",
     ),
     "type out of range": (
         small_spm() | {T + "token_type": [1000] * 269},
@@ -69,7 +69,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "bos out of range": (small_spm() | {T + "bos_token_id": 269}, FormatError, "is 269, expected a token id"),
     "eos negative": (small_spm() | {T + "eos_token_id": -1}, FormatError, "is -1, expected a token id"),
     "eos huge": (small_spm() | {T + "eos_token_id": 2**32 - 1}, FormatError, "from 0 to 268"),
-    "eos a string": (small_spm() | {T + "eos_token_id": "2"}, FormatError, "is 2, expected a token id"),
+    "eos a string": (small_spm() | {T + "eos_token_id": "2"}, FormatError, "is '2', expected a token id"),
     "add_bos without bos": (small_bpe() | {T + "add_bos_token": True}, FormatError, "asks for a bos token"),
     "add_bos a string": (
         small_bpe() | {T + "add_bos_token": "yes"},
@@ -88,7 +88,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
         UnsupportedError,
         "'dream', which is not known; supported",
     ),
-    "pre is a number": (small_bpe() | {T + "pre": 3}, FormatError, "pre is a int"),
+    "pre is a number": (small_bpe() | {T + "pre": 3}, FormatError, "pre is 3"),
     "empty expression": (
         small_bpe() | {"edgellm.tokenizer.pre_regexes": [""]},
         FormatError,
