@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Folder, Tensors
-from edgellm.errors import FileError, ModelError, UnsupportedError
+from edgellm.errors import FileError, ModelError, UnsupportedError, show
 
 Floats = NDArray[np.float32]
 _PREFIX = "base_model.model."
@@ -148,7 +148,7 @@ def _check_rank(config: Mapping[str, Any], module: str, rank: int) -> None:
     expected = _by_module(config, "rank_pattern", module, config.get("r", rank))
     if expected != rank:
         raise ModelError(
-            f"adapter_config.json: the rank of {module[:80]!r} is {str(expected)[:40]}, and its matrices "
+            f"adapter_config.json: the rank of {module[:80]!r} is {show(expected)}, and its matrices "
             f"have {rank}; the files do not belong together, download both again"
         )
 

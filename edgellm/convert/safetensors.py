@@ -104,8 +104,8 @@ class SafetensorsFile:
         if not isinstance(value, dict):
             self._refuse(field, f"a {type(value).__name__}", "an object")
         dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
-        if dtype not in DTYPE_BYTES:
-            self._refuse(f"the dtype of {field}", f"{show(dtype)}", f"one of {', '.join(DTYPE_BYTES)}")
+        if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
+            self._refuse(f"the dtype of {field}", show(dtype), f"one of {', '.join(DTYPE_BYTES)}")
         if not _counts(shape) or len(shape) > _MAX_DIMS:
             self._refuse(f"the shape of {field}", show(shape), f"up to {_MAX_DIMS} whole numbers")
         if not _counts(offsets) or len(offsets) != 2:

@@ -7,17 +7,20 @@ their ids are stored, so that `edgellm doctor` can check them again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import Pair
 from edgellm.convert.pre_tokenizer import known_name, normal_form, pre_tokenizer_rules
 from edgellm.convert.sentencepiece import read_sentencepiece
-from edgellm.errors import FileError, FormatError, ModelError, UnsupportedError
+from edgellm.errors import FileError, FormatError, ModelError, UnsupportedError, show
 from edgellm.gguf.types import ValueType
 from edgellm.tokenizer import Tokenizer
+from edgellm.tokenizer.pretokenize import is_panic
 from edgellm.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 _SPECIALS = {
@@ -120,7 +123,8 @@ def _added_tokens(
     decoder = settings.get("added_tokens_decoder")
     entries = [(key, value) for key, value in decoder.items()] if isinstance(decoder, Mapping) else []
     listed = (source or {}).get("added_tokens")
-    entries += [(entry.get("id"), entry) for entry in listed or () if isinstance(entry, Mapping)]
+    if isinstance(listed, list):
+        entries += [(entry.get("id"), entry) for entry in listed if isinstance(entry, Mapping)]
     for key, entry in entries:
         if (
             not isinstance(entry, Mapping)
@@ -153,17 +157,10 @@ def _from_json(
     n_vocab: int,
     added: Mapping[int, tuple[str, bool, bool, bool]],
 ) -> tuple[dict[str, Pair], Any]:
-    from tokenizers import Tokenizer as LibraryTokenizer
-
     model = source.get("model")
     if not isinstance(model, Mapping):
         raise FormatError("tokenizer.json has no 'model', expected an object; download it again")
-    try:
-        library = LibraryTokenizer.from_file(str(checkpoint.folder / "tokenizer.json"))
-    except Exception as error:
-        raise FormatError(f"tokenizer.json cannot be read ({error}); download it again") from None
-    library.no_truncation()
-    library.no_padding()
+    library = _Library(checkpoint.folder / "tokenizer.json")
     kind = model.get("type") or ("BPE" if "merges" in model else None)
     vocab = model.get("vocab")
     if kind == "BPE" and isinstance(vocab, Mapping):
@@ -178,12 +175,39 @@ def _from_json(
             "or Unigram"
         )
     found |= _ends(library)
-    return found, lambda text: library.encode(text, add_special_tokens=False).ids
+    return found, library.encode
 
 
-def _ends(library: Any) -> dict[str, Pair]:
+class _Library:
+    """tokenizer.json as the `tokenizers` library reads it, which may give up on it at any time."""
+
+    def __init__(self, path: Path) -> None:
+        from tokenizers import Tokenizer as LibraryTokenizer
+
+        with _refusing_errors():
+            self._tokenizer = LibraryTokenizer.from_file(str(path))
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+
+    def encode(self, text: str, *, add_special: bool = False) -> list[int]:
+        """The ids of a text; FormatError if the library fails."""
+        with _refusing_errors():
+            return list(self._tokenizer.encode(text, add_special_tokens=add_special).ids)
+
+
+@contextmanager
+def _refusing_errors() -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        raise FormatError(f"tokenizer.json cannot be used: {show(str(error))}; download it again") from None
+
+
+def _ends(library: _Library) -> dict[str, Pair]:
     """Whether a text gets a token before and after it, by trying it."""
-    plain, full = (library.encode("a", add_special_tokens=special).ids for special in (False, True))
+    plain, full = (library.encode("a", add_special=special) for special in (False, True))
     n_before = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
     n_after = len(full) - len(plain) - n_before
     return {

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
-from edgellm.errors import EdgeLLMError, FormatError, ModelError, UnsupportedError, UsageError
+from edgellm.errors import EdgeLLMError, FormatError, ModelError, UnsupportedError, UsageError, show
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
@@ -90,7 +90,7 @@ def _index(adapters: Sequence[AdapterInfo], key: str | int) -> int:
 def _factor(value: object, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_SCALE:
         raise UsageError(
-            f"lora: the scale of {what[:80]} is {str(value)[:40]}; it must be a number from {-MAX_SCALE:g} "
+            f"lora: the scale of {what[:80]} is {show(value)}; it must be a number from {-MAX_SCALE:g} "
             f"to {MAX_SCALE:g}."
         )
     return float(value)

@@ -126,6 +126,17 @@ def _tokenizer(folder: Path, **changes: Any) -> None:
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer_json(**changes)))
 
 
+def _header(folder: Path, **changes: Any) -> None:
+    """Change what the header of the weights says of the first tensor."""
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    size = int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8 : 8 + size])
+    header[min(header)] |= changes
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + raw[8 + size :])
+
+
 def _nan(tensors: dict[str, Any]) -> None:
     tensors["model.layers.1.mlp.up_proj.weight"][3, 4] = np.nan
 
@@ -150,6 +161,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "found neither"),
     "tokenizer not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "not JSON"),
     "tokenizer of another kind": (lambda f: _tokenizer(f, model={"type": "WordLevel"}), "tokenizer.json"),
+    "tokenizer that its library panics at": (
+        lambda f: _tokenizer(f, model=tokenizer_json()["model"] | {"continuing_subword_prefix": "##"}),
+        "tokenizer.json cannot be used: 'slice index",
+    ),
+    "tokenizer with characters of control": (
+        lambda f: _tokenizer(f, version="\x1b[2J"), r"version '\x1b[2J' at",
+    ),
+    "added tokens are a number": (lambda f: _tokenizer(f, added_tokens=3), "tokenizer.json cannot be used"),
+    "kind of a tensor is a list": (
+        lambda f: _header(f, dtype=["F32"]), "is ['F32'], expected one of",
+    ),
     "pre-tokenizer": (
         lambda f: _tokenizer(f, pre_tokenizer={"type": "Whitespace"}), "the pre-tokenizer 'Whitespace'",
     ),
