@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
@@ -33,7 +33,7 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("hidden_act", "silu")
     rope = c.rope()
     if rope.kind not in ("default", "longrope", "su"):
-        raise UnsupportedError(f"config.json: rope type {rope.kind!r}, supported: default, longrope")
+        raise UnsupportedError(f"config.json: rope type {show(rope.kind)}, supported: default, longrope")
     n_ctx = c.integer("max_position_embeddings")
     original = c.integer("original_max_position_embeddings", default=n_ctx)
     out = standard.sizes(c, "phi3") | standard.rms(c, "phi3")

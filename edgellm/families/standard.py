@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.errors import ModelError, UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families.checkpoint import Parts, Value
 from edgellm.families.config import Config, RopeConfig
 from edgellm.families.transforms import Constant, Transform
@@ -90,7 +90,7 @@ def rope(config: Config, architecture: str, layer_type: str | None = None) -> di
             return out | {f"{scaling}.type": "yarn"} | _yarn(config, scaling, r)
         case _:
             raise UnsupportedError(
-                f"config.json: rope type {r.kind!r} is not implemented for this family; "
+                f"config.json: rope type {show(r.kind)} is not implemented for this family; "
                 "supported: default, dynamic, linear, llama3, yarn"
             )
 
@@ -120,7 +120,7 @@ def plain_rope(config: Config, layer_type: str, *more: str) -> None:
     # Dynamic scaling starts past the trained length; see rope.
     if kind not in ("default", "dynamic", *more):
         raise UnsupportedError(
-            f"config.json: rope type {kind!r} of {layer_type} layers is not implemented for this family; "
+            f"config.json: rope type {show(kind)} of {layer_type} layers is not implemented for this family; "
             f"supported: {', '.join(('default', 'dynamic', *more))}"
         )
 
