@@ -46,19 +46,31 @@ class RopeConfig(NamedTuple):
     parameters: Mapping[str, Any]
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A finite number out of the scaling's parameters."""
+        """A number more than 0 out of the scaling's parameters; 0 only if that is the default."""
         value = self.parameters.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ModelError(f"config.json: rope parameter {key!r} is {show(value)}, expected a number")
+            raise self._refuse(key, value, "a number")
+        if value <= 0 and value != default:
+            raise self._refuse(key, value, "a number more than 0")
         return float(value)
+
+    def integer(self, key: str, default: int | None = None) -> int:
+        """A number of at least 1 out of the scaling's parameters, without its fraction."""
+        value = self.number(key, default)
+        if value < 1:
+            raise self._refuse(key, value, "a number of at least 1")
+        return int(value)
 
     def numbers(self, key: str) -> tuple[float, ...]:
         """A list of numbers out of the scaling's parameters."""
         values = self.parameters.get(key)
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
-            raise ModelError(f"config.json: rope parameter {key!r}: expected a list of numbers")
+            raise self._refuse(key, values, "a list of numbers")
         return tuple(float(v) for v in values)
+
+    def _refuse(self, key: str, found: object, expected: str) -> ModelError:
+        return ModelError(f"config.json: rope parameter {key!r} is {show(found)}, expected {expected}")
 
 
 class Config:

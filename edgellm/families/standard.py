@@ -97,7 +97,7 @@ def rope(config: Config, architecture: str, layer_type: str | None = None) -> di
 
 def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
     n_ctx = config.integer("max_position_embeddings")
-    original = int(r.number("original_max_position_embeddings", n_ctx))
+    original = r.integer("original_max_position_embeddings", n_ctx)
     factor = r.number("factor", n_ctx / original)
     out: dict[str, Value] = {f"{scaling}.factor": factor, f"{scaling}.original_context_length": original}
     # The file's factor comes on top of YaRN's usual one.
@@ -136,7 +136,7 @@ def rope_factors(
             r.number("factor"),
             r.number("low_freq_factor"),
             r.number("high_freq_factor"),
-            int(r.number("original_max_position_embeddings")),
+            r.integer("original_max_position_embeddings"),
         )
         parts.add("rope_freqs.weight", make=Constant(factors))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families import standard
 from edgellm.families.config import Config
 
 BASE = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "num_hidden_layers": 2}
@@ -50,3 +51,18 @@ def test_messages_name_the_key() -> None:
         Config(BASE | {"hidden_act": "mish"}).only("hidden_act", "silu")
     with pytest.raises(ModelError, match="'layer_types'"):
         Config(BASE | {"layer_types": ["full_attention"]}).layer_types()
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"original_max_position_embeddings": 0.5}, "is 0.5, expected a number of at least 1"),
+        ({"original_max_position_embeddings": 0}, "is 0, expected a number more than 0"),
+        ({"factor": -2}, "'factor' is -2, expected a number more than 0"),
+        ({"factor": "2"}, "'factor' is '2', expected a number"),
+    ],
+)
+def test_bad_parameters_of_yarn_are_refused(parameters: dict[str, object], message: str) -> None:
+    config = Config(BASE | {"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", **parameters}})
+    with pytest.raises(ModelError, match=message):
+        standard.rope(config, "llama")
