@@ -1,15 +1,15 @@
 """Load a server with streaming clients: tokens per second of all together, and the time to each first token.
 
     edgellm serve model.gguf &
-    python bench/serve_load.py --clients 16 --prompt-tokens 100 --max-tokens 64
+    python bench/serve_load.py --clients 16 --prompt-tokens 100 --max-tokens 128
     python bench/serve_load.py --shared 1500
 
 First one client alone, then all at once, each with a prompt that no other begins like; every answer is held
 against the same request alone. `--shared N` instead asks three times with prompts that begin with the same N
 tokens: the first one cold, unless the server knows them already (`--cache-dir`, a restart, and `--tag`).
 
-Prompts are parts of a text, of exact lengths in the server's tokens. The server may guess tokens ahead
-(`--draft-max`), which helps one client more than many.
+Prompts are parts of a text, of exact lengths in the server's tokens. The server may guess tokens ahead, which
+helps one client more than many; with `edgellm serve --draft-max 0` it is sharing steps alone that is measured.
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--model", help="otherwise the server's first")
     parser.add_argument("--clients", type=int, default=16)
     parser.add_argument("--prompt-tokens", type=int, default=100)
-    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--max-tokens", type=int, default=128)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--shared", type=int, default=0, metavar="N", help="tokens that prompts share")
     parser.add_argument("--tag", default=str(time.time_ns()), help="the same tag makes the same prompts")
