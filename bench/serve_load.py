@@ -8,8 +8,8 @@ First one client alone, then all at once, each with a prompt that no other begin
 against the same request alone. `--shared N` instead asks three times with prompts that begin with the same N
 tokens: the first one cold, unless the server knows them already (`--cache-dir`, a restart, and `--tag`).
 
-Prompts are parts of a text, of exact lengths in the server's tokens. The server may guess tokens ahead, which
-helps one client more than many; with `edgellm serve --draft-max 0` it is sharing steps alone that is measured.
+Prompts are parts of a text, of exact lengths in the server's tokens. The server may guess tokens ahead,
+which helps one client more than many; with `edgellm serve --draft-max 0` sharing steps alone is measured.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from edgellm import __version__
-from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.errors import EdgeLLMError, UsageError, one_line
 
 if TYPE_CHECKING:
     from edgellm.commands.options import Command, Option
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return status
     except EdgeLLMError as error:
-        _say(f"edgellm: {_one_line(str(error))}")
+        _say(f"edgellm: {one_line(error)}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -208,10 +208,6 @@ def _print_config(command: Command, settings: Settings) -> None:
             value, origin = own[option.name]
         shown = "" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
         print(f"{option.name:<18} = {shown:<28} # {origin}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _say(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The errors edgellm raises on purpose.
+"""The errors edgellm raises on purpose, and how to print what is not its own.
 
 Each message is one sentence for a person: it names the file, the field, what was found, what was
 expected and what to do next. The command line prints the message and exits with `exit_code`; the
@@ -76,13 +76,29 @@ class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
 
 
+# ---- What is not ours, in messages and on terminals ----
+
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
+# A terminal obeys control characters: with them a text can hide, rename the window, or fill the clipboard.
+_CONTROLS: dict[int, str | None] = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
+_CONTROLS[ord("\r")] = None
+
 
 def show(value: object) -> str:
-    """A value that is not ours as a message may print it: quoted, escaped, cut to a readable length."""
+    """A value as a message may print it: quoted, escaped, cut to a readable length."""
     if not isinstance(value, str):
         return _REPR.repr(value)
     text = repr(value[:100])
     return text if len(value) <= 100 else f"{text[:80]}... ({len(value)} characters)"
+
+
+def harmless(text: str) -> str:
+    """A text as a terminal may print it: U+FFFD for control characters other than newline and tab."""
+    return text.translate(_CONTROLS)
+
+
+def one_line(value: object) -> str:
+    """A value as a part of one line."""
+    return harmless(" ".join(str(value).split()))

@@ -14,6 +14,7 @@ from edgellm.commands.loading import (
     load_model,
     note_of_end,
     system_prompt,
+    write_answer,
 )
 from edgellm.commands.options import (
     GUESSING,
@@ -63,7 +64,7 @@ def run(settings: Settings) -> int:
     model = load_model(path, settings)
     try:
         options, system = generate_options(settings), system_prompt(path, settings)
-        conversation = LocalConversation(model, options, system, _write)
+        conversation = LocalConversation(model, options, system, write_answer)
         read, on_terminal = _line_reader()
         if on_terminal:
             say(f"{model.name}, context {model.n_ctx} tokens. /help says what you can do.", dim=True)
@@ -84,7 +85,7 @@ def _run_remote(settings: Settings) -> int:
             )
     server = Server(settings["url"], settings["api_key"])
     model = RemoteModel(server, settings["name"] or settings["model"])
-    conversation = Conversation(model, generate_options(settings), settings["system"], _write)
+    conversation = Conversation(model, generate_options(settings), settings["system"], write_answer)
     read, on_terminal = _line_reader()
     if on_terminal:
         say(f"{model.name} at {server.name}. /help says what you can do.", dim=True)
@@ -239,15 +240,10 @@ def _path(text: str, command: str) -> Path:
 
 def _finish(conversation: Conversation, reply: Reply) -> None:
     """End the answer's line, and say what it cost."""
-    _write("" if reply.text.endswith("\n") else "\n")
+    write_answer("" if reply.text.endswith("\n") else "\n")
     if note := note_of_end(reply, conversation.model.n_ctx):
         say(f"edgellm: {note}")
     say(conversation.cost(reply), dim=True)
-
-
-def _write(text: str) -> None:
-    sys.stdout.write(text)
-    sys.stdout.flush()
 
 
 def _line_reader() -> tuple[ReadLine, bool]:

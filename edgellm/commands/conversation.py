@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm.commands.loading import statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
-from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
+from edgellm.errors import (
+    ContextOverflowError,
+    EdgeLLMError,
+    FileError,
+    FormatError,
+    UsageError,
+    harmless,
+)
 
 if TYPE_CHECKING:
     from edgellm.engine.model import Model
@@ -247,6 +254,7 @@ def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]
 
 def say(text: str, *, dim: bool = False) -> None:
     """Tell the person something, on standard error."""
+    text = harmless(text)
     if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         text = f"\x1b[2m{text}\x1b[0m"
     print(text, file=sys.stderr, flush=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgellm.commands.options import bias_table
 from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
+from edgellm.errors import harmless, one_line
 from edgellm.store.resolve import resolve
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
 
     model = Model(loading, _compile_template if for_chat else None)
     for warning in (*model.tokenizer.warnings, *model.notes):
-        print(f"edgellm: {path.name}: {warning}", file=sys.stderr)
+        print(f"edgellm: {path.name}: {one_line(warning)}", file=sys.stderr)
     return model
 
 
@@ -132,6 +133,12 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
         yield signals
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def write_answer(text: str) -> None:
+    """Write a piece of an answer to standard output, at once and as it is, unless that is a terminal."""
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
 
 
 def statistics(reply: Reply, n_ctx: int | None) -> str:

@@ -15,6 +15,7 @@ from edgellm.commands.loading import (
     stoppable,
     system_prompt,
     with_temperature,
+    write_answer,
 )
 from edgellm.commands.options import (
     GUESSING,
@@ -49,14 +50,11 @@ def run(settings: Settings) -> int:
             system = system_prompt(path, settings)
             messages = [] if system is None else [{"role": "system", "content": system}]
             generation = model.chat([*messages, {"role": "user", "content": prompt}], options)
-        out = sys.stdout
         with stoppable(generation) as signals:
             for piece in generation:
-                out.write(piece)
-                out.flush()
+                write_answer(piece)
         if not generation.text.endswith("\n"):
-            out.write("\n")
-            out.flush()
+            write_answer("\n")
         if note := note_of_end(generation, model.n_ctx):
             print(f"edgellm: {note}", file=sys.stderr)
         if signals:

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from edgellm.commands.loading import write_answer
 from edgellm.commands.options import (
     CONTEXT,
     JSON,
@@ -21,7 +22,7 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.settings import Settings
 from edgellm.engine.planning import default_context
-from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.errors import EdgeLLMError, UsageError, harmless, one_line
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
@@ -45,7 +46,7 @@ def run(settings: Settings) -> int:
         elif settings["metadata"]:
             _show_metadata(file, settings["json"])
         elif settings["template"]:
-            print(_template(file.metadata))
+            write_answer(_template(file.metadata) + "\n")
         else:
             summary = summarize(file, settings)
             print(json.dumps(summary, indent=2, ensure_ascii=False) if settings["json"] else _text(summary))
@@ -133,7 +134,7 @@ def _program(file: GGUFFile, settings: Settings) -> Program:
 
 def _text(summary: Mapping[str, Any]) -> str:
     def line(label: str, value: object) -> str:
-        return f"{label:<14}{value}"
+        return f"{label:<14}{one_line(value)}"
 
     def mib(size: int) -> str:
         return f"{size / (1 << 20):.0f} MiB"
@@ -200,7 +201,7 @@ def _show_tensors(file: GGUFFile, as_json: bool) -> None:
     width = max((len(name) for name in file.tensors), default=0)
     for info in file.tensors.values():
         shape = " x ".join(map(str, info.shape))
-        print(f"{info.name:<{width}}  {info.type.name:<8} {info.n_bytes:>12}  {shape}")
+        print(f"{harmless(info.name):<{width}}  {info.type.name:<8} {info.n_bytes:>12}  {shape}")
 
 
 def _show_metadata(file: GGUFFile, as_json: bool) -> None:
@@ -213,7 +214,7 @@ def _show_metadata(file: GGUFFile, as_json: bool) -> None:
             shown = "[" + ", ".join(repr(item) for item in value[:_LONGEST]) + more + "]"
         else:
             shown = repr(value)
-        print(f"{key} = {shown}")
+        print(f"{harmless(key)} = {shown}")
 
 
 def _template(metadata: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ import logging
 import sys
 from datetime import UTC, datetime
 
+from edgellm.errors import one_line
+
 FIELDS = "fields"
 
 
@@ -29,7 +31,8 @@ class _TextFormatter(logging.Formatter):
         record.message = " ".join(
             [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
         )
-        text = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()}: {record.message}"
+        message = one_line(record.message)  # what clients send is in it
+        text = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()}: {message}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 

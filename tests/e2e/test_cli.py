@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from edgellm import __version__
+from edgellm.engine.load_options import LoadOptions
+from edgellm.engine.model import Model
 from edgellm.gguf.types import GGMLType
 from tests.support.cli import NO_NETWORK, Result, edgellm
 from tests.support.gguf_builder import GGUFBuilder
@@ -188,6 +190,41 @@ def test_show_of_what_cannot_be_run(tmp_path: Path) -> None:
     assert result.status == 0
     assert "cannot run" in result.out
     assert "nonesuch" in refused(edgellm("show", model, "--program"))
+
+
+HOSTILE = "\x1b]0;title\x07\x1b[2Jname\x9b31m\r\nand more"
+
+
+def test_show_prints_no_control_characters_of_a_file(tmp_path: Path) -> None:
+    model = tiny_builder(**{"general.name": HOSTILE, "general.license": HOSTILE, f"key{HOSTILE}": 1})
+    path = model.tensor(f"t{HOSTILE}", GGMLType.F32, (4,)).write(tmp_path / "model.gguf")
+    for view in ((), ("--tensors",), ("--metadata",)):
+        result = edgellm("show", path, *view)
+        assert result.status == 0
+        assert result.out.replace("\n", "").isprintable()
+    assert "name          \ufffd]0;title\ufffd\ufffd[2Jname\ufffd31m and more\n" in edgellm("show", path).out
+
+
+def test_answers_are_bytes_to_a_pipe_and_harmless_to_a_terminal(tiny: Path) -> None:
+    pty = pytest.importorskip("pty")
+    with Model.load(tiny, LoadOptions(), vocab_only=True) as model:
+        escape = next(i for i in range(model.n_vocab) if model.tokenizer.token_bytes(i) == b"\x1b")
+    arguments = ["run", str(tiny), "hello", "--temp", "0", "-n", "3", "-l", f"{escape}=1000"]
+    assert edgellm(*arguments, **INTERPRETER).out == "\x1b" * 3 + "\n"
+    ours, theirs = pty.openpty()
+    try:
+        subprocess.run(
+            [sys.executable, "-m", "edgellm", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=theirs,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | INTERPRETER,
+            check=True,
+            timeout=60,
+        )
+        assert os.read(ours, 1000).decode().strip() == "\ufffd" * 3
+    finally:
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_doctor(tiny: Path, tmp_path: Path) -> None:

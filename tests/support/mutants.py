@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import struct
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +217,9 @@ def _change_list(parts: Parts, rng: random.Random) -> None:
             one.value, other.value = other.value, one.value
         case 3:
             i, j = rng.randrange(len(parts.tensors)), rng.randrange(len(parts.tensors))
-            one_, other_ = parts.tensors[i], parts.tensors[j]
-            parts.tensors[i] = Tensor(one_.name, other_.kind, other_.shape, other_.raw)
-            parts.tensors[j] = Tensor(other_.name, one_.kind, one_.shape, one_.raw)
+            first, second = parts.tensors[i], parts.tensors[j]
+            parts.tensors[i] = replace(second, name=first.name)
+            parts.tensors[j] = replace(first, name=second.name)
         case 4:
             parts.pairs.append(deepcopy(rng.choice(parts.pairs)))
         case _:
