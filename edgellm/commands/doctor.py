@@ -20,7 +20,7 @@ from edgellm.device.cores import read_cores
 from edgellm.device.isa import read_isa
 from edgellm.device.memory import available_memory, total_memory
 from edgellm.device.sensors import read_sensors
-from edgellm.errors import EdgeLLMError
+from edgellm.errors import EdgeLLMError, one_line
 from edgellm.store.catalog import is_stored, known_models
 from edgellm.store.paths import home, offline_by_environment
 from edgellm.store.resolve import resolve
@@ -42,7 +42,7 @@ def run(settings: Settings) -> int:
         for label, value in machine.items():
             print(f"{label:<14}{_shown(value)}")
         for name, ok, text in checks:
-            print(f"{'ok' if ok else 'FAILED':<14}{name}: {text}")
+            print(f"{'ok' if ok else 'FAILED':<14}{name}: {one_line(text)}")
     return 0 if all(ok for _, ok, _ in checks) else 1
 
 
