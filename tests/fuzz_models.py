@@ -23,18 +23,13 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.convert.checkpoint import Checkpoint
-from edgellm.convert.pipeline import write
-from edgellm.convert.recipes import recipe
-from edgellm.convert.source import plan_conversion
 from edgellm.engine.describe import describe
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.errors import EdgeLLMError
 from tests.support.mutants import Parts, mutate
-from tests.support.paths import shared
-from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, official_gguf
+from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, converted_gguf, official_gguf
 
 TEXT = "Hello wörld, <|im_end|></s> 日本 don't\n\n  1234567"
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": TEXT}]
@@ -48,18 +43,12 @@ def sources(folder: Path) -> list[Path]:
     found: list[Path] = []
     for name in (*OFFICIAL, *CHECKPOINTS_ONLY):
         try:
-            found.append(official_gguf(name, folder) if name in OFFICIAL else _converted(name, folder))
+            found.append(
+                official_gguf(name, folder) if name in OFFICIAL else converted_gguf(name, folder, "F16")
+            )
         except pytest.skip.Exception:
             continue
     return found
-
-
-def _converted(name: str, folder: Path) -> Path:
-    path = folder / f"{name}.gguf"
-    if not path.exists():
-        checkpoint = Checkpoint(shared(f"references/{name}/config.json").parent)
-        write(plan_conversion(checkpoint, recipe("F16"), threads=1), path, threads=1)
-    return path
 
 
 def make(sources: list[Path], seed: int) -> bytes:

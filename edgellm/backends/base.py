@@ -122,13 +122,13 @@ class SavingBackend(Backend, Protocol):
         """Append saved blocks to a sequence of full blocks; BackendError, and no change, if it cannot be."""
 
 
-def rows_of(logits: Logits) -> list[Logits]:
-    """The rows (n_vocab,) of a step's logits, in place."""
+def rows_of(logits: Logits, n_tokens: int) -> list[Logits]:
+    """The first `n_tokens` logits of each row of a step's, in place."""
     n_rows, n_vocab = logits.shape or (0, 0)
     if n_rows == 0:
         return []  # what is empty cannot be cast
     values = logits.cast("B").cast("f")
-    return [values[i * n_vocab : (i + 1) * n_vocab] for i in range(n_rows)]
+    return [values[i * n_vocab : i * n_vocab + n_tokens] for i in range(n_rows)]
 
 
 def blocks_for(length: int, n_tokens: int, block_tokens: int) -> int:

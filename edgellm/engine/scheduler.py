@@ -138,7 +138,7 @@ class Scheduler:
                 if self._speculation is not None:
                     grants = self._speculation.extend(grants)
                 begin = self._clock()
-                logits = [row[: self._n_vocab] for row in rows_of(self._run(grants))]
+                logits = rows_of(self._run(grants), self._n_vocab)
             except BackendError as error:
                 for grant in grants:
                     self._finish(grant.request, "error", error)

@@ -21,7 +21,7 @@ from edgellm.quant import decode
 from edgellm.tokenizer import Tokenizer
 from edgellm.tokenizer.table import strings
 from tests.support.paths import shared
-from tests.support.references import OFFICIAL, official_gguf, reference, unpacked
+from tests.support.references import OFFICIAL, converted_gguf, official_gguf, reference, unpacked
 
 __all__ = ["unpacked"]
 
@@ -49,26 +49,17 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("converted")
 
 
-def convert(name: str, folder: Path, kind: str = "F32") -> Path:
-    """The converted reference checkpoint; the test is skipped without the shared folder."""
-    path = folder / f"{name}-{kind}.gguf"
-    if not path.exists():
-        checkpoint = Checkpoint(shared(f"references/{name}/config.json").parent)
-        write(plan_conversion(checkpoint, recipe(kind), threads=1), path, threads=1)
-    return path
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_the_converted_model_gives_the_logits_of_the_reference(name: str, converted: Path) -> None:
     expected = reference(name)
-    with Model.load(convert(name, converted), LoadOptions(threads=1)) as model:
+    with Model.load(converted_gguf(name, converted), LoadOptions(threads=1)) as model:
         expected.check(model.logits(expected.token_ids.tolist()))
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_file_is_that_of_the_official_converter(name: str, converted: Path, unpacked: Path) -> None:
     with (
-        GGUFFile.open(convert(name, converted)) as ours,
+        GGUFFile.open(converted_gguf(name, converted)) as ours,
         GGUFFile.open(official_gguf(name, unpacked)) as theirs,
     ):
         for key, value in theirs.metadata.items():
@@ -90,7 +81,7 @@ def values(file: GGUFFile, name: str) -> NDArray[np.float32]:
 
 @pytest.mark.parametrize("name", ["gemma3", "llama", "llama2", "phi3"])
 def test_the_stored_lines_still_give_their_ids(name: str, converted: Path) -> None:
-    with GGUFFile.open(convert(name, converted)) as file:
+    with GGUFFile.open(converted_gguf(name, converted)) as file:
         tokenizer = Tokenizer.from_metadata(file.metadata)
         lines, all_ids = (strings(file.metadata, key, 1000) for key in (TEST_TEXTS, TEST_IDS))
     assert len(lines) > 10
@@ -102,7 +93,7 @@ def test_the_stored_lines_still_give_their_ids(name: str, converted: Path) -> No
 @pytest.mark.parametrize("name", ["mixtral", "gemma3"])
 def test_every_kind_of_file_loads_and_runs(name: str, kind: str, converted: Path) -> None:
     expected = reference(name)
-    with Model.load(convert(name, converted, kind), LoadOptions(threads=1)) as model:
+    with Model.load(converted_gguf(name, converted, kind), LoadOptions(threads=1)) as model:
         logits = model.logits(expected.token_ids.tolist())
     off = np.sqrt(np.square(logits - expected.logits).mean() / np.square(expected.logits).mean())
     assert off < {"F16": 0.02, "Q8_0": 0.05}.get(kind, 0.8)

@@ -9,8 +9,8 @@ import pytest
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from tests.contract.test_conversion import CASES, convert, converted
-from tests.support.references import reference
+from tests.contract.test_conversion import CASES, converted
+from tests.support.references import converted_gguf, reference
 
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
@@ -41,7 +41,7 @@ def answer(path: Path, prompt: list[int], backend: str) -> list[int]:
 
 @pytest.mark.parametrize("name", sorted(set(CASES) - set(OTHERWISE)))
 def test_greedy_tokens_are_the_same(name: str, converted: Path) -> None:
-    path = convert(name, converted)
+    path = converted_gguf(name, converted)
     prompt = reference(name).token_ids[:40].tolist()
     assert answer(path, prompt, "llama_cpp") == answer(path, prompt, "native")
 
@@ -50,4 +50,4 @@ def test_greedy_tokens_are_the_same(name: str, converted: Path) -> None:
 def test_quantized_files_load_and_answer(kind: str, converted: Path) -> None:
     # Activations are rounded to 8 bits in other places, so a tiny random model may choose otherwise.
     prompt = reference("llama").token_ids[:40].tolist()
-    assert len(answer(convert("llama", converted, kind), prompt, "llama_cpp")) == GREEDY.max_tokens
+    assert len(answer(converted_gguf("llama", converted, kind), prompt, "llama_cpp")) == GREEDY.max_tokens

@@ -64,15 +64,17 @@ class Letters:
 
 
 class CountingBackend(InterpreterBackend):
-    """Remembers how many tokens each step fed, by sequence."""
+    """Remembers how many tokens each step fed, by sequence, and how many logits it was asked for."""
 
     steps: list[dict[int, int]]
+    asked: list[int]
 
     def __init__(self, model: HashModel | None = None, *, n_ctx: int = 256, **options: int | bool) -> None:
         super().__init__(model or HashModel(), n_vocab=N_VOCAB, n_embd=8, n_ctx=n_ctx, **options)  # type: ignore[arg-type]
-        self.steps = []
+        self.steps, self.asked = [], []
 
     def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
+        self.asked.append(n_largest)
         numbers, counts = np.unique(sequences, return_counts=True)
         logits = super().step(tokens, sequences, outputs, n_largest)
         self.steps.append(dict(zip(numbers.tolist(), counts.tolist(), strict=True)))

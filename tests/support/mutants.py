@@ -13,6 +13,7 @@ import random
 import struct
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -196,10 +197,7 @@ def _change_tensor(parts: Parts, rng: random.Random) -> None:
 def _of_size(kind: int, shape: list[int], raw: bytes) -> bytes:
     """As many bytes as a tensor of this type and shape has, from those there are."""
     layout = LAYOUTS[GGMLType(kind)]
-    n_values = 1
-    for size in shape:
-        n_values *= size
-    n_bytes = min(n_values // layout.block_size * layout.block_bytes, 1 << 24)
+    n_bytes = min(prod(shape) // layout.block_size * layout.block_bytes, 1 << 24)
     return (raw * (n_bytes // max(1, len(raw)) + 1))[:n_bytes]
 
 

@@ -18,6 +18,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgellm.convert.checkpoint import Checkpoint
+from edgellm.convert.pipeline import write
+from edgellm.convert.recipes import recipe
+from edgellm.convert.source import plan_conversion
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from tests.support.paths import ROOT, shared
@@ -99,6 +103,15 @@ def official_gguf(name: str, folder: Path) -> Path:
     path = folder / f"{name}.gguf"
     if not path.exists():
         path.write_bytes(lzma.decompress(packed.read_bytes()))
+    return path
+
+
+def converted_gguf(name: str, folder: Path, kind: str = "F32") -> Path:
+    """The case's checkpoint, converted into `folder`; skips the test without the shared folder."""
+    path = folder / f"{name}-{kind}.gguf"
+    if not path.exists():
+        checkpoint = Checkpoint(shared(f"references/{name}/config.json").parent)
+        write(plan_conversion(checkpoint, recipe(kind), threads=1), path, threads=1)
     return path
 
 

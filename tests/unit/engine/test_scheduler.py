@@ -345,34 +345,18 @@ def test_requests_with_other_adapters_share_steps_but_no_prefix() -> None:
 
 
 def test_a_step_asks_for_no_more_logits_than_its_requests_look_at() -> None:
-    asked: list[int] = []
+    def asked(*options: GenerateOptions) -> set[int]:
+        backend = CountingBackend()
+        run_all(scheduler_over(backend), *(Collected(prompt(n, 4), one) for n, one in enumerate(options)))
+        return set(backend.asked)
 
-    class Asked(CountingBackend):
-        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
-            asked.append(n_largest)
-            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
-
-    def answer(*options: GenerateOptions) -> None:
-        asked.clear()
-        run_all(scheduler_over(Asked()), *(Collected(prompt(n, 4), one) for n, one in enumerate(options)))
-
-    sampled = GenerateOptions(temperature=1.0, top_k=9, max_tokens=12)
-    answer(GREEDY)
-    assert set(asked) == {1}
-    answer(GREEDY, sampled)
-    assert set(asked) == {9}
-    answer(GREEDY, GenerateOptions(temperature=0.0, repeat_penalty=1.1, max_tokens=12))
-    assert set(asked) == {0}
+    assert asked(GREEDY) == {1}
+    assert asked(GREEDY, GenerateOptions(temperature=1.0, top_k=9, max_tokens=12)) == {9}
+    assert asked(GREEDY, GenerateOptions(temperature=0.0, repeat_penalty=1.1, max_tokens=12)) == {0}
 
 
 def test_padding_past_the_vocabulary_is_never_chosen() -> None:
     """A matrix may have more rows than there are tokens; here the last ten, whose logits are the largest."""
-    asked: list[int] = []
-
-    class Padded(CountingBackend):
-        def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
-            asked.append(n_largest)
-            return super().step(tokens, sequences, outputs, n_largest)  # type: ignore[no-untyped-call]
 
     class Loud(HashModel):
         def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
@@ -383,9 +367,10 @@ def test_padding_past_the_vocabulary_is_never_chosen() -> None:
     sampled = GenerateOptions(temperature=1.5, top_k=5, seed=3, max_tokens=12)
     told = GenerateOptions(temperature=0.0, max_tokens=12, logprobs=10)
     requests = [Collected(prompt(n, 4), options) for n, options in enumerate((GREEDY, sampled, told))]
-    scheduler = Scheduler(Padded(Loud()), frozenset({EOG}), n_vocab=N_VOCAB - 10)
+    backend = CountingBackend(Loud())
+    scheduler = Scheduler(backend, frozenset({EOG}), n_vocab=N_VOCAB - 10)
     run_all(scheduler, *requests[:2])
-    assert set(asked) == {5 + 10}
+    assert set(backend.asked) == {5 + 10}
     run_all(scheduler, requests[2])
     for one in requests:
         assert max(one.request.tokens[4:]) < N_VOCAB - 10
