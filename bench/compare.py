@@ -305,7 +305,12 @@ def main() -> int:
     add("-b", "--sequences", type=int, default=8, help="1: no decoding of several sequences")
     add("--n-text", type=int, default=4096, help="tokens of text for perplexity, 2 or more; 0: none")
     add("--isa", default="", help="edgellm's instruction set; otherwise the best")
-    add("--kv-type", default="f16", choices=("f16", "f32", "q8_0"), help="how edgellm keeps keys and values")
+    add(
+        "--kv-type",
+        default="auto",
+        choices=("auto", "f16", "f32", "i16", "q8_0"),
+        help="how edgellm keeps keys and values",
+    )
     add("--json", type=Path, help="also write everything measured to this file")
     options = parser.parse_args()
     if options.n_text < 0 or options.n_text == 1:

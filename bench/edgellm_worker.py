@@ -161,7 +161,7 @@ def _loss(logits: Floats, following: Ints) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--isa", default="")
-    parser.add_argument("--kv-type", default="f16")
+    parser.add_argument("--kv-type", default="auto")
     options = parser.parse_args()
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)

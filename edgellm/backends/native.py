@@ -21,6 +21,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+def faster_kv_type(isa: str = "") -> str:
+    """The faster cache of 16 bits, "f16" or "i16", on an instruction set, "" for the one in use."""
+    return str(_native.faster_kv_type(_chosen_isa(isa)))
+
+
+def _chosen_isa(isa: str) -> str:
+    return isa or os.environ.get("EDGELLM_ISA") or str(_native.best_isa())
+
+
 class NativeBackend:
     """A planned, and after `load` a loaded, model on the native engine.
 
@@ -50,7 +59,7 @@ class NativeBackend:
         self.batch = batch
         self.recurrent = bool(program.states)
         self.windowed = any(cache.window for cache in program.caches)
-        self.isa: str = isa or os.environ.get("EDGELLM_ISA") or _native.best_isa()
+        self.isa = _chosen_isa(isa)
         self._file = file
         self._weights = [(name, int(file.tensors[name].type)) for name in program.weights]
         with self._translated():

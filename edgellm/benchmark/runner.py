@@ -25,7 +25,6 @@ from edgellm.errors import UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.exported import is_exported, stored_sizes
 
-_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _SPARE_TOKENS = 256
 
 
@@ -105,7 +104,7 @@ class Runner:
             self.file.close()
             raise
         self.sizes = self._weight_sizes()
-        self.work: Work = count_work(self.plan.program, self.sizes, _KV_BYTES[self.plan.kv_type])
+        self.work: Work = count_work(self.plan.program, self.sizes, self.plan.kv_type)
         # The same tokens on every machine and in every run.
         random = np.random.default_rng(0)
         longest = max(test.length for test in tests)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from edgellm.engine.kv_types import cached_bytes
 from edgellm.program import Program
 from edgellm.program.ops import Op
 
@@ -53,10 +54,10 @@ def _seen(length: int, window: int) -> int:
     return min(length, window) if window else length
 
 
-def count_work(program: Program, sizes: Mapping[str, int], kv_bytes: float) -> Work:
+def count_work(program: Program, sizes: Mapping[str, int], kv_type: str) -> Work:
     """Count a program's work.
 
-    sizes: bytes of each weight. kv_bytes: of one cached value (f16: 2, q8_0: 34/32).
+    sizes: bytes of each weight.
     """
     body_bytes = body_macs = head_bytes = head_macs = 0.0
     head = _head(program)
@@ -74,7 +75,7 @@ def count_work(program: Program, sizes: Mapping[str, int], kv_bytes: float) -> W
                     body_bytes, body_macs = body_bytes + n_bytes, body_macs + macs
         elif op.kind in ("attention", "attention_shared") and op.attrs.get("causal", True):
             cache = program.caches[int(op.attrs["cache"])]
-            n_bytes = cache.n_kv_heads * (cache.key_dim + cache.value_dim) * kv_bytes
+            n_bytes = cached_bytes(cache, kv_type)
             n_macs = int(op.attrs["n_heads"]) * (cache.key_dim + cache.value_dim)
             layers.append((int(n_bytes), n_macs, int(op.attrs["window"])))
     return Work(body_bytes, body_macs, head_bytes, head_macs, tuple(layers))

@@ -157,10 +157,11 @@ BATCH = Option(
 KV_TYPE = Option(
     "kv_type",
     ("--kv-type",),
-    "how the cache keeps keys and values; auto: f16, and f32 for a model whose weights all are",
+    "how the cache keeps keys and values; i16: integers with a scale for every token and head; auto: f32 for "
+    "a model whose weights all are, else f16 or i16, whichever is faster here",
     TEXT,
     default="auto",
-    choices=("auto", "f16", "f32", "q8_0"),
+    choices=("auto", "f16", "f32", "i16", "q8_0"),
 )
 ISA = Option(
     "isa", ("--isa",), "instruction set to use; otherwise the best there is", TEXT, "NAME", default=""

@@ -21,16 +21,15 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
+from edgellm.engine.kv_types import cached_bytes, chosen_kv_type
 from edgellm.engine.planning import default_context
 from edgellm.errors import EdgeLLMError, UsageError, harmless, one_line
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
-from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
 from edgellm.program.exported import TYPE_KEY, exported_bytes, is_exported, stored_program, stored_sizes
 from edgellm.store.resolve import resolve
 
-_KV_BYTES = {"f32": 4.0, "f16": 2.0, "q8_0": 34 / 32}
 _LONGEST = 8
 
 
@@ -108,14 +107,8 @@ def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, in
     context = settings["context"] or default_context(file, program.n_ctx_train)
     if settings["context"] == 0:
         context = program.n_ctx_train
-    kv_type = "f32" if is_exported(file.metadata) else settings["kv_type"]
-    if kv_type == "auto":
-        all_f32 = all(file.tensors[name].type is GGMLType.F32 for name in program.weights)
-        kv_type = "f32" if all_f32 else "f16"
-    per_value = _KV_BYTES[kv_type]
-    cache = 0.0
-    for spec in program.caches:
-        cache += context * spec.n_kv_heads * (spec.key_dim + spec.value_dim) * per_value
+    kv_type = chosen_kv_type(file, program, settings["kv_type"], backend="native")
+    cache = context * sum(cached_bytes(spec, kv_type) for spec in program.caches)
     states = 4 * sum(state.size for state in program.states)
     if is_exported(file.metadata):
         weights = exported_bytes(file.path)

@@ -17,7 +17,8 @@ DEFAULT_WAITING = 256
 DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "onnx", "llama_cpp", "interpreter")
 WITH_ADAPTERS = ("auto", "native", "interpreter")
-KV_TYPES = ("auto", "f32", "f16", "q8_0")
+WITH_I16 = ("auto", "native")
+KV_TYPES = ("auto", "f32", "f16", "i16", "q8_0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,9 @@ class LoadOptions:
     context or 4096, whichever is less (of a LongRoPE model at most the one before it was stretched); 0 takes
     the trained context. cache_tokens: tokens that all sequences together may hold; None: as many as
     `cache_contexts` contexts. parallel: answers that may be under way at once. max_waiting: further ones that
-    may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32", "f16", "q8_0", or "auto":
-    f16, and f32 where all weights are. isa: the instruction set to use, "" for the best. draft_max: tokens
+    may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32"; "f16"; "i16", 16-bit
+    integers with a scale for every head and token; "q8_0"; or "auto": f32 where all weights are, else f16 or
+    i16, whichever is faster. isa: the instruction set to use, "" for the best. draft_max: tokens
     that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. draft: the
     file of a smaller model of the same vocabulary that guesses, too. max_memory: bytes that may be used;
     None: what is available. lora: adapters to load, and the factors that answers use unless they ask for
@@ -72,6 +74,8 @@ class LoadOptions:
             raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:
             raise UsageError(f"backend is {self.backend!r}; the backends are {', '.join(BACKENDS)}.")
+        if self.kv_type == "i16" and self.backend not in WITH_I16:
+            raise UsageError(f"kv_type i16 needs the native backend, and it is {self.backend}; use f16.")
         if self.lora and self.backend not in WITH_ADAPTERS:
             raise UsageError(
                 f"lora needs one of the backends {', '.join(WITH_ADAPTERS)}, and it is {self.backend}."

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.backends.base import Backend
 from edgellm.device.memory import available_memory, own_memory
+from edgellm.engine.kv_types import cached_bytes
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.planning import Plan, plan
 from edgellm.errors import BackendError, MemoryLimitError
 from edgellm.gguf.reader import GGUFFile
-from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program.exported import MODEL_FILE, exported_bytes
 
 if TYPE_CHECKING:
@@ -272,9 +272,8 @@ def _prepare_interpreter(planned: Plan) -> _Prepared:
 
 def _cache_bytes(planned: Plan) -> int:
     """Bytes of the keys and values of all tokens that the cache may hold, where it is one array."""
-    per_token = sum(c.n_kv_heads * (c.key_dim + c.value_dim) for c in planned.program.caches)
-    layout = LAYOUTS[GGMLType[planned.kv_type.upper()]]
-    return planned.cache_tokens * per_token * layout.block_bytes // layout.block_size
+    per_token = sum(cached_bytes(cache, planned.kv_type) for cache in planned.program.caches)
+    return round(planned.cache_tokens * per_token)
 
 
 def _batch(planned: Plan) -> int:

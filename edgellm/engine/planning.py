@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.device.cores import default_threads
 from edgellm.engine.adapters import read_adapter
+from edgellm.engine.kv_types import chosen_kv_type
 from edgellm.engine.load_options import DEFAULT_CONTEXT, LoadOptions
 from edgellm.errors import EdgeLLMError, ModelError, UsageError
 from edgellm.families import build, trained_context
 from edgellm.gguf.reader import GGUFFile
-from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.exported import is_exported
 
@@ -59,13 +59,9 @@ class Plan(NamedTuple):
 
     @property
     def kv_type(self) -> str:
-        """The cache's type; for "auto": an f16 cache would lose digits that a model of f32 weights has."""
-        if is_exported(self.file.metadata):
-            return "f32"
-        if self.options.kv_type != "auto":
-            return self.options.kv_type
-        types = {self.file.tensors[name].type for name in self.program.weights}
-        return "f32" if types == {GGMLType.F32} else "f16"
+        """How the cache keeps keys and values."""
+        options = self.options
+        return chosen_kv_type(self.file, self.program, options.kv_type, backend=self.backend, isa=options.isa)
 
     @property
     def cache_tokens(self) -> int:

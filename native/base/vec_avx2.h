@@ -52,6 +52,21 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
 
+// Lanes as 16 bits each; what does not fit becomes the nearest that does.
+EDGELLM_INLINE void store_int16(int16_t* p, I32 v) {
+    const __m256i x = (__m256i)v;
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                     _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+// sum + x[0] * y[0] + x[1] * y[1] of each lane's two 16-bit integers, modulo 2^32.
+EDGELLM_INLINE I32 add_pair_products(I32 sum, I32 x, I32 y) {
+    const __m256i products = _mm256_madd_epi16((__m256i)x, (__m256i)y);
+    // In place and here: the compiler would else copy every sum and keep products of later rows, which
+    // spills.
+    __asm__ volatile("vpaddd %1, %0, %0" : "+x"(sum) : "x"(products));
+    return sum;
+}
+
 EDGELLM_INLINE F32 swap_pairs(F32 v) {
     return _mm256_permute_ps(v, 0xb1);
 }

@@ -57,6 +57,17 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
 
+// Lanes as 16 bits each; what does not fit becomes the nearest that does.
+EDGELLM_INLINE void store_int16(int16_t* p, I32 v) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16((__m512i)v));
+}
+// sum + x[0] * y[0] + x[1] * y[1] of each lane's two 16-bit integers, modulo 2^32.
+EDGELLM_INLINE I32 add_pair_products(I32 sum, I32 x, I32 y) {
+    // In place and here: the compiler would else copy every sum, which spills.
+    __asm__ volatile("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(x), "v"(y));
+    return sum;
+}
+
 EDGELLM_INLINE F32 swap_pairs(F32 v) {
     return _mm512_permute_ps(v, 0xb1);
 }

@@ -85,8 +85,21 @@ EDGELLM_INLINE F32 exp(F32 x) {
     return x <= splat(kExpOverflow) ? bounded : x + splat(__builtin_inff());
 }
 
-EDGELLM_INLINE float exp_nonpositive_1(float x) {
-    return exp_nonpositive(splat(x))[0];
+// 2^x for x <= 1, relative error 9e-8 before rounding; 2^-126 for what is less than that. NaN stays NaN.
+EDGELLM_INLINE F32 exp2_bounded(F32 x) {
+    x = max(splat(-126.0f), x);
+    const F32 magic = splat(12582912.0f + 127.0f);  // and the exponent's bias
+    const F32 shifted = x + magic;
+    const F32 r = x - (shifted - magic);
+    F32 p = fma(splat(1.326472731e-3f), r, splat(9.671512991e-3f));
+    p = fma(p, r, splat(5.550733581e-2f));
+    p = fma(p, r, splat(2.402224243e-1f));
+    p = fma(p, r, splat(6.931470037e-1f));
+    return fma(p, r, splat(1.0f)) * (F32)((U32)shifted << 23);
+}
+
+EDGELLM_INLINE float exp2_bounded_1(float x) {
+    return exp2_bounded(splat(x))[0];
 }
 
 EDGELLM_INLINE F32 sigmoid(F32 x) {

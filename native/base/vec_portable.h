@@ -98,6 +98,19 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
     return __builtin_convertvector(raw, F32);
 }
 
+// Lanes as 16 bits each; what does not fit becomes the nearest that does.
+EDGELLM_INLINE void store_int16(int16_t* p, I32 v) {
+    typedef int16_t I16 __attribute__((vector_size(8)));
+    const I32 low = v < -32768 ? splat_int(-32768) : v;
+    const I16 narrow = __builtin_convertvector(low > 32767 ? splat_int(32767) : low, I16);
+    __builtin_memcpy(p, &narrow, sizeof narrow);
+}
+// sum + x[0] * y[0] + x[1] * y[1] of each lane's two 16-bit integers, modulo 2^32.
+EDGELLM_INLINE I32 add_pair_products(I32 sum, I32 x, I32 y) {
+    const I32 low = ((I32)((U32)x << 16) >> 16) * ((I32)((U32)y << 16) >> 16);
+    return (I32)((U32)sum + (U32)low + (U32)((x >> 16) * (y >> 16)));
+}
+
 // Lanes 1 0 3 2, and so on.
 EDGELLM_INLINE F32 swap_pairs(F32 v) {
     return F32{v[1], v[0], v[3], v[2]};

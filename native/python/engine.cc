@@ -119,8 +119,10 @@ struct PyEngine {
             o.kv_type = KvType::kQ8_0;
         } else if (kv_type == "f32") {
             o.kv_type = KvType::kF32;
+        } else if (kv_type == "i16") {
+            o.kv_type = KvType::kI16;
         } else {
-            throw std::invalid_argument("kv_type must be f32, f16 or q8_0");
+            throw std::invalid_argument("kv_type must be f32, f16, i16 or q8_0");
         }
         if (!isa_from_name(isa, &o.isa)) throw std::invalid_argument("unknown instruction set '" + isa + "'");
         if (!isa_usable(o.isa, detect_cpu()))
@@ -302,6 +304,12 @@ void bind_engine(nb::module_& m) {
         },
         nb::kw_only(), nb::arg("avx2") = false, nb::arg("fma") = false, nb::arg("f16c") = false,
         nb::arg("avx_vnni") = false, nb::arg("avx512") = false, nb::arg("avx512_vnni") = false);
+    // Of an instruction set that there is not: that of the scalar one; the engine refuses it.
+    m.def("faster_kv_type", [](const std::string& name) {
+        Isa isa = Isa::kScalar;
+        isa_from_name(name, &isa);
+        return faster_kv_type(isa) == KvType::kI16 ? "i16" : "f16";
+    });
     m.def("allowed_cpus", &allowed_cpus);
     m.attr("WINDOW_SLACK") = kWindowSlack;
 

@@ -179,7 +179,7 @@ class AttentionLayer {
                   softcap,
                   window,
                   sinks_.empty() ? nullptr : sinks_.data(),
-                  choice<KvType>(kv_type, {"f16", "q8_0", "f32"})};
+                  choice<KvType>(kv_type, {"f16", "q8_0", "f32", "i16"})};
         const size_t n_blocks = (n_ctx + kKvBlockTokens - 1) / kKvBlockTokens;
         const size_t bytes = n_blocks * kv_block_bytes(shape_);
         memory_ = static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{64}));

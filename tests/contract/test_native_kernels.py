@@ -245,7 +245,7 @@ def test_attention(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
     np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0", "f32"])
+@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0", "f32"])
 def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
     shape = shape_of(4, 4, 32, 32)
     n = 75
@@ -253,7 +253,7 @@ def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
     cache = layer(isa, 200, {**shape, "kv_type": kv_type})
     cache.write(0, k, v)
     y = cache.attend(q, 0, n_keys=n)
-    tolerance = 2e-2 if kv_type == "q8_0" else 1e-5
+    tolerance = {"q8_0": 2e-2, "i16": 6e-4}.get(kv_type, 1e-5)
     np.testing.assert_allclose(y, attention_in_double(q, k, v, 0, n, shape), atol=tolerance)
     np.testing.assert_array_equal(cache.attend(q, 0, n_keys=n, tile=5), y)
     np.testing.assert_array_equal(cache.attend_chunks(q, 0, n_keys=n), y)
@@ -305,7 +305,52 @@ def test_attention_over_an_int8_cache(isa: str, kd: int, vd: int) -> None:
     np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
 
 
-@pytest.mark.parametrize("kv_type", ["f16", "q8_0"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_attention_in_integers(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
+    n, position, shape = case
+    total = position + n
+    kd, vd = shape["key_dim"], shape["value_dim"]
+    k, v = normal(1, total, shape["n_kv_heads"] * kd), normal(2, total, shape["n_kv_heads"] * vd)
+    # Every token and head has a scale of its own.
+    k *= np.exp(normal(5, total, shape["n_kv_heads"]).repeat(kd, 1) / 4)
+    v *= np.exp(2 * normal(6, total, shape["n_kv_heads"])).repeat(vd, 1)
+    q = normal(3, n, shape["n_heads"] * kd, scale=2)
+    if total > 4:
+        k[3], v[4] = 0, 0
+    cache = layer(isa, total + 1, {**shape, "kv_type": "i16"})
+    cache.write(0, k, v)
+    if window := shape.get("window", 0):
+        cache.drop_before(max(0, position + 1 - window))
+    y = cache.attend(q, position)
+    expected = attention_in_double(q, k, v, position, 0, shape)
+    # A block's weights sum to 2^15, and each is off by half a unit at most, of the largest value.
+    error = np.abs(y - expected)
+    assert error.max() < 4e-4 * np.abs(v).max()
+    # Taken together they are about as near as those over the same cache in binary16.
+    half_cache = layer(isa, total + 1, shape)
+    half_cache.write(0, k, v)
+    assert error.mean() < 2.5 * np.abs(half_cache.attend(q, position) - expected).mean()
+    for tile in (1, 2, 3, 7, 16):
+        np.testing.assert_array_equal(cache.attend(q, position, tile=tile), y)
+    np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
+
+
+def test_one_token_outweighs_thousands_of_others(isa: str) -> None:
+    # The first token takes nine tenths of the weight and has a small value, as models learn it.
+    shape = {**shape_of(1, 1, 64, 64), "scale": 1.0}
+    total = 1500
+    k, v, q = np.zeros((total, 64), np.float32), normal(2, total, 64), np.zeros((1, 64), np.float32)
+    v += 1
+    q[0, 0] = 1
+    k[0, 0] = np.log(9 * total)
+    v[0] *= 0.01
+    cache = layer(isa, total, {**shape, "kv_type": "i16"})
+    cache.write(0, k, v)
+    expected = attention_in_double(q, k, v, total - 1, 0, shape)
+    np.testing.assert_allclose(cache.attend(q, total - 1), expected, rtol=2e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0"])
 def test_values_out_of_range_are_stored_finite(isa: str, kv_type: str) -> None:
     cache = layer(isa, 64, {**shape_of(1, 1, 16, 16), "kv_type": kv_type})
     cache.write(0, np.full((3, 16), 1e30, np.float32), np.full((3, 16), -1e30, np.float32))
@@ -314,10 +359,21 @@ def test_values_out_of_range_are_stored_finite(isa: str, kv_type: str) -> None:
     assert (y < -60000).all()
 
 
-def test_nan_is_not_hidden(isa: str) -> None:
-    cache = layer(isa, 64, shape_of(1, 1, 16, 16))
-    cache.write(0, np.full((3, 16), np.nan, np.float32), np.ones((3, 16), np.float32))
-    assert np.isnan(cache.attend(np.ones((1, 16), np.float32), 2)).all()
+@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0", "f32"])
+def test_nan_is_not_hidden(isa: str, kv_type: str) -> None:
+    whole = np.ones((3, 16), np.float32)
+    broken = whole.copy()
+    broken[1, 5] = np.nan
+    query = np.ones((1, 16), np.float32)
+    for k, v, q in ((broken, whole, query), (whole, whole, np.full_like(query, np.nan))):
+        cache = layer(isa, 64, {**shape_of(1, 1, 16, 16), "kv_type": kv_type})
+        cache.write(0, k, v)
+        assert np.isnan(cache.attend(q, 2)).all()
+    cache = layer(isa, 64, {**shape_of(1, 1, 16, 16), "kv_type": kv_type})
+    cache.write(0, whole, broken)
+    assert np.isnan(cache.attend(query, 2)[0, 5])
+    # Who comes before it does not see it.
+    assert np.isfinite(cache.attend(query, 0)).all()
 
 
 # State

@@ -3,7 +3,7 @@
 //
 // The cache of one layer is cut into blocks of 32 tokens. A block holds, for each KV head, the keys
 // transposed [key_dim][32] (a vector lane is a token: no horizontal sums) and the values [32][value_dim], in
-// the cache's KvType.
+// the cache's KvType. kI16: 16-bit integers with a scale for every token and head, and products of integers.
 //
 // Batch-invariant: keys are visited in chunks of 512, aligned to multiples of 512 from the start of the
 // sequence; each chunk gives (max, sum, weighted values) in one fixed order, and chunks are merged in
@@ -20,7 +20,7 @@ namespace edgellm {
 constexpr size_t kKvBlockTokens = 32;
 constexpr size_t kKvChunkTokens = 512;
 
-enum class KvType : uint8_t { kF16, kQ8_0, kF32 };
+enum class KvType : uint8_t { kF16, kQ8_0, kF32, kI16 };
 
 struct AttentionShape {
     uint32_t n_heads, n_kv_heads, key_dim, value_dim;
@@ -79,5 +79,7 @@ void visible_chunks(const AttentionShape& s, uint32_t position, uint32_t n_keys,
                     uint32_t* last);
 
 const AttentionKernels& attention_kernels(Isa isa);
+// kI16 where one instruction multiplies pairs of 16-bit integers and adds the products, else kF16.
+KvType faster_kv_type(Isa isa);
 
 }  // namespace edgellm

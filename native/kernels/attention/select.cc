@@ -19,6 +19,10 @@ const AttentionKernels& attention_kernels(Isa isa) {
     }
 }
 
+KvType faster_kv_type(Isa isa) {
+    return &attention_kernels(isa) == &kAttentionScalar ? KvType::kF16 : KvType::kI16;
+}
+
 size_t kv_block_bytes(const AttentionShape& s) {
     return round_up(value_offset(s, s.n_kv_heads), 64);
 }

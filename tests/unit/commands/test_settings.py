@@ -79,7 +79,7 @@ def test_nothing_switches_the_network_on_again(monkeypatch: pytest.MonkeyPatch, 
     [
         ({"EDGELLM_TOP_K": "x"}, "EDGELLM_TOP_K: 'x' is not a whole number"),
         ({"EDGELLM_TEMPERATURE": "nan"}, "EDGELLM_TEMPERATURE: nan"),
-        ({"EDGELLM_KV_TYPE": "q3"}, "--kv-type is 'q3', expected one of auto, f16, f32, q8_0"),
+        ({"EDGELLM_KV_TYPE": "q3"}, "--kv-type is 'q3', expected one of auto, f16, f32, i16, q8_0"),
         ({"EDGELLM_OFFLINE": "maybe"}, "neither true nor false"),
     ],
 )

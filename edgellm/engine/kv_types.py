@@ -1,0 +1,35 @@
+"""How a cache may keep keys and values, and what each way takes."""
+
+from __future__ import annotations
+
+from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program
+from edgellm.program.exported import is_exported
+from edgellm.program.ops import CacheSpec
+
+_VALUE_BYTES = {"f32": 4.0, "f16": 2.0, "i16": 2.0, "q8_0": 34 / 32}
+
+
+def chosen_kv_type(file: GGUFFile, program: Program, kv_type: str, *, backend: str, isa: str = "") -> str:
+    """The type behind "auto", or `kv_type` itself.
+
+    16 bits would lose digits that a model of f32 weights has. Of the two types of 16 bits the native engine
+    takes the faster one of the instruction set `isa`, "" for the one that it uses.
+    """
+    if is_exported(file.metadata):
+        return "f32"
+    if kv_type != "auto":
+        return kv_type
+    if {file.tensors[name].type for name in program.weights} == {GGMLType.F32}:
+        return "f32"
+    if backend != "native":
+        return "f16"
+    from edgellm.backends.native import faster_kv_type
+
+    return faster_kv_type(isa)
+
+
+def cached_bytes(cache: CacheSpec, kv_type: str) -> float:
+    """Bytes of one token's keys and values."""
+    return cache.n_kv_heads * (cache.key_dim + cache.value_dim) * _VALUE_BYTES[kv_type]
