@@ -49,8 +49,8 @@ struct AttentionTask {
     size_t out_stride;
 };
 
-// A chunk's share of one query head's result, before merging: max logit, sum of exp, then value_dim weighted
-// values.
+// A chunk's share of one query head's result, before merging: max logit in units of log2, sum of exp, then
+// value_dim weighted values.
 inline size_t partial_floats(const AttentionShape& s) {
     return 2 + s.value_dim;
 }

@@ -153,7 +153,7 @@ void dot_integer_tile(const int16_t* q, Block keys, const float* scales, size_t 
     }
 }
 
-// out[r] += scales[r * scale_stride] * sum of weights[r][i] * values[i] over pairs [p0, p1) of tokens, for N
+// out[r] += scales[r * kChunkBlocks] * sum of weights[r][i] * values[i] over pairs [p0, p1) of tokens, for N
 // vectors of dimensions from `at`.
 template <size_t R, size_t N, class Block>
 EDGELLM_INLINE void weigh_integer_vectors(const int16_t* weights, const float* scales, Block values,

@@ -81,10 +81,10 @@ constexpr size_t partial_size(const AttentionShape& s) {
 
 // A thread's scratch, in floats from its start.
 struct ScratchLayout {
-    size_t q;       // queries times scale, tile by tile: [key_dim][rows of the tile]; kI16: [pairs][rows][2]
-    size_t logits;  // [kGroupRows][kLogitStride]; kI16: then the weights
-    size_t values;  // a chunk's weighted values, [kGroupRows][value_stride]
-    size_t expanded;       // one block of keys or values as floats; kI16: one query as integers
+    size_t q;         // queries, tile by tile: [key_dim][rows of the tile]; kI16: integers [pairs][rows][2]
+    size_t logits;    // [kGroupRows][kLogitStride]; kI16: then the weights
+    size_t values;    // a chunk's weighted values, [kGroupRows][value_stride]
+    size_t expanded;  // one block of keys or values as floats; kI16: one query as integers
     size_t weight_scales;  // kI16: [kGroupRows][kChunkBlocks]
     size_t scales;         // kI16: of a chunk's keys, then of its values, [2][kKvChunkTokens]
     size_t total;
