@@ -172,13 +172,14 @@ def _prompt_percent(runner: Runner, result: Result, limits: Limits | None, media
     """The least time that prompts alone can take, in percent of what they took.
 
     The least time is that of the multiply-adds with weights at the machine's rate for 8-bit integers and of
-    those of attention at its rate for floats.
+    those of attention at its rate for floats, or over an i16 cache at half of that for 8-bit integers.
     """
     test, work = result.test, runner.work
     if limits is None or not test.n_prompt or test.n_gen:
         return None
     weights = work.prompt_macs(test.n_prompt) / limits.int8_gmac_s
-    attention = work.attention_macs(test.n_prompt, test.n_depth) / limits.float_gmac_s
+    rate = limits.int8_gmac_s / 2 if runner.plan.kv_type == "i16" else limits.float_gmac_s
+    attention = work.attention_macs(test.n_prompt, test.n_depth) / rate
     return 100 * test.n_parallel * (weights + attention) / 1e9 / median_s
 
 
