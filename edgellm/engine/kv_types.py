@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from edgellm.gguf.reader import GGUFFile
-from edgellm.gguf.types import GGMLType
+from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Program
 from edgellm.program.exported import is_exported
 from edgellm.program.ops import CacheSpec
-
-_VALUE_BYTES = {"f32": 4.0, "f16": 2.0, "i16": 2.0, "q8_0": 34 / 32}
 
 
 def chosen_kv_type(file: GGUFFile, program: Program, kv_type: str, *, backend: str, isa: str = "") -> str:
@@ -32,4 +30,6 @@ def chosen_kv_type(file: GGUFFile, program: Program, kv_type: str, *, backend: s
 
 def cached_bytes(cache: CacheSpec, kv_type: str) -> float:
     """Bytes of one token's keys and values."""
-    return cache.n_kv_heads * (cache.key_dim + cache.value_dim) * _VALUE_BYTES[kv_type]
+    layout = LAYOUTS[GGMLType[kv_type.upper()]]
+    n_values = cache.n_kv_heads * (cache.key_dim + cache.value_dim)
+    return n_values * layout.block_bytes / layout.block_size
