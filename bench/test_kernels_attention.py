@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
-from edgellm._native import kernels
+from edgellm import _native
+from edgellm import _native_kernels as kernels
 
-ISAS: list[str] = kernels.isas()
+ISAS: list[str] = _native.usable_isas()
 # n_heads, n_kv_heads, head_dim
 SHAPES = {"smollm2-135m": (9, 3, 64), "gemma-3-270m": (4, 1, 256), "qwen2.5-1.5b": (12, 2, 128)}
 
 
 def filled_layer(isa: str, model: str, n_ctx: int, kv_type: str) -> Any:
     n_heads, n_kv_heads, dim = SHAPES[model]
-    layer = kernels.AttentionLayer(isa, n_heads, n_kv_heads, dim, dim, dim**-0.5, n_ctx, kv_type=kv_type)
+    shape = kernels.AttentionShape(n_heads, n_kv_heads, dim, dim, dim**-0.5, kv_type=kv_type)
+    layer = kernels.AttentionLayer(isa, shape, n_ctx)
     rng = np.random.default_rng(1)
     for start in range(0, n_ctx, 512):
         k, v = rng.standard_normal((2, min(512, n_ctx - start), n_kv_heads * dim), dtype=np.float32)

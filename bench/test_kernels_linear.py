@@ -18,11 +18,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from edgellm import _native
-from edgellm._native import kernels
+from edgellm import _native_kernels as kernels
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 
-ISAS: list[str] = [isa for isa in kernels.isas() if isa != "scalar"]
+ISAS: list[str] = [isa for isa in _native.usable_isas() if isa != "scalar"]
 THREADS = int(os.environ.get("EDGELLM_BENCH_THREADS", "1"))
 COMMON = [kind.name for kind in WEIGHTS if not kind.name.startswith(("IQ1", "IQ2", "IQ3", "TQ1"))]
 # n_out, n_in, format; K-quants on the shapes of models whose rows they fit.

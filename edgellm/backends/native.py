@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    Bytes = NDArray[np.uint8]
+
 
 def faster_kv_type(isa: str = "") -> str:
     """The faster cache of 16 bits, "f16" or "i16", on an instruction set, "" for the one in use."""
-    return str(_native.faster_kv_type(_chosen_isa(isa)))
+    return _native.faster_kv_type(_chosen_isa(isa))
 
 
 def _chosen_isa(isa: str) -> str:
-    return isa or os.environ.get("EDGELLM_ISA") or str(_native.best_isa())
+    return isa or os.environ.get("EDGELLM_ISA") or _native.best_isa()
 
 
 class NativeBackend:
@@ -75,12 +77,12 @@ class NativeBackend:
             )
             for adapter in adapters:
                 self._engine.add_adapter(list(map(raw_update, adapter.updates.items())))
-        self.block_tokens: int = self._engine.block_tokens
+        self.block_tokens = self._engine.block_tokens
         self.n_blocks = cache_tokens // self.block_tokens
 
     def memory(self) -> dict[str, int]:
         """Bytes: weights, cache, scratch, adapters, and state_per_sequence; known before `load`."""
-        return dict(self._engine.memory())
+        return self._engine.memory()
 
     def load(self, *, release: bool = True) -> None:
         """Pack the weights; with `release` the system may drop the file's pages that are done with."""
@@ -92,7 +94,7 @@ class NativeBackend:
 
     @property
     def free_blocks(self) -> int:
-        return int(self._engine.free_tokens) // self.block_tokens
+        return self._engine.free_tokens // self.block_tokens
 
     @property
     def n_undo(self) -> int:
@@ -102,7 +104,7 @@ class NativeBackend:
 
     def open_sequence(self, scales: Sequence[float] = ()) -> int:
         with self._translated():
-            return int(self._engine.open_sequence(list(scales)))
+            return self._engine.open_sequence(list(scales))
 
     def close_sequence(self, sequence: int) -> None:
         with self._translated():
@@ -113,7 +115,7 @@ class NativeBackend:
         return 1 if n_tokens % self.block_tokens else 0
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
-        fork = int(self._engine.fork_sequence(sequence, n_tokens))
+        fork = self._engine.fork_sequence(sequence, n_tokens)
         if fork < 0:
             raise BackendError(f"The first {n_tokens} tokens of the sequence are no longer held.")
         return fork
@@ -124,7 +126,7 @@ class NativeBackend:
 
     def sequence_length(self, sequence: int) -> int:
         with self._translated():
-            return int(self._engine.sequence_length(sequence))
+            return self._engine.sequence_length(sequence)
 
     @property
     def variant(self) -> str:
@@ -132,37 +134,34 @@ class NativeBackend:
 
     def save_sequence(self, sequence: int) -> bytes:
         with self._translated():
-            return bytes(self._engine.save_sequence(sequence))
+            return self._engine.save_sequence(sequence)
 
     def restore_sequence(self, saved: bytes, scales: Sequence[float] = ()) -> int:
-        sequence = int(self._engine.restore_sequence(saved, list(scales)))
+        sequence = self._engine.restore_sequence(saved, list(scales))
         if sequence < 0:
             raise BackendError("The saved sequence does not fit the model, or the cache has no room for it.")
         return sequence
 
     def save_blocks(self, sequence: int, first: int, n_blocks: int) -> bytes:
         with self._translated():
-            saved = bytes(self._engine.save_blocks(sequence, first, n_blocks))
+            saved = self._engine.save_blocks(sequence, first, n_blocks)
         if not saved:
             raise BackendError(f"The sequence has no {n_blocks} full blocks from block {first} on.")
         return saved
 
     def append_blocks(self, sequence: int, saved: bytes) -> None:
         with self._translated():
-            fits = bool(self._engine.append_blocks(sequence, saved))
+            fits = self._engine.append_blocks(sequence, saved)
         if not fits:
             raise BackendError("The saved blocks do not fit the model, or the cache has no room for them.")
 
     def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         with self._translated():
-            logits: Logits = self._engine.step(
-                array("i", tokens), array("i", sequences), bytes(outputs), n_largest
-            )
-            return logits
+            return self._engine.step(array("i", tokens), array("i", sequences), bytes(outputs), n_largest)
 
     @property
     def unread_bytes(self) -> int:
-        return int(self._engine.unread_bytes)
+        return self._engine.unread_bytes
 
     def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
         import numpy as np
@@ -184,14 +183,15 @@ class NativeBackend:
             raise BackendError(str(error)) from error
 
 
-def _raw(half: Half) -> tuple[int, NDArray[np.uint8]]:
+def _raw(half: Half) -> tuple[int, Bytes]:
     import numpy as np
 
     kind = GGMLType.F16 if half.dtype == np.float16 else GGMLType.F32
     return int(kind), np.ascontiguousarray(half).reshape(-1).view(np.uint8)
 
 
-def raw_update(item: tuple[str, Update]) -> tuple[object, ...]:
+def raw_update(item: tuple[str, Update]) -> tuple[str, int, int, Bytes, int, Bytes, float]:
     """A weight's name and its update as the extension takes them."""
     name, update = item
-    return name, len(update.a), *_raw(update.a), *_raw(update.b), update.scale
+    (a_type, a), (b_type, b) = _raw(update.a), _raw(update.b)
+    return name, len(update.a), a_type, a, b_type, b, update.scale

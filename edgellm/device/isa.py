@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +16,13 @@ class InstructionSets:
 
 
 def read_isa() -> InstructionSets | None:
-    """What the extension module reports; None where it cannot be loaded. `EDGELLM_ISA` overrides it."""
+    """The kernel sets of the extension module; None where it cannot be loaded. `EDGELLM_ISA` overrides it."""
     try:
-        native: Any = importlib.import_module("edgellm._native")
+        from edgellm import _native
     except ImportError:
         return None
     return InstructionSets(
-        built=tuple(native.isas()),
-        usable=tuple(native.usable_isas()),
-        chosen=os.environ.get("EDGELLM_ISA") or native.best_isa(),
+        built=tuple(_native.isas()),
+        usable=tuple(_native.usable_isas()),
+        chosen=os.environ.get("EDGELLM_ISA") or _native.best_isa(),
     )

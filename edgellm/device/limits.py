@@ -25,7 +25,7 @@ def measure_limits(threads: int, isa: str = "") -> Limits:
     """Measure, in about a second; `isa` "" takes the one that would be chosen."""
     from edgellm import _native
 
-    chosen = isa or os.environ.get("EDGELLM_ISA") or str(_native.best_isa())
+    chosen = isa or os.environ.get("EDGELLM_ISA") or _native.best_isa()
     measured = _native.measure_limits(threads, chosen)
     return Limits(
         threads=threads,

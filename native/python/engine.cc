@@ -15,8 +15,10 @@
 #include <tuple>
 
 #include "base/error.h"
-#include "base/memory.h"
 #include "python/bindings.h"
+#include "python/logits_buffer.h"
+#include "python/signatures.h"
+#include "python/usable_isa.h"
 
 namespace nb = nanobind;
 using namespace edgellm;
@@ -33,48 +35,7 @@ struct CacheFull : std::runtime_error {
 using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Ints = nb::ndarray<const int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Flags = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-// A memoryview, not NumPy's array: a start to the first token has no time to import NumPy.
-using FloatMatrix = nb::ndarray<nb::memview, float, nb::ndim<2>, nb::c_contig>;
-
-FloatMatrix new_matrix(size_t rows, size_t columns) {
-    auto* data = new float[std::max<size_t>(1, rows * columns)];
-    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<float*>(p); });
-    return FloatMatrix(data, {rows, columns}, owner);
-}
-
-// The logits of one step after another in the same place. Allocated anew each time, and each time in another
-// size, they would scatter over the allocator's memory until none of it can be given back. Only the pages of
-// the rows that were ever wanted together are resident. Used with the GIL held.
-class LogitsBuffer {
-  public:
-    LogitsBuffer(size_t most_rows, size_t columns)
-        : columns_(columns), shared_(std::make_shared<Shared>(most_rows * columns)) {}
-
-    // Rows whose values are not set; memory of their own while an earlier matrix is still held.
-    FloatMatrix matrix(size_t rows) {
-        const size_t n_bytes = rows * columns_ * sizeof(float);
-        if (n_bytes == 0 || n_bytes > shared_->region.size() || shared_->lent)
-            return new_matrix(rows, columns_);
-        auto borrowed = std::make_unique<std::shared_ptr<Shared>>(shared_);
-        nb::capsule owner(borrowed.get(), [](void* p) noexcept {
-            const std::unique_ptr<std::shared_ptr<Shared>> ended(static_cast<std::shared_ptr<Shared>*>(p));
-            (*ended)->lent = false;
-        });
-        borrowed.release();
-        shared_->lent = true;
-        return FloatMatrix(reinterpret_cast<float*>(shared_->region.data()), {rows, columns_}, owner);
-    }
-
-  private:
-    struct Shared {
-        explicit Shared(size_t n_floats) : region(n_floats * sizeof(float), false) {}
-        Region region;
-        bool lent = false;
-    };
-
-    size_t columns_;
-    std::shared_ptr<Shared> shared_;  // with the matrices, which may outlive the engine
-};
+using Counts = nb::typed<nb::dict, nb::str, nb::int_>;
 
 void check(StepStatus status) {
     switch (status) {
@@ -124,9 +85,7 @@ struct PyEngine {
         } else {
             throw std::invalid_argument("kv_type must be f32, f16, i16 or q8_0");
         }
-        if (!isa_from_name(isa, &o.isa)) throw std::invalid_argument("unknown instruction set '" + isa + "'");
-        if (!isa_usable(o.isa, detect_cpu()))
-            throw std::invalid_argument("this CPU cannot run '" + isa + "'");
+        o.isa = usable_isa(isa);
         o.threads = threads;
         o.context = context;
         o.cache_tokens = cache_tokens;
@@ -208,9 +167,9 @@ struct PyEngine {
         return out;
     }
 
-    nb::dict memory() const {
+    Counts memory() const {
         const MemoryUse use = engine.memory();
-        nb::dict d;
+        Counts d;
         d["weights"] = use.weights;
         d["cache"] = use.cache;
         d["state_per_sequence"] = use.state_per_sequence;
@@ -219,9 +178,9 @@ struct PyEngine {
         return d;
     }
 
-    nb::dict profile() {
+    Counts profile() {
         const Profile& p = loaded().profile();
-        nb::dict d;
+        Counts d;
         d["angles"] = p.angles;
         d["rows"] = p.rows;
         d["linear"] = p.linear;
@@ -271,90 +230,81 @@ struct PyEngine {
 }  // namespace
 
 void bind_engine(nb::module_& m) {
+    using namespace nb::literals;
     nb::exception<ModelError>(m, "ModelError", PyExc_ValueError);
     nb::exception<ContextFull>(m, "ContextFull", PyExc_RuntimeError);
     nb::exception<CacheFull>(m, "CacheFull", PyExc_RuntimeError);
 
-    m.def("isas", [] {
-        nb::list names;
-        for (Isa i : all_isas()) names.append(isa_name(i));
-        return names;
-    });
-    m.def("usable_isas", [] {
-        nb::list names;
-        const CpuFeatures cpu = detect_cpu();
-        for (Isa i : all_isas()) {
-            if (isa_usable(i, cpu)) names.append(isa_name(i));
-        }
-        return names;
-    });
-    m.def("best_isa", [] { return isa_name(best_isa(detect_cpu())); });
-    // The choice on a CPU with just these features: a pure function, for tests of CPUs the host is not.
-    m.def(
-        "best_isa_for",
-        [](bool avx2, bool fma, bool f16c, bool avx_vnni, bool avx512, bool avx512_vnni) {
-            CpuFeatures f;
-            f.avx2 = avx2;
-            f.fma = fma;
-            f.f16c = f16c;
-            f.avx_vnni = avx_vnni;
-            f.avx512f = f.avx512bw = f.avx512vl = f.avx512dq = avx512;
-            f.avx512_vnni = avx512_vnni;
-            return isa_name(best_isa(f));
-        },
-        nb::kw_only(), nb::arg("avx2") = false, nb::arg("fma") = false, nb::arg("f16c") = false,
-        nb::arg("avx_vnni") = false, nb::arg("avx512") = false, nb::arg("avx512_vnni") = false);
-    // Of an instruction set that there is not: that of the scalar one; the engine refuses it.
-    m.def("faster_kv_type", [](const std::string& name) {
-        Isa isa = Isa::kScalar;
-        isa_from_name(name, &isa);
-        return faster_kv_type(isa) == KvType::kI16 ? "i16" : "f16";
-    });
-    m.def("allowed_cpus", &allowed_cpus);
     m.attr("WINDOW_SLACK") = kWindowSlack;
 
-    nb::class_<PyEngine>(m, "Engine")
+    nb::class_<PyEngine>(m, "Engine", "A model's program, planned, and after `load` ready to run.")
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
                       size_t, size_t, size_t, const std::string&, const std::string&>(),
-             nb::arg("program"), nb::arg("types"), nb::kw_only(), nb::arg("threads"), nb::arg("context"),
-             nb::arg("cache_tokens"), nb::arg("batch"), nb::arg("kv_type"), nb::arg("isa"))
-        .def("load", &PyEngine::load, nb::arg("tensors"), nb::arg("release") = false)
-        .def("memory", &PyEngine::memory)
-        .def("step", &PyEngine::step, nb::arg("tokens"), nb::arg("sequences"), nb::arg("outputs"),
-             nb::arg("n_largest") = 0)
-        .def_prop_ro("unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); })
-        .def("hidden", &PyEngine::hidden, nb::arg("tokens"), nb::arg("scales") = std::vector<float>{})
-        .def("add_adapter", &PyEngine::add_adapter, nb::arg("updates"),
-             "Declares an adapter: (weight, rank, type and bytes of A, type and bytes of B, scale) each.")
+             "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a, "cache_tokens"_a, "batch"_a,
+             "kv_type"_a, "isa"_a, "types: (weight, GGML type number) of every weight of the program text.")
+        .def("add_adapter", &PyEngine::add_adapter, "updates"_a,
+             nb::sig(
+                 "def add_adapter(self, updates: collections.abc.Sequence[tuple[str, int, int, " EDGELLM_BYTES
+                 ", int, " EDGELLM_BYTES ", float]]) -> None"),
+             "Declares an adapter, before `load`: (weight, rank, type and bytes of A, type and bytes of B, "
+             "scale)\nof each weight that it changes.")
+        .def("load", &PyEngine::load, "tensors"_a, "release"_a = false,
+             nb::sig("def load(self, tensors: collections.abc.Sequence[tuple[str, int, " EDGELLM_BYTES
+                     "]], release: bool = False) -> None"),
+             "Packs the weights: (name, GGML type number, bytes) each. release: lets the system drop the "
+             "bytes'"
+             "\npages; only for a file mapping.")
+        .def("memory", &PyEngine::memory,
+             "Bytes of weights, cache, scratch, adapters, and state_per_sequence; also before `load`.")
+        .def("step", &PyEngine::step, "tokens"_a, "sequences"_a, "outputs"_a, "n_largest"_a = 0,
+             nb::sig("def step(self, tokens: " EDGELLM_INT32 ", sequences: " EDGELLM_INT32
+                     ", outputs: " EDGELLM_BYTES ", n_largest: int = 0) -> memoryview"),
+             "Appends tokens[i] to sequences[i] (int32 each); a sequence's tokens are consecutive. Returns "
+             "float32\nlogits (n, n_vocab) for the n bytes of `outputs` that are not 0. Only the n_largest "
+             "largest logits of\neach row are exact; the others hold some smaller value. 0: all exact.")
+        .def_prop_ro(
+            "unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); },
+            "Bytes of weights that all steps so far skipped thanks to n_largest.")
+        .def("hidden", &PyEngine::hidden, "tokens"_a, "scales"_a = std::vector<float>{},
+             nb::sig("def hidden(self, tokens: " EDGELLM_INT32
+                     ", scales: collections.abc.Sequence[float] = ()) -> memoryview"),
+             "Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each "
+             "adapter, or none.")
         .def(
             "open_sequence",
             [](PyEngine& e, const std::vector<float>& scales) {
                 return e.loaded().sequences().open(e.checked(scales));
             },
-            nb::arg("scales") = std::vector<float>{})
-        .def("close_sequence",
-             [](PyEngine& e, int id) {
-                 if (!e.loaded().sequences().close(id))
-                     throw std::invalid_argument("the sequence is not open");
-             })
+            "scales"_a = std::vector<float>{}, "The number of a new sequence.")
+        .def(
+            "close_sequence",
+            [](PyEngine& e, int id) {
+                if (!e.loaded().sequences().close(id))
+                    throw std::invalid_argument("the sequence is not open");
+            },
+            "sequence"_a)
         .def(
             "fork_sequence", [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().fork(id, n); },
-            "A new sequence that shares the first n tokens, or -1 if that past is no longer held or there is "
-            "no room.")
+            "sequence"_a, "n_tokens"_a,
+            "A new sequence that shares the first n_tokens; -1 if that past is no longer held or there is no "
+            "room.")
         .def(
             "truncate_sequence",
             [](PyEngine& e, int id, size_t n) { return e.loaded().sequences().truncate(id, n); },
-            "Forgets all but the first n tokens; False if that past is no longer held.")
-        .def("sequence_length", &PyEngine::length)
-        .def("save_sequence", &PyEngine::save)
-        .def("restore_sequence", &PyEngine::restore, nb::arg("bytes"),
-             nb::arg("scales") = std::vector<float>{})
-        .def("save_blocks", &PyEngine::save_blocks,
-             "Keys and values of whole blocks; empty if the sequence does not hold them or is more than "
-             "blocks.")
-        .def("append_blocks", &PyEngine::append_blocks, "False, and nothing changed, if they do not fit.")
-        .def("set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; })
-        .def("profile", &PyEngine::profile)
+            "sequence"_a, "n_tokens"_a,
+            "Drops all but the first n_tokens; False if that past is no longer held.")
+        .def("sequence_length", &PyEngine::length, "sequence"_a)
+        .def("save_sequence", &PyEngine::save, "sequence"_a)
+        .def("restore_sequence", &PyEngine::restore, "saved"_a, "scales"_a = std::vector<float>{},
+             "A new sequence from saved bytes; -1 if they do not fit this model or there is no room.")
+        .def("save_blocks", &PyEngine::save_blocks, "sequence"_a, "first"_a, "n_blocks"_a,
+             "Keys and values of whole blocks. Empty if the sequence does not hold them, or has windows or "
+             "states.")
+        .def("append_blocks", &PyEngine::append_blocks, "sequence"_a, "saved"_a,
+             "False, and nothing changed, if they do not fit.")
+        .def(
+            "set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; }, "on"_a)
+        .def("profile", &PyEngine::profile, "Nanoseconds by kind of stage, since set_profile.")
         .def_prop_ro("free_tokens", [](PyEngine& e) { return e.loaded().sequences().free_tokens(); })
         .def_prop_ro("block_tokens", [](const PyEngine&) { return kKvBlockTokens; });
 }

@@ -98,9 +98,13 @@ std::pair<double, double> quantization_error(uint32_t type, Bytes bytes, Values 
 
 void bind_quantize(nb::module_& m) {
     m.def("quantize", quantize, nb::arg("type"), nb::arg("values"), nb::arg("importance").none(),
-          nb::arg("threads"), nb::arg("scalar") = false);
+          nb::arg("threads"), nb::arg("scalar") = false,
+          "The bytes of a matrix in a format, scales chosen for the least weighted square error. scalar: "
+          "without\nthe instruction sets of this machine. OverflowError: a value is NaN, infinite or too "
+          "large.");
     m.def("dequantize", dequantize, nb::arg("type"), nb::arg("bytes"), nb::arg("n_values"),
-          nb::arg("threads"));
+          nb::arg("threads"), "The values of whole blocks of a format.");
     m.def("quantization_error", quantization_error, nb::arg("type"), nb::arg("bytes"), nb::arg("values"),
-          nb::arg("importance").none(), nb::arg("threads"));
+          nb::arg("importance").none(), nb::arg("threads"),
+          "(Weighted) sums of square differences and of squares.");
 }

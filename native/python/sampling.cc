@@ -23,6 +23,8 @@
 
 #include "base/arch.h"
 #include "python/bindings.h"
+#include "python/signatures.h"
+#include "python/usable_isa.h"
 
 namespace nb = nanobind;
 using namespace edgellm;
@@ -35,11 +37,7 @@ using Mask = nb::ndarray<const uint32_t, nb::ndim<1>, nb::c_contig, nb::device::
 using Logprobs = std::vector<std::pair<uint32_t, float>>;
 
 Isa chosen_isa(const std::string& name) {
-    if (name.empty()) return best_isa(detect_cpu());
-    Isa isa;
-    if (!isa_from_name(name, &isa) || !isa_usable(isa, detect_cpu()))
-        throw std::invalid_argument("this CPU cannot run the kernel set " + name);
-    return isa;
+    return name.empty() ? best_isa(detect_cpu()) : usable_isa(name);
 }
 
 // Of the calling thread, for all samplers on it: a server makes one for every answer, and megabytes each
@@ -136,6 +134,9 @@ void bind_sampling(nb::module_& m) {
              nb::kw_only(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a,
              "presence_penalty"_a, "frequency_penalty"_a, "logit_bias"_a, "n_probs"_a, "isa"_a = "")
         .def("sample", &TokenSampler::sample, "logits"_a, "history"_a, "mask"_a.none(), "seed"_a, "step"_a,
-             "(id, logprob, top). FloatingPointError: a logit is NaN or infinite. IndexError: no token is "
-             "allowed.");
+             nb::sig("def sample(self, logits: " EDGELLM_FLOAT32 ", history: " EDGELLM_INT32
+                     ", mask: " EDGELLM_UINT32 " | None, seed: int, step: int) -> "
+                     "tuple[int, float, list[tuple[int, float]]]"),
+             "Chooses a token: (id, logprob, top) from float32 logits, int32 history, uint32 mask. "
+             "FloatingPointError: a\nlogit is NaN or infinite. IndexError: no token is allowed.");
 }

@@ -9,6 +9,7 @@
 #include <string_view>
 
 #include "python/bindings.h"
+#include "python/signatures.h"
 #include "text/strings.h"
 
 namespace nb = nanobind;
@@ -62,13 +63,16 @@ void bind_text(nb::module_& m) {
             return std::pair(walk.n, walk.position);
         },
         nb::arg("data"), nb::arg("position"), nb::arg("count"),
-        "Walks over GGUF strings: how many were whole, and where the last of those ends.");
+        nb::sig("def skip_strings(data: " EDGELLM_BYTES ", position: int, count: int) -> "
+                "tuple[int, int]"),
+        "Walks over `count` GGUF strings from `position` on: the number of whole ones, and where the last "
+        "ends.");
 
     m.def(
         "read_strings",
         [](const Bytes& data, size_t position, size_t count) {
             check_position(data, position);
-            nb::list strings;
+            nb::typed<nb::list, nb::bytes> strings;
             for (size_t i = 0; i < count; ++i) {
                 const StringWalk walk = skip_strings(data.data(), data.size(), position, 1);
                 if (walk.n == 0) throw std::invalid_argument("a string leaves the data");
@@ -78,12 +82,15 @@ void bind_text(nb::module_& m) {
             }
             return strings;
         },
-        nb::arg("data"), nb::arg("position"), nb::arg("count"), "The bytes of GGUF strings.");
+        nb::arg("data"), nb::arg("position"), nb::arg("count"),
+        nb::sig("def read_strings(data: " EDGELLM_BYTES ", position: int, count: int) -> list[bytes]"),
+        "The bytes of GGUF strings.");
 
     m.def("first_outside", &first_outside_any, nb::arg("numbers"), nb::arg("low"), nb::arg("high"),
-          "The index of the first number that is not from low to high, NaN for one; -1 if all are.");
+          nb::sig("def first_outside(numbers: typing_extensions.Buffer, low: float, high: float) -> int"),
+          "The index of the first number outside [low, high], or NaN; -1 if there is none.");
 
-    nb::class_<StringTable>(m, "StringTable")
+    nb::class_<StringTable>(m, "StringTable", "GGUF strings in place, hashed for look-ups.")
         .def(
             "__init__",
             [](StringTable* table, const Bytes& data, size_t position, size_t count) {
@@ -91,17 +98,25 @@ void bind_text(nb::module_& m) {
                 nb::gil_scoped_release unlocked;
                 new (table) StringTable(data.data(), data.size(), position, count);
             },
-            nb::arg("data"), nb::arg("position"), nb::arg("count"))
+            nb::arg("data"), nb::arg("position"), nb::arg("count"),
+            nb::sig("def __init__(self, data: " EDGELLM_BYTES ", position: int, count: int) -> None"))
         .def("__len__", &StringTable::size)
-        .def_prop_ro("longest", &StringTable::longest)
-        .def("repeated", &StringTable::repeated)
-        .def("raw",
-             [](const StringTable& table, size_t index) {
-                 if (index >= table.size()) throw nb::index_error("there is no such string");
-                 const std::string_view text = table.at(index);
-                 return nb::bytes(text.data(), text.size());
-             })
-        .def("find", [](const StringTable& table, const nb::bytes& text) {
-            return table.find({text.c_str(), text.size()});
-        });
+        .def_prop_ro("longest", &StringTable::longest, "Bytes of the longest string.")
+        .def("repeated", &StringTable::repeated,
+             "Indices of the first string (not the empty one) that occurs again, and of its second "
+             "occurrence.")
+        .def(
+            "raw",
+            [](const StringTable& table, size_t index) {
+                if (index >= table.size()) throw nb::index_error("there is no such string");
+                const std::string_view text = table.at(index);
+                return nb::bytes(text.data(), text.size());
+            },
+            nb::arg("index"))
+        .def(
+            "find",
+            [](const StringTable& table, const nb::bytes& text) {
+                return table.find({text.c_str(), text.size()});
+            },
+            nb::arg("text"), "The lowest index of a string, -1 if it is not there.");
 }

@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm._native import kernels
+from edgellm import _native
+from edgellm import _native_kernels as kernels
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.quant import FORMATS, decode
 
 Array = npt.NDArray[Any]
 
-ISAS: list[str] = kernels.isas()
+ISAS: list[str] = _native.usable_isas()
 FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 # Integers and doubles are never weights, Q8_1 and Q8_K only ever activations.
 NO_WEIGHTS = {

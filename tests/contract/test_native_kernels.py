@@ -10,12 +10,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm._native import kernels
+from edgellm import _native
+from edgellm import _native_kernels as kernels
 
 Array = npt.NDArray[Any]
 
 SIZES = (1, 3, 4, 7, 8, 16, 17, 63, 64, 100, 577)
-ISAS: list[str] = kernels.isas()
+ISAS: list[str] = _native.usable_isas()
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> Array:
@@ -42,7 +43,8 @@ def isa(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("kind", ["rms", "layer", "l2"])
 def test_norm(isa: str, kind: str, n: int) -> None:
-    x, weight, bias = normal(1, n) + 0.5, normal(2, n), normal(3, n)
+    x: Array = normal(1, n) + 0.5
+    weight, bias = normal(2, n), normal(3, n)
     d = double(x)
     unit = {
         "rms": d / np.sqrt((d**2).mean() + 1e-5),
@@ -199,8 +201,9 @@ def attention_in_double(
     return out
 
 
-def layer(isa: str, n_ctx: int, shape: dict[str, Any]) -> Any:
-    return kernels.AttentionLayer(isa, n_ctx=n_ctx, **shape)
+def layer(isa: str, n_ctx: int, shape: dict[str, Any]) -> kernels.AttentionLayer:
+    dims = {name: value for name, value in shape.items() if name != "sinks"}
+    return kernels.AttentionLayer(isa, kernels.AttentionShape(**dims), n_ctx, shape.get("sinks"))
 
 
 def shape_of(n_heads: int, n_kv_heads: int, key_dim: int, value_dim: int, **more: Any) -> dict[str, Any]:
@@ -420,7 +423,8 @@ def test_gated_delta(isa: str, n_heads: int, n_key_heads: int, kd: int, vd: int,
     )
     decay, beta = -np.abs(normal(4, n, n_heads)), np.abs(normal(5, n, n_heads))
     state = normal(6, n_heads, kd, vd)
-    y, after = kernels.gated_delta(isa, q, k, v, decay, beta, 0.25, tiled, state, 0, n_heads)
+    kernel = kernels.GatedDelta(isa, 0.25, tiled)
+    y, after = kernel.run(q, k, v, decay, beta, state, 0, n_heads)
     s = double(state)
     for t, h in np.ndindex(n, n_heads):
         kh = h % n_key_heads if tiled else h // (n_heads // n_key_heads)
@@ -429,7 +433,7 @@ def test_gated_delta(isa: str, n_heads: int, n_key_heads: int, kd: int, vd: int,
         s[h] += np.outer(key, beta[t, h] * (double(v)[t, h * vd : h * vd + vd] - s[h].T @ key))
         np.testing.assert_allclose(y[t, h * vd : h * vd + vd], s[h].T @ query * 0.25, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(after, s, rtol=1e-4, atol=1e-5)
-    head, _ = kernels.gated_delta(isa, q, k, v, decay, beta, 0.25, tiled, state, n_heads - 1, n_heads)
+    head, _ = kernel.run(q, k, v, decay, beta, state, n_heads - 1, n_heads)
     np.testing.assert_array_equal(head[:, -vd:], y[:, -vd:])
     assert not head[:, :-vd].any()
 
@@ -452,7 +456,8 @@ def test_ssm(isa: str, n_heads: int, n_groups: int, head_dim: int, d_state: int)
         normal(7, n_heads),
     )
     state = normal(8, n_heads, head_dim, d_state)
-    y, after = kernels.ssm(isa, x, b, c, dt, a, d, dt_bias, n_groups, state, 0, n_heads)
+    kernel = kernels.Ssm(isa, a, d, dt_bias, n_groups)
+    y, after = kernel.run(x, b, c, dt, state, 0, n_heads)
     s = double(state)
     for t, h in np.ndindex(n, n_heads):
         g = h // (n_heads // n_groups)
@@ -463,6 +468,6 @@ def test_ssm(isa: str, n_heads: int, n_groups: int, head_dim: int, d_state: int)
         expected = s[h] @ query + d[h] * row
         np.testing.assert_allclose(y[t, h * head_dim : (h + 1) * head_dim], expected, rtol=1e-4, atol=2e-5)
     np.testing.assert_allclose(after, s, rtol=1e-4, atol=1e-5)
-    head, _ = kernels.ssm(isa, x, b, c, dt, a, d, dt_bias, n_groups, state, n_heads - 1, n_heads)
+    head, _ = kernel.run(x, b, c, dt, state, n_heads - 1, n_heads)
     np.testing.assert_array_equal(head[:, -head_dim:], y[:, -head_dim:])
     assert not head[:, :-head_dim].any()

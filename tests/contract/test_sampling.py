@@ -9,13 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgellm._native import TokenSampler, kernels
+from edgellm import _native
+from edgellm._native import TokenSampler
 from edgellm.engine.sampling import Sampler
 from edgellm.errors import ModelError, UsageError
 
 Array = npt.NDArray[Any]
 
-ISAS: list[str] = kernels.isas()
+ISAS: list[str] = _native.usable_isas()
 OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 

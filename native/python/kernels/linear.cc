@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weight formats and linear kernels in edgellm._native.kernels, for tests and benchmarks.
+// Weight formats and linear kernels.
 #include "kernels/linear/linear.h"
 
 #include <nanobind/nanobind.h>
@@ -19,7 +19,9 @@
 #include "base/memory.h"
 #include "base/thread_pool.h"
 #include "formats/formats.h"
-#include "python/bindings.h"
+#include "python/kernels/arrays.h"
+#include "python/kernels/bindings.h"
+#include "python/usable_isa.h"
 
 namespace nb = nanobind;
 using namespace edgellm;
@@ -30,10 +32,6 @@ using Raw = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cp
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using FloatsOut = nb::ndarray<nb::numpy, float>;
 using CodesOut = nb::ndarray<nb::numpy, int8_t>;
-
-void require(bool condition, const char* message) {
-    if (!condition) throw std::invalid_argument(message);
-}
 
 template <class T>
 T* aligned_array(size_t n) {
@@ -212,18 +210,18 @@ class LinearRun {
 
 }  // namespace
 
-void bind_linear(nb::module_& k) {
+void bind_linear(nb::module_& m) {
     using namespace nb::literals;
-    k.def("decode", &decode, "type"_a, "raw"_a, "Values of whole blocks of a GGUF tensor type, float32.");
-    k.def("quantize", &quantize, "isa"_a, "x"_a,
+    m.def("decode", &decode, "type"_a, "raw"_a, "Values of whole blocks of a GGUF tensor type, float32.");
+    m.def("quantize", &quantize, "isa"_a, "x"_a,
           "(n, n_in) rows as int8 codes, a scale per 32, and scaled sums per 32 (even) and last 16 (odd).");
-    nb::class_<Linear>(k, "Linear")
+    nb::class_<Linear>(m, "Linear")
         .def(nb::init<const std::string&, uint32_t, size_t, size_t, Raw, bool>(), "isa"_a, "type"_a,
              "n_out"_a, "n_in"_a, "raw"_a, "split"_a = false)
         .def_prop_ro("nbytes", &Linear::nbytes)
         .def("matmul", &Linear::matmul, "x"_a, "step"_a = 1 << 30, "token0"_a = 0)
         .def("approximate", &Linear::approximate, "x"_a);
-    nb::class_<LinearRun>(k, "LinearRun")
+    nb::class_<LinearRun>(m, "LinearRun")
         .def(nb::init<const Linear&, Matrix, size_t>(), "linear"_a, "x"_a, "threads"_a,
              nb::keep_alive<1, 2>())
         .def("run", &LinearRun::run);

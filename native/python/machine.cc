@@ -1,0 +1,77 @@
+// SPDX-License-Identifier: MIT
+// The machine: its instruction sets, CPUs, and limits.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "base/arch.h"
+#include "base/thread_pool.h"
+#include "kernels/attention/attention.h"
+#include "kernels/limits/limits.h"
+#include "python/bindings.h"
+#include "python/usable_isa.h"
+
+namespace nb = nanobind;
+using namespace edgellm;
+
+namespace {
+
+std::vector<std::string> isas() {
+    std::vector<std::string> names;
+    for (Isa isa : all_isas()) names.emplace_back(isa_name(isa));
+    return names;
+}
+
+std::vector<std::string> usable_isas() {
+    const CpuFeatures cpu = detect_cpu();
+    std::vector<std::string> names;
+    for (Isa isa : all_isas()) {
+        if (isa_usable(isa, cpu)) names.emplace_back(isa_name(isa));
+    }
+    return names;
+}
+
+const char* faster_kv_type_name(const std::string& name) {
+    Isa isa = Isa::kScalar;
+    isa_from_name(name, &isa);
+    return faster_kv_type(isa) == KvType::kI16 ? "i16" : "f16";
+}
+
+nb::typed<nb::dict, nb::str, nb::float_> limits_of(size_t threads, const std::string& isa, double seconds,
+                                                   size_t n_bytes) {
+    if (threads == 0 || threads > 1024) throw std::invalid_argument("threads must be 1 to 1024");
+    const Isa chosen = usable_isa(isa);
+    Limits limits;
+    {
+        nb::gil_scoped_release unlocked;
+        limits = measure_limits(chosen, threads, seconds, n_bytes == 0 ? beyond_caches() : n_bytes);
+    }
+    nb::typed<nb::dict, nb::str, nb::float_> out;
+    out["read_bytes_per_s"] = limits.read_bytes_per_s;
+    out["int8_macs_per_s"] = limits.int8_macs_per_s;
+    out["float_macs_per_s"] = limits.float_macs_per_s;
+    return out;
+}
+
+}  // namespace
+
+void bind_machine(nb::module_& m) {
+    using namespace nb::literals;
+    m.def("isas", &isas, "Names of the kernel sets that were built, weakest first.");
+    m.def("usable_isas", &usable_isas, "Names of the kernel sets that this CPU can run, weakest first.");
+    m.def(
+        "best_isa", [] { return isa_name(best_isa(detect_cpu())); },
+        "Name of the strongest kernel set that this CPU can run.");
+    m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
+          "The faster 16-bit cache type, \"f16\" or \"i16\", of a kernel set; of an unknown one: that of "
+          "\"scalar\".");
+    m.def("allowed_cpus", &allowed_cpus, "CPUs in this process's affinity mask.");
+    m.def("measure_limits", &limits_of, "threads"_a, "isa"_a, "seconds"_a = 0.25, "n_bytes"_a = 0,
+          "Peak bytes read and multiply-adds per second, on all threads at once. n_bytes: size of the buffer "
+          "that\n"
+          "is read; 0: far larger than the caches.");
+}
