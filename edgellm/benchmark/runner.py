@@ -123,8 +123,8 @@ class Runner:
                 f"{self.file.path}: {program.family} models make embeddings and generate nothing to time; "
                 "benchmark a generative model."
             )
-        if self._draft_max and self.plan.no_guesses:
-            raise UsageError(f"{self.file.path}: no tokens can be guessed ahead: {self.plan.no_guesses}.")
+        if self._draft_max and self.plan.no_drafts:
+            raise UsageError(f"{self.file.path}: no tokens can be guessed ahead: {self.plan.no_drafts}.")
         for test in tests:
             if self._draft_max and test.n_prompt and test.n_gen:
                 raise UsageError(
@@ -232,7 +232,7 @@ class Runner:
         return seconds, joules, _digest(chosen)
 
     def _request(self, prompt: Sequence[int], n_gen: int, events: list[Event]) -> Request:
-        options = GenerateOptions(temperature=0.0, max_tokens=n_gen).over({})
+        options = GenerateOptions(temperature=0.0, max_tokens=n_gen)
         return make_request(
             prompt, options, n_vocab=self.backend.n_vocab, decoder=_Silent(), on_event=events.append
         )

@@ -12,7 +12,7 @@ from edgellm.commands.loading import find_model, load_options
 from edgellm.commands.options import (
     BACKEND,
     DRAFT_MAX,
-    GUESSING,
+    DRAFTING,
     INT,
     ISA,
     KV_TYPE,
@@ -181,7 +181,7 @@ def _check_integers(value: Any) -> list[int]:
     return values
 
 
-def _guessing(option: Option) -> Option:
+def _drafting(option: Option) -> Option:
     """An option of guessing ahead as it is meant where speeds are compared."""
     if option is not DRAFT_MAX:
         return option
@@ -233,7 +233,7 @@ COMMAND = Command(
         BACKEND,
         ISA,
         MAX_MEMORY,
-        *(_guessing(option) for option in GUESSING),
+        *(_drafting(option) for option in DRAFTING),
         Option("limits", ("--limits",), "measure the machine's limits first", SWITCH, default=True),
         Option("cold", ("--cold",), "time starts from nothing to the first token", SWITCH, default=True),
         OFFLINE,

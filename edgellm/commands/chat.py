@@ -17,7 +17,7 @@ from edgellm.commands.loading import (
     write_answer,
 )
 from edgellm.commands.options import (
-    GUESSING,
+    DRAFTING,
     LOADING,
     MODEL,
     OFFLINE,
@@ -35,10 +35,6 @@ from edgellm.store.paths import home
 # Returns the next line for a prompt; raises EOFError at the end and KeyboardInterrupt on Ctrl+C.
 ReadLine = Callable[[str], str]
 
-_SHOWN = (
-    *("temperature", "top_k", "top_p", "min_p", "repeat_penalty", "presence_penalty"),
-    *("frequency_penalty", "penalty_last_n", "seed", "max_tokens", "stop"),
-)
 HELP = '''\
 /help             this
 /clear            forget the conversation
@@ -151,9 +147,7 @@ def _system(conversation: Conversation, text: str) -> None:
 def _set(conversation: Conversation, text: str) -> None:
     name, _, value = text.partition(" ")
     if not name:
-        known = conversation.known_options()
-        for key in _SHOWN:
-            value = getattr(known, key)
+        for key, value in conversation.known_options().items():
             say(f"{key} = {'not set' if value is None else value}", dim=True)
         return
     if not value.strip():
@@ -290,7 +284,7 @@ COMMAND = Command(
     description="Talks with a model: type a message, read the answer. With no model named, the default one\n"
     "is used, and fetched once.\n\n" + HELP,
     positionals=(Positional("name", "path of a GGUF file, name (`edgellm list`), or user/repo:QUANT"),),
-    options=(*LOADING, *GUESSING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
+    options=(*LOADING, *DRAFTING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a longer context"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm.commands.loading import statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
+from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import (
     ContextOverflowError,
     EdgeLLMError,
@@ -44,7 +45,7 @@ class Reply(Protocol):
     def __iter__(self) -> Iterator[str]: ...
 
 
-class Partner(Protocol):
+class ChatSession(Protocol):
     """Whom a conversation is with: a `Model`, or one behind a server."""
 
     @property
@@ -60,7 +61,7 @@ class Conversation:
     overflow_hint = "/undo or /clear"
 
     def __init__(
-        self, model: Partner, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+        self, model: ChatSession, options: GenerateOptions, system: str | None, write: Callable[[str], None]
     ) -> None:
         self.model = model
         self.options = options
@@ -128,9 +129,10 @@ class Conversation:
             raise UsageError("Tokens are counted with an answer, and there is none yet")
         return self.last.stats.n_prompt + self.last.stats.n_generated
 
-    def known_options(self) -> GenerateOptions:
-        """The sampling options as far as they are known here."""
-        return self.options
+    def known_options(self) -> dict[str, Any]:
+        """Options by name, None where the model chooses and its choice is not known here."""
+        names = (*DEFAULTS, "seed", "max_tokens", "stop")
+        return {name: getattr(self.options, name) for name in names}
 
     def cost(self, reply: Reply) -> str:
         """One line about a finished answer."""
@@ -226,9 +228,10 @@ class LocalConversation(Conversation):
             return 0
         return len(self._model.template.encode(self._prompt(), add_generation_prompt=False))
 
-    def known_options(self) -> GenerateOptions:
-        """The sampling options with the model's own defaults."""
-        return self.options.over(self._model.sampling_defaults)
+    def known_options(self) -> dict[str, Any]:
+        """Options by name, with the model's own choices."""
+        params = self.options.resolve(self._model.sampling_defaults)
+        return super().known_options() | {name: getattr(params, name) for name in DEFAULTS}
 
     def cost(self, reply: Reply) -> str:
         """One line about a finished answer, with the temperature of this machine."""

@@ -93,6 +93,7 @@ def _compile_template(model: Model) -> None:
 def generate_options(settings: Settings) -> GenerateOptions:
     """The sampling options; what is not set stays None, and is the model's own choice."""
     from edgellm.engine.options import GenerateOptions
+    from edgellm.engine.sampling_params import DEFAULTS
 
     def unless_negative(name: str) -> int | None:
         value: int | None = settings[name]
@@ -100,17 +101,10 @@ def generate_options(settings: Settings) -> GenerateOptions:
 
     return GenerateOptions(
         max_tokens=unless_negative("max_tokens"),
-        temperature=settings["temperature"],
-        top_k=settings["top_k"],
-        top_p=settings["top_p"],
-        min_p=settings["min_p"],
-        repeat_penalty=settings["repeat_penalty"],
-        presence_penalty=settings["presence_penalty"],
-        frequency_penalty=settings["frequency_penalty"],
-        penalty_last_n=settings["penalty_last_n"],
         seed=unless_negative("seed"),
         stop=tuple(settings["stop"] or ()),
         logit_bias=bias_table(settings["logit_bias"]),
+        **{name: settings[name] for name in DEFAULTS},
     )
 
 

@@ -192,7 +192,7 @@ DRAFT = Option(
     TEXT,
     "MODEL",
 )
-GUESSING = (DRAFT_MAX, DRAFT)
+DRAFTING = (DRAFT_MAX, DRAFT)
 
 LORA = Option(
     "lora",
@@ -253,7 +253,7 @@ SYSTEM = Option(
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)
 
-SHARED = (*LOADING, *GUESSING, *SAMPLING, SYSTEM, OFFLINE, JSON)
+SHARED = (*LOADING, *DRAFTING, *SAMPLING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:

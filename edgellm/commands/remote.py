@@ -17,6 +17,7 @@ from urllib.parse import quote, urlsplit
 
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
+from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import ContextOverflowError, ServerError, UsageError
 
 CONNECT_S = 10.0
@@ -25,10 +26,7 @@ READ_S = 600.0
 MAX_LINE_BYTES = 1 << 20
 MAX_BODY_BYTES = 8 << 20
 
-_FIELDS = (
-    *("max_tokens", "temperature", "top_k", "top_p", "min_p", "seed"),
-    *("repeat_penalty", "presence_penalty", "frequency_penalty", "penalty_last_n"),
-)
+_FIELDS = ("max_tokens", "seed", *DEFAULTS)
 _OVERFLOW = ("context_length_exceeded", "exceed_context_size_error")
 
 

@@ -18,7 +18,7 @@ from edgellm.commands.loading import (
     write_answer,
 )
 from edgellm.commands.options import (
-    GUESSING,
+    DRAFTING,
     LOADING,
     OFFLINE,
     SAMPLING,
@@ -127,7 +127,7 @@ COMMAND = Command(
     ),
     options=(
         *LOADING,
-        *GUESSING,
+        *DRAFTING,
         Option("prompt", ("-p", "--prompt"), "the prompt", TEXT, "TEXT"),
         SYSTEM,
         Option(

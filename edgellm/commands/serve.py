@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgellm.commands.loading import adapters, find_model, load_options
 from edgellm.commands.options import (
     BYTES,
-    GUESSING,
+    DRAFTING,
     INT,
     LOADING,
     MAX_MEMORY,
@@ -243,7 +243,7 @@ COMMAND = Command(
     run=run,
     description="Serves models over HTTP, to programs that speak the OpenAI API.",
     positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
-    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), *GUESSING, OFFLINE),
+    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), *DRAFTING, OFFLINE),
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),

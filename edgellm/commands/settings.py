@@ -116,12 +116,13 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
     """(value, origin) of options that the model's file, or else the engine, settles where nothing is set."""
     if "temperature" not in settings.origins:
         return {}
-    from edgellm.engine.options import BUILTIN_DEFAULTS, sampling_defaults
+    from edgellm.engine.options import sampling_defaults
     from edgellm.engine.planning import default_context
+    from edgellm.engine.sampling_params import DEFAULTS
     from edgellm.gguf.reader import GGUFFile
     from edgellm.store.resolve import local_path
 
-    found: dict[str, tuple[Any, str]] = {name: (value, "default") for name, value in BUILTIN_DEFAULTS.items()}
+    found: dict[str, tuple[Any, str]] = {name: (value, "default") for name, value in DEFAULTS.items()}
     path = local_path(settings["model"])
     if path is not None:
         with GGUFFile.open(path) as file:

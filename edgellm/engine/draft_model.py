@@ -37,13 +37,13 @@ class DraftModel:
         backend: Backend,
         *,
         n_vocab: int,
-        max_parked: int = 32,
+        max_cached: int = 32,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
         self._n_vocab = n_vocab
         self._clock = clock
-        self._prefixes = PrefixCache(backend, max_parked=max_parked)
+        self._prefixes = PrefixCache(backend, max_cached=max_cached)
         self._drafts: dict[int, _Draft] = {}
         self._barred: set[int] = set()  # requests with tokens that this model does not know
         self.step_s = 0.0  # running mean of what a step takes that guesses
@@ -64,7 +64,7 @@ class DraftModel:
 
         Raises BackendError.
         """
-        guesses: dict[Request, list[int]] = {request: [] for request in wanted}
+        drafted: dict[Request, list[int]] = {request: [] for request in wanted}
         feeds: dict[Request, list[int]] = {}
         left = self._backend.batch
         for request in wanted:
@@ -76,17 +76,17 @@ class DraftModel:
             found = self._step(feeds)
             feeds = {}
             for request, token in found.items():
-                guesses[request].append(token)
-                if len(guesses[request]) < wanted[request]:
+                drafted[request].append(token)
+                if len(drafted[request]) < wanted[request]:
                     feeds[request] = [token]
-        return guesses
+        return drafted
 
     def release(self, request: Request) -> None:
         """Let go of a request; what was read of it is kept for others as long as there is room."""
         self._barred.discard(request.number)
         draft = self._drafts.pop(request.number, None)
         if draft is not None:
-            self._prefixes.park(draft.sequence, draft.tokens)
+            self._prefixes.add(draft.sequence, draft.tokens)
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -75,23 +75,27 @@ class GrammarCompiler:
         return len(self._kept)
 
     def matcher(self, constraint: Constraint) -> Matcher:
-        """A matcher at the beginning of a constraint's grammar, which is compiled if it is not kept.
+        """A matcher at the beginning of a constraint's grammar; raises as `compile` does."""
+        return Matcher(self.compile(constraint).deep_copy())
 
-        Raises UsageError if it is malformed, asks for what is not supported, or exceeds a limit.
+    def compile(self, constraint: Constraint) -> llguidance.LLMatcher:
+        """Compile a constraint's grammar, or find it among those kept.
+
+        Raises UsageError if it is malformed, asks for something that is not supported, or exceeds a limit.
         """
         with self._lock:
             compiled = self._kept.get(constraint)
             if compiled is not None:
                 self._kept.move_to_end(constraint)
         if compiled is None:
-            compiled = self._compile(constraint)
+            compiled = self._build(constraint)
             with self._lock:
                 self._kept[constraint] = compiled
                 while len(self._kept) > self._max_kept:
                     self._kept.popitem(last=False)
-        return Matcher(compiled.deep_copy())
+        return compiled
 
-    def _compile(self, constraint: Constraint) -> llguidance.LLMatcher:
+    def _build(self, constraint: Constraint) -> llguidance.LLMatcher:
         import llguidance
 
         vocabulary = self._get_vocabulary()

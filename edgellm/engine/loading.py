@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 
 
-class Prospect(NamedTuple):
+class LoadEstimate(NamedTuple):
     """What a model will be once it is loaded: tokens of its context and vocabulary, threads, bytes by use."""
 
     n_ctx: int
@@ -34,10 +34,10 @@ class Prospect(NamedTuple):
     memory: dict[str, int]
 
 
-def foresee(path: Path, options: LoadOptions) -> Prospect:
+def estimate(path: Path, options: LoadOptions) -> LoadEstimate:
     """What loading a file would come to; raises as loading does, but for want of memory."""
     with _measured(path, options) as (planned, memory):
-        return Prospect(planned.n_ctx, planned.program.n_vocab, planned.threads, memory)
+        return LoadEstimate(planned.n_ctx, planned.program.n_vocab, planned.threads, memory)
 
 
 def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
@@ -127,7 +127,7 @@ def load_draft(planned: Plan) -> DraftModel | None:
     backend, _ = load_backend(planned.draft)
     files = (planned.file, planned.draft.file)
     n_vocab = min(file.metadata.array_length("tokenizer.ggml.tokens") or 0 for file in files)
-    return DraftModel(backend, n_vocab=n_vocab, max_parked=planned.draft.n_parked)
+    return DraftModel(backend, n_vocab=n_vocab, max_cached=planned.draft.n_cached_sequences)
 
 
 def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
@@ -199,7 +199,9 @@ def _prepare_native(planned: Plan) -> _Prepared:
     )
     memory = backend.memory()
     # The recurrent states of all sequences that may be open at once.
-    memory["states"] = memory.pop("state_per_sequence") * (planned.options.parallel + planned.n_parked)
+    memory["states"] = memory.pop("state_per_sequence") * (
+        planned.options.parallel + planned.n_cached_sequences
+    )
     if not planned.adapters:
         del memory["adapters"]
 
@@ -222,7 +224,7 @@ def _prepare_llama_cpp(planned: Plan) -> _Prepared:
             cache_tokens=planned.cache_tokens,
             batch=_batch(planned),
             kv_type=planned.kv_type,
-            n_sequences=planned.options.parallel + planned.n_parked + 2,
+            n_sequences=planned.options.parallel + planned.n_cached_sequences + 2,
         )
 
     weights = sum(info.n_bytes for info in planned.file.tensors.values())

@@ -74,13 +74,13 @@ class Lookup:
                 chances.append(chance)
         return chances
 
-    def guess(self, n_tokens: int) -> list[int]:
+    def draft(self, n_tokens: int) -> list[int]:
         """The next tokens if the match goes on; a match that reaches the text's end repeats itself."""
-        guessed: list[int] = []
+        drafted: list[int] = []
         n_known = len(self._tokens)
         for place in range(self._next, self._next + n_tokens):
-            guessed.append(self._tokens[place] if place < n_known else guessed[place - n_known])
-        return guessed
+            drafted.append(self._tokens[place] if place < n_known else drafted[place - n_known])
+        return drafted
 
     def _rate(self, matched: int) -> Rate:
         return self._rates[min(matched.bit_length(), len(PRIORS) - 1)]

@@ -97,16 +97,16 @@ class Model:
 
     def _schedule(self, planned: Plan, backend: Backend, store: PrefixStore | None) -> Scheduler:
         asked = planned.options.draft_max
-        if planned.no_guesses and (asked or planned.options.draft):
-            self.notes.append(f"no tokens are guessed ahead: {planned.no_guesses}")
+        if planned.no_drafts and (asked or planned.options.draft):
+            self.notes.append(f"no tokens are guessed ahead: {planned.no_drafts}")
         return Scheduler(
             backend,
             self.tokenizer.eog_ids,
             n_vocab=self.tokenizer.n_vocab,
             max_active=planned.options.parallel,
             max_waiting=planned.options.max_waiting,
-            max_parked=planned.n_parked,
-            draft_max=0 if planned.no_guesses else DEFAULT_DRAFT_MAX if asked is None else asked,
+            max_cached=planned.n_cached_sequences,
+            draft_max=0 if planned.no_drafts else DEFAULT_DRAFT_MAX if asked is None else asked,
             draft=self._draft,
             disk=None if store is None else _disk(store, planned, backend),
         )
@@ -155,11 +155,18 @@ class Model:
     def matcher(self, options: GenerateOptions) -> TokenMatcher | None:
         """A matcher for one answer, if the options ask for a schema, a regular expression or a grammar.
 
-        Compiling a new one takes milliseconds, the first one of a model up to a second. Raises UsageError if
-        it is malformed, not supported or beyond the limits.
+        Raises UsageError if it is malformed, not supported or beyond the limits.
         """
         constraint = options.constraint
         return None if constraint is None else self.grammars.matcher(constraint)
+
+    def compile_grammar(self, options: GenerateOptions) -> None:
+        """Compile the grammar that the options ask for, if any, so that a later `matcher` takes no time.
+
+        Takes milliseconds, for the first grammar of a model up to a second. Raises as `matcher` does.
+        """
+        if options.constraint is not None:
+            self.grammars.compile(options.constraint)
 
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
@@ -187,18 +194,19 @@ class Model:
         else:
             ids = [int(token) for token in prompt]
         self._check_generates()
-        known = (options or GenerateOptions()).over(self.sampling_defaults)
-        matcher, scales = self.matcher(known), self.scales(known.lora)
+        chosen = options or GenerateOptions()
+        matcher, scales = self.matcher(chosen), self.scales(chosen.lora)
         return Generation(
             self.scheduler,
             lambda on_event: make_request(
                 ids,
-                known,
+                chosen,
                 n_vocab=self.backend.n_vocab,
                 decoder=self.tokenizer.stream(),
                 on_event=on_event,
                 matcher=matcher,
                 scales=scales,
+                defaults=self.sampling_defaults,
             ),
         )
 

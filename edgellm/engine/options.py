@@ -1,19 +1,19 @@
-"""What a caller may ask of one generation."""
+"""Options of one generation, as a caller gives them; values left out come from the file or built in."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, NamedTuple
 
+from edgellm.engine.sampling_params import RANGES, SamplingParams, check_logit_bias, check_range
 from edgellm.errors import UsageError
 
 MAX_GRAMMAR_CHARS = 64 * 1024
 
 
 class Constraint(NamedTuple):
-    """What an answer must be: a JSON schema, a regular expression, or a grammar in Lark or GBNF."""
+    """Constraint on an answer: a JSON schema, a regular expression, or a grammar in Lark or GBNF."""
 
     kind: Literal["schema", "regex", "grammar"]
     text: str
@@ -64,29 +64,13 @@ class GenerateOptions:
     def __post_init__(self) -> None:
         stop: object = self.stop
         object.__setattr__(self, "stop", (stop,) if isinstance(stop, str) else tuple(self.stop))
-        for name, low, high in _RANGES:
-            value = getattr(self, name)
-            if value is None:
-                continue
-            integer = name in _INTEGERS
-            if isinstance(value, bool) or not isinstance(value, int if integer else (int, float)):
-                raise UsageError(f"{name} must be {'an integer' if integer else 'a number'}, not {value!r}.")
-            if not (low <= value <= high):
-                raise UsageError(f"{name} is {value}; it must be between {low:g} and {high:g}.")
-        if self.top_p == 0:
-            raise UsageError("top_p is 0; it must be above 0 (1 keeps every token).")
-        if self.repeat_penalty == 0:
-            raise UsageError("repeat_penalty is 0; it must be above 0 (1 changes nothing).")
+        for name in RANGES:
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name))
         for text in self.stop:
             if not isinstance(text, str) or not text:
                 raise UsageError(f"stop must hold non-empty texts, not {text!r}.")
-        for token, bias in self.logit_bias.items():
-            if isinstance(token, bool) or not isinstance(token, int) or token < 0:
-                raise UsageError(f"logit_bias must map token ids to numbers; {token!r} is not a token id.")
-            if math.isnan(bias) or bias == math.inf:
-                raise UsageError(
-                    f"logit_bias of token {token} is {bias}; it must be a finite number or -inf."
-                )
+        check_logit_bias(self.logit_bias)
         if self.schema is not None:
             from edgellm.chat.schema import read_schema
 
@@ -100,7 +84,7 @@ class GenerateOptions:
 
     @property
     def constraint(self) -> Constraint | None:
-        """What the answer must be, if that is not free."""
+        """Constraint that the answer must follow; None: it is free text."""
         schema = {"type": "object"} if self.json else self.schema
         if schema is not None:
             import json
@@ -110,10 +94,11 @@ class GenerateOptions:
             return Constraint("regex", self.regex)
         return None if self.grammar is None else Constraint("grammar", self.grammar)
 
-    def over(self, defaults: Mapping[str, Any]) -> GenerateOptions:
-        """These options, with those left None taken from `defaults` and then from the built-in ones."""
-        known = {**BUILTIN_DEFAULTS, **defaults}
-        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
+    def resolve(self, defaults: Mapping[str, Any]) -> SamplingParams:
+        """Sampling values: those given here, else those in `defaults` (of the file), else built-in ones."""
+        own = {f.name: getattr(self, f.name) for f in fields(SamplingParams)}
+        given = {name: value for name, value in own.items() if value is not None}
+        return SamplingParams(**{**defaults, **given})
 
 
 def _check_grammar(name: str, text: object) -> None:
@@ -124,32 +109,6 @@ def _check_grammar(name: str, text: object) -> None:
     if len(text) > MAX_GRAMMAR_CHARS:
         raise UsageError(f"{name} is {len(text)} characters long; at most {MAX_GRAMMAR_CHARS} are accepted.")
 
-
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("max_tokens", 0, 2**31 - 1),
-    ("temperature", 0.0, 100.0),
-    ("top_k", 0, 2**31 - 1),
-    ("top_p", 0.0, 1.0),
-    ("min_p", 0.0, 1.0),
-    ("repeat_penalty", 0.0, 100.0),
-    ("presence_penalty", -100.0, 100.0),
-    ("frequency_penalty", -100.0, 100.0),
-    ("penalty_last_n", -1, 2**31 - 1),
-    ("seed", 0, 2**64 - 1),
-    ("logprobs", 0, 100),
-)
-_INTEGERS = {"max_tokens", "top_k", "penalty_last_n", "seed", "logprobs"}
-
-BUILTIN_DEFAULTS: dict[str, float | int] = {
-    "temperature": 0.8,
-    "top_k": 40,
-    "top_p": 0.95,
-    "min_p": 0.05,
-    "repeat_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "penalty_last_n": 64,
-}
 
 # GGUF key -> option (the sampling keys that gguf writers of 2025 and later put into a file).
 _METADATA_KEYS = {
@@ -163,7 +122,7 @@ _METADATA_KEYS = {
 
 
 def sampling_defaults(metadata: Mapping[str, Any]) -> dict[str, float | int]:
-    """The sampling values that a file recommends, by option name; UsageError if one is out of range."""
+    """Sampling values that a file recommends, by option name; UsageError if one is out of range."""
     found = {option: metadata[key] for key, option in _METADATA_KEYS.items() if key in metadata}
     try:
         GenerateOptions(**found)

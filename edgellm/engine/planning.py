@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -11,7 +10,7 @@ from edgellm.device.cores import default_threads
 from edgellm.engine.adapters import read_adapter
 from edgellm.engine.kv_types import chosen_kv_type
 from edgellm.engine.load_options import DEFAULT_CONTEXT, LoadOptions
-from edgellm.errors import EdgeLLMError, ModelError, UsageError
+from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.families import build, trained_context
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from edgellm.program.adapter import Adapter
 
 # Finished sequences that are kept, and what their recurrent states may take together.
-MAX_PARKED = 32
+MAX_CACHED_SEQUENCES = 32
 STATES_BYTES = 128 << 20
 
 
@@ -37,7 +36,7 @@ class Plan(NamedTuple):
     draft: Plan | None = None
 
     @property
-    def no_guesses(self) -> str | None:
+    def no_drafts(self) -> str | None:
         """Why no tokens can be guessed ahead, if they cannot."""
         if self.program.states:
             return f"{self.program.family} models cannot take tokens back"
@@ -69,10 +68,14 @@ class Plan(NamedTuple):
         return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
 
     @property
-    def n_parked(self) -> int:
+    def n_cached_sequences(self) -> int:
         """Finished sequences to keep; recurrent states take memory of their own, so fewer of those."""
         state_bytes = 4 * sum(state.size for state in self.program.states)
-        return max(2, min(MAX_PARKED, STATES_BYTES // state_bytes)) if state_bytes else MAX_PARKED
+        return (
+            max(2, min(MAX_CACHED_SEQUENCES, STATES_BYTES // state_bytes))
+            if state_bytes
+            else MAX_CACHED_SEQUENCES
+        )
 
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
@@ -98,11 +101,9 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
     _check_backend(file, options)
-    if not is_exported(file.metadata):
-        _check_tensors(file, program)
     adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
     planned = Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
-    if options.draft is None or planned.no_guesses is not None:
+    if options.draft is None or planned.no_drafts is not None:
         return planned
     return _plan_draft(planned, options.draft)
 
@@ -141,7 +142,7 @@ def _plan_draft(planned: Plan, path: Path) -> Plan:
         trained = trained_context(file.metadata)
         options = replace(planned.options, draft=None, lora=(), context=min(planned.n_ctx, trained))
         draft = plan(file, options)
-        reason = draft.no_guesses
+        reason = draft.no_drafts
         if draft.program.logits is None:
             reason = f"{draft.program.family} models generate nothing"
         if reason is not None:
@@ -175,18 +176,3 @@ def _check_backend(file: GGUFFile, options: LoadOptions) -> None:
             f"{file.path}: is a GGUF file, and the onnx backend runs folders in ONNX form; make one with "
             "`edgellm convert FILE FOLDER --format onnx`"
         )
-
-
-def _check_tensors(file: GGUFFile, program: Program) -> None:
-    for name, shape in program.weights.items():
-        info = file.tensors.get(name)
-        if info is None:
-            raise ModelError(
-                f"{file.path}: tensor {name} is missing, and {program.family} models need it; "
-                f"fetch the file again."
-            )
-        if math.prod(info.shape) != math.prod(shape):
-            raise ModelError(
-                f"{file.path}: tensor {name} has shape {info.shape}, and {program.family} models need "
-                f"{shape}; fetch or convert the file again."
-            )

@@ -1,11 +1,11 @@
 """Finished sequences stay in the cache, so that a prompt which begins like one need not be read again.
 
-Most backends share blocks of tokens: a fork of a parked sequence costs at most one block there. Parked
+Most backends share blocks of tokens: a fork of a parked sequence costs at most one block there. Cached
 sequences are closed, the least recently used first, when the blocks are needed. Recurrent and windowed
 models cannot be cut back to any earlier place, so for them copies are parked at the end of each prompt and
 where prompts were seen to part.
 
-With a disk, what is parked is also saved there, piece by piece, and comes back as parked sequences when a
+With a disk, what is cached is also saved there, piece by piece, and comes back as parked sequences when a
 prompt begins like it.
 """
 
@@ -20,11 +20,11 @@ from edgellm.engine.adapters import Scales
 from edgellm.errors import BackendError
 
 if TYPE_CHECKING:
-    from edgellm.engine.prefix_disk import PrefixDisk, Recall
+    from edgellm.engine.prefix_disk import DiskRead, PrefixDisk
     from edgellm.engine.prefix_store import Piece
 
 # Pieces that are taken from the disk between two steps: copying one takes less than a millisecond or so.
-RECALL_PIECES = 4
+DISK_READ_PIECES = 4
 
 
 class Match(NamedTuple):
@@ -46,7 +46,7 @@ class Start(NamedTuple):
     n_known: int
 
 
-class Parked:
+class CachedSequence:
     """What a parked sequence holds: its tokens, and the scales of the adapters they were read with.
 
     n_saved of its pieces are on the disk, or have been.
@@ -62,53 +62,53 @@ class Parked:
 
 
 class PrefixCache:
-    """The parked sequences of one backend; at most `max_parked`, and none at all if that is 0.
+    """The parked sequences of one backend; at most `max_cached`, and none at all if that is 0.
 
     min_tokens: a shorter common beginning is not worth a fork. disk: keeps them, too.
     """
 
     def __init__(
-        self, backend: Backend, *, max_parked: int, min_tokens: int = 16, disk: PrefixDisk | None = None
+        self, backend: Backend, *, max_cached: int, min_tokens: int = 16, disk: PrefixDisk | None = None
     ) -> None:
         self._backend = backend
-        self._max_parked = max_parked
+        self._max_cached = max_cached
         self._min_tokens = min_tokens
-        self._parked: dict[int, Parked] = {}  # in order of use, the least recent first
-        self._disk = disk if max_parked else None
-        self._recall: Recall | None = None
-        self._recalled: tuple[int, Parked] | None = None  # where the recall's pieces go
+        self._cached: dict[int, CachedSequence] = {}  # in order of use, the least recent first
+        self._disk = disk if max_cached else None
+        self._disk_read: DiskRead | None = None
+        self._arriving: tuple[int, CachedSequence] | None = None  # where the recall's pieces go
 
     @property
-    def forgets(self) -> bool:
+    def needs_checkpoints(self) -> bool:
         """Whether the backend cannot cut sequences at will, so that copies are kept at useful places."""
         return self._backend.recurrent or self._backend.windowed
 
     def __len__(self) -> int:
-        return len(self._parked)
+        return len(self._cached)
 
-    def park(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
+    def add(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
         """Take over a sequence that holds exactly `tokens`, read with the adapters' `scales`.
 
         Sequences that it makes useless are closed.
         """
-        held = Parked(array("i", tokens), scales)
-        if len(tokens) < self._min_tokens or self._max_parked == 0:
+        held = CachedSequence(array("i", tokens), scales)
+        if len(tokens) < self._min_tokens or self._max_cached == 0:
             self._backend.close_sequence(sequence)
             return
-        if not self.forgets:
+        if not self.needs_checkpoints:
             # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
-            for other, theirs in list(self._parked.items()):
+            for other, theirs in list(self._cached.items()):
                 if theirs.scales == scales and theirs.tokens == held.tokens[: len(theirs.tokens)]:
                     self._close(other)
-        self._parked[sequence] = held
-        while len(self._parked) > self._max_parked:
+        self._cached[sequence] = held
+        while len(self._cached) > self._max_cached:
             self.evict()
 
     def checkpoint(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
         """Park a copy of a sequence that will go on, if there is room for one without closing another."""
         room = self._backend.free_blocks >= self._backend.fork_blocks(len(tokens))
-        if len(tokens) >= self._min_tokens and self._max_parked > 0 and room:
-            self.park(self._backend.fork_sequence(sequence, len(tokens)), tokens, scales)
+        if len(tokens) >= self._min_tokens and self._max_cached > 0 and room:
+            self.add(self._backend.fork_sequence(sequence, len(tokens)), tokens, scales)
 
     def acquire(
         self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]], scales: Scales = ()
@@ -133,11 +133,11 @@ class PrefixCache:
 
     def _begin(self, match: Match) -> int | None:
         """A sequence that holds just the matching tokens; None if the backend cannot make one."""
-        held = self._parked.pop(match.sequence, None)
+        held = self._cached.pop(match.sequence, None)
         if held is not None:
-            if match.whole and not self.forgets:
+            if match.whole and not self.needs_checkpoints:
                 return match.sequence
-            self._parked[match.sequence] = held  # used just now
+            self._cached[match.sequence] = held  # used just now
         if self._backend.recurrent and not match.whole:
             return None
         has_room = self.make_room(self._backend.fork_blocks(match.n_tokens), keep=match.sequence)
@@ -146,7 +146,7 @@ class PrefixCache:
                 return self._backend.fork_sequence(match.sequence, match.n_tokens)
             if held is not None:
                 self._backend.truncate_sequence(match.sequence, match.n_tokens)
-                del self._parked[match.sequence]
+                del self._cached[match.sequence]
                 return match.sequence
         except BackendError:  # what the window has passed is gone
             return None
@@ -161,7 +161,7 @@ class PrefixCache:
 
     def evict(self, keep: int | None = None) -> bool:
         """Close the least recently used parked sequence other than `keep`; False if there is none."""
-        oldest = next((sequence for sequence in self._parked if sequence != keep), None)
+        oldest = next((sequence for sequence in self._cached if sequence != keep), None)
         if oldest is None:
             return False
         self._close(oldest)
@@ -169,112 +169,112 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Close every parked sequence."""
-        self._end_recall()
+        self._end_disk_read()
         while self.evict():
             pass
 
     @property
-    def recalling(self) -> bool:
+    def reads_disk(self) -> bool:
         """Whether a sequence is on its way from the disk."""
-        return self._recall is not None
+        return self._disk_read is not None
 
-    def kept(self, prompt: array[int], scales: Scales = ()) -> list[Piece]:
+    def find_on_disk(self, prompt: array[int], scales: Scales = ()) -> list[Piece]:
         """What the disk has of a prompt's beginning."""
         return self._disk.find(prompt, scales) if self._disk else []
 
-    def recall(
+    def read_disk(
         self,
         pieces: list[Piece],
         prompt: array[int],
         live: Iterable[tuple[int, Sequence[int]]],
         scales: Scales = (),
-    ) -> Recall | None:
+    ) -> DiskRead | None:
         """Begin to fetch a prompt's beginning from the disk, unless memory holds about as much of it."""
         n_held = max((match.n_tokens for match in self._matches(prompt, live, scales)), default=0)
         if self._disk is None or pieces[-1].end - n_held < self._disk.piece_tokens:
             return None
-        self._recall = self._disk.recall(pieces, scales)
-        return self._recall
+        self._disk_read = self._disk.read(pieces, scales)
+        return self._disk_read
 
-    def go_on(self, seconds: float = 0.0) -> None:
+    def poll(self, seconds: float = 0.0) -> None:
         """Take what the disk has read since; waits `seconds` for the first piece of it."""
-        for index in range(RECALL_PIECES):
-            if self._recall is None:
+        for index in range(DISK_READ_PIECES):
+            if self._disk_read is None:
                 return
-            taken = self._recall.take(seconds if index == 0 else 0.0)
+            taken = self._disk_read.take(seconds if index == 0 else 0.0)
             if taken is None:
                 return
             piece, payload = taken
-            if payload is None or not self._take(piece, payload) or self._recall.complete:
-                self._end_recall()
+            if payload is None or not self._take(piece, payload) or self._disk_read.complete:
+                self._end_disk_read()
 
     def save_some(self, *, idle: bool, wait: bool = False) -> bool:
-        """Save one piece of what is parked, if the disk is ready for one; whether there may be more.
+        """Save one piece of what is cached, if the disk is ready for one; whether there may be more.
 
         idle: no answer is under way, which saving a whole sequence would hold up. wait: until the disk is
         ready.
         """
         if self._disk is None or (self._disk.whole and not idle):
             return False
-        for sequence, parked in reversed(self._parked.items()):
-            if parked.pieces is None:
-                parked.pieces = self._disk.pieces(parked.tokens, parked.scales)
-            while parked.n_saved < len(parked.pieces):
-                if self._disk.store.has(parked.pieces[parked.n_saved]):
-                    parked.n_saved += 1
+        for sequence, cached in reversed(self._cached.items()):
+            if cached.pieces is None:
+                cached.pieces = self._disk.pieces(cached.tokens, cached.scales)
+            while cached.n_saved < len(cached.pieces):
+                if self._disk.store.has(cached.pieces[cached.n_saved]):
+                    cached.n_saved += 1
                     continue
                 if wait or not self._disk.store.busy:
-                    self._disk.save(sequence, parked.pieces, parked.n_saved)
-                    parked.n_saved += 1
+                    self._disk.save(sequence, cached.pieces, cached.n_saved)
+                    cached.n_saved += 1
                 return True
         return False
 
     def _take(self, piece: Piece, payload: bytes) -> bool:
         """Append a piece to the sequence that is being recalled; False if it cannot go on."""
         assert self._disk is not None
-        assert self._recall is not None
+        assert self._disk_read is not None
         sequence = None
-        if self._recalled is not None:
-            sequence, parked = self._recalled
-            if self._parked.get(sequence) is not parked:
+        if self._arriving is not None:
+            sequence, cached = self._arriving
+            if self._cached.get(sequence) is not cached:
                 return False  # it has had to make room, or a request goes on from it already
         n_blocks = blocks_for(piece.start, len(piece.tokens), self._backend.block_tokens)
         if not self.make_room(n_blocks, keep=sequence):
             return False
-        sequence = self._disk.restore(sequence, piece, payload, self._recall.scales)
+        sequence = self._disk.restore(sequence, piece, payload, self._disk_read.scales)
         if sequence is None:
             return False
-        if self._recalled is None:
-            self._recalled = sequence, Parked(piece.tokens, self._recall.scales)
-            self._parked[sequence] = self._recalled[1]
-            while len(self._parked) > self._max_parked:
+        if self._arriving is None:
+            self._arriving = sequence, CachedSequence(piece.tokens, self._disk_read.scales)
+            self._cached[sequence] = self._arriving[1]
+            while len(self._cached) > self._max_cached:
                 self.evict(sequence)
         else:
-            parked = self._recalled[1]
-            parked.tokens, parked.pieces = parked.tokens + piece.tokens, None
+            cached = self._arriving[1]
+            cached.tokens, cached.pieces = cached.tokens + piece.tokens, None
         return True
 
-    def _end_recall(self) -> None:
-        if self._recall is not None:
-            self._recall.stop()
-        if self._recalled is not None and self._parked.get(self._recalled[0]) is self._recalled[1]:
-            sequence, parked = self._recalled
-            del self._parked[sequence]
-            self.park(sequence, parked.tokens, parked.scales)
-        self._recall = self._recalled = None
+    def _end_disk_read(self) -> None:
+        if self._disk_read is not None:
+            self._disk_read.stop()
+        if self._arriving is not None and self._cached.get(self._arriving[0]) is self._arriving[1]:
+            sequence, cached = self._arriving
+            del self._cached[sequence]
+            self.add(sequence, cached.tokens, cached.scales)
+        self._disk_read = self._arriving = None
 
     def _matches(
         self, wanted: array[int], live: Iterable[tuple[int, Sequence[int]]], scales: Scales
     ) -> Iterator[Match]:
-        parked = [(s, held.tokens) for s, held in self._parked.items() if held.scales == scales]
-        candidates = [*parked, *((s, array("i", tokens)) for s, tokens in live)]
+        cached = [(s, held.tokens) for s, held in self._cached.items() if held.scales == scales]
+        candidates = [*cached, *((s, array("i", tokens)) for s, tokens in live)]
         for sequence, held in candidates:
             n_tokens = min(common_prefix(held, wanted), len(wanted) - 1)
             if n_tokens >= self._min_tokens:
                 yield Match(sequence, n_tokens, whole=n_tokens == len(held))
 
     def _close(self, sequence: int) -> None:
-        del self._parked[sequence]
+        del self._cached[sequence]
         self._backend.close_sequence(sequence)
 
 

@@ -60,7 +60,7 @@ def model_key(
     return digest.digest()
 
 
-class Recall:
+class DiskRead:
     """A sequence on its way from the disk: pieces, in order, as they are read."""
 
     def __init__(self, pieces: list[Piece], scales: Scales) -> None:
@@ -170,13 +170,13 @@ class PrefixDisk:
         """How many of a prompt's tokens some whole sequence began with, though it then went on otherwise."""
         return max((common_prefix(piece.tokens, wanted) for piece in self._read_with(scales)), default=0)
 
-    def recall(self, pieces: list[Piece], scales: Scales) -> Recall:
+    def read(self, pieces: list[Piece], scales: Scales) -> DiskRead:
         """Begin to read pieces."""
-        recall = Recall(pieces, scales)
+        read = DiskRead(pieces, scales)
         threading.Thread(
-            target=recall.read_from, args=(self.store,), name="edgellm-recall", daemon=True
+            target=read.read_from, args=(self.store,), name="edgellm-disk-read", daemon=True
         ).start()
-        return recall
+        return read
 
     def restore(self, sequence: int | None, piece: Piece, payload: bytes, scales: Scales) -> int | None:
         """The sequence (None: a new one) with a piece appended; None, and it goes, if it does not fit."""

@@ -1,4 +1,4 @@
-"""One request on its way through the scheduler, and the events it sends to whoever waits for it."""
+"""Requests of the scheduler, and the events that they send to their listener."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.stops import StopFilter
 
 if TYPE_CHECKING:
-    from edgellm.engine.prefix_disk import Recall
+    from edgellm.engine.prefix_disk import DiskRead
     from edgellm.engine.prefix_store import Piece
 
 FinishReason: TypeAlias = Literal["stop", "length", "context", "cancelled", "error"]
@@ -22,7 +22,7 @@ _numbers = itertools.count(1)
 
 
 class StreamDecoder(Protocol):
-    """Turns token ids into text piece by piece, never splitting a character."""
+    """Incremental detokenizer: turns token ids into text without splitting a character."""
 
     def push(self, token: int, /) -> str: ...
 
@@ -30,7 +30,7 @@ class StreamDecoder(Protocol):
 
 
 class TokenMatcher(Protocol):
-    """Says which tokens may come next, and whether a token has completed the answer."""
+    """Grammar state of one answer: the mask of allowed tokens, and the end of the answer."""
 
     def mask(self) -> memoryview: ...
 
@@ -38,17 +38,17 @@ class TokenMatcher(Protocol):
 
 
 class Delta(NamedTuple):
-    """Text that is certainly part of the answer, and the tokens that it completes."""
+    """Event: text that is certainly part of the answer, and the tokens that it completes."""
 
     text: str
     tokens: tuple[Sampled, ...]
 
 
 class Stats(NamedTuple):
-    """What one request cost: tokens, and seconds spent queued, reading the prompt and answering.
+    """Tokens of one request, and the seconds that it spent in the queue, in prefill and in decoding.
 
-    n_cached of the n_prompt tokens were already in the cache. n_accepted of n_drafted tokens were guessed
-    right ahead of time. first_token_s is the time from submission to the first token.
+    n_cached: tokens of the prompt found in the prefix cache. n_accepted: draft tokens, of n_drafted, that
+    equalled the sampled ones. first_token_s: time from submission to the first token.
     """
 
     n_prompt: int
@@ -66,7 +66,7 @@ class Stats(NamedTuple):
 
     @property
     def prompt_tok_s(self) -> float:
-        """Prompt tokens computed (not those found in the cache) per second."""
+        """Prompt tokens computed per second, without those found in the cache."""
         return (self.n_prompt - self.n_cached) / self.prompt_s if self.prompt_s else 0.0
 
     @property
@@ -76,7 +76,7 @@ class Stats(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The last event of a request: why it ended, the stop text that ended it, its cost, its error."""
+    """Event: the end of a request with its reason, its cost, and the stop text or the error that ended it."""
 
     reason: FinishReason
     stats: Stats
@@ -88,12 +88,11 @@ Event: TypeAlias = Delta | Finish
 
 
 class Request:
-    """A prompt, how to continue it, and how far it has come.
+    """A prompt, its options, and the state of its answer.
 
-    `tokens` is the prompt and then every sampled token; the first `fed` of them are in the backend's
-    `sequence`. No step reaches past a place in `checkpoints`, because the sequence is copied there.
-    `scales` are the factors of the adapters it uses. `on_event` is called on the thread that runs the
-    scheduler and must not block.
+    tokens: the prompt and every sampled token; the first `n_computed` of them are in the backend's
+    `sequence`. checkpoints: positions at which the sequence is copied; no step goes past one. scales: of the
+    adapters that it uses. on_event: called on the scheduler's thread; it must not block.
     """
 
     def __init__(
@@ -118,13 +117,13 @@ class Request:
         self.tokens = list(prompt)
         self.stops = StopFilter(options.stop)
         self.sequence: int | None = None
-        self.fed = 0
+        self.n_computed = 0
         self.n_cached: int | None = None
         self.n_drafted = 0
         self.n_accepted = 0
         self.checkpoints: set[int] = set()
-        self.kept: list[Piece] | None = None  # what the disk has of the prompt; None: it has not been asked
-        self.recall: Recall | None = None
+        self.on_disk: list[Piece] | None = None  # pieces of the prompt's prefix; None: not looked up yet
+        self.disk_read: DiskRead | None = None
         self.cancelled = False
         self.finished = False
         self.submitted_at = 0.0
@@ -140,32 +139,33 @@ class Request:
 
     @property
     def n_largest(self) -> int:
-        """How many of the largest logits the next token is chosen from; 0: all of them."""
+        """Number of the largest logits that sampling reads; 0: all of them."""
         return 0 if self.matcher is not None else self.sampler.n_largest
 
     @property
     def n_pending(self) -> int:
-        """Tokens that the backend has not seen yet."""
-        return len(self.tokens) - self.fed
+        """Number of tokens that the backend has not computed yet."""
+        return len(self.tokens) - self.n_computed
 
     @property
-    def n_until_stop(self) -> int:
-        """Pending tokens up to the next checkpoint or the end."""
+    def n_until_checkpoint(self) -> int:
+        """Number of pending tokens up to the next checkpoint, or to the end."""
         return min(
-            (place - self.fed for place in self.checkpoints if place > self.fed), default=self.n_pending
+            (place - self.n_computed for place in self.checkpoints if place > self.n_computed),
+            default=self.n_pending,
         )
 
     @property
     def decoding(self) -> bool:
-        """Whether the next step yields the next token of an answer that has begun."""
+        """True once the answer has begun and only its last token is pending."""
         return self.n_generated > 0 and self.n_pending == 1
 
     def cancel(self) -> None:
-        """Ask for the end of the request, from any thread; it ends before the scheduler's next step."""
+        """End the request before the scheduler's next step; may be called from any thread."""
         self.cancelled = True
 
     def accept(self, sampled: Sampled, *, silent: bool) -> None:
-        """Append a sampled token; unless `silent` (end of generation), send the text it completes."""
+        """Append a sampled token, and send the text that it completes unless `silent` (end of generation)."""
         self.tokens.append(sampled.id)
         if silent:
             return
@@ -175,7 +175,7 @@ class Request:
         self._release(self.stops.push(text), everything=False)
 
     def finish(self, reason: FinishReason, now: float, error: Exception | None = None) -> None:
-        """Send what was held back, and the final event."""
+        """Send the text held back for stop texts, and the final event."""
         self.finished = True
         if self.stops.matched is None:
             rest = self.stops.push(self.decoder.flush()) + self.stops.flush()
@@ -204,19 +204,19 @@ class Request:
         )
 
 
-class Grant(NamedTuple):
-    """What one step feeds of one request: its next `n_tokens` tokens, then a guess at those that follow."""
+class ScheduledTokens(NamedTuple):
+    """Tokens of one request in one step: its next `n_tokens` tokens, then `draft` tokens to verify."""
 
     request: Request
     n_tokens: int
-    guess: tuple[int, ...] = ()
+    draft: tuple[int, ...] = ()
 
     @property
     def wants_logits(self) -> bool:
-        """Whether the step reaches the request's last token, after which the next one is sampled."""
+        """True if the step computes the request's last token, after which the next one is sampled."""
         return self.n_tokens == self.request.n_pending and self.request.options.max_tokens != 0
 
     @property
     def n_logits(self) -> int:
-        """The tokens of this grant, the last ones, after which logits are wanted."""
-        return 1 + len(self.guess) if self.wants_logits else 0
+        """Number of last tokens whose logits the step returns."""
+        return 1 + len(self.draft) if self.wants_logits else 0

@@ -1,8 +1,8 @@
 """The only generate loop: continuous batching of requests over one backend.
 
-Every step is one call of the backend. It carries the next token of each answer under way and, in what is
-left of the step's token budget, parts of the prompts still being read. Requests join and leave between
-steps. Because the backend's results do not depend on the batch, neither do the answers.
+Each step is one call of the backend. It takes the next token of every request that decodes, and fills the
+rest of its token budget with chunks of the prompts that are still in prefill. Requests join and leave
+between steps. The backend's results do not depend on the batch, so the answers do not either.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgellm.backends.base import Backend, Logits, blocks_for, rows_of
 from edgellm.engine.prefix_cache import PrefixCache, common_prefix
-from edgellm.engine.request import FinishReason, Grant, Request
+from edgellm.engine.request import FinishReason, Request, ScheduledTokens
 from edgellm.engine.speculation import Speculation
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
 
@@ -26,27 +26,26 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Prompts are read in parts small enough that answers under way wait about this long for their next token.
+# Prefill chunks are small enough that decoding requests wait about this long for their next token.
 STALL_S = 0.2
 MIN_CHUNK = 8
-# How long a step waits for the disk if nothing else is to be done.
+# Time that a step waits for the disk when it has nothing else to do.
 DISK_WAIT_S = 0.01
-# How long the end is put off so that what was computed is there at the next start.
+# Time that `stop` may spend on saving cached sequences for the next start.
 SAVE_S = 10.0
-# The part of a prompt that the oldest request may always read, whatever shorter prompts wait beside it.
-OLDEST_SHARE = 4
+# The oldest request in prefill always gets 1/4 of a step's tokens.
+OLDEST_DIVISOR = 4
 
 
 class Scheduler:
     """Runs requests over a backend; `submit` and Request.cancel may be called from any thread.
 
-    eog_ids: the tokens that end an answer. n_vocab: the tokens that there are; logits past them are a
-    matrix's padding, and nothing is chosen among them (None: all logits are tokens'). max_active: requests in
-    one step. max_waiting: requests queued before submit raises OverloadedError. max_parked: finished
-    sequences kept for their prefix (0: none).
-    min_shared: waiting for another request's prefix, or copying it, must save this many tokens.
-    draft_max: tokens that one step may guess ahead for one request (0: none). draft: a model to ask for them.
-    disk: where finished sequences are kept, too.
+    eog_ids: tokens that end an answer. n_vocab: size of the vocabulary; logits past it are padding of the
+    output matrix and are never sampled (None: no padding). max_active: requests in one step. max_waiting:
+    requests queued before submit raises OverloadedError. max_cached: finished sequences kept in the prefix
+    cache (0: none). min_shared: fewest tokens that must be saved for a request to wait for another one's
+    prefix, or to copy it. draft_max: draft tokens of one request in one step (0: none). draft: the draft
+    model. disk: keeps cached sequences beyond this process.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Scheduler:
         n_vocab: int | None = None,
         max_active: int = 16,
         max_waiting: int = 256,
-        max_parked: int = 32,
+        max_cached: int = 32,
         min_shared: int = 64,
         draft_max: int = 0,
         draft: DraftModel | None = None,
@@ -69,11 +68,11 @@ class Scheduler:
         self._n_vocab = backend.n_vocab if n_vocab is None else min(n_vocab, backend.n_vocab)
         self._max_active = min(max_active, backend.batch)
         self._max_waiting = max_waiting
-        self._min_shared, self._max_parked = min_shared, max_parked
+        self._min_shared, self._max_cached = min_shared, max_cached
         self._clock = clock
-        can_guess = draft_max > 0 and backend.n_undo > 0
-        self._speculation = Speculation(backend, draft_max=draft_max, draft=draft) if can_guess else None
-        self._prefixes = PrefixCache(backend, max_parked=max_parked, disk=disk)
+        can_draft = draft_max > 0 and backend.n_undo > 0
+        self._speculation = Speculation(backend, draft_max=draft_max, draft=draft) if can_draft else None
+        self._prefixes = PrefixCache(backend, max_cached=max_cached, disk=disk)
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []  # in order of admission
         self._queue_lock = threading.Lock()  # guards _waiting
@@ -89,17 +88,17 @@ class Scheduler:
         return len(self._waiting)
 
     @property
-    def n_parked(self) -> int:
+    def n_cached_sequences(self) -> int:
         return len(self._prefixes)
 
     @property
     def speculates(self) -> bool:
-        """Whether tokens are guessed ahead: asked for, and possible with this backend."""
+        """True if steps verify draft tokens: draft_max is not 0, and the backend can take tokens back."""
         return self._speculation is not None
 
     @property
     def busy(self) -> bool:
-        """Whether another step has anything to do."""
+        """True while a request runs or waits, so that another step has work."""
         return bool(self._active or self._waiting)
 
     def submit(self, request: Request) -> None:
@@ -125,33 +124,33 @@ class Scheduler:
             self._waiting.append(request)
 
     def step(self) -> None:
-        """Advance every request that can be advanced by one call of the backend."""
+        """Run one step of the backend for all requests that can go on."""
         with self._step_lock:
             self._drop_cancelled()
-            self._prefixes.go_on()
+            self._prefixes.poll()
             self._admit()
-            grants = self._fit(self._share_budget())
-            if not grants:
-                self._prefixes.go_on(DISK_WAIT_S)
+            scheduled = self._fit(self._schedule())
+            if not scheduled:
+                self._prefixes.poll(DISK_WAIT_S)
                 return
             try:
                 if self._speculation is not None:
-                    grants = self._speculation.extend(grants)
+                    scheduled = self._speculation.extend(scheduled)
                 begin = self._clock()
-                logits = rows_of(self._run(grants), self._n_vocab)
+                logits = rows_of(self._run(scheduled), self._n_vocab)
             except BackendError as error:
-                for grant in grants:
-                    self._finish(grant.request, "error", error)
+                for entry in scheduled:
+                    self._finish(entry.request, "error", error)
                 return
-            self._measure(grants, self._clock() - begin)
-            self._advance(grants, logits)
+            self._measure(scheduled, self._clock() - begin)
+            self._advance(scheduled, logits)
             self._prefixes.save_some(idle=False)
 
     def exclusively(self, n_tokens: int, work: Callable[[Backend], T]) -> T:
         """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.
 
-        Requests may be set back to make that room; they continue afterwards. Raises ContextOverflowError if
-        the cache could never hold so many.
+        Requests are preempted if that is needed to make room; they continue afterwards. Raises
+        ContextOverflowError if the cache could never hold so many tokens.
         """
         block = self._backend.block_tokens
         needed = blocks_for(0, n_tokens, block)
@@ -162,11 +161,11 @@ class Scheduler:
             )
         with self._step_lock:
             while not self._prefixes.make_room(needed) and self._active:
-                self._set_back(self._active[-1])
+                self._preempt(self._active[-1])
             return work(self._backend)
 
     def save_some(self) -> bool:
-        """Save a part of what is worth keeping if there is nothing else to do; whether there may be more."""
+        """While idle, save one piece of a cached sequence to disk; True if more pieces are left."""
         with self._step_lock:
             return not self.busy and self._prefixes.save_some(idle=True)
 
@@ -208,13 +207,13 @@ class Scheduler:
         for request in waiting:
             if len(self._active) == self._max_active:
                 return
-            if self._awaits_prefix(request) or self._awaits_recall(request):
+            if self._awaits_prefix(request) or self._awaits_disk(request):
                 continue
             if not self._admit_one(request):
                 return
 
     def _admit_one(self, request: Request) -> bool:
-        """Give a request its place; False if the cache has no room for it beside those under way."""
+        """Admit a request; False if the cache has no room for it beside the active ones."""
         with self._queue_lock:
             self._waiting.remove(request)
         try:
@@ -222,16 +221,16 @@ class Scheduler:
         except BackendError as error:
             self._finish(request, "error", error)
             return True
-        # One more block per answer under way, so that admitting this one does not set it back at once.
+        # One more block per active request, or this one would be preempted in the next steps.
         n_cached, block = start.n_tokens, self._backend.block_tokens
         needed = blocks_for(n_cached, len(request.tokens) - n_cached, block) + len(self._active)
         if self._active and not self._prefixes.make_room(needed):
-            self._prefixes.park(start.sequence, request.tokens[:n_cached], request.scales)
+            self._prefixes.add(start.sequence, request.tokens[:n_cached], request.scales)
             with self._queue_lock:
                 self._waiting.appendleft(request)
             return False
-        request.sequence, request.fed = start.sequence, n_cached
-        if self._prefixes.forgets:
+        request.sequence, request.n_computed = start.sequence, n_cached
+        if self._prefixes.needs_checkpoints:
             places = {start.n_known, len(request.prompt) - 1}
             request.checkpoints = {place for place in places if place - n_cached >= self._min_shared}
         if request.admitted_at is None:
@@ -240,49 +239,51 @@ class Scheduler:
         return True
 
     def _awaits_prefix(self, request: Request) -> bool:
-        """Whether another request is reading what this prompt begins with, so that waiting is cheaper."""
-        if self._max_parked == 0:
+        """True if an active request is computing a prefix of this prompt, so that waiting is cheaper."""
+        if self._max_cached == 0:
             return False
         for other in self._active:
             if other.scales != request.scales:
                 continue
             n_shared = min(common_prefix(other.prompt_ids, request.prompt_ids), len(request.prompt) - 1)
-            if n_shared < self._min_shared or n_shared <= other.fed:
+            if n_shared < self._min_shared or n_shared <= other.n_computed:
                 continue
-            if not self._prefixes.forgets or n_shared in other.checkpoints:
+            if not self._prefixes.needs_checkpoints or n_shared in other.checkpoints:
                 return True
-            if n_shared - other.fed >= self._min_shared:
+            if n_shared - other.n_computed >= self._min_shared:
                 other.checkpoints.add(n_shared)
                 return True
         return False
 
-    def _awaits_recall(self, request: Request) -> bool:
-        """Whether the disk knows the prompt's beginning and has yet to bring it."""
-        if request.recall is not None:
-            return not request.recall.done
-        if request.kept is None:
-            request.kept = self._prefixes.kept(request.prompt_ids, request.scales)
-        if not request.kept:
+    def _awaits_disk(self, request: Request) -> bool:
+        """True while a prefix of the prompt is on its way from the disk."""
+        if request.disk_read is not None:
+            return not request.disk_read.done
+        if request.on_disk is None:
+            request.on_disk = self._prefixes.find_on_disk(request.prompt_ids, request.scales)
+        if not request.on_disk:
             return False
-        if self._prefixes.recalling:
+        if self._prefixes.reads_disk:
             return True
         live = self._live(request.scales)
-        request.recall = self._prefixes.recall(request.kept, request.prompt_ids, live, request.scales)
-        request.kept = []
-        return request.recall is not None
+        request.disk_read = self._prefixes.read_disk(
+            request.on_disk, request.prompt_ids, live, request.scales
+        )
+        request.on_disk = []
+        return request.disk_read is not None
 
     def _live(self, scales: Scales) -> list[tuple[int, list[int]]]:
-        """The sequences in use with these scales of the adapters, and the tokens that they hold."""
+        """(sequence, its tokens) of the active requests that use these scales of the adapters."""
         return [
-            (r.sequence, r.tokens[: r.fed])
+            (r.sequence, r.tokens[: r.n_computed])
             for r in self._active
             if r.sequence is not None and r.scales == scales
         ]
 
-    def _share_budget(self) -> list[Grant]:
-        """One token for every answer under way; prompts share the rest, the shortest first.
+    def _schedule(self) -> list[ScheduledTokens]:
+        """Schedule one token for each decoding request; prompts share the rest, the shortest first.
 
-        The oldest prompt always gets a part, so that shorter ones cannot starve it.
+        The oldest prompt always gets 1/OLDEST_DIVISOR, so that shorter ones cannot starve it.
         """
         decoding = [r for r in self._active if r.decoding]
         reading = [r for r in self._active if not r.decoding]
@@ -290,27 +291,27 @@ class Scheduler:
         if decoding:
             affordable = int((self._prefill_tok_s or 0.0) * STALL_S)
             budget = min(budget, max(MIN_CHUNK, affordable))
-        granted = dict.fromkeys((r.number for r in reading), 0)
+        counts = dict.fromkeys((r.number for r in reading), 0)
         if reading:
-            granted[reading[0].number] = min(reading[0].n_until_stop, -(-budget // OLDEST_SHARE))
-        left = budget - sum(granted.values())
+            counts[reading[0].number] = min(reading[0].n_until_checkpoint, -(-budget // OLDEST_DIVISOR))
+        left = budget - sum(counts.values())
         for request in sorted(reading, key=lambda r: r.n_pending):
-            more = min(request.n_until_stop - granted[request.number], left)
-            granted[request.number] += more
+            more = min(request.n_until_checkpoint - counts[request.number], left)
+            counts[request.number] += more
             left -= more
         return [
-            Grant(r, 1 if r.decoding else granted[r.number])
+            ScheduledTokens(r, 1 if r.decoding else counts[r.number])
             for r in self._active
-            if r.decoding or granted[r.number]
+            if r.decoding or counts[r.number]
         ]
 
-    def _fit(self, grants: list[Grant]) -> list[Grant]:
-        """Make room in the cache for these grants: parked sequences go first, then the youngest requests."""
+    def _fit(self, scheduled: list[ScheduledTokens]) -> list[ScheduledTokens]:
+        """Make room in the cache: close cached sequences first, then preempt the youngest requests."""
         block = self._backend.block_tokens
-        while grants:
-            needed = sum(blocks_for(g.request.fed, g.n_tokens, block) for g in grants)
+        while scheduled:
+            needed = sum(blocks_for(entry.request.n_computed, entry.n_tokens, block) for entry in scheduled)
             if self._prefixes.make_room(needed):
-                return grants
+                return scheduled
             if len(self._active) == 1:
                 self._finish(
                     self._active[0],
@@ -322,94 +323,100 @@ class Scheduler:
                 )
                 return []
             youngest = self._active[-1]
-            self._set_back(youngest)
-            grants = [g for g in grants if g.request is not youngest]
-        return grants
+            self._preempt(youngest)
+            scheduled = [entry for entry in scheduled if entry.request is not youngest]
+        return scheduled
 
-    def _set_back(self, request: Request) -> None:
-        """Give up a request's blocks; it waits at the head of the queue and is computed again later."""
+    def _preempt(self, request: Request) -> None:
+        """Free a request's blocks and put it at the head of the queue; its tokens are recomputed later."""
         self._active.remove(request)
         if request.sequence is not None:
             self._backend.close_sequence(request.sequence)
-        request.sequence, request.fed = None, 0
+        request.sequence, request.n_computed = None, 0
         if self._speculation is not None:
             self._speculation.pause(request)
         with self._queue_lock:
             self._waiting.appendleft(request)
 
-    def _run(self, grants: Sequence[Grant]) -> Logits:
+    def _run(self, scheduled: Sequence[ScheduledTokens]) -> Logits:
         tokens: list[int] = []
         sequences: list[int] = []
         outputs: list[bool] = []
-        for grant in grants:
-            request = grant.request
+        for entry in scheduled:
+            request = entry.request
             assert request.sequence is not None
-            tokens += request.tokens[request.fed : request.fed + grant.n_tokens]
-            tokens += grant.guess
+            tokens += request.tokens[request.n_computed : request.n_computed + entry.n_tokens]
+            tokens += entry.draft
             n_new = len(tokens) - len(sequences)
             sequences += [request.sequence] * n_new
-            outputs += [False] * (n_new - grant.n_logits) + [True] * grant.n_logits
-        wanted = [grant.request.n_largest for grant in grants if grant.n_logits]
+            outputs += [False] * (n_new - entry.n_logits) + [True] * entry.n_logits
+        wanted = [entry.request.n_largest for entry in scheduled if entry.n_logits]
         n_largest = 0 if 0 in wanted else max(wanted, default=0)
         if n_largest > 0:
-            n_largest += self._backend.n_vocab - self._n_vocab  # padding may be among them
+            n_largest += self._backend.n_vocab - self._n_vocab  # padding may be among the largest
         return self._backend.step(tokens, sequences, outputs, n_largest)
 
-    def _measure(self, grants: Sequence[Grant], seconds: float) -> None:
-        """Learn what steps cost; how fast prompts are read, from the steps that mostly did that."""
+    def _measure(self, scheduled: Sequence[ScheduledTokens], seconds: float) -> None:
+        """Update the cost of steps, and the prefill rate from steps that are mostly prefill."""
         if self._speculation is not None:
-            self._speculation.measure(grants, seconds)
-        n_tokens = sum(g.n_tokens for g in grants)
-        if n_tokens >= 4 * sum(g.request.decoding for g in grants) and n_tokens >= MIN_CHUNK and seconds > 0:
+            self._speculation.measure(scheduled, seconds)
+        n_tokens = sum(entry.n_tokens for entry in scheduled)
+        if (
+            n_tokens >= 4 * sum(entry.request.decoding for entry in scheduled)
+            and n_tokens >= MIN_CHUNK
+            and seconds > 0
+        ):
             rate = n_tokens / seconds
             self._prefill_tok_s = (
                 rate if self._prefill_tok_s is None else 0.7 * self._prefill_tok_s + 0.3 * rate
             )
 
-    def _advance(self, grants: Sequence[Grant], logits: Sequence[Logits]) -> None:
+    def _advance(self, scheduled: Sequence[ScheduledTokens], logits: Sequence[Logits]) -> None:
         row = 0
-        for grant in grants:
-            request = grant.request
-            n_logits = grant.n_logits
-            request.fed += grant.n_tokens
-            if request.fed in request.checkpoints and request.sequence is not None:
-                self._prefixes.checkpoint(request.sequence, request.tokens[: request.fed], request.scales)
+        for entry in scheduled:
+            request = entry.request
+            n_logits = entry.n_logits
+            request.n_computed += entry.n_tokens
+            if request.n_computed in request.checkpoints and request.sequence is not None:
+                self._prefixes.checkpoint(
+                    request.sequence, request.tokens[: request.n_computed], request.scales
+                )
             if n_logits:
-                self._answer(grant, logits[row : row + n_logits])
+                self._answer(entry, logits[row : row + n_logits])
                 row += n_logits
             elif request.n_pending == 0:
                 request.first_token_at = self._clock()
                 self._finish(request, "length")
 
-    def _answer(self, grant: Grant, logits: Sequence[Logits]) -> None:
-        """Sample the next token, and one more for each guessed token that is the one sampled."""
-        request, guess = grant.request, grant.guess
+    def _answer(self, entry: ScheduledTokens, logits: Sequence[Logits]) -> None:
+        """Sample the next token, and one more after each draft token that equals the sampled one."""
+        request, draft = entry.request, entry.draft
         reason: FinishReason | None = None
         failed: Exception | None = None
         n_right = 0
-        # Logits that cannot be sampled from (NaN, all forbidden) must end their request and no other.
+        # Logits that cannot be sampled (NaN, every token forbidden) end their own request and no other.
         try:
-            for row, guessed in zip(logits, (*guess, None), strict=True):
+            for row, drafted in zip(logits, (*draft, None), strict=True):
                 reason = self._sample(request, row)
-                if request.tokens[-1] != guessed:
+                if request.tokens[-1] != drafted:
                     break
                 n_right += 1
                 if reason is not None:
                     break
-                request.fed += 1
-            if guess and request.sequence is not None:
-                self._backend.truncate_sequence(request.sequence, request.fed)
+                request.n_computed += 1
+            if draft and request.sequence is not None:
+                self._backend.truncate_sequence(request.sequence, request.n_computed)
         except Exception as error:
             reason, failed = "error", error
-        request.n_drafted += len(guess)
+        request.n_drafted += len(draft)
         request.n_accepted += n_right
-        if guess and self._speculation is not None:
-            self._speculation.settle(grant, n_right)
+        if draft and self._speculation is not None:
+            self._speculation.settle(entry, n_right)
         if reason is not None:
             self._finish(request, reason, failed)
 
     def _sample(self, request: Request, logits: Logits) -> FinishReason | None:
-        """Add a token to the answer; the reason if it ends there."""
+        """Sample a token and add it to the answer; returns the reason if the answer ends there."""
         matcher = request.matcher
         sampled = request.sampler.sample(logits, request.tokens, None if matcher is None else matcher.mask())
         if request.first_token_at is None:
@@ -427,14 +434,14 @@ class Scheduler:
         return "context" if len(request.tokens) >= self._backend.n_ctx else None
 
     def _finish(self, request: Request, reason: FinishReason, error: Exception | None = None) -> None:
-        """End a request; what it computed stays in the cache unless the backend may have failed on it."""
+        """End a request; its sequence goes to the prefix cache unless the backend may have failed on it."""
         if request in self._active:
             self._active.remove(request)
         if self._speculation is not None:
             self._speculation.forget(request)
         if request.sequence is not None:
             if error is None:
-                self._prefixes.park(request.sequence, request.tokens[: request.fed], request.scales)
+                self._prefixes.add(request.sequence, request.tokens[: request.n_computed], request.scales)
             else:
                 self._backend.close_sequence(request.sequence)
             request.sequence = None

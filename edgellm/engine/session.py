@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Sequence
-from types import TracebackType
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType, TracebackType
+from typing import Any
 
 from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
@@ -23,11 +24,12 @@ def make_request(
     on_event: Callable[[Event], None],
     matcher: TokenMatcher | None = None,
     scales: Scales = (),
+    defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Request:
-    """A request for the scheduler out of options in which nothing is left None by `GenerateOptions.over`.
+    """Make a request for the scheduler.
 
-    matcher: at the beginning of the grammar that the options ask for (`Model.matcher`). scales: of the
-    adapters that they ask for (`Model.scales`).
+    matcher: at the beginning of the grammar that the options name (`Model.matcher`). scales: of the adapters
+    that they choose (`Model.scales`). defaults: sampling values of the model's file, for options left None.
     Raises UsageError if a token of the prompt, or a biased one, is not in the vocabulary.
     """
     if len(prompt) and (min(prompt) < 0 or max(prompt) >= n_vocab):
@@ -35,32 +37,10 @@ def make_request(
     beyond = [token for token in options.logit_bias if token >= n_vocab]
     if beyond:
         raise UsageError(f"logit_bias names token {beyond[0]}; the vocabulary ends at {n_vocab - 1}.")
-    known = options.over({})
-    assert known.temperature is not None
-    assert known.top_k is not None
-    assert known.top_p is not None
-    assert known.min_p is not None
-    assert known.repeat_penalty is not None
-    assert known.presence_penalty is not None
-    assert known.frequency_penalty is not None
-    assert known.penalty_last_n is not None
-    sampler = Sampler(
-        temperature=known.temperature,
-        top_k=known.top_k,
-        top_p=known.top_p,
-        min_p=known.min_p,
-        repeat_penalty=known.repeat_penalty,
-        presence_penalty=known.presence_penalty,
-        frequency_penalty=known.frequency_penalty,
-        penalty_last_n=known.penalty_last_n,
-        seed=known.seed,
-        logit_bias=dict(known.logit_bias) or None,
-        n_probs=known.logprobs,
-    )
     return Request(
         prompt=prompt,
-        options=known,
-        sampler=sampler,
+        options=options,
+        sampler=Sampler(options.resolve(defaults)),
         decoder=decoder,
         on_event=on_event,
         matcher=matcher,
@@ -69,11 +49,11 @@ def make_request(
 
 
 class Generation(Iterator[str]):
-    """The pieces of one answer, as they come.
+    """Iterator over the pieces of one answer's text.
 
-    `text`, `ids` and (if asked for) `logprobs` hold what has come so far; `finish_reason` (stop, length,
-    context or cancelled) and `stats` are set when the iteration has ended. Leaving a `with` block, or
-    closing, cancels what has not finished.
+    `text`, `ids` and (if asked for) `logprobs` hold the answer so far; `finish_reason` (stop, length, context
+    or cancelled) and `stats` are set at the end. Leaving a `with` block, or `close`, cancels an unfinished
+    answer.
     """
 
     def __init__(self, scheduler: Scheduler, make: Callable[[Callable[[Event], None]], Request]) -> None:
@@ -88,7 +68,7 @@ class Generation(Iterator[str]):
 
     @property
     def ids(self) -> list[int]:
-        """The tokens sampled so far, the one that ended the answer included."""
+        """Tokens sampled so far, with the one that ended the answer."""
         return self._request.tokens[len(self._request.prompt) :]
 
     @property
@@ -97,8 +77,8 @@ class Generation(Iterator[str]):
 
     @property
     def n_prompt_read(self) -> int:
-        """Prompt tokens that have been read so far."""
-        return min(self._request.fed, len(self._request.prompt))
+        """Number of prompt tokens computed so far."""
+        return min(self._request.n_computed, len(self._request.prompt))
 
     def __iter__(self) -> Generation:
         return self
@@ -125,7 +105,7 @@ class Generation(Iterator[str]):
         self._request.cancel()
 
     def close(self) -> None:
-        """Cancel if unfinished, and free what the answer holds."""
+        """Cancel the answer if it is unfinished, and free its sequence."""
         self.cancel()
         for _ in self:
             pass

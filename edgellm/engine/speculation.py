@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from edgellm.backends.base import Backend, blocks_for
 from edgellm.engine.lookup import Lookup, Rate
-from edgellm.engine.request import Grant, Request
+from edgellm.engine.request import Request, ScheduledTokens
 
 if TYPE_CHECKING:
     from edgellm.engine.draft_model import DraftModel
@@ -41,19 +41,19 @@ class StepCosts:
         # Weighted sums over the steps with n guessed tokens that took y seconds longer: 1, n, n^2, y, ny.
         self._sums = [0.0] * 5
 
-    def add(self, n_tokens: int, n_guessed: int, seconds: float) -> None:
-        """Count a step of `n_tokens` and `n_guessed` more that took `seconds`."""
+    def add(self, n_tokens: int, n_drafted: int, seconds: float) -> None:
+        """Count a step of `n_tokens` and `n_drafted` more that took `seconds`."""
         if seconds <= 0.0:
             return
         size = _rounded(n_tokens)
         plain, first, each = self.expected(n_tokens)
-        if n_guessed == 0:
+        if n_drafted == 0:
             known = self._plain.get(size, seconds)
             self._plain[size] = known + 0.2 * (min(seconds, LARGEST_SURPRISE * known) - known)
         elif size in self._plain:
-            most = LARGEST_SURPRISE * (plain + first + each * n_guessed)
+            most = LARGEST_SURPRISE * (plain + first + each * n_drafted)
             extra = max(0.0, min(seconds, most) - plain)
-            new = (1.0, n_guessed, n_guessed * n_guessed, extra, n_guessed * extra)
+            new = (1.0, n_drafted, n_drafted * n_drafted, extra, n_drafted * extra)
             self._sums = [COST_MEMORY * old + value for old, value in zip(self._sums, new, strict=True)]
 
     def expected(self, n_tokens: int) -> tuple[float, float, float]:
@@ -88,7 +88,7 @@ def _rounded(n_tokens: int) -> int:
     return n_tokens if n_tokens <= 16 else (n_tokens + 8) // 16 * 16
 
 
-class _Guesser:
+class _Drafter:
     """What is known about one request: its text, and how often the draft model has been right.
 
     chances: of each token of the guess that could be made now, to be right with all before it. by_model:
@@ -112,42 +112,42 @@ class Speculation:
         self._backend = backend
         self._draft_max = min(draft_max, backend.n_undo)
         self._draft = draft
-        self._guessers: dict[int, _Guesser] = {}
+        self._drafters: dict[int, _Drafter] = {}
         self.costs = StepCosts()
 
-    def extend(self, grants: Sequence[Grant]) -> list[Grant]:
-        """The grants with guesses, within what is left of the step's tokens and the cache's free blocks.
+    def extend(self, scheduled: Sequence[ScheduledTokens]) -> list[ScheduledTokens]:
+        """The scheduled with guesses, within what is left of the step's tokens and the cache's free blocks.
 
         Raises BackendError if the draft model fails.
         """
-        guessers = [self._consider(grant.request) if grant.request.decoding else None for grant in grants]
-        lengths = self._share_out(grants, guessers)
-        free = self._backend.free_blocks - sum(self._blocks(grant, 0) for grant in grants)
-        for i, grant in enumerate(grants):
-            while self._blocks(grant, lengths[i]) - self._blocks(grant, 0) > free:
+        drafters = [self._consider(entry.request) if entry.request.decoding else None for entry in scheduled]
+        lengths = self._share_out(scheduled, drafters)
+        free = self._backend.free_blocks - sum(self._blocks(entry, 0) for entry in scheduled)
+        for i, entry in enumerate(scheduled):
+            while self._blocks(entry, lengths[i]) - self._blocks(entry, 0) > free:
                 lengths[i] -= 1
-            free -= self._blocks(grant, lengths[i]) - self._blocks(grant, 0)
+            free -= self._blocks(entry, lengths[i]) - self._blocks(entry, 0)
         chosen = [
-            (grant.request, guesser, length)
-            for grant, guesser, length in zip(grants, guessers, lengths, strict=True)
-            if guesser is not None and length
+            (entry.request, drafter, length)
+            for entry, drafter, length in zip(scheduled, drafters, lengths, strict=True)
+            if drafter is not None and length
         ]
-        guesses = {request: guesser.lookup.guess(n) for request, guesser, n in chosen if not guesser.by_model}
+        drafts = {request: drafter.lookup.draft(n) for request, drafter, n in chosen if not drafter.by_model}
         if self._draft is not None:
-            guesses |= self._draft.continue_all({r: n for r, guesser, n in chosen if guesser.by_model})
-        return [grant._replace(guess=tuple(guesses.get(grant.request, ()))) for grant in grants]
+            drafts |= self._draft.continue_all({r: n for r, drafter, n in chosen if drafter.by_model})
+        return [entry._replace(draft=tuple(drafts.get(entry.request, ()))) for entry in scheduled]
 
-    def measure(self, grants: Sequence[Grant], seconds: float) -> None:
-        """Learn from what a step with these grants took."""
-        n_guessed = sum(len(grant.guess) for grant in grants)
-        self.costs.add(sum(grant.n_tokens for grant in grants), n_guessed, seconds)
+    def measure(self, scheduled: Sequence[ScheduledTokens], seconds: float) -> None:
+        """Learn from what a step with these scheduled took."""
+        n_drafted = sum(len(entry.draft) for entry in scheduled)
+        self.costs.add(sum(entry.n_tokens for entry in scheduled), n_drafted, seconds)
 
-    def settle(self, grant: Grant, n_right: int) -> None:
+    def settle(self, entry: ScheduledTokens, n_right: int) -> None:
         """Learn that the first `n_right` tokens of a guess were right, and the next was not."""
-        guesser = self._guessers[grant.request.number]
-        if guesser.by_model:
-            for i in range(min(n_right + 1, len(grant.guess))):
-                guesser.agreement.add(i < n_right)
+        drafter = self._drafters[entry.request.number]
+        if drafter.by_model:
+            for i in range(min(n_right + 1, len(entry.draft))):
+                drafter.agreement.add(i < n_right)
 
     def pause(self, request: Request) -> None:
         """Let go of what the draft model holds of a request that is set back."""
@@ -157,49 +157,51 @@ class Speculation:
     def forget(self, request: Request) -> None:
         """Let go of what is known about a request that has ended."""
         self.pause(request)
-        self._guessers.pop(request.number, None)
+        self._drafters.pop(request.number, None)
 
     def clear(self) -> None:
         """Let go of everything that the draft model holds."""
         if self._draft is not None:
             self._draft.clear()
 
-    def _consider(self, request: Request) -> _Guesser:
-        """The request's guesser, with the guess that it could make now."""
-        guesser = self._guessers.get(request.number)
-        if guesser is None:
-            guesser = self._guessers[request.number] = _Guesser(Lookup(len(request.prompt)))
-        guesser.lookup.extend(request.tokens)
+    def _consider(self, request: Request) -> _Drafter:
+        """The request's drafter, with the guess that it could make now."""
+        drafter = self._drafters.get(request.number)
+        if drafter is None:
+            drafter = self._drafters[request.number] = _Drafter(Lookup(len(request.prompt)))
+        drafter.lookup.extend(request.tokens)
         most = min(self._draft_max, self._backend.n_ctx - len(request.tokens) - 1)
         if request.options.max_tokens is not None:
             most = min(most, request.options.max_tokens - request.n_generated - 1)
-        guesser.chances, guesser.by_model = guesser.lookup.chances(most), False
+        drafter.chances, drafter.by_model = drafter.lookup.chances(most), False
         room = 0 if self._draft is None else self._draft.room(request, most)
         if room > 0:
-            guesser.agreement.fade()
-            agreement = guesser.agreement.value
-            if not guesser.chances or guesser.chances[0] < agreement:
-                guesser.chances, guesser.by_model = [agreement ** (i + 1) for i in range(room)], True
-        return guesser
+            drafter.agreement.fade()
+            agreement = drafter.agreement.value
+            if not drafter.chances or drafter.chances[0] < agreement:
+                drafter.chances, drafter.by_model = [agreement ** (i + 1) for i in range(room)], True
+        return drafter
 
-    def _share_out(self, grants: Sequence[Grant], guessers: Sequence[_Guesser | None]) -> list[int]:
-        """How many tokens to guess for each grant: what makes the step yield the most tokens a second."""
-        lengths = [0] * len(grants)
-        n_fed = sum(grant.n_tokens for grant in grants)
-        known = [(i, guesser) for i, guesser in enumerate(guessers) if guesser is not None]
+    def _share_out(
+        self, scheduled: Sequence[ScheduledTokens], drafters: Sequence[_Drafter | None]
+    ) -> list[int]:
+        """How many tokens to guess for each entry: what makes the step yield the most tokens a second."""
+        lengths = [0] * len(scheduled)
+        n_scheduled = sum(entry.n_tokens for entry in scheduled)
+        known = [(i, drafter) for i, drafter in enumerate(drafters) if drafter is not None]
         # The likeliest tokens first; along one guess the chances fall, so its tokens come in order.
         order = sorted(
-            ((chance, i, guesser.by_model) for i, guesser in known for chance in guesser.chances),
+            ((chance, i, drafter.by_model) for i, drafter in known for chance in drafter.chances),
             reverse=True,
         )
         if not order:
             return lengths
-        plain, first, each = self.costs.expected(n_fed)
+        plain, first, each = self.costs.expected(n_scheduled)
         draft_s = 0.0 if self._draft is None else self._draft.step_s
         expected = float(len(known))
         best, n_best = expected / plain, 0
         n_drafting = 0  # steps of the draft model: as many as the longest of its guesses has tokens
-        for n, (chance, i, by_model) in enumerate(order[: self._backend.batch - n_fed], 1):
+        for n, (chance, i, by_model) in enumerate(order[: self._backend.batch - n_scheduled], 1):
             expected += chance
             lengths[i] += 1
             if by_model:
@@ -208,7 +210,7 @@ class Speculation:
             if rate > best:
                 best, n_best = rate, n
         chosen = [i for _, i, _ in order[:n_best]]
-        return [chosen.count(i) for i in range(len(grants))]
+        return [chosen.count(i) for i in range(len(scheduled))]
 
-    def _blocks(self, grant: Grant, n_guessed: int) -> int:
-        return blocks_for(grant.request.fed, grant.n_tokens + n_guessed, self._backend.block_tokens)
+    def _blocks(self, entry: ScheduledTokens, n_drafted: int) -> int:
+        return blocks_for(entry.request.n_computed, entry.n_tokens + n_drafted, self._backend.block_tokens)

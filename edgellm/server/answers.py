@@ -95,12 +95,13 @@ class Job:
         model = self.loaded.model
         request = make_request(
             prompt,
-            options.over(model.sampling_defaults),
+            options,
             n_vocab=model.backend.n_vocab,
             decoder=model.tokenizer.stream(shown=self._shown),
             on_event=lambda event: deliver(event),
             matcher=model.matcher(options),
             scales=model.scales(self.loaded.lora if options.lora is None else options.lora),
+            defaults=model.sampling_defaults,
         )
         answer = Answer(request)
         deliver = self._deliverer(answer)

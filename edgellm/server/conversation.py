@@ -80,7 +80,7 @@ def prepare(
         schema = json.loads(options.constraint.text)
         grammar = thought_grammar(schema, controls, thoughts)
         options = replace(options, schema=None, json=False, grammar=grammar)
-    model.matcher(options)
+    model.compile_grammar(options)
     return Conversation(
         ids,
         options,

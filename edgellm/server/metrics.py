@@ -60,7 +60,7 @@ class Metrics:
             "sequences_parked",
             "gauge",
             "Sequences kept for reuse.",
-            sum(s.n_parked for s in running),
+            sum(s.n_cached_sequences for s in running),
         )
         add("model_loads_total", "counter", "Models loaded.", models.n_loads)
         add("model_unloads_total", "counter", "Models unloaded.", models.n_unloads)

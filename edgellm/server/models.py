@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
 from edgellm.engine.load_options import LoadOptions
-from edgellm.engine.loading import Prospect, foresee, memory_needed, reachable_memory
+from edgellm.engine.loading import LoadEstimate, estimate, memory_needed, reachable_memory
 from edgellm.engine.model import Model
 from edgellm.engine.planning import vocabulary_difference
 from edgellm.engine.prefix_store import PrefixStore
@@ -279,9 +279,9 @@ class ModelManager:
         finally:
             loaded.release()
 
-    async def foresee(self, source: Source) -> Prospect:
+    async def estimate(self, source: Source) -> LoadEstimate:
         """What a model will be once it is loaded; its file is read for that and the weights are not."""
-        return await asyncio.to_thread(lambda: foresee(source.path, self._options_for(source)))
+        return await asyncio.to_thread(lambda: estimate(source.path, self._options_for(source)))
 
     def unload(self, name: str | None) -> Source:
         """Unload a model that is loaded as soon as nobody uses it; its source."""

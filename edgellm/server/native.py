@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from edgellm import __version__
 from edgellm.chat.template import template_source
 from edgellm.engine.describe import describe
-from edgellm.engine.loading import Prospect
+from edgellm.engine.loading import LoadEstimate
 from edgellm.engine.options import sampling_defaults
 from edgellm.errors import UnsupportedError
 from edgellm.server.errors import RETRY_AFTER_S, RequestError
@@ -69,10 +69,10 @@ async def props(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
     manager = service.models
     source, adapter = manager.find(model), manager.adapter(model)
     if source.loaded is None:
-        found = await manager.foresee(source)
+        found = await manager.estimate(source)
     else:
         own = source.loaded.model
-        found = Prospect(own.n_ctx, own.n_vocab, own.threads, own.memory)
+        found = LoadEstimate(own.n_ctx, own.n_vocab, own.threads, own.memory)
     metadata = (await asyncio.to_thread(describe, source.path)).metadata
     return {
         "model": source.name if adapter is None else adapter.name,

@@ -193,7 +193,7 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
         if body.raw:
             encode = partial(loaded.model.tokenizer.encode, add_special=True, parse_special=True)
             ids = await asyncio.to_thread(encode, body.prompt)
-            await asyncio.to_thread(loaded.model.matcher, options)
+            await asyncio.to_thread(loaded.model.compile_grammar, options)
             job, parser = service.start(loaded, [ids], options), PartParser()
         else:
             messages = [{"role": "system", "content": body.system}] if body.system else []

@@ -183,7 +183,7 @@ async def completions(body: CompletionBody, request: Request, service: ServiceOf
     options = body.options(max_tokens=body.max_tokens, logprobs=body.logprobs)
     async with service.models.use(body.model) as loaded:
         prompts = await _token_lists(body.prompt, loaded.model)
-        await asyncio.to_thread(loaded.model.matcher, options)
+        await asyncio.to_thread(loaded.model.compile_grammar, options)
         job = service.start(loaded, prompts, options, n=body.n)
     shape = _CompletionShape(job, body)
     chunks = shape.chunks() if body.stream else None

@@ -19,6 +19,7 @@ from edgellm.chat.tools import Tool, ToolChoice
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
+from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.answers import Job
 from edgellm.server.conversation import Conversation, prepare
@@ -80,20 +81,13 @@ class SamplingFields(Body):
         stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return GenerateOptions(
             max_tokens=max_tokens,
-            temperature=self.temperature,
-            top_k=self.top_k,
-            top_p=self.top_p,
-            min_p=self.min_p,
-            repeat_penalty=self.repeat_penalty,
-            presence_penalty=self.presence_penalty,
-            frequency_penalty=self.frequency_penalty,
-            penalty_last_n=self.penalty_last_n,
             seed=None if self.seed is None or self.seed < 0 else self.seed,
             stop=tuple(stop),
             logit_bias=_biases(self.logit_bias or {}),
             logprobs=logprobs,
             ignore_eos=self.ignore_eos,
             lora=None if self.lora is None else {one.id: one.scale for one in self.lora},
+            **{name: getattr(self, name) for name in DEFAULTS},
         )
 
 

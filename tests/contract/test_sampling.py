@@ -12,6 +12,7 @@ import pytest
 from edgellm import _native
 from edgellm._native import TokenSampler
 from edgellm.engine.sampling import Sampler
+from edgellm.engine.sampling_params import SamplingParams
 from edgellm.errors import ModelError, UsageError
 
 Array = npt.NDArray[Any]
@@ -22,6 +23,10 @@ OFF: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 def logits_of(seed: int, n: int, scale: float = 3.0) -> Array:
     return (np.random.default_rng(seed).standard_normal(n) * scale).astype(np.float32)
+
+
+def sampler_of(**options: Any) -> Sampler:
+    return Sampler(SamplingParams(**options))
 
 
 def distribution(
@@ -68,7 +73,7 @@ def distribution(
 
 
 def draws(logits: Array, n: int, options: dict[str, Any], **inputs: Any) -> Array:
-    sampler = Sampler(seed=7, **options)
+    sampler = sampler_of(seed=7, **options)
     return np.array([sampler.sample(logits, **inputs).id for _ in range(n)])
 
 
@@ -100,7 +105,7 @@ def assert_distributed(ids: Array, expected: Array) -> None:
         {**OFF, "temperature": 2.0},
         {**OFF, "top_p": 0.5},
         {**OFF, "top_p": 0.999, "temperature": 0.5},
-        {**OFF, "top_p": 0.0},
+        {**OFF, "top_p": 1e-9},
         {**OFF, "min_p": 0.2},
         {**OFF, "min_p": 1.0},
         {**OFF, "top_k": 150, "top_p": 0.9},
@@ -143,7 +148,7 @@ def test_masks(options: dict[str, Any], n_words: int) -> None:
     mask = np.random.default_rng(4).integers(0, 2**32, n_words, dtype=np.uint32)
     if n_words == 0:
         with pytest.raises(UsageError, match="No token is allowed"):
-            Sampler(**options).sample(logits, mask=mask)
+            sampler_of(**options).sample(logits, mask=mask)
         return
     mask[0], mask[1] = 0xFFFFFFFF, 0
     assert_distributed(draws(logits, 2000, options, mask=mask), distribution(logits, mask=mask, **options))
@@ -186,8 +191,8 @@ def test_large_vocabularies_keep_what_the_definition_keeps(isa: str, n: int, opt
 def test_greedy_takes_the_lowest_id_among_equals() -> None:
     logits = logits_of(6, 1000)
     logits[[77, 78, 500]] = 50
-    assert Sampler(temperature=0.0).sample(logits).id == 77
-    assert Sampler(temperature=0.0, logit_bias={78: 0.5}).sample(logits).id == 78
+    assert sampler_of(temperature=0.0).sample(logits).id == 77
+    assert sampler_of(temperature=0.0, logit_bias={78: 0.5}).sample(logits).id == 78
 
 
 def test_the_seed_decides() -> None:
@@ -195,7 +200,7 @@ def test_the_seed_decides() -> None:
     options: dict[str, Any] = {**OFF, "temperature": 1.0}
 
     def run(seed: int) -> list[int]:
-        sampler = Sampler(seed=seed, **options)
+        sampler = sampler_of(seed=seed, **options)
         return [sampler.sample(logits).id for _ in range(20)]
 
     assert run(1) == run(1)
@@ -203,9 +208,9 @@ def test_the_seed_decides() -> None:
     assert run(2**64 - 1) != run(2)
     # These numbers hold on every platform: the generator is SplitMix64, the draw is in order of ids.
     assert run(1)[:5] == [375, 199, 234, 478, 108]
-    first, second = Sampler(**options), Sampler(**options)
+    first, second = sampler_of(**options), sampler_of(**options)
     assert first.seed != second.seed
-    replay = Sampler(seed=first.seed, **options)
+    replay = sampler_of(seed=first.seed, **options)
     ids = [first.sample(logits).id for _ in range(4)]
     replay.step = 2
     assert [replay.sample(logits).id for _ in range(2)] == ids[2:]
@@ -217,7 +222,7 @@ def test_samplers_in_turn_do_not_disturb_each_other() -> None:
     options: dict[str, Any] = {**OFF, "temperature": 1.0, "seed": 3}
 
     def draw(turns: list[int]) -> list[list[int]]:
-        samplers = [Sampler(repeat_penalty=penalty, **options) for _, penalty in kinds]
+        samplers = [sampler_of(repeat_penalty=penalty, **options) for _, penalty in kinds]
         drawn: list[list[int]] = [[], [], []]
         for turn in turns:
             logits = logits_of(turn, kinds[turn][0], scale=1.0)
@@ -227,13 +232,13 @@ def test_samplers_in_turn_do_not_disturb_each_other() -> None:
     assert draw([0, 1, 2] * 8) == draw([0] * 8 + [1] * 8 + [2] * 8)
 
 
-@pytest.mark.parametrize("n_probs", [None, 0, 1, 5, 600])
+@pytest.mark.parametrize("n_probs", [None, 0, 1, 5, 100])
 def test_logprobs_are_those_of_the_logits_as_they_came(n_probs: int | None) -> None:
-    logits = logits_of(8, 500)
+    logits = logits_of(8, 80)
     logits[13] = -np.inf
     expected = logits - np.log(np.exp(logits.astype(np.float64)).sum())
-    order = np.lexsort((np.arange(500), -logits))
-    sampler = Sampler(seed=1, logit_bias={int(order[0]): -math.inf}, n_probs=n_probs)
+    order = np.lexsort((np.arange(80), -logits))
+    sampler = sampler_of(seed=1, logit_bias={int(order[0]): -math.inf}, logprobs=n_probs)
     sampled = sampler.sample(logits)
     assert sampled.id != order[0]
     if n_probs is None:
@@ -241,8 +246,8 @@ def test_logprobs_are_those_of_the_logits_as_they_came(n_probs: int | None) -> N
         assert sampled.top == ()
         return
     assert sampled.logprob == pytest.approx(expected[sampled.id], abs=2e-6)
-    assert [token for token, _ in sampled.top] == list(order[: min(n_probs, 499)])
-    np.testing.assert_allclose([p for _, p in sampled.top], expected[order[: min(n_probs, 499)]], atol=2e-6)
+    assert [token for token, _ in sampled.top] == list(order[: min(n_probs, 79)])
+    np.testing.assert_allclose([p for _, p in sampled.top], expected[order[: min(n_probs, 79)]], atol=2e-6)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -275,50 +280,21 @@ def test_logits_that_are_not_finite_are_refused(value: float, at: int) -> None:
     choices: list[dict[str, Any]] = [{}, {"temperature": 0.0}]
     for options in choices:
         with pytest.raises(ModelError, match="NaN or infinity"):
-            Sampler(**options).sample(logits)
+            sampler_of(**options).sample(logits)
 
 
 def test_ids_outside_the_vocabulary_are_refused() -> None:
     logits = logits_of(10, 50)
     with pytest.raises(UsageError, match="logit_bias names token 50; the vocabulary has 50"):
-        Sampler(logit_bias={50: 1.0}).sample(logits)
+        sampler_of(logit_bias={50: 1.0}).sample(logits)
     for token in (50, -1):
         with pytest.raises(UsageError, match=f"history holds token {token};"):
-            Sampler(repeat_penalty=1.1).sample(logits, [1, token])
+            sampler_of(repeat_penalty=1.1).sample(logits, [1, token])
 
 
 def test_everything_forbidden_is_refused() -> None:
     with pytest.raises(UsageError, match="No token is allowed"):
-        Sampler(logit_bias={0: -math.inf, 1: -math.inf}).sample(np.zeros(2, np.float32))
-
-
-@pytest.mark.parametrize(
-    ("option", "value"),
-    [
-        ("temperature", -0.1),
-        ("temperature", math.nan),
-        ("temperature", "hot"),
-        ("top_k", -1),
-        ("top_k", 2.5),
-        ("top_p", 1.01),
-        ("top_p", -0.1),
-        ("min_p", 2.0),
-        ("repeat_penalty", 0.0),
-        ("presence_penalty", math.inf),
-        ("frequency_penalty", math.nan),
-        ("penalty_last_n", -2),
-        ("seed", -1),
-        ("seed", 2**64),
-        ("seed", True),
-        ("logit_bias", {-1: 1.0}),
-        ("logit_bias", {1: math.nan}),
-        ("n_probs", -1),
-    ],
-)
-def test_bad_options_are_named(option: str, value: object) -> None:
-    options: dict[str, Any] = {option: value}
-    with pytest.raises(UsageError, match=option):
-        Sampler(**options)
+        sampler_of(logit_bias={0: -math.inf, 1: -math.inf}).sample(np.zeros(2, np.float32))
 
 
 @pytest.mark.parametrize(
@@ -331,14 +307,14 @@ def test_bad_options_are_named(option: str, value: object) -> None:
         {"top_k": 0},
         {"repeat_penalty": 1.3},
         {"logit_bias": {3: 5.0}},
-        {"n_probs": 2},
+        {"logprobs": 2},
         {"temperature": 0.0, "presence_penalty": 0.5},
     ],
 )
 def test_no_more_logits_are_looked_at_than_it_says(options: dict[str, Any]) -> None:
     """Anything may stand for the others that is below: then a backend need not compute them."""
     for seed in range(40):
-        sampler = Sampler(seed=seed, **options)
+        sampler = sampler_of(seed=seed, **options)
         logits = logits_of(seed, 700)
         partial = logits.copy()
         if sampler.n_largest:
@@ -348,5 +324,5 @@ def test_no_more_logits_are_looked_at_than_it_says(options: dict[str, Any]) -> N
         chosen = sampler.sample(logits, (3, 5, 3)).id
         sampler.step = 0
         assert sampler.sample(partial, (3, 5, 3)).id == chosen
-    looks_at_all = {"repeat_penalty", "presence_penalty", "logit_bias", "n_probs"} & set(options)
+    looks_at_all = {"repeat_penalty", "presence_penalty", "logit_bias", "logprobs"} & set(options)
     assert (sampler.n_largest == 0) == (bool(looks_at_all) or options.get("top_k") == 0)

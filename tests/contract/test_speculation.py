@@ -33,24 +33,24 @@ def scheduler_of(model: Model, draft_max: int) -> Scheduler:
     return Scheduler(
         model.backend,
         model.tokenizer.eog_ids,
-        max_parked=0,
+        max_cached=0,
         draft_max=draft_max,
         clock=functools.partial(next, itertools.count()),
     )
 
 
 def begin(model: Model, scheduler: Scheduler, prompt: list[int], options: GenerateOptions) -> Generation:
-    known = options.over(model.sampling_defaults)
-    matcher = model.matcher(known)
+    matcher = model.matcher(options)
     return Generation(
         scheduler,
         lambda on_event: make_request(
             prompt,
-            known,
+            options,
             n_vocab=model.backend.n_vocab,
             decoder=model.tokenizer.stream(),
             on_event=on_event,
             matcher=matcher,
+            defaults=model.sampling_defaults,
         ),
     )
 

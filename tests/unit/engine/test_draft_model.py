@@ -93,7 +93,7 @@ def test_what_was_read_is_kept_for_the_next_turn_and_closed_in_the_end() -> None
 
 def test_cancelled_and_failed_requests_leave_no_sequence_behind() -> None:
     backend, draft_backend = CountingBackend(), CountingBackend()
-    scheduler, draft = pair(backend, draft_backend, max_parked=0)
+    scheduler, draft = pair(backend, draft_backend, max_cached=0)
     one = Collected(prompt(7), GREEDY)
     scheduler.submit(one.request)
     while one.request.n_drafted == 0:
@@ -132,7 +132,7 @@ def test_a_draft_model_that_fails_ends_the_requests_with_its_error() -> None:
 def test_small_caches_and_contexts_only_mean_fewer_guesses(kind: dict[str, Any]) -> None:
     backend = CountingBackend(n_ctx=128, cache_tokens=160, block_tokens=16, batch=32)
     draft_backend = CountingBackend(Often(), n_ctx=64, cache_tokens=96, block_tokens=16, batch=16, **kind)
-    scheduler, draft = pair(backend, draft_backend, max_parked=0)
+    scheduler, draft = pair(backend, draft_backend, max_cached=0)
     together = [Collected(prompt(n), GREEDY) for n in range(5)]
     run_all(scheduler, *together)
     for n, one in enumerate(together):

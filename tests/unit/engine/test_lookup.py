@@ -13,13 +13,13 @@ def test_the_latest_place_that_ends_alike_is_continued() -> None:
     lookup.extend([5, 1, 2, 3, 4, 1, 2, 8, 9])
     assert lookup.chances(4) == []
     lookup.extend([5, 1, 2, 3, 4, 1, 2, 8, 9, 1, 2])
-    assert lookup.guess(4) == [8, 9, 1, 2]
+    assert lookup.draft(4) == [8, 9, 1, 2]
 
 
 def test_a_match_that_reaches_the_end_goes_round() -> None:
     lookup = Lookup(n_prompt=2)
     lookup.extend([7, 1, 2, 3, 1, 2])
-    assert lookup.guess(8) == [3, 1, 2, 3, 1, 2, 3, 1]
+    assert lookup.draft(8) == [3, 1, 2, 3, 1, 2, 3, 1]
 
 
 def test_growing_by_steps_is_the_same_as_at_once() -> None:
@@ -31,7 +31,7 @@ def test_growing_by_steps_is_the_same_as_at_once() -> None:
         steps.extend(text[:place])
     whole.extend(text)
     assert steps.chances(8) == whole.chances(8)
-    assert steps.guess(8) == whole.guess(8)
+    assert steps.draft(8) == whole.draft(8)
 
 
 def test_chances_fall_along_a_guess_and_rise_with_the_match() -> None:
@@ -41,7 +41,7 @@ def test_chances_fall_along_a_guess_and_rise_with_the_match() -> None:
     assert all(0 < later < earlier <= 1 for earlier, later in itertools.pairwise(chances))
     short = Lookup(n_prompt=104)
     short.extend([*range(100), 500, 501, 0, 1])
-    assert short.guess(1) == [2]
+    assert short.draft(1) == [2]
     assert short.chances(1)[0] < chances[0]
 
 
@@ -70,7 +70,7 @@ def test_a_short_text_has_no_continuation() -> None:
     lookup.extend([1, 1])
     assert lookup.chances(3) == []
     lookup.extend([1, 1, 1])
-    assert lookup.guess(3) == [1, 1, 1]
+    assert lookup.draft(3) == [1, 1, 1]
 
 
 def test_a_rate_forgets() -> None:

@@ -265,4 +265,4 @@ def test_a_model_s_key_changes_with_all_that_matters(tmp_path: Path) -> None:
 
 def test_the_backend_of_the_tests_saves() -> None:
     assert isinstance(CountingBackend(), SavingBackend)
-    assert PrefixCache(CountingBackend(), max_parked=1).save_some(idle=True) is False
+    assert PrefixCache(CountingBackend(), max_cached=1).save_some(idle=True) is False

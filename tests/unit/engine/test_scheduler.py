@@ -19,10 +19,10 @@ GREEDY = GenerateOptions(temperature=0.0, max_tokens=12)
 
 
 def scheduler_over(
-    backend: CountingBackend, *, max_active: int = 16, max_waiting: int = 256, max_parked: int = 32
+    backend: CountingBackend, *, max_active: int = 16, max_waiting: int = 256, max_cached: int = 32
 ) -> Scheduler:
     return Scheduler(
-        backend, frozenset({EOG}), max_active=max_active, max_waiting=max_waiting, max_parked=max_parked
+        backend, frozenset({EOG}), max_active=max_active, max_waiting=max_waiting, max_cached=max_cached
     )
 
 
@@ -84,9 +84,9 @@ def test_a_short_prompt_overtakes_a_long_one_which_still_advances() -> None:
     scheduler.step()
     scheduler.submit(short.request)
     while short.request.n_generated == 0:
-        before = long.request.fed
+        before = long.request.n_computed
         scheduler.step()
-        assert long.request.fed > before
+        assert long.request.n_computed > before
     assert long.request.n_generated == 0
     while scheduler.busy:
         scheduler.step()
@@ -95,7 +95,7 @@ def test_a_short_prompt_overtakes_a_long_one_which_still_advances() -> None:
 
 def test_a_cancelled_request_leaves_before_the_next_step() -> None:
     backend = CountingBackend()
-    scheduler = scheduler_over(backend, max_parked=0)
+    scheduler = scheduler_over(backend, max_cached=0)
     kept, dropped = Collected(prompt(1, 20), GREEDY), Collected(prompt(2, 20), GREEDY)
     scheduler.submit(kept.request)
     scheduler.submit(dropped.request)
@@ -212,7 +212,7 @@ def test_a_conversation_goes_on_in_its_own_sequence() -> None:
             assert one.finish.stats.n_cached == len(history) - 3 - 1
         assert one.text == alone(history, GREEDY).text
         history = [*one.request.tokens, 4, 5, 6]
-    assert len(backend.sequences) == scheduler.n_parked == 1
+    assert len(backend.sequences) == scheduler.n_cached_sequences == 1
 
 
 def test_a_beginning_shared_with_an_answer_under_way_is_not_read_again() -> None:
@@ -242,14 +242,14 @@ def test_recurrent_models_go_on_only_from_whole_sequences() -> None:
 @pytest.mark.parametrize("options", [{}, {"recurrent": True}, {"kept_tokens": 10}])
 def test_a_beginning_that_many_send_at_once_is_read_once(options: dict[str, Any]) -> None:
     backend = CountingBackend(cache_tokens=4096, batch=64, **options)
-    scheduler = scheduler_over(backend, max_parked=8)
+    scheduler = scheduler_over(backend, max_cached=8)
     shared = prompt(1, 120)
     several = [Collected([*shared, n, *prompt(n, 9)], GREEDY) for n in range(6)]
     other = Collected(prompt(99, 30), GREEDY)
     run_all(scheduler, *several, other)
     assert [one.finish.stats.n_cached for one in several] == [0] + [120] * 5
-    n_fed = sum(sum(step.values()) for step in backend.steps)
-    assert n_fed == 120 + 6 * 10 + 30 + 7 * 11
+    n_computed = sum(sum(step.values()) for step in backend.steps)
+    assert n_computed == 120 + 6 * 10 + 30 + 7 * 11
     for one in several:
         assert one.text == alone(one.request.prompt, GREEDY).text
 
@@ -334,7 +334,7 @@ def test_requests_with_other_adapters_share_steps_but_no_prefix() -> None:
         assert one.request.tokens == alone(text, GREEDY, scales=scales).request.tokens
         assert one.finish.stats.n_cached == 0
     assert len({tuple(one.request.tokens) for one in first}) == len(settings)
-    assert scheduler.n_parked == len(settings)
+    assert scheduler.n_cached_sequences == len(settings)
 
     # Each finds its own past again, and a new setting finds none.
     again = [Collected(text, GREEDY, scales) for scales in [*settings, (0.25, 0.0)]]

@@ -27,7 +27,7 @@ class Traffic(RuleBasedStateMachine):
 
     @initialize(
         kind=st.sampled_from([{}, {"recurrent": True}, {"kept_tokens": 9}, {"copies": True}]),
-        max_parked=st.integers(0, 4),
+        max_cached=st.integers(0, 4),
         max_active=st.integers(1, 4),
         cache_tokens=st.sampled_from([64, 80, 128, 256]),
         batch=st.sampled_from([4, 16, 64]),
@@ -37,7 +37,7 @@ class Traffic(RuleBasedStateMachine):
     def begin(
         self,
         kind: dict[str, int],
-        max_parked: int,
+        max_cached: int,
         max_active: int,
         cache_tokens: int,
         batch: int,
@@ -54,7 +54,7 @@ class Traffic(RuleBasedStateMachine):
             frozenset({EOG}),
             max_active=max_active,
             max_waiting=4,
-            max_parked=max_parked,
+            max_cached=max_cached,
             min_shared=5,
             draft_max=draft_max,
             clock=functools.partial(next, itertools.count()),
@@ -123,11 +123,11 @@ class Traffic(RuleBasedStateMachine):
         if not hasattr(self, "backend"):
             return
         held = {one.request.sequence for one in self.requests if one.request.sequence is not None}
-        assert len(self.backend.sequences) == len(held) + self.scheduler.n_parked
+        assert len(self.backend.sequences) == len(held) + self.scheduler.n_cached_sequences
         assert held <= set(self.backend.sequences)
         for one in self.requests:
             if one.request.sequence is not None:
-                assert self.backend.sequence_length(one.request.sequence) == one.request.fed
+                assert self.backend.sequence_length(one.request.sequence) == one.request.n_computed
 
     def teardown(self) -> None:
         if not hasattr(self, "backend"):

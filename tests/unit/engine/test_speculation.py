@@ -39,7 +39,7 @@ def ticking(seconds: float = 1.0) -> Callable[[], float]:
     return lambda: seconds * next(ticks)
 
 
-def guessing(backend: CountingBackend, draft_max: int = 7, **options: Any) -> Scheduler:
+def drafting(backend: CountingBackend, draft_max: int = 7, **options: Any) -> Scheduler:
     return Scheduler(backend, frozenset({EOG}), draft_max=draft_max, clock=ticking(), **options)
 
 
@@ -73,7 +73,7 @@ def same(one: Collected, expected: Collected) -> None:
 def test_answers_are_those_without_guesses(options: GenerateOptions) -> None:
     backend = CountingBackend(PERIODIC)
     one = Collected(prompt(1), options)
-    run_all(guessing(backend), one)
+    run_all(drafting(backend), one)
     same(one, alone(prompt(1), options, PERIODIC))
     stats = one.finish.stats
     assert 0 < stats.n_accepted < stats.n_drafted
@@ -84,7 +84,7 @@ def test_answers_are_those_without_guesses(options: GenerateOptions) -> None:
 def test_an_answer_ends_at_its_length_inside_a_guess(max_tokens: int) -> None:
     options = GenerateOptions(temperature=0.0, max_tokens=max_tokens)
     one = Collected(CIRCLE, options)
-    run_all(guessing(CountingBackend(CIRCULAR)), one)
+    run_all(drafting(CountingBackend(CIRCULAR)), one)
     same(one, alone(CIRCLE, options, CIRCULAR))
 
 
@@ -92,13 +92,13 @@ def test_an_answer_ends_at_its_length_inside_a_guess(max_tokens: int) -> None:
 def test_an_answer_ends_at_a_stop_text_or_token_inside_a_guess(at: int) -> None:
     options = GenerateOptions(temperature=0.0, max_tokens=60, stop=("ABCDEFGHIJ"[at] + "ABCDEFGHIJ"[at + 1],))
     one = Collected(CIRCLE, options)
-    run_all(guessing(CountingBackend(CIRCULAR)), one)
+    run_all(drafting(CountingBackend(CIRCULAR)), one)
     same(one, alone(CIRCLE, options, CIRCULAR))
     assert one.finish.reason == "stop"
 
     ending = HashModel(lambda ids: EOG if len(ids) == 33 + at else (ids[-1] + 1) % 10)
     one = Collected(CIRCLE, GREEDY)
-    run_all(guessing(CountingBackend(ending)), one)
+    run_all(drafting(CountingBackend(ending)), one)
     same(one, alone(CIRCLE, GREEDY, ending))
     assert one.request.tokens[-1] == EOG
 
@@ -106,7 +106,7 @@ def test_an_answer_ends_at_a_stop_text_or_token_inside_a_guess(at: int) -> None:
 def test_an_answer_ends_with_the_context() -> None:
     options = GenerateOptions(temperature=0.0)
     one = Collected(CIRCLE, options)
-    run_all(guessing(CountingBackend(CIRCULAR, n_ctx=64)), one)
+    run_all(drafting(CountingBackend(CIRCULAR, n_ctx=64)), one)
     same(one, alone(CIRCLE, options, CIRCULAR, n_ctx=64))
     assert one.finish.reason == "context"
 
@@ -134,15 +134,15 @@ def test_a_grammar_never_sees_a_guess() -> None:
         return one, matcher.accepted
 
     expected, steps = answer(Scheduler(CountingBackend(PERIODIC), frozenset({EOG})))
-    found, guessed_steps = answer(guessing(CountingBackend(PERIODIC)))
+    found, drafted_steps = answer(drafting(CountingBackend(PERIODIC)))
     same(found, expected)
-    assert guessed_steps == steps == found.request.tokens[30:]
+    assert drafted_steps == steps == found.request.tokens[30:]
     assert found.finish.stats.n_drafted > 0
 
 
 def test_requests_in_one_batch_do_not_disturb_each_other() -> None:
     backend = CountingBackend(PERIODIC, cache_tokens=1024, batch=20)
-    scheduler = guessing(backend)
+    scheduler = drafting(backend)
     options = [GenerateOptions(temperature=0.8 * (n % 2), seed=n, max_tokens=20 + 9 * n) for n in range(6)]
     together = [Collected(prompt(n, 20 + 15 * n), options[n]) for n in range(6)]
     run_all(scheduler, *together)
@@ -155,7 +155,7 @@ def test_requests_in_one_batch_do_not_disturb_each_other() -> None:
 @pytest.mark.parametrize("kind", [{}, {"kept_tokens": 4}, {"recurrent": True}])
 def test_nothing_is_left_behind_in_a_cache_that_is_too_small(kind: dict[str, Any]) -> None:
     backend = CountingBackend(PERIODIC, n_ctx=128, cache_tokens=160, block_tokens=16, batch=32, **kind)
-    scheduler = guessing(backend, max_parked=0)
+    scheduler = drafting(backend, max_cached=0)
     assert scheduler.speculates == ("recurrent" not in kind)
     options = GenerateOptions(temperature=0.0, max_tokens=60)
     together = [Collected(prompt(n), options) for n in range(5)]
@@ -170,7 +170,7 @@ def test_nothing_is_left_behind_in_a_cache_that_is_too_small(kind: dict[str, Any
 def test_a_guess_never_takes_another_requests_blocks() -> None:
     # Two answers fill the cache but for what the last tokens of each need.
     backend = CountingBackend(PERIODIC, n_ctx=64, cache_tokens=96, block_tokens=4, batch=32)
-    scheduler = guessing(backend, max_parked=0)
+    scheduler = drafting(backend, max_cached=0)
     together = [Collected(prompt(n, 10), GenerateOptions(temperature=0.0, max_tokens=38)) for n in range(2)]
     for one in together:
         scheduler.submit(one.request)
@@ -183,7 +183,7 @@ def test_a_guess_never_takes_another_requests_blocks() -> None:
 
 def test_a_cancelled_answer_leaves_nothing_behind() -> None:
     backend = CountingBackend(PERIODIC)
-    scheduler = guessing(backend)
+    scheduler = drafting(backend)
     one = Collected(prompt(6), GREEDY)
     scheduler.submit(one.request)
     while one.request.n_drafted == 0:
@@ -231,8 +231,8 @@ def test_text_that_does_not_repeat_costs_next_to_nothing(each: float) -> None:
     # A fifth of the tokens are one that follows itself with anything: pairs come again, continuations do not.
     noise = HashModel(lambda ids: 5 if zlib.crc32(bytes(ids[-9:])) % 5 else None)
     without, _ = seconds(noise, each, 0)
-    guessed, _ = seconds(noise, each, 7)
-    assert guessed < 1.03 * without
+    drafted, _ = seconds(noise, each, 7)
+    assert drafted < 1.03 * without
 
 
 def test_the_guesses_grow_with_what_comes_true_and_shrink_with_what_they_cost() -> None:
