@@ -5,7 +5,7 @@
 Starts from the reference models under tests/data, and those of the shared folder where it is there. A mutant
 that crashes, hangs, or raises anything else is kept in --keep and named by its seed, which makes it again
 (--first SEED --count 1, with the same models to start from). To find more than crashes, build the engine with
--DEDGELLM_SANITIZE=ON, and set LD_PRELOAD to libasan.so and libstdc++.so and ASAN_OPTIONS=detect_leaks=0.
+-DEDGELLM_SANITIZE=address, and set LD_PRELOAD to libasan.so and libstdc++.so and ASAN_OPTIONS=detect_leaks=0.
 """
 
 from __future__ import annotations

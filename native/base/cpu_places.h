@@ -19,6 +19,8 @@ class CpuPlaces {
 
     // Notes where a thread of the pool is, which calls this of itself.
     void note(size_t index);
+    // Forgets where a thread is: it takes no part for now.
+    void leave(size_t index) { places_[index].cpu.store(-1, std::memory_order_relaxed); }
     // The same; if it is where another one was last, it moves to a CPU where none is. The set of CPUs that it
     // may run on stays as it was. A thread that had to wait for its new CPU as for the old one, because
     // another process keeps it busy, tries again only later and later.

@@ -2,9 +2,17 @@
 #include "base/thread_pool.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <system_error>
+
+#include "base/float_mode.h"
 
 #if defined(__linux__)
 #include <sched.h>
+#endif
+#if defined(__unix__) || defined(__APPLE__)
+#include <unistd.h>
 #endif
 
 namespace edgellm {
@@ -14,6 +22,9 @@ namespace {
 // when idle.
 constexpr int kSpins = 4000;
 constexpr int kLeastSpins = 200;
+// Between runs a thread looks more and more seldom whether it missed being woken. Who waits for it at a
+// barrier wakes it again.
+constexpr ParkTime kLongestIdle = std::chrono::seconds(1);
 
 thread_local size_t own_index = 0;  // in the pool whose work this thread does
 
@@ -22,6 +33,14 @@ inline void pause_cpu() {
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
+#endif
+}
+
+int64_t process_id() {
+#if defined(__unix__) || defined(__APPLE__)
+    return getpid();
+#else
+    return 0;  // nothing forks here
 #endif
 }
 
@@ -37,71 +56,129 @@ size_t allowed_cpus() {
 }
 
 ThreadPool::ThreadPool(size_t n_threads, bool spin)
-    : n_threads_(n_threads), most_spins_(spin ? kSpins : 0), spins_(most_spins_), places_(n_threads) {
-    for (size_t i = 1; i < n_threads; ++i) workers_.emplace_back([this, i] { worker(i); });
+    : n_threads_(n_threads),
+      active_(n_threads),
+      most_spins_(spin ? kSpins : 0),
+      process_(process_id()),
+      spins_(most_spins_),
+      places_(n_threads),
+      workers_(std::make_unique<Worker[]>(n_threads)) {
+    for (size_t i = 1; i < n_threads; ++i) {
+        try {
+            workers_[i].thread = std::thread([this, i] { work(i); });
+        } catch (const std::system_error& error) {
+            n_threads_ = i;
+            stop();
+            throw std::runtime_error("the system refuses thread " + std::to_string(i + 1) + " of " +
+                                     std::to_string(n_threads) + " (" + error.code().message() +
+                                     "); use fewer threads, or allow this user more");
+        }
+    }
 }
 
 ThreadPool::~ThreadPool() {
-    stop_.store(true, std::memory_order_relaxed);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
-    for (auto& t : workers_) t.join();
+    if (forked()) {
+        (void)workers_.release();  // a forked child has no such threads to wait for
+        return;
+    }
+    stop();
 }
 
-bool ThreadPool::spin(const std::atomic<uint32_t>& word, uint32_t old, int n) const {
+void ThreadPool::stop() {
+    active_ = n_threads_;
+    stopping_ = true;
+    for (size_t i = 1; i < n_threads_; ++i) workers_[i].start.advance();
+    barrier();
+    for (size_t i = 1; i < n_threads_; ++i) workers_[i].thread.join();
+}
+
+bool ThreadPool::forked() const {
+    return process_id() != process_;
+}
+
+void ThreadPool::set_active(size_t n) {
+    if (n == active_) return;
+    for (size_t i = n; i < active_; ++i) places_.leave(i);
+    active_ = n;
+}
+
+std::chrono::nanoseconds ThreadPool::slept() const {
+    int64_t sum = 0;
+    for (size_t i = 0; i < n_threads_; ++i) sum += workers_[i].slept_ns.load(std::memory_order_relaxed);
+    return std::chrono::nanoseconds(sum);
+}
+
+bool ThreadPool::spin(const SleepWord& word, uint32_t old, int n) {
     for (int i = 0; i < n; ++i) {
-        if (word.load(std::memory_order_acquire) != old) return true;
+        if (word.value() != old) return true;
         pause_cpu();
     }
     return false;
 }
 
-void ThreadPool::sleep(const std::atomic<uint32_t>& word, uint32_t old) const {
-    while (word.load(std::memory_order_acquire) == old) word.wait(old, std::memory_order_acquire);
+void ThreadPool::sleep_at_barrier(uint32_t phase, size_t n_threads) {
+    const auto begin = std::chrono::steady_clock::now();
+    while (!phase_.sleep(phase, kParkTime)) {
+        for (size_t i = 1; i < n_threads; ++i) workers_[i].start.wake();
+    }
+    const std::chrono::nanoseconds slept = std::chrono::steady_clock::now() - begin;
+    workers_[own_index].slept_ns.fetch_add(slept.count(), std::memory_order_relaxed);
 }
 
 void ThreadPool::barrier() {
-    if (n_threads_ == 1) return;
-    const uint32_t phase = phase_.load(std::memory_order_relaxed);
-    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads_) {
+    // Read before the thread arrives: once all have, the next run may already have others.
+    const size_t n_threads = active_;
+    if (n_threads == 1) return;
+    const uint32_t phase = phase_.value();
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
         arrived_.store(0, std::memory_order_relaxed);
-        phase_.store(phase + 1, std::memory_order_release);
-        phase_.notify_all();
+        phase_.advance();
     } else {
-        // Who outlasts its spinning waits for a thread that has lost its CPU, perhaps to this one: spin less
-        // next time.
+        // A thread that outlasts its spinning waits for one that has lost its CPU, perhaps to this one: it
+        // spins less next time.
         const int n = spins_.load(std::memory_order_relaxed);
         const bool opened = spin(phase_, phase, n);
         const int next = opened ? std::min(2 * n, kSpins) : std::max(n / 2, kLeastSpins);
         if (n > 0 && next != n) spins_.store(next, std::memory_order_relaxed);
         if (!opened) {
-            sleep(phase_, phase);
+            sleep_at_barrier(phase, n_threads);
             if (most_spins_ > 0) places_.part(own_index);
         }
     }
 }
 
 void ThreadPool::run(const std::function<void(size_t)>& fn) {
-    if (n_threads_ == 1) {
+    if (forked()) {
+        throw std::runtime_error(
+            "this process was forked from the one that loaded the model, without its threads; load the model "
+            "in this process, or start it anew (multiprocessing: the \"spawn\" method)");
+    }
+    const FloatMode mode;
+    if (active_ == 1) {
         fn(0);
         return;
     }
     fn_ = &fn;
     own_index = 0;
     places_.note(0);
-    generation_.fetch_add(1, std::memory_order_release);
-    generation_.notify_all();
+    for (size_t i = 1; i < active_; ++i) workers_[i].start.advance();
     fn(0);
     barrier();
 }
 
-void ThreadPool::worker(size_t index) {
-    uint32_t seen = 0;
+void ThreadPool::work(size_t index) {
+    const FloatMode mode;
     own_index = index;
-    for (;;) {
-        if (!spin(generation_, seen, most_spins_)) sleep(generation_, seen);
-        if (stop_.load(std::memory_order_relaxed)) return;
-        ++seen;
+    SleepWord& start = workers_[index].start;
+    for (uint32_t seen = 0;; seen += SleepWord::kStep) {
+        if (!spin(start, seen, most_spins_)) {
+            for (ParkTime time = kParkTime; !start.sleep(seen, time);)
+                time = std::min(2 * time, kLongestIdle);
+        }
+        if (stopping_) {
+            barrier();
+            return;
+        }
         if (most_spins_ > 0) places_.part(index);
         (*fn_)(index);
         barrier();

@@ -3,20 +3,23 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <thread>
-#include <vector>
 
 #include "base/cpu_places.h"
+#include "base/parking.h"
 
 namespace edgellm {
 
 class ThreadPool {
   public:
     // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep,
-    // fewer while barriers take longer; only sensible while there is a CPU for each.
+    // fewer while barriers take longer; only sensible while there is a CPU for each. Throws
+    // std::runtime_error if the system refuses a thread.
     ThreadPool(size_t n_threads, bool spin);
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
@@ -24,29 +27,48 @@ class ThreadPool {
 
     size_t size() const { return n_threads_; }
 
-    // Runs fn(thread index) on every thread, the caller's as index 0, and returns when all are done.
+    // Threads of the run under way, or else of the next one: [0, active()).
+    size_t active() const { return active_; }
+    // Between runs: so many threads take part in the next ones, the others sleep. 1 <= n <= size().
+    void set_active(size_t n);
+
+    // Runs fn(thread index) on every active thread, the caller's as index 0, and returns when all are done.
+    // They compute in the engine's floating-point mode. Throws std::runtime_error in a forked child, which
+    // has none of the threads.
     void run(const std::function<void(size_t)>& fn);
 
-    // Called by every thread inside run: nobody leaves before all have come. All writes before it are seen
-    // after it.
+    // Called by every active thread inside run: nobody leaves before all have come. All writes before it are
+    // seen after it.
     void barrier();
 
+    // Time that all threads together have slept at barriers, since the pool was made.
+    std::chrono::nanoseconds slept() const;
+
   private:
-    void worker(size_t index);
-    // Until `word` differs from `old`: spins n times (false: it does not yet); sleeps.
-    bool spin(const std::atomic<uint32_t>& word, uint32_t old, int n) const;
-    void sleep(const std::atomic<uint32_t>& word, uint32_t old) const;
+    struct alignas(64) Worker {
+        SleepWord start;  // advanced to start a run
+        std::atomic<int64_t> slept_ns{0};
+        std::thread thread;  // of all but the caller's
+    };
+
+    void work(size_t index);
+    void stop();
+    // Spins n times, until `word` differs from `old`; false: it does not yet.
+    static bool spin(const SleepWord& word, uint32_t old, int n);
+    void sleep_at_barrier(uint32_t phase, size_t n_threads);
+    bool forked() const;
 
     size_t n_threads_;
+    size_t active_;
     int most_spins_;
+    int64_t process_;
     std::atomic<int> spins_;  // of a thread that waits at a barrier
+    bool stopping_ = false;
     CpuPlaces places_;
     const std::function<void(size_t)>* fn_ = nullptr;
-    alignas(64) std::atomic<uint32_t> generation_{0};  // bumped to start a run
+    std::unique_ptr<Worker[]> workers_;
     alignas(64) std::atomic<uint32_t> arrived_{0};
-    alignas(64) std::atomic<uint32_t> phase_{0};  // bumped when a barrier opens
-    std::atomic<bool> stop_{false};
-    std::vector<std::thread> workers_;
+    alignas(64) SleepWord phase_;  // advanced when a barrier opens
 };
 
 // CPUs this process may run on (the scheduler's affinity mask), at least 1.

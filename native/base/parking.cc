@@ -1,0 +1,85 @@
+// SPDX-License-Identifier: MIT
+#include "base/parking.h"
+
+#include <condition_variable>
+#include <cstddef>
+#include <mutex>
+
+// A futex takes a timespec of 64 bits only where `long` has as many.
+#if defined(__linux__) && defined(__LP64__)
+#define EDGELLM_FUTEX 1
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <climits>
+#include <ctime>
+#endif
+
+namespace edgellm {
+namespace {
+
+std::atomic<bool> wakes_lost{false};
+
+struct Bucket {
+    std::mutex mutex;
+    std::condition_variable changed;
+};
+
+// Threads that sleep on different words may share a bucket: they wake in vain and look again.
+Bucket& bucket_of(const std::atomic<uint32_t>& word) {
+    constexpr size_t kBuckets = 16;
+    static auto* const buckets = new Bucket[kBuckets];  // never freed: threads may outlive static objects
+    return buckets[reinterpret_cast<uintptr_t>(&word) / 64 % kBuckets];
+}
+
+}  // namespace
+
+void lose_wakes(bool on) {
+    wakes_lost.store(on);
+}
+
+void park_portably(const std::atomic<uint32_t>& word, uint32_t value, ParkTime time) {
+    Bucket& bucket = bucket_of(word);
+    std::unique_lock lock(bucket.mutex);
+    // Under the lock, which unpark_all takes too: no change falls between this look and the sleep.
+    if (word.load(std::memory_order_seq_cst) == value) bucket.changed.wait_for(lock, time);
+}
+
+void unpark_all_portably(const std::atomic<uint32_t>& word) {
+    if (wakes_lost.load(std::memory_order_relaxed)) return;
+    Bucket& bucket = bucket_of(word);
+    {
+        const std::lock_guard lock(bucket.mutex);
+    }
+    bucket.changed.notify_all();
+}
+
+#if defined(EDGELLM_FUTEX)
+
+void park(const std::atomic<uint32_t>& word, uint32_t value, ParkTime time) {
+    static_assert(sizeof(word) == 4);
+    constexpr int64_t kSecond = 1'000'000'000;
+    const timespec relative{static_cast<time_t>(time.count() / kSecond),
+                            static_cast<long>(time.count() % kSecond)};
+    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, &relative, nullptr, 0);
+}
+
+void unpark_all(const std::atomic<uint32_t>& word) {
+    if (wakes_lost.load(std::memory_order_relaxed)) return;
+    syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+}
+
+#else
+
+void park(const std::atomic<uint32_t>& word, uint32_t value, ParkTime time) {
+    park_portably(word, value, time);
+}
+
+void unpark_all(const std::atomic<uint32_t>& word) {
+    unpark_all_portably(word);
+}
+
+#endif
+
+}  // namespace edgellm
