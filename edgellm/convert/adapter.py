@@ -22,7 +22,7 @@ from edgellm.convert.lora import Delta, read_adapter
 from edgellm.convert.pipeline import FilePlan, Pair, Tensor
 from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
 from edgellm.families.checkpoint import Part, canonical
-from edgellm.families.registry import FAMILIES, MODEL_TYPES, build, parts
+from edgellm.families.registry import build, model_type, parts
 from edgellm.families.registry import plan as plan_family
 from edgellm.families.transforms import (
     Chain,
@@ -110,12 +110,8 @@ def base_of_metadata(metadata: Mapping[str, Any], program: Program) -> Base:
 
 
 def _config(architecture: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    family = FAMILIES.get(architecture)
     config = {key: metadata.get(f"{architecture}.{name}") for key, name in _CONFIG.items()}
-    # A mixture in llama's files is Mixtral; elsewhere the types of one family have the same names.
-    mixture = "mixtral" if family == "llama" and config["num_experts"] else family
-    types = [name for name, module in MODEL_TYPES.items() if module == family]
-    return config | {"model_type": mixture if mixture in types else next(iter(types), architecture)}
+    return config | {"model_type": model_type(architecture, mixture=bool(config["num_experts"]))}
 
 
 def read_folder(folder: Path, base: Base) -> Adapter:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgellm.errors import UsageError
+from edgellm.families.registry import f32_pattern
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.quant.native import ENCODERS
 
@@ -53,11 +54,6 @@ RECIPES: dict[str, Recipe] = {
 }
 _FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
-# Matrices that stay F32: small, and what they feed on is sensitive or not a product of matrices at all.
-_KEPT = re.compile(
-    r".*(_norm\.weight|ffn_gate_inp\.weight|ssm_conv1d\.weight|shortconv\.conv\.weight"
-    r"|per_layer_model_proj\.weight)|(position_embd|token_types|rope_freqs)\.weight"
-)
 # Instead of a format whose blocks of 256 do not fill a row: one of similar size in blocks of 32.
 _SMALLER_BLOCKS = {
     GGMLType.Q2_K: GGMLType.IQ4_NL,
@@ -125,8 +121,8 @@ def choose_types(
 
 
 def is_quantized(name: str, shape: Shape) -> bool:
-    """Whether a tensor takes part in the mix; the others stay F32."""
-    return len(shape) >= 2 and name.endswith(".weight") and not _KEPT.fullmatch(name)
+    """True if a tensor takes part in the mix; the others are F32."""
+    return len(shape) >= 2 and name.endswith(".weight") and not f32_pattern().fullmatch(name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,9 +54,9 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a BERT checkpoint."""
     c.only("hidden_act", "gelu")
     c.only("position_embedding_type", "absolute")
-    out = standard.sizes(c, "bert") | standard.layer_norm(c, "bert", "layer_norm_eps")
-    del out["bert.attention.head_count_kv"]
-    out["bert.attention.causal"] = False
+    out = standard.sizes(c) | standard.layer_norm(c, "layer_norm_eps")
+    del out["attention.head_count_kv"]
+    out["attention.causal"] = False
     return out
 
 
@@ -73,7 +73,7 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "bert",
     build,
     Checkpoint(("bert",), metadata, parts, ignored=(r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")),
+    f32=(r"(position_embd|token_types)\.weight",),
 )

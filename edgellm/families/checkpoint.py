@@ -1,14 +1,15 @@
-"""From a checkpoint's config and tensor names to a GGUF file's metadata and tensors, before any data is read.
+"""Plans a GGUF file's metadata and tensors from a checkpoint's config and tensor names, reading no weights.
 
-A family lists the parts of its file: a GGUF name, the checkpoint tensors it comes from, and the step
-between. Where checkpoints of one family differ, several parts have the same name and the first whose
-sources are all there is taken.
+A family lists the parts of its file: a GGUF name, the checkpoint tensors that it is made from, and the step
+between. Several parts may have the same name where checkpoints of one family differ; the first one whose
+sources all exist is used.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError
@@ -17,7 +18,7 @@ from edgellm.families.transforms import Copy, Half, Shape, Stack, Transform
 
 Value = int | float | bool | str | list[int] | list[bool]
 
-# What wraps a text model's names: the name in the checkpoint -> the name that families use.
+# Prefixes around a text model's names: in the checkpoint -> as families write them.
 _PREFIXES = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
@@ -38,7 +39,7 @@ _COPY = Copy()
 
 
 class Part(NamedTuple):
-    """One tensor of the file, the checkpoint tensors it is made from, and how."""
+    """One tensor of the file, the checkpoint tensors that it is made from, and the step between."""
 
     name: str
     sources: tuple[str, ...]
@@ -70,23 +71,38 @@ class Parts:
             self.add(f"{target}.weight", f"{source}.{hf}.weight", make=step)
             self.add(f"{target}.bias", f"{source}.{hf}.bias", make=step, optional=True)
 
-    def experts(self, to: str, source: str, names: Mapping[str, str], n_experts: int) -> None:
-        """A layer's experts: `to`.gguf from `source`.0.hf, `source`.1.hf, ..., or from stacked tensors."""
-        for gguf, half in (("ffn_gate_exps", Half(False, 1)), ("ffn_up_exps", Half(True, 1))):
+    def stacked_experts(self, to: str, source: str) -> None:
+        """A layer's experts from stacked tensors, if there are: gate and up rows in one, down in another."""
+        for gguf, half in (("ffn_gate_exps", Half("first", axis=1)), ("ffn_up_exps", Half("second", axis=1))):
             self.add(f"{to}.{gguf}.weight", f"{source}.gate_up_proj", make=half, optional=True)
         self.add(f"{to}.ffn_down_exps.weight", f"{source}.down_proj", optional=True)
+
+    def experts(self, to: str, source: str, names: Mapping[str, str], n_experts: int) -> None:
+        """A layer's experts: stacked, or `to`.gguf from the matrices `source`.0.hf, `source`.1.hf, ..."""
+        self.stacked_experts(to, source)
         for gguf, hf in names.items():
             sources = (f"{source}.{expert}.{hf}.weight" for expert in range(n_experts))
             self.add(f"{to}.{gguf}.weight", *sources, make=Stack())
 
 
 class Checkpoint(NamedTuple):
-    """The checkpoint side of a family: its model types, the file's metadata and tensors for a config."""
+    """Checkpoints of a family: their model types, and the file's metadata and tensors for a config.
+
+    metadata: keys without the architecture's prefix. ignored: patterns of checkpoint tensors that the file
+    does not hold. defaults: by model type, values of config keys that published configs leave out. mixture:
+    the model type of a file with experts, where it is not the first one.
+    """
 
     model_types: tuple[str, ...]
     metadata: Callable[[Config], dict[str, Value]]
     parts: Callable[[Config], Parts]
     ignored: tuple[str, ...] = ()
+    defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    mixture: str | None = None
+
+    def config(self, values: Mapping[str, Any]) -> Config:
+        """The checkpoint's config, with the defaults of its model type."""
+        return Config(values, self.defaults.get(Config(values).model_type, {}))
 
 
 class PlannedTensor(NamedTuple):
@@ -99,7 +115,7 @@ class PlannedTensor(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What a file will hold: metadata of the architecture (keys without tokenizer) and tensors in order."""
+    """Contents of a file to write: the metadata of its architecture, without the tokenizer, and tensors."""
 
     architecture: str
     metadata: dict[str, Any]
@@ -129,7 +145,7 @@ def plan_tensors(
 
 
 def canonical(name: str) -> str:
-    """A tensor's name without what wraps the text model: the name that families use."""
+    """A tensor's name as families write it, without the prefixes around a text model."""
     for prefix, plain in _PREFIXES:
         if name.startswith(prefix):
             return plain + name.removeprefix(prefix)

@@ -28,13 +28,13 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Command R7B checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.sizes(c, "cohere2") | standard.rope(c, "cohere2")
-    out |= standard.layer_norm(c, "cohere2", "layer_norm_eps") | standard.windows(c, "cohere2", every=4)
-    out["cohere2.logit_scale"] = c.number("logit_scale")
-    out["cohere2.vocab_size"] = c.integer("vocab_size")
-    out["cohere2.rope.dimension_count"] = _rotated(c)
+    out = standard.sizes(c) | standard.rope(c)
+    out |= standard.layer_norm(c, "layer_norm_eps") | standard.windows(c, every=4)
+    out["logit_scale"] = c.number("logit_scale")
+    out["vocab_size"] = c.integer("vocab_size")
+    out["rope.dimension_count"] = _rotated(c)
     if c.rope().kind == "default":
-        out["cohere2.rope.scaling.type"] = "none"
+        out["rope.scaling.type"] = "none"
     return out
 
 
@@ -55,7 +55,6 @@ def _rotated(c: Config) -> int:
 
 
 FAMILY = Family(
-    "cohere2",
     build,
     Checkpoint(("cohere2",), metadata, parts),
 )

@@ -8,34 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError, show
 
 _MAX_COUNT = 2**31 - 1
 _MAX_LAYERS = 4096
-
-
-_GEMMA3 = {
-    "num_attention_heads": 8,
-    "num_key_value_heads": 4,
-    "head_dim": 256,
-    "query_pre_attn_scalar": 256,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-6,
-    "rope_theta": 1000000.0,
-    "tie_word_embeddings": True,
-}
-# What a model type's config means where it leaves a key out, for keys that published configs do leave out.
-_DEFAULTS: dict[str, dict[str, Any]] = {
-    "ernie4_5": {"rope_theta": 500000.0},
-    "gemma3": _GEMMA3,
-    "gemma3_text": _GEMMA3,
-    "gpt_oss": {"rope_theta": 150000.0},
-    "lfm2": {"rope_theta": 1000000.0},
-    "mixtral": {"rope_theta": 1000000.0},
-    "smollm3": {"rope_theta": 2000000.0},
-}
 
 
 class RopeConfig(NamedTuple):
@@ -74,12 +53,12 @@ class RopeConfig(NamedTuple):
 
 
 class Config:
-    """Typed reads of config.json; a null is as good as a missing key."""
+    """Typed reads of config.json; null and a missing key mean the same. defaults: values of missing keys."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> None:
         nested = values.get("text_config")
         given: dict[str, Any] = {**values, **nested} if isinstance(nested, Mapping) else dict(values)
-        self.values = _DEFAULTS.get(str(given.get("model_type")), {}) | given
+        self.values = {**defaults, **given}
         self.model_type = self.string("model_type")
 
     def get(self, *keys: str) -> Any:

@@ -162,31 +162,31 @@ def metadata(c: Config) -> dict[str, Value]:
     if not v3:
         # Normalized by DeepSeek's own code, not by transformers'; no published model asks for it.
         c.only("norm_topk_prob", False)
-    out = standard.base(c, "deepseek2")
-    out["deepseek2.attention.head_count_kv"] = 1
-    out["deepseek2.leading_dense_block_count"] = c.integer("first_k_dense_replace", default=0, minimum=0)
-    out["deepseek2.vocab_size"] = c.integer("vocab_size")
+    out = standard.base(c)
+    out["attention.head_count_kv"] = 1
+    out["leading_dense_block_count"] = c.integer("first_k_dense_replace", default=0, minimum=0)
+    out["vocab_size"] = c.integer("vocab_size")
     # Latent rows are normalized with an epsilon that no config changes.
     if c.number("rms_norm_eps") != _LATENT_EPS:
-        out["deepseek2.attention.latent_norm_rms_epsilon"] = _LATENT_EPS
+        out["attention.latent_norm_rms_epsilon"] = _LATENT_EPS
     if c.get("q_lora_rank") is not None:
-        out["deepseek2.attention.q_lora_rank"] = c.integer("q_lora_rank")
-    out["deepseek2.attention.kv_lora_rank"] = rank
-    out["deepseek2.attention.key_length"] = rank + rotated
-    out["deepseek2.attention.value_length"] = rank
-    out["deepseek2.attention.key_length_mla"] = plain + rotated
-    out["deepseek2.attention.value_length_mla"] = c.integer("v_head_dim")
-    out["deepseek2.rope.dimension_count"] = rotated
-    out["deepseek2.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
-    out["deepseek2.expert_count"] = n_experts
-    out["deepseek2.expert_used_count"] = c.integer("num_experts_per_tok")
-    out["deepseek2.expert_shared_count"] = c.integer("n_shared_experts", default=0, minimum=0)
-    out["deepseek2.expert_weights_scale"] = c.number("routed_scaling_factor", default=1.0)
-    out["deepseek2.expert_weights_norm"] = c.flag("norm_topk_prob", v3)
-    out["deepseek2.expert_gating_func"] = 2 if v3 else 1
+        out["attention.q_lora_rank"] = c.integer("q_lora_rank")
+    out["attention.kv_lora_rank"] = rank
+    out["attention.key_length"] = rank + rotated
+    out["attention.value_length"] = rank
+    out["attention.key_length_mla"] = plain + rotated
+    out["attention.value_length_mla"] = c.integer("v_head_dim")
+    out["rope.dimension_count"] = rotated
+    out["expert_feed_forward_length"] = c.integer("moe_intermediate_size")
+    out["expert_count"] = n_experts
+    out["expert_used_count"] = c.integer("num_experts_per_tok")
+    out["expert_shared_count"] = c.integer("n_shared_experts", default=0, minimum=0)
+    out["expert_weights_scale"] = c.number("routed_scaling_factor", default=1.0)
+    out["expert_weights_norm"] = c.flag("norm_topk_prob", v3)
+    out["expert_gating_func"] = 2 if v3 else 1
     if v3 or c.get("topk_method") == "group_limited_greedy":
-        out["deepseek2.expert_group_count"] = c.integer("n_group", default=1)
-        out["deepseek2.expert_group_used_count"] = c.integer("topk_group", default=1)
+        out["expert_group_count"] = c.integer("n_group", default=1)
+        out["expert_group_used_count"] = c.integer("topk_group", default=1)
     return out | _yarn(c)
 
 
@@ -227,13 +227,12 @@ def _yarn(c: Config) -> dict[str, Value]:
     factor = rope.number("factor")
     ratio = yarn_mscale(factor, rope.number("mscale", every)) / yarn_mscale(factor, every)
     return {
-        "deepseek2.rope.scaling.yarn_log_multiplier": 0.1 * every,
-        "deepseek2.rope.scaling.attn_factor": ratio,
+        "rope.scaling.yarn_log_multiplier": 0.1 * every,
+        "rope.scaling.attn_factor": ratio,
     }
 
 
 FAMILY = Family(
-    "deepseek2",
     build,
     Checkpoint(("deepseek_v2", "deepseek_v3"), metadata, parts),
 )

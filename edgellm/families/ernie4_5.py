@@ -27,7 +27,7 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a ERNIE 4.5 checkpoint."""
     c.only("hidden_act", "silu")
-    return standard.base(c, "ernie4_5")
+    return standard.base(c)
 
 
 def parts(c: Config) -> Parts:
@@ -42,7 +42,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "ernie4_5",
     build,
-    Checkpoint(("ernie4_5",), metadata, parts),
+    Checkpoint(("ernie4_5",), metadata, parts, defaults={"ernie4_5": {"rope_theta": 500000.0}}),
 )

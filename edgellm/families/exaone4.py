@@ -33,12 +33,12 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a EXAONE 4 checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "exaone4")
-    windows = standard.windows(c, "exaone4", every=4)
+    out = standard.base(c)
+    windows = standard.windows(c, every=4)
     if not windows and c.get("sliding_window") is not None:
         # Written even where no layer slides: then none is rotated.
-        windows["exaone4.attention.sliding_window"] = c.integer("sliding_window")
-        windows["exaone4.attention.sliding_window_pattern"] = [False] * c.n_layers
+        windows["attention.sliding_window"] = c.integer("sliding_window")
+        windows["attention.sliding_window_pattern"] = [False] * c.n_layers
     return out | windows
 
 
@@ -59,7 +59,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "exaone4",
     build,
     Checkpoint(("exaone4",), metadata, parts),
 )

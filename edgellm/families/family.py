@@ -1,7 +1,7 @@
-"""The record each family file ends with.
+"""Family: the record at the end of each family file.
 
-Records here and in the blocks are named tuples: a dataclass takes seven times as long to define, and
-every start of the program pays for it.
+Records here and in the blocks are named tuples. Defining a dataclass takes seven times as long, and every
+start of the program pays for it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from edgellm.program import Program
 
 
 class Family(NamedTuple):
-    """One model family: GGUF's architecture, the program of a file, and the checkpoints it comes from.
+    """One model family: the builder of its program, and its checkpoints.
 
-    `ignored` are patterns of tensors that such files may hold and the program does not need.
+    ignored: patterns of tensors that a file may hold and the program does not read. f32: patterns of tensors
+    with two dimensions that are never quantized, beside those of all families.
     """
 
-    architecture: str
     build: Callable[[Source], Program]
     checkpoint: Checkpoint
     ignored: tuple[str, ...] = ()
+    f32: tuple[str, ...] = ()

@@ -39,13 +39,13 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 2 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("use_bidirectional_attention", False)
-    out = standard.sizes(c, "gemma2") | standard.rms(c, "gemma2")
-    out["gemma2.attn_logit_softcapping"] = c.number("attn_logit_softcapping", default=0.0)
-    out["gemma2.final_logit_softcapping"] = c.number("final_logit_softcapping", default=0.0)
-    out |= standard.rope(c, "gemma2")
-    if out["gemma2.rope.freq_base"] == 10000.0:
-        del out["gemma2.rope.freq_base"]
-    return out | standard.gemma_scale(c, "gemma2") | standard.windows(c, "gemma2", every=2)
+    out = standard.sizes(c) | standard.rms(c)
+    out["attn_logit_softcapping"] = c.number("attn_logit_softcapping", default=0.0)
+    out["final_logit_softcapping"] = c.number("final_logit_softcapping", default=0.0)
+    out |= standard.rope(c)
+    if out["rope.freq_base"] == 10000.0:
+        del out["rope.freq_base"]
+    return out | standard.gemma_scale(c) | standard.windows(c, every=2)
 
 
 def parts(c: Config) -> Parts:
@@ -61,7 +61,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "gemma2",
     build,
     Checkpoint(("gemma2",), metadata, parts),
 )

@@ -48,12 +48,12 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("attn_logit_softcapping")
     c.only("use_bidirectional_attention", False)
-    out = standard.sizes(c, "gemma3") | standard.rms(c, "gemma3")
-    out |= standard.rope(c, "gemma3", "full_attention")
-    out["gemma3.rope.freq_base_swa"] = _local_base(c)
+    out = standard.sizes(c) | standard.rms(c)
+    out |= standard.rope(c, "full_attention")
+    out["rope.freq_base_swa"] = _local_base(c)
     if c.get("final_logit_softcapping") is not None:
-        out["gemma3.final_logit_softcapping"] = c.number("final_logit_softcapping")
-    return out | standard.gemma_scale(c, "gemma3") | standard.windows(c, "gemma3", every=6)
+        out["final_logit_softcapping"] = c.number("final_logit_softcapping")
+    return out | standard.gemma_scale(c) | standard.windows(c, every=6)
 
 
 def parts(c: Config) -> Parts:
@@ -72,13 +72,24 @@ def _local_base(c: Config) -> float:
     """Base of the local layers' rotation, which has a key of its own or parameters of its own."""
     parameters = c.get("rope_parameters")
     if isinstance(parameters, dict) and "sliding_attention" in parameters:
-        standard.plain_rope(c, "sliding_attention")
+        standard.require_unscaled_rope(c, "sliding_attention")
         return c.rope("sliding_attention").base
     return c.number("rope_local_base_freq", default=10000.0)
 
 
+# Values of transformers' Gemma3TextConfig, of which published configs leave many out.
+_DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1000000.0,
+    "tie_word_embeddings": True,
+}
+_TYPES = ("gemma3", "gemma3_text")
 FAMILY = Family(
-    "gemma3",
     build,
-    Checkpoint(("gemma3", "gemma3_text"), metadata, parts),
+    Checkpoint(_TYPES, metadata, parts, defaults=dict.fromkeys(_TYPES, _DEFAULTS)),
 )

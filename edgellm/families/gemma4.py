@@ -118,34 +118,34 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("enable_moe_block", False)
     c.only("use_bidirectional_attention", False, "vision")
-    standard.plain_rope(c, "sliding_attention")
-    standard.plain_rope(c, "full_attention", "proportional")
+    standard.require_unscaled_rope(c, "sliding_attention")
+    standard.require_unscaled_rope(c, "full_attention", "proportional")
     local, wide = _heads(c)
     n_side = c.integer("hidden_size_per_layer_input", default=0, minimum=0)
     n_shared = c.integer("num_kv_shared_layers", default=0, minimum=0)
     slides = _slides(c)
-    out = standard.sizes(c, "gemma4") | standard.rms(c, "gemma4")
-    out["gemma4.rope.freq_base"] = c.rope("full_attention").base
-    out["gemma4.rope.freq_base_swa"] = c.rope("sliding_attention").base
-    out["gemma4.attention.key_length"] = wide
-    out["gemma4.attention.value_length"] = wide
-    out["gemma4.attention.key_length_swa"] = local
-    out["gemma4.attention.value_length_swa"] = local
-    out["gemma4.rope.dimension_count"] = wide
-    out["gemma4.rope.dimension_count_swa"] = local
-    out["gemma4.attention.sliding_window"] = c.integer("sliding_window")
-    out["gemma4.attention.sliding_window_pattern"] = slides
-    out["gemma4.attention.shared_kv_layers"] = n_shared
-    out["gemma4.embedding_length_per_layer_input"] = n_side
+    out = standard.sizes(c) | standard.rms(c)
+    out["rope.freq_base"] = c.rope("full_attention").base
+    out["rope.freq_base_swa"] = c.rope("sliding_attention").base
+    out["attention.key_length"] = wide
+    out["attention.value_length"] = wide
+    out["attention.key_length_swa"] = local
+    out["attention.value_length_swa"] = local
+    out["rope.dimension_count"] = wide
+    out["rope.dimension_count_swa"] = local
+    out["attention.sliding_window"] = c.integer("sliding_window")
+    out["attention.sliding_window_pattern"] = slides
+    out["attention.shared_kv_layers"] = n_shared
+    out["embedding_length_per_layer_input"] = n_side
     if c.get("final_logit_softcapping") is not None:
-        out["gemma4.final_logit_softcapping"] = c.number("final_logit_softcapping")
+        out["final_logit_softcapping"] = c.number("final_logit_softcapping")
     if c.get("num_global_key_value_heads") is not None:
         n_global = c.integer("num_global_key_value_heads")
-        out["gemma4.attention.head_count_kv"] = [c.n_kv_heads if slide else n_global for slide in slides]
+        out["attention.head_count_kv"] = [c.n_kv_heads if slide else n_global for slide in slides]
     if c.flag("use_double_wide_mlp", False):
         n_ff = c.integer("intermediate_size")
         first = c.n_layers - n_shared
-        out["gemma4.feed_forward_length"] = [n_ff if i < first else 2 * n_ff for i in range(c.n_layers)]
+        out["feed_forward_length"] = [n_ff if i < first else 2 * n_ff for i in range(c.n_layers)]
     return out
 
 
@@ -196,8 +196,8 @@ def _heads(c: Config) -> tuple[int, int]:
 # A layer that shares an earlier cache may still carry keys and values, which are not used.
 _UNUSED = r"blk\.\d+\.attn_(k|v|k_norm)\.weight"
 FAMILY = Family(
-    "gemma4",
     build,
     Checkpoint(("gemma4", "gemma4_text"), metadata, parts),
     ignored=(_UNUSED,),
+    f32=(r".*per_layer_model_proj\.weight",),
 )

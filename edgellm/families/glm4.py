@@ -29,8 +29,8 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a GLM-4 checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "glm4")
-    out["glm4.rope.dimension_count"] = _rotated(c)
+    out = standard.base(c)
+    out["rope.dimension_count"] = _rotated(c)
     return out
 
 
@@ -53,7 +53,6 @@ def _rotated(c: Config) -> int:
 
 
 FAMILY = Family(
-    "glm4",
     build,
     Checkpoint(("glm4",), metadata, parts),
 )

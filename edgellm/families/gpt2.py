@@ -43,12 +43,12 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("scale_attn_weights", True)
     c.only("add_cross_attention", False)
     return {
-        "gpt2.block_count": c.n_layers,
-        "gpt2.context_length": c.integer("n_positions", "n_ctx"),
-        "gpt2.embedding_length": c.width,
-        "gpt2.feed_forward_length": c.integer("n_inner", default=4 * c.width),
-        "gpt2.attention.head_count": c.n_heads,
-    } | standard.layer_norm(c, "gpt2", "layer_norm_epsilon")
+        "block_count": c.n_layers,
+        "context_length": c.integer("n_positions", "n_ctx"),
+        "embedding_length": c.width,
+        "feed_forward_length": c.integer("n_inner", default=4 * c.width),
+        "attention.head_count": c.n_heads,
+    } | standard.layer_norm(c, "layer_norm_epsilon")
 
 
 def parts(c: Config) -> Parts:
@@ -76,7 +76,7 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "gpt2",
     build,
     Checkpoint(("gpt2",), metadata, parts),
+    f32=(r"position_embd\.weight",),
 )

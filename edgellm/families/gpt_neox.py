@@ -40,13 +40,9 @@ _LAYER = {
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a GPT-NeoX checkpoint."""
     c.only("hidden_act", "gelu")
-    out = (
-        standard.sizes(c, "gptneox")
-        | standard.rope(c, "gptneox")
-        | standard.layer_norm(c, "gptneox", "layer_norm_eps")
-    )
-    out["gptneox.rope.dimension_count"] = _rotated(c)
-    out["gptneox.use_parallel_residual"] = c.flag("use_parallel_residual", True)
+    out = standard.sizes(c) | standard.rope(c) | standard.layer_norm(c, "layer_norm_eps")
+    out["rope.dimension_count"] = _rotated(c)
+    out["use_parallel_residual"] = c.flag("use_parallel_residual", True)
     return out
 
 
@@ -70,7 +66,6 @@ def _rotated(c: Config) -> int:
 
 
 FAMILY = Family(
-    "gptneox",
     build,
     Checkpoint(("gpt_neox",), metadata, parts),
 )

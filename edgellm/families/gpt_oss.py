@@ -42,15 +42,15 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("hidden_act", "silu")
     c.only("swiglu_limit", 7.0)
     c.only("swiglu_alpha", 1.702)
-    out = standard.base(c, "gpt-oss")
-    out |= standard.windows(c, "gpt-oss", every=2)
+    out = standard.base(c)
+    out |= standard.windows(c, every=2)
     # The file's YaRN rounds only where it says so, a config's unless it says otherwise.
-    truncate = "gpt-oss.rope.scaling.yarn_truncate"
+    truncate = "rope.scaling.yarn_truncate"
     if c.rope().kind == "yarn" and not out.setdefault(truncate, True):
         del out[truncate]
-    out["gpt-oss.expert_count"] = c.integer("num_local_experts", "num_experts")
-    out["gpt-oss.expert_used_count"] = c.integer("num_experts_per_tok", "experts_per_token")
-    out["gpt-oss.expert_feed_forward_length"] = c.integer("intermediate_size")
+    out["expert_count"] = c.integer("num_local_experts", "num_experts")
+    out["expert_used_count"] = c.integer("num_experts_per_tok", "experts_per_token")
+    out["expert_feed_forward_length"] = c.integer("intermediate_size")
     return out
 
 
@@ -76,7 +76,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "gpt-oss",
     build,
-    Checkpoint(("gpt_oss",), metadata, parts),
+    Checkpoint(("gpt_oss",), metadata, parts, defaults={"gpt_oss": {"rope_theta": 150000.0}}),
 )

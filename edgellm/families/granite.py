@@ -31,13 +31,13 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Granite checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "granite")
-    out["granite.vocab_size"] = c.integer("vocab_size")
-    out["granite.rope.dimension_count"] = c.head_dim
-    out["granite.attention.scale"] = c.number("attention_multiplier")
-    out["granite.embedding_scale"] = c.number("embedding_multiplier")
-    out["granite.residual_scale"] = c.number("residual_multiplier")
-    out["granite.logit_scale"] = c.number("logits_scaling")
+    out = standard.base(c)
+    out["vocab_size"] = c.integer("vocab_size")
+    out["rope.dimension_count"] = c.head_dim
+    out["attention.scale"] = c.number("attention_multiplier")
+    out["embedding_scale"] = c.number("embedding_multiplier")
+    out["residual_scale"] = c.number("residual_multiplier")
+    out["logit_scale"] = c.number("logits_scaling")
     return out
 
 
@@ -54,7 +54,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "granite",
     build,
     Checkpoint(("granite",), metadata, parts),
 )

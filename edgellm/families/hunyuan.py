@@ -29,10 +29,10 @@ def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Hunyuan checkpoint."""
     c.only("hidden_act", "silu")
     rope = c.rope()
-    out = standard.base(c, "hunyuan-dense")
+    out = standard.base(c)
     if rope.kind == "dynamic":
         base = ntk_base(c.head_dim, rope.base, rope.number("alpha", 1.0))
-        out["hunyuan-dense.rope.freq_base"] = base
+        out["rope.freq_base"] = base
     return out
 
 
@@ -49,7 +49,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "hunyuan-dense",
     build,
     Checkpoint(("hunyuan_v1_dense",), metadata, parts),
 )

@@ -60,15 +60,11 @@ _REST = {
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a LFM2 checkpoint."""
-    out = (
-        standard.sizes(c, "lfm2")
-        | standard.rope(c, "lfm2")
-        | standard.rms(c, "lfm2", "norm_eps", "block_norm_eps")
-    )
-    out["lfm2.feed_forward_length"] = _n_ff(c)
-    out["lfm2.attention.head_count_kv"] = [c.n_kv_heads if full else 0 for full in _full(c)]
-    out["lfm2.vocab_size"] = c.integer("vocab_size")
-    out["lfm2.shortconv.l_cache"] = c.integer("conv_L_cache")
+    out = standard.sizes(c) | standard.rope(c) | standard.rms(c, "norm_eps", "block_norm_eps")
+    out["feed_forward_length"] = _n_ff(c)
+    out["attention.head_count_kv"] = [c.n_kv_heads if full else 0 for full in _full(c)]
+    out["vocab_size"] = c.integer("vocab_size")
+    out["shortconv.l_cache"] = c.integer("conv_L_cache")
     return out
 
 
@@ -112,7 +108,7 @@ def _n_ff(c: Config) -> int:
 
 
 FAMILY = Family(
-    "lfm2",
     build,
-    Checkpoint(("lfm2",), metadata, parts),
+    Checkpoint(("lfm2",), metadata, parts, defaults={"lfm2": {"rope_theta": 1000000.0}}),
+    f32=(r".*shortconv\.conv\.weight",),
 )

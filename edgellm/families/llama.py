@@ -39,14 +39,14 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Llama, Mistral or Mixtral checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "llama")
+    out = standard.base(c)
     if c.model_type == "mixtral":
-        out["llama.expert_count"] = c.integer("num_local_experts")
-        out["llama.expert_used_count"] = c.integer("num_experts_per_tok")
+        out["expert_count"] = c.integer("num_local_experts")
+        out["expert_used_count"] = c.integer("num_experts_per_tok")
     if c.model_type != "llama" and c.get("sliding_window") is not None:
-        out["llama.attention.sliding_window"] = c.integer("sliding_window")
-    out["llama.vocab_size"] = c.integer("vocab_size")
-    out["llama.rope.dimension_count"] = c.head_dim
+        out["attention.sliding_window"] = c.integer("sliding_window")
+    out["vocab_size"] = c.integer("vocab_size")
+    out["rope.dimension_count"] = c.head_dim
     return out
 
 
@@ -63,7 +63,7 @@ def parts(c: Config) -> Parts:
             for moe in ("block_sparse_moe", "mlp"):
                 p.add(f"{blk}.ffn_gate_inp.weight", f"{layer}.{moe}.gate.weight", optional=moe == "mlp")
             names = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
-            p.experts(blk, f"{layer}.mlp.experts", {}, 0)
+            p.stacked_experts(blk, f"{layer}.mlp.experts")
             p.experts(blk, f"{layer}.block_sparse_moe.experts", names, c.integer("num_local_experts"))
         else:
             p.layer(blk, layer, standard.GLU)
@@ -71,7 +71,12 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "llama",
     build,
-    Checkpoint(("llama", "mistral", "mixtral"), metadata, parts),
+    Checkpoint(
+        ("llama", "mistral", "mixtral"),
+        metadata,
+        parts,
+        defaults={"mixtral": {"rope_theta": 1000000.0}},
+        mixture="mixtral",
+    ),
 )

@@ -41,17 +41,17 @@ def metadata(c: Config) -> dict[str, Value]:
     # Later versions write infinity as an object.
     c.only("time_step_limit", *([0.0, top] for top in (math.inf, {"__float__": "Infinity"})))
     return {
-        "mamba2.context_length": 2**20,
-        "mamba2.embedding_length": c.width,
-        "mamba2.feed_forward_length": 0,
-        "mamba2.attention.head_count": 0,
-        "mamba2.block_count": c.n_layers,
-        "mamba2.ssm.conv_kernel": c.integer("conv_kernel"),
-        "mamba2.ssm.inner_size": _inner(c),
-        "mamba2.ssm.state_size": c.integer("state_size"),
-        "mamba2.ssm.time_step_rank": c.integer("num_heads"),
-        "mamba2.ssm.group_count": c.integer("n_groups"),
-    } | standard.rms(c, "mamba2", "layer_norm_epsilon")
+        "context_length": 2**20,
+        "embedding_length": c.width,
+        "feed_forward_length": 0,
+        "attention.head_count": 0,
+        "block_count": c.n_layers,
+        "ssm.conv_kernel": c.integer("conv_kernel"),
+        "ssm.inner_size": _inner(c),
+        "ssm.state_size": c.integer("state_size"),
+        "ssm.time_step_rank": c.integer("num_heads"),
+        "ssm.group_count": c.integer("n_groups"),
+    } | standard.rms(c, "layer_norm_epsilon")
 
 
 def parts(c: Config) -> Parts:
@@ -82,7 +82,7 @@ def _inner(c: Config) -> int:
 
 
 FAMILY = Family(
-    "mamba2",
     build,
     Checkpoint(("mamba2",), metadata, parts),
+    f32=(r".*ssm_conv1d\.weight",),
 )

@@ -29,7 +29,7 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a OLMo 2 checkpoint."""
     c.only("hidden_act", "silu")
-    return standard.base(c, "olmo2")
+    return standard.base(c)
 
 
 def parts(c: Config) -> Parts:
@@ -49,7 +49,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "olmo2",
     build,
     Checkpoint(("olmo2",), metadata, parts),
 )

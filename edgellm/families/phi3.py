@@ -36,15 +36,15 @@ def metadata(c: Config) -> dict[str, Value]:
         raise UnsupportedError(f"config.json: rope type {show(rope.kind)}, supported: default, longrope")
     n_ctx = c.integer("max_position_embeddings")
     original = c.integer("original_max_position_embeddings", default=n_ctx)
-    out = standard.sizes(c, "phi3") | standard.rms(c, "phi3")
-    out["phi3.rope.freq_base"] = rope.base
-    out["phi3.rope.dimension_count"] = _rotated(c)
-    out["phi3.rope.scaling.original_context_length"] = original
+    out = standard.sizes(c) | standard.rms(c)
+    out["rope.freq_base"] = rope.base
+    out["rope.dimension_count"] = _rotated(c)
+    out["rope.scaling.original_context_length"] = original
     if rope.kind != "default":
         attn_factor = rope.number("attention_factor", longrope_mscale(n_ctx, original))
-        out["phi3.rope.scaling.attn_factor"] = attn_factor
+        out["rope.scaling.attn_factor"] = attn_factor
     # Zero is written too: it tells Phi 4 from older files without the key.
-    out["phi3.attention.sliding_window"] = c.integer("sliding_window", default=0, minimum=0)
+    out["attention.sliding_window"] = c.integer("sliding_window", default=0, minimum=0)
     return out
 
 
@@ -74,7 +74,6 @@ def _rotated(c: Config) -> int:
 
 
 FAMILY = Family(
-    "phi3",
     build,
     Checkpoint(("phi3",), metadata, parts),
 )

@@ -28,9 +28,9 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen 3 checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "qwen3")
+    out = standard.base(c)
     if c.get("use_sliding_window"):
-        out |= standard.windows(c, "qwen3", every=None)
+        out |= standard.windows(c, every=None)
     return out
 
 
@@ -46,7 +46,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "qwen3",
     build,
     Checkpoint(("qwen3",), metadata, parts),
 )

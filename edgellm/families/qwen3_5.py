@@ -84,9 +84,9 @@ def _recurrent(source: Source) -> tuple[bool, ...]:
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen 3.5 checkpoint."""
-    out = delta_metadata(c, "qwen35")
+    out = delta_metadata(c)
     sections = c.rope().parameters.get("mrope_section") or [11, 11, 10]
-    out["qwen35.rope.dimension_sections"] = [*sections, 0][:4]
+    out["rope.dimension_sections"] = [*sections, 0][:4]
     return out
 
 
@@ -101,22 +101,22 @@ def parts(c: Config) -> Parts:
     return p
 
 
-def delta_metadata(c: Config, arch: str) -> dict[str, Value]:
+def delta_metadata(c: Config) -> dict[str, Value]:
     """The metadata that Qwen 3.5 and Qwen3-Next share."""
     c.only("hidden_act", "silu")
     n_value_heads = c.integer("linear_num_value_heads")
-    out = standard.base(c, arch)
-    out[f"{arch}.ssm.conv_kernel"] = c.integer("linear_conv_kernel_dim")
-    out[f"{arch}.ssm.state_size"] = c.integer("linear_key_head_dim")
-    out[f"{arch}.ssm.group_count"] = c.integer("linear_num_key_heads")
-    out[f"{arch}.ssm.time_step_rank"] = n_value_heads
-    out[f"{arch}.ssm.inner_size"] = c.integer("linear_value_head_dim") * n_value_heads
-    out[f"{arch}.rope.dimension_count"] = rotated(c)
+    out = standard.base(c)
+    out["ssm.conv_kernel"] = c.integer("linear_conv_kernel_dim")
+    out["ssm.state_size"] = c.integer("linear_key_head_dim")
+    out["ssm.group_count"] = c.integer("linear_num_key_heads")
+    out["ssm.time_step_rank"] = n_value_heads
+    out["ssm.inner_size"] = c.integer("linear_value_head_dim") * n_value_heads
+    out["rope.dimension_count"] = rotated(c)
     recurrent = _linear(c)
     every = c.integer("full_attention_interval", default=4)
-    out[f"{arch}.full_attention_interval"] = every
+    out["full_attention_interval"] = every
     if recurrent != [(i + 1) % every != 0 for i in range(c.n_layers)]:
-        out[f"{arch}.attention.recurrent_layers"] = recurrent
+        out["attention.recurrent_layers"] = recurrent
     return out
 
 
@@ -176,8 +176,8 @@ def _linear(c: Config) -> list[bool]:
 
 
 FAMILY = Family(
-    "qwen35",
     build,
     Checkpoint(("qwen3_5", "qwen3_5_text"), metadata, parts),
     ignored=(r"blk\.\d+\.nextn\..*",),
+    f32=(r".*ssm_conv1d\.weight",),
 )

@@ -40,16 +40,16 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen 3 MoE checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "qwen3moe")
+    out = standard.base(c)
     if c.get("use_sliding_window") and c.get("sliding_window") is not None:
-        out["qwen3moe.attention.sliding_window"] = c.integer("sliding_window")
-        out["qwen3moe.attention.sliding_window_pattern"] = [True] * c.n_layers
-    out["qwen3moe.expert_count"] = c.integer("num_experts", "num_local_experts")
-    out["qwen3moe.expert_used_count"] = c.integer("num_experts_per_tok")
-    out["qwen3moe.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
+        out["attention.sliding_window"] = c.integer("sliding_window")
+        out["attention.sliding_window_pattern"] = [True] * c.n_layers
+    out["expert_count"] = c.integer("num_experts", "num_local_experts")
+    out["expert_used_count"] = c.integer("num_experts_per_tok")
+    out["expert_feed_forward_length"] = c.integer("moe_intermediate_size")
     # llama.cpp always normalizes here; the key is written where a model does not.
     if not c.flag("norm_topk_prob", False):
-        out["qwen3moe.expert_weights_norm"] = False
+        out["expert_weights_norm"] = False
     return out
 
 
@@ -72,7 +72,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "qwen3moe",
     build,
     Checkpoint(("qwen3_moe",), metadata, parts),
 )

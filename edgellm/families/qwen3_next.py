@@ -37,13 +37,13 @@ _SHARED = {
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen3-Next checkpoint."""
-    out = qwen3_5.delta_metadata(c, "qwen3next")
-    out["qwen3next.expert_count"] = c.integer("num_experts")
-    out["qwen3next.expert_used_count"] = c.integer("num_experts_per_tok")
-    out["qwen3next.expert_feed_forward_length"] = c.integer("moe_intermediate_size")
-    out["qwen3next.expert_shared_feed_forward_length"] = c.integer("shared_expert_intermediate_size")
+    out = qwen3_5.delta_metadata(c)
+    out["expert_count"] = c.integer("num_experts")
+    out["expert_used_count"] = c.integer("num_experts_per_tok")
+    out["expert_feed_forward_length"] = c.integer("moe_intermediate_size")
+    out["expert_shared_feed_forward_length"] = c.integer("shared_expert_intermediate_size")
     if not c.flag("norm_topk_prob", True):
-        out["qwen3next.expert_weights_norm"] = False
+        out["expert_weights_norm"] = False
     return out
 
 
@@ -68,8 +68,8 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "qwen3next",
     build,
     Checkpoint(("qwen3_next",), metadata, parts),
     ignored=(r"blk\.\d+\.nextn\..*",),
+    f32=(r".*ssm_conv1d\.weight",),
 )

@@ -1,10 +1,11 @@
-"""All families, and the way from a model file's metadata to its program."""
+"""Registry of the families, and the way from a model file's metadata to its program."""
 
 from __future__ import annotations
 
 import importlib
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError, show
@@ -15,7 +16,7 @@ from edgellm.families.source import Shape, Source
 from edgellm.program import Program
 from edgellm.program.exported import is_exported, stored_program
 
-# GGUF architecture -> the family's module; a module is imported when a file asks for it.
+# GGUF architecture -> the family's module, which is imported when a file needs it.
 FAMILIES: dict[str, str] = {
     "bert": "bert",
     "cohere2": "cohere2",
@@ -55,85 +56,70 @@ def family(architecture: str) -> Family:
             f"metadata 'general.architecture' is {show(architecture)}, which edgellm does not implement; "
             f"supported: {', '.join(sorted(FAMILIES))}"
         )
-    return _load(module)
-
-
-def _load(module: str) -> Family:
     found = importlib.import_module(f"edgellm.families.{module}").FAMILY
     assert isinstance(found, Family)
     return found
 
 
-# Hugging Face's model_type -> the family's module.
-MODEL_TYPES: dict[str, str] = {
-    "bert": "bert",
-    "cohere2": "cohere2",
-    "deepseek_v2": "deepseek_v2",
-    "deepseek_v3": "deepseek_v2",
-    "ernie4_5": "ernie4_5",
-    "exaone4": "exaone4",
-    "gemma2": "gemma2",
-    "gemma3": "gemma3",
-    "gemma3_text": "gemma3",
-    "gemma4": "gemma4",
-    "gemma4_text": "gemma4",
-    "glm4": "glm4",
-    "gpt2": "gpt2",
-    "gpt_neox": "gpt_neox",
-    "gpt_oss": "gpt_oss",
-    "granite": "granite",
-    "hunyuan_v1_dense": "hunyuan",
-    "lfm2": "lfm2",
-    "llama": "llama",
-    "mamba2": "mamba2",
-    "mistral": "llama",
-    "mixtral": "llama",
-    "olmo2": "olmo2",
-    "phi3": "phi3",
-    "qwen2": "qwen2",
-    "qwen3": "qwen3",
-    "qwen3_5": "qwen3_5",
-    "qwen3_5_text": "qwen3_5",
-    "qwen3_moe": "qwen3_moe",
-    "qwen3_next": "qwen3_next",
-    "smollm3": "smollm3",
-    "stablelm": "stablelm",
-    "starcoder2": "starcoder2",
-}
+@cache
+def model_types() -> dict[str, str]:
+    """Hugging Face's model_type -> GGUF architecture, of all families."""
+    return {name: found for found in FAMILIES for name in family(found).checkpoint.model_types}
 
 
 def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
-    """What a GGUF file of a checkpoint will hold, from its config.json and its tensors' shapes alone.
+    """Plan of a checkpoint's GGUF file, from its config.json and its tensors' shapes alone.
 
     The plan is checked by building the program of the file it describes. Raises UnsupportedError for a
     model type or a config value that is not implemented, ModelError for tensors that do not fit.
     """
-    settings = Config(config)
-    made_by = _of_model_type(settings.model_type)
-    metadata = made_by.checkpoint.metadata(settings)
-    tensors = plan_tensors(made_by.checkpoint, settings, shapes)
-    named = {"general.architecture": made_by.architecture, **metadata}
+    architecture = _architecture(config)
+    checkpoint = family(architecture).checkpoint
+    settings = checkpoint.config(config)
+    metadata = {f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()}
+    tensors = plan_tensors(checkpoint, settings, shapes)
+    named = {"general.architecture": architecture, **metadata}
     build(named, {tensor.name: tensor.shape for tensor in tensors})
-    return Plan(made_by.architecture, metadata, tensors)
+    return Plan(architecture, metadata, tensors)
 
 
 def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
-    """The tensors that a checkpoint's GGUF file may hold, and what each is made from, by config.json alone.
+    """Tensors that a checkpoint's GGUF file may hold, with their sources, from config.json alone.
 
     Raises as `plan` does.
     """
-    settings = Config(config)
-    return tuple(_of_model_type(settings.model_type).checkpoint.parts(settings).items)
+    checkpoint = family(_architecture(config)).checkpoint
+    return tuple(checkpoint.parts(checkpoint.config(config)).items)
 
 
-def _of_model_type(model_type: str) -> Family:
-    module = MODEL_TYPES.get(model_type)
-    if module is None:
+def model_type(architecture: str, *, mixture: bool) -> str:
+    """The model type of a file's checkpoint, as far as the file tells; raises as `family` does.
+
+    mixture: the file holds experts. Types that the file does not tell apart name their tensors alike.
+    """
+    checkpoint = family(architecture).checkpoint
+    return (checkpoint.mixture if mixture else None) or checkpoint.model_types[0]
+
+
+@cache
+def f32_pattern() -> re.Pattern[str]:
+    """Names of tensors with two dimensions that are never quantized: no products, or sensitive and small.
+
+    The families' patterns together, because a file to be quantized may be of no family here.
+    """
+    common = (r".*(_norm|ffn_gate_inp)\.weight", r"rope_freqs\.weight")
+    return re.compile("|".join((*common, *(pattern for found in FAMILIES for pattern in family(found).f32))))
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    name = Config(config).model_type
+    found = model_types().get(name)
+    if found is None:
         raise UnsupportedError(
-            f"config.json: 'model_type' is {show(model_type)}, which edgellm does not implement; "
-            f"supported: {', '.join(sorted(MODEL_TYPES))}"
+            f"config.json: 'model_type' is {show(name)}, which edgellm does not implement; "
+            f"supported: {', '.join(sorted(model_types()))}"
         )
-    return _load(module)
+    return found
 
 
 def build(
@@ -148,8 +134,9 @@ def build(
     """
     if is_exported(metadata) and not tensors:
         return stored_program(metadata)
-    made_by = _of_metadata(metadata)
-    program = made_by.build(Source(metadata, made_by.architecture, tensors, context))
+    architecture = _architecture_of_file(metadata)
+    made_by = family(architecture)
+    program = made_by.build(Source(metadata, architecture, tensors, context))
     _refuse_unknown(made_by, program, tensors)
     return program
 
@@ -158,10 +145,12 @@ def trained_context(metadata: Mapping[str, Any]) -> int:
     """The tokens of context that a file's model was trained with; raises as `build` does."""
     if is_exported(metadata):
         return stored_program(metadata).n_ctx_train
-    return Source(metadata, _of_metadata(metadata).architecture, {}).n_ctx_train
+    architecture = _architecture_of_file(metadata)
+    family(architecture)
+    return Source(metadata, architecture, {}).n_ctx_train
 
 
-def _of_metadata(metadata: Mapping[str, Any]) -> Family:
+def _architecture_of_file(metadata: Mapping[str, Any]) -> str:
     if metadata.get("general.type") == "adapter":
         raise UnsupportedError(
             "the file is a LoRA adapter, expected a model; load its model with --lora FILE"
@@ -172,11 +161,11 @@ def _of_metadata(metadata: Mapping[str, Any]) -> Family:
             "metadata 'general.architecture' is missing; the file is not a language model, "
             "or was cut while it was written"
         )
-    return family(architecture)
+    return architecture
 
 
 def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Shape]) -> None:
-    """A tensor that the program does not read would be silently wrong output: refuse it."""
+    """Refuse a tensor that the program does not read: ignoring it would give wrong output silently."""
     extra = [name for name in tensors if name not in program.weights]
     patterns = [
         re.compile(pattern)

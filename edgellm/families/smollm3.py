@@ -33,17 +33,17 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a SmolLM3 checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.base(c, "smollm3")
+    out = standard.base(c)
     rotated = _rotated(c)
     if c.get("use_sliding_window") and c.get("sliding_window") is not None:
         types = c.layer_types()
         slides = [not r for r in rotated] if types is None else [t == "sliding_attention" for t in types]
-        out["smollm3.attention.sliding_window"] = c.integer("sliding_window")
-        out["smollm3.attention.sliding_window_pattern"] = slides
-    out["smollm3.vocab_size"] = c.integer("vocab_size")
-    out["smollm3.rope.dimension_count"] = c.head_dim
+        out["attention.sliding_window"] = c.integer("sliding_window")
+        out["attention.sliding_window_pattern"] = slides
+    out["vocab_size"] = c.integer("vocab_size")
+    out["rope.dimension_count"] = c.head_dim
     if rotated != [(i + 1) % 4 != 0 for i in range(c.n_layers)]:
-        out["smollm3.rope.layers"] = rotated
+        out["rope.layers"] = rotated
     return out
 
 
@@ -71,7 +71,6 @@ def _rotated(c: Config) -> list[bool]:
 
 
 FAMILY = Family(
-    "smollm3",
     build,
-    Checkpoint(("smollm3",), metadata, parts),
+    Checkpoint(("smollm3",), metadata, parts, defaults={"smollm3": {"rope_theta": 2000000.0}}),
 )

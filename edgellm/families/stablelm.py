@@ -34,12 +34,12 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a StableLM checkpoint."""
     c.only("hidden_act", "silu")
-    out = standard.sizes(c, "stablelm") | standard.layer_norm(c, "stablelm", "layer_norm_eps")
-    out |= standard.rope(c, "stablelm")
-    if out["stablelm.rope.freq_base"] == 10000.0:
-        del out["stablelm.rope.freq_base"]
-    out["stablelm.rope.dimension_count"] = _rotated(c)
-    out["stablelm.use_parallel_residual"] = c.flag("use_parallel_residual", False)
+    out = standard.sizes(c) | standard.layer_norm(c, "layer_norm_eps")
+    out |= standard.rope(c)
+    if out["rope.freq_base"] == 10000.0:
+        del out["rope.freq_base"]
+    out["rope.dimension_count"] = _rotated(c)
+    out["use_parallel_residual"] = c.flag("use_parallel_residual", False)
     return out
 
 
@@ -67,7 +67,6 @@ def _rotated(c: Config) -> int:
 
 
 FAMILY = Family(
-    "stablelm",
     build,
     Checkpoint(("stablelm",), metadata, parts),
 )

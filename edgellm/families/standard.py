@@ -30,56 +30,56 @@ SANDWICH = {
 }
 
 
-def sizes(config: Config, architecture: str) -> dict[str, Value]:
+def sizes(config: Config) -> dict[str, Value]:
     """Layers, context, widths and heads."""
     return {
-        f"{architecture}.block_count": config.n_layers,
-        f"{architecture}.context_length": config.integer("max_position_embeddings", "n_positions"),
-        f"{architecture}.embedding_length": config.width,
-        f"{architecture}.feed_forward_length": config.integer("intermediate_size"),
-        f"{architecture}.attention.head_count": config.n_heads,
-        f"{architecture}.attention.head_count_kv": config.n_kv_heads,
-    } | _head_sizes(config, architecture)
+        "block_count": config.n_layers,
+        "context_length": config.integer("max_position_embeddings", "n_positions"),
+        "embedding_length": config.width,
+        "feed_forward_length": config.integer("intermediate_size"),
+        "attention.head_count": config.n_heads,
+        "attention.head_count_kv": config.n_kv_heads,
+    } | _head_sizes(config)
 
 
-def base(config: Config, architecture: str) -> dict[str, Value]:
+def base(config: Config) -> dict[str, Value]:
     """Sizes, rotation and the epsilon of RMS norms: what most families start from."""
-    return sizes(config, architecture) | rope(config, architecture) | rms(config, architecture)
+    return sizes(config) | rope(config) | rms(config)
 
 
-def rms(config: Config, architecture: str, *keys: str) -> dict[str, Value]:
+def rms(config: Config, *keys: str) -> dict[str, Value]:
     """Epsilon of RMS norms."""
-    return {f"{architecture}.attention.layer_norm_rms_epsilon": config.number(*(keys or ("rms_norm_eps",)))}
+    return {"attention.layer_norm_rms_epsilon": config.number(*(keys or ("rms_norm_eps",)))}
 
 
-def layer_norm(config: Config, architecture: str, *keys: str) -> dict[str, Value]:
+def layer_norm(config: Config, *keys: str) -> dict[str, Value]:
     """Epsilon of layer norms."""
-    return {f"{architecture}.attention.layer_norm_epsilon": config.number(*keys)}
+    return {"attention.layer_norm_epsilon": config.number(*keys)}
 
 
-def _head_sizes(config: Config, architecture: str) -> dict[str, Value]:
+def _head_sizes(config: Config) -> dict[str, Value]:
     """Head sizes, where the config states them."""
     if config.get("head_dim") is None:
         return {}
     return {
-        f"{architecture}.attention.key_length": config.head_dim,
-        f"{architecture}.attention.value_length": config.head_dim,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
     }
 
 
-def gemma_scale(config: Config, architecture: str) -> dict[str, Value]:
+def gemma_scale(config: Config) -> dict[str, Value]:
     """The attention's scale, where it is not that of the head's size."""
     scalar = config.number("query_pre_attn_scalar", default=float(config.head_dim))
     if scalar <= 0:
         raise ModelError(f"config.json: 'query_pre_attn_scalar' is {scalar}, expected more than 0")
-    return {} if scalar == config.head_dim else {f"{architecture}.attention.scale": scalar**-0.5}
+    return {} if scalar == config.head_dim else {"attention.scale": scalar**-0.5}
 
 
-def rope(config: Config, architecture: str, layer_type: str | None = None) -> dict[str, Value]:
+def rope(config: Config, layer_type: str | None = None) -> dict[str, Value]:
     """Base and scaling of the rotation; Llama 3's scaling goes into a tensor (rope_factors)."""
     r = config.rope(layer_type)
-    out: dict[str, Value] = {f"{architecture}.rope.freq_base": r.base}
-    scaling = f"{architecture}.rope.scaling"
+    out: dict[str, Value] = {"rope.freq_base": r.base}
+    scaling = "rope.scaling"
     match r.kind:
         # Dynamic scaling starts past the trained length, which is the most that a file's context offers.
         case "default" | "llama3" | "dynamic":
@@ -114,7 +114,7 @@ def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
     return out
 
 
-def plain_rope(config: Config, layer_type: str, *more: str) -> None:
+def require_unscaled_rope(config: Config, layer_type: str, *more: str) -> None:
     """UnsupportedError if layers of a type stretch their rotation; `more`: kinds that are no stretch."""
     kind = config.rope(layer_type).kind
     # Dynamic scaling starts past the trained length; see rope.
@@ -141,9 +141,7 @@ def rope_factors(
         parts.add("rope_freqs.weight", make=Constant(factors))
 
 
-def windows(
-    config: Config, architecture: str, *, every: int | None, key: str = "sliding_window"
-) -> dict[str, Value]:
+def windows(config: Config, *, every: int | None, key: str = "sliding_window") -> dict[str, Value]:
     """The sliding window, and which layers have it where that is not the family's pattern.
 
     `every`: by the family's pattern all but each n-th layer slide; None: the pattern is always written.
@@ -160,9 +158,9 @@ def windows(
     slides = [name == "sliding_attention" for name in types]
     if config.get(key) is None or not any(slides):
         return {}
-    out: dict[str, Value] = {f"{architecture}.attention.sliding_window": config.integer(key)}
+    out: dict[str, Value] = {"attention.sliding_window": config.integer(key)}
     if every is None or slides != [(i + 1) % every != 0 for i in range(config.n_layers)]:
-        out[f"{architecture}.attention.sliding_window_pattern"] = slides
+        out["attention.sliding_window_pattern"] = slides
     return out
 
 

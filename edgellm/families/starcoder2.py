@@ -28,10 +28,10 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a StarCoder 2 checkpoint."""
     c.only("hidden_act", "gelu_pytorch_tanh")
-    out = standard.sizes(c, "starcoder2") | standard.rope(c, "starcoder2")
+    out = standard.sizes(c) | standard.rope(c)
     if c.get("sliding_window") is not None:
-        out["starcoder2.attention.sliding_window"] = c.integer("sliding_window")
-    return out | standard.layer_norm(c, "starcoder2", "norm_epsilon")
+        out["attention.sliding_window"] = c.integer("sliding_window")
+    return out | standard.layer_norm(c, "norm_epsilon")
 
 
 def parts(c: Config) -> Parts:
@@ -46,7 +46,6 @@ def parts(c: Config) -> Parts:
 
 
 FAMILY = Family(
-    "starcoder2",
     build,
     Checkpoint(("starcoder2",), metadata, parts),
 )

@@ -1,14 +1,14 @@
-"""How tensors of a checkpoint become tensors of a GGUF file: small steps that know their result's shape.
+"""Steps from checkpoint tensors to tensors of a GGUF file.
 
-A step takes the arrays of its sources and returns one array; `shape` says the same of shapes alone, so
-that a file's header can be written before any weight is read.
+A step takes the arrays of its sources and returns one array. `shape` computes the result's shape from the
+sources' shapes alone, so that a file's header is written before any weight is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,7 +168,7 @@ class Every(NamedTuple):
 class Half(NamedTuple):
     """The first or the second half along an axis."""
 
-    second: bool
+    which: Literal["first", "second"]
     axis: int
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
@@ -182,7 +182,7 @@ class Half(NamedTuple):
         (x,) = arrays
         half = x.shape[self.axis] // 2
         index: list[slice] = [slice(None)] * x.ndim
-        index[self.axis] = slice(half, None) if self.second else slice(0, half)
+        index[self.axis] = slice(0, half) if self.which == "first" else slice(half, None)
         return x[tuple(index)]
 
 

@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
-from edgellm.families import FAMILIES, MODEL_TYPES, build, plan
+from edgellm.families import FAMILIES, build, model_types, plan
 from edgellm.families.checkpoint import Plan
+from edgellm.families.registry import family
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.interpreter import Interpreter
 from tests.support.references import (
@@ -68,9 +69,11 @@ def test_planned_file_is_the_official_one(name: str, unpacked: Path) -> None:
         assert np.float32(ours) == np.float32(value) if isinstance(value, float) else ours == value, key
 
 
-@pytest.mark.parametrize("model_type", sorted(MODEL_TYPES))
-def test_each_model_type_belongs_to_a_family(model_type: str) -> None:
-    assert MODEL_TYPES[model_type] in FAMILIES.values()
+def test_each_model_type_belongs_to_one_family_and_each_family_has_one() -> None:
+    listed = [name for found in FAMILIES for name in family(found).checkpoint.model_types]
+    assert sorted(listed) == sorted(model_types())
+    assert set(model_types().values()) == set(FAMILIES)
+    assert all(set(family(f).checkpoint.defaults) <= set(family(f).checkpoint.model_types) for f in FAMILIES)
 
 
 def _plan(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Plan:

@@ -41,7 +41,6 @@ def test_logits_match_the_reference(name: str, unpacked: Path) -> None:
 @pytest.mark.parametrize("architecture", sorted(FAMILIES))
 def test_registry_names_the_family_that_serves_the_architecture(architecture: str) -> None:
     record = family(architecture)
-    assert architecture in (record.architecture,)
     module = importlib.import_module(f"edgellm.families.{FAMILIES[architecture]}")
     assert module.FAMILY is record
 

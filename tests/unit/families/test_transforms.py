@@ -40,7 +40,7 @@ X = np.arange(48, dtype=np.float32).reshape(12, 4)
         (Pairs(3), [X[:, 0]]),
         (GroupRows(3, 1, 2), [X]),
         (Every(1, 2, 1), [X]),
-        (Half(True, 0), [X]),
+        (Half("second", 0), [X]),
         (Tile(2, 3, 2), [X]),
         (Tile(2, 2, 1, 1), [X]),
         (Stack(), [X, X, X]),
@@ -78,7 +78,7 @@ def test_group_rows_and_concat_gather_parts() -> None:
         (GroupRows(5, 0, 1), (12, 4)),
         (GroupRows(3, 3, 2), (12, 4)),
         (Every(0, 2, 1), (4, 3)),
-        (Half(False, 0), (3, 4)),
+        (Half("first", 0), (3, 4)),
         (Tile(2, 2, 4), (12, 4)),
     ],
 )
