@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 def best_isa_for(*, avx2: bool = False, fma: bool = False, f16c: bool = False, avx_vnni: bool = False, avx512: bool = False, avx512_vnni: bool = False) -> str:
     """Name of the kernel set chosen on a CPU with just these features."""
 
+def float_control() -> int:
+    """The word that controls this thread's floating-point unit."""
+
+def set_float_control(word: int) -> None: ...
+
+FLUSHING_FLOATS: int = 65472
+
 def norm(isa: str, kind: str, x: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)], groups: int, eps: float, weight: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None = None, bias: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu', writable=False)] | None = None) -> NDArray[numpy.float32]: ...
 
 def rope_angles(isa: str, inv_freq: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu', writable=False)], mscale: float, position: int) -> tuple[NDArray[numpy.float32], NDArray[numpy.float32]]: ...

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
+from edgellm.engine.process import OwnProcess
 from edgellm.engine.request import Request
 from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import OverloadedError
@@ -18,6 +19,8 @@ T = TypeVar("T")
 
 # The pause between two parts of what is saved while there is nothing else to do.
 SAVE_S = 0.01
+# An idle thread looks for work this often without being woken: no lost wake-up costs more.
+LOOK_S = 0.05
 
 
 class EngineThread:
@@ -29,6 +32,7 @@ class EngineThread:
 
     def __init__(self, scheduler: Scheduler, name: str = "edgellm-engine") -> None:
         self._scheduler = scheduler
+        self._process = OwnProcess()
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._posted: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
@@ -43,6 +47,7 @@ class EngineThread:
 
     def submit(self, request: Request) -> None:
         """Queue a request; raises as Scheduler.submit, and OverloadedError once the thread is stopping."""
+        self._process.check()
         with self._gate:
             self._check_open()
             self._scheduler.submit(request)
@@ -55,6 +60,7 @@ class EngineThread:
 
     def call(self, job: Callable[[], T]) -> Future[T]:
         """Run a job between two steps; raises OverloadedError once the thread is stopping."""
+        self._process.check()
         future: Future[T] = Future()
 
         def run() -> None:
@@ -80,6 +86,8 @@ class EngineThread:
 
     def stop(self) -> None:
         """Cancel everything, run the jobs that wait, and end the thread."""
+        if self._process.forked:
+            return
         with self._gate:
             self._stopping = True
         self._wake.set()
@@ -91,7 +99,7 @@ class EngineThread:
 
     def _run(self) -> None:
         while not self._stopping:
-            self._wake.wait(SAVE_S if self._scheduler.save_some() else None)
+            self._wake.wait(SAVE_S if self._scheduler.save_some() else LOOK_S)
             self._wake.clear()
             while not self._stopping and (self._scheduler.busy or not self._jobs.empty()):
                 self._run_jobs()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from edgellm.backends.base import Backend, Logits, blocks_for, rows_of
 from edgellm.engine.prefix_cache import PrefixCache, common_prefix
+from edgellm.engine.process import OwnProcess
 from edgellm.engine.request import FinishReason, Request, ScheduledTokens
 from edgellm.engine.speculation import Speculation
 from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, UsageError
@@ -76,6 +77,7 @@ class Scheduler:
         self._waiting: deque[Request] = deque()
         self._active: list[Request] = []  # in order of admission
         self._queue_lock = threading.Lock()  # guards _waiting
+        self._process = OwnProcess()
         self._step_lock = threading.RLock()  # guards the backend and everything else
         self._prefill_tok_s: float | None = None
 
@@ -107,6 +109,7 @@ class Scheduler:
         Raises ContextOverflowError if its prompt leaves no room for an answer, UsageError if it is empty, and
         OverloadedError if the queue is full.
         """
+        self._process.check()
         n_prompt, n_ctx = len(request.prompt), self._backend.n_ctx
         if n_prompt == 0:
             raise UsageError("The prompt holds no tokens; give at least one.")
@@ -125,6 +128,7 @@ class Scheduler:
 
     def step(self) -> None:
         """Run one step of the backend for all requests that can go on."""
+        self._process.check()
         with self._step_lock:
             self._drop_cancelled()
             self._prefixes.poll()
@@ -152,6 +156,7 @@ class Scheduler:
         Requests are preempted if that is needed to make room; they continue afterwards. Raises
         ContextOverflowError if the cache could never hold so many tokens.
         """
+        self._process.check()
         block = self._backend.block_tokens
         needed = blocks_for(0, n_tokens, block)
         if n_tokens > self._backend.n_ctx or needed > self._backend.n_blocks:
@@ -170,7 +175,9 @@ class Scheduler:
             return not self.busy and self._prefixes.save_some(idle=True)
 
     def stop(self) -> None:
-        """End every request as cancelled and close every sequence."""
+        """End every request as cancelled and close every sequence; in a forked child: nothing."""
+        if self._process.forked:
+            return
         with self._step_lock:
             with self._queue_lock:
                 for request in self._waiting:

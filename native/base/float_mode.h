@@ -15,39 +15,55 @@
 
 namespace edgellm {
 
-// While it lives, its thread rounds to nearest, keeps subnormal numbers and traps nothing; then the thread's
-// own mode comes back.
+// The word that controls a thread's floating-point unit: MXCSR, FPCR, or where neither is known the rounding.
+#if defined(__x86_64__) || defined(_M_X64)
+
+constexpr uint64_t kEngineFloats = 0x1f80;    // all exceptions masked, nothing flushed, to nearest
+constexpr uint64_t kFlushingFloats = 0xffc0;  // FTZ, DAZ, towards zero
+inline uint64_t float_control() {
+    return _mm_getcsr() & ~0x3fu;  // without the sticky flags
+}
+inline void set_float_control(uint64_t word) {
+    _mm_setcsr(static_cast<unsigned>(word));
+}
+
+#elif defined(__aarch64__)
+
+constexpr uint64_t kEngineFloats = 0;
+constexpr uint64_t kFlushingFloats = uint64_t{7} << 22;  // FZ, towards zero
+inline uint64_t float_control() {
+    uint64_t word;
+    __asm__ volatile("mrs %0, fpcr" : "=r"(word)::"memory");
+    return word;
+}
+inline void set_float_control(uint64_t word) {
+    __asm__ volatile("msr fpcr, %0" ::"r"(word) : "memory");
+}
+
+#else
+
+constexpr uint64_t kEngineFloats = FE_TONEAREST;
+constexpr uint64_t kFlushingFloats = FE_TOWARDZERO;
+inline uint64_t float_control() {
+    return static_cast<uint64_t>(std::fegetround());
+}
+inline void set_float_control(uint64_t word) {
+    std::fesetround(static_cast<int>(word));
+}
+
+#endif
+
+// While it lives, its thread rounds to nearest and keeps subnormal numbers; then the thread's own mode comes
+// back.
 class FloatMode {
   public:
+    FloatMode() : saved_(float_control()) { set_float_control(kEngineFloats); }
+    ~FloatMode() { set_float_control(saved_); }
     FloatMode(const FloatMode&) = delete;
     FloatMode& operator=(const FloatMode&) = delete;
 
-#if defined(__x86_64__) || defined(_M_X64)
-    FloatMode() : saved_(_mm_getcsr()) { _mm_setcsr(kMxcsr); }
-    ~FloatMode() { _mm_setcsr(saved_); }
-
-  private:
-    static constexpr unsigned kMxcsr = 0x1f80;  // all exceptions masked, all else zero
-    unsigned saved_;
-#elif defined(__aarch64__)
-    FloatMode() {
-        __asm__ volatile("mrs %0, fpcr" : "=r"(saved_)::"memory");
-        __asm__ volatile("msr fpcr, %0" ::"r"(uint64_t{0}) : "memory");
-    }
-    ~FloatMode() { __asm__ volatile("msr fpcr, %0" ::"r"(saved_) : "memory"); }
-
   private:
     uint64_t saved_;
-#else
-    FloatMode() {
-        std::fegetenv(&saved_);
-        std::fesetenv(FE_DFL_ENV);
-    }
-    ~FloatMode() { std::fesetenv(&saved_); }
-
-  private:
-    std::fenv_t saved_;
-#endif
 };
 
 }  // namespace edgellm

@@ -15,6 +15,7 @@
 #include <tuple>
 
 #include "base/error.h"
+#include "base/float_mode.h"
 #include "python/bindings.h"
 #include "python/logits_buffer.h"
 #include "python/signatures.h"
@@ -240,15 +241,16 @@ void bind_engine(nb::module_& m) {
     nb::class_<PyEngine>(m, "Engine", "A model's program, planned, and after `load` ready to run.")
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
                       size_t, size_t, size_t, const std::string&, const std::string&>(),
-             "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a, "cache_tokens"_a, "batch"_a,
-             "kv_type"_a, "isa"_a, "types: (weight, GGML type number) of every weight of the program text.")
-        .def("add_adapter", &PyEngine::add_adapter, "updates"_a,
+             nb::call_guard<FloatMode>(), "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a,
+             "cache_tokens"_a, "batch"_a, "kv_type"_a, "isa"_a,
+             "types: (weight, GGML type number) of every weight of the program text.")
+        .def("add_adapter", &PyEngine::add_adapter, nb::call_guard<FloatMode>(), "updates"_a,
              nb::sig(
                  "def add_adapter(self, updates: collections.abc.Sequence[tuple[str, int, int, " EDGELLM_BYTES
                  ", int, " EDGELLM_BYTES ", float]]) -> None"),
              "Declares an adapter, before `load`: (weight, rank, type and bytes of A, type and bytes of B, "
              "scale)\nof each weight that it changes.")
-        .def("load", &PyEngine::load, "tensors"_a, "release"_a = false,
+        .def("load", &PyEngine::load, nb::call_guard<FloatMode>(), "tensors"_a, "release"_a = false,
              nb::sig("def load(self, tensors: collections.abc.Sequence[tuple[str, int, " EDGELLM_BYTES
                      "]], release: bool = False) -> None"),
              "Packs the weights: (name, GGML type number, bytes) each. release: lets the system drop the "
@@ -256,7 +258,8 @@ void bind_engine(nb::module_& m) {
              "\npages; only for a file mapping.")
         .def("memory", &PyEngine::memory,
              "Bytes of weights, cache, scratch, adapters, and state_per_sequence; also before `load`.")
-        .def("step", &PyEngine::step, "tokens"_a, "sequences"_a, "outputs"_a, "n_largest"_a = 0,
+        .def("step", &PyEngine::step, nb::call_guard<FloatMode>(), "tokens"_a, "sequences"_a, "outputs"_a,
+             "n_largest"_a = 0,
              nb::sig("def step(self, tokens: " EDGELLM_INT32 ", sequences: " EDGELLM_INT32
                      ", outputs: " EDGELLM_BYTES ", n_largest: int = 0) -> memoryview"),
              "Appends tokens[i] to sequences[i] (int32 each); a sequence's tokens are consecutive. Returns "
@@ -265,7 +268,8 @@ void bind_engine(nb::module_& m) {
         .def_prop_ro(
             "unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); },
             "Bytes of weights that all steps so far skipped thanks to n_largest.")
-        .def("hidden", &PyEngine::hidden, "tokens"_a, "scales"_a = std::vector<float>{},
+        .def("hidden", &PyEngine::hidden, nb::call_guard<FloatMode>(), "tokens"_a,
+             "scales"_a = std::vector<float>{},
              nb::sig("def hidden(self, tokens: " EDGELLM_INT32
                      ", scales: collections.abc.Sequence[float] = ()) -> memoryview"),
              "Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each "

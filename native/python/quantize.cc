@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "base/arch.h"
+#include "base/float_mode.h"
 #include "python/bindings.h"
 
 namespace nb = nanobind;
@@ -97,14 +98,14 @@ std::pair<double, double> quantization_error(uint32_t type, Bytes bytes, Values 
 }  // namespace
 
 void bind_quantize(nb::module_& m) {
-    m.def("quantize", quantize, nb::arg("type"), nb::arg("values"), nb::arg("importance").none(),
-          nb::arg("threads"), nb::arg("scalar") = false,
+    m.def("quantize", quantize, nb::call_guard<FloatMode>(), nb::arg("type"), nb::arg("values"),
+          nb::arg("importance").none(), nb::arg("threads"), nb::arg("scalar") = false,
           "The bytes of a matrix in a format, scales chosen for the least weighted square error. scalar: "
           "without\nthe instruction sets of this machine. OverflowError: a value is NaN, infinite or too "
           "large.");
-    m.def("dequantize", dequantize, nb::arg("type"), nb::arg("bytes"), nb::arg("n_values"),
-          nb::arg("threads"), "The values of whole blocks of a format.");
-    m.def("quantization_error", quantization_error, nb::arg("type"), nb::arg("bytes"), nb::arg("values"),
-          nb::arg("importance").none(), nb::arg("threads"),
+    m.def("dequantize", dequantize, nb::call_guard<FloatMode>(), nb::arg("type"), nb::arg("bytes"),
+          nb::arg("n_values"), nb::arg("threads"), "The values of whole blocks of a format.");
+    m.def("quantization_error", quantization_error, nb::call_guard<FloatMode>(), nb::arg("type"),
+          nb::arg("bytes"), nb::arg("values"), nb::arg("importance").none(), nb::arg("threads"),
           "(Weighted) sums of square differences and of squares.");
 }

@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/arch.h"
+#include "base/float_mode.h"
 #include "python/bindings.h"
 #include "python/signatures.h"
 #include "python/usable_isa.h"
@@ -131,9 +132,11 @@ void bind_sampling(nb::module_& m) {
     nb::class_<TokenSampler>(m, "TokenSampler")
         .def(nb::init<float, uint32_t, float, float, float, float, float,
                       const std::vector<std::pair<uint32_t, float>>&, int64_t, const std::string&>(),
-             nb::kw_only(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a, "repeat_penalty"_a,
-             "presence_penalty"_a, "frequency_penalty"_a, "logit_bias"_a, "n_probs"_a, "isa"_a = "")
-        .def("sample", &TokenSampler::sample, "logits"_a, "history"_a, "mask"_a.none(), "seed"_a, "step"_a,
+             nb::call_guard<FloatMode>(), nb::kw_only(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
+             "repeat_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "logit_bias"_a, "n_probs"_a,
+             "isa"_a = "")
+        .def("sample", &TokenSampler::sample, nb::call_guard<FloatMode>(), "logits"_a, "history"_a,
+             "mask"_a.none(), "seed"_a, "step"_a,
              nb::sig("def sample(self, logits: " EDGELLM_FLOAT32 ", history: " EDGELLM_INT32
                      ", mask: " EDGELLM_UINT32 " | None, seed: int, step: int) -> "
                      "tuple[int, float, list[tuple[int, float]]]"),

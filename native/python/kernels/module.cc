@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/arch.h"
+#include "base/float_mode.h"
 #include "python/kernels/bindings.h"
 
 namespace nb = nanobind;
@@ -35,6 +36,9 @@ NB_MODULE(_native_kernels, m) {
     m.def("best_isa_for", &best_isa_for, nb::kw_only(), "avx2"_a = false, "fma"_a = false, "f16c"_a = false,
           "avx_vnni"_a = false, "avx512"_a = false, "avx512_vnni"_a = false,
           "Name of the kernel set chosen on a CPU with just these features.");
+    m.def("float_control", &float_control, "The word that controls this thread's floating-point unit.");
+    m.def("set_float_control", &set_float_control, "word"_a);
+    m.attr("FLUSHING_FLOATS") = kFlushingFloats;
     bind_rows(m);
     bind_attention(m);
     bind_state(m);
