@@ -1,7 +1,7 @@
-"""The NumPy program interpreter as a backend: recomputes whole sequences, exact and slow.
+"""NumPy program interpreter as a backend: recomputes whole sequences, exact and slow.
 
-It follows the same rules for blocks, forks and recurrent state as a real engine, so that what is built on
-backends can be tested on it.
+It follows the rules of a real engine for blocks, forks and recurrent state, so that tests of the layers above
+can use it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgellm.quant import decode
 
 
 class SequenceModel(Protocol):
-    """What the backend computes with: whole sequences in, one row per token out (program.Interpreter)."""
+    """Computing side of the backend: takes a whole sequence, returns one row per token."""
 
     def logits(self, ids: Sequence[int], scales: Sequence[float], /) -> Floats: ...
 
@@ -27,7 +27,7 @@ class SequenceModel(Protocol):
 
 
 class DecodedWeights(Mapping[str, Floats]):
-    """The tensors of a GGUF file as float32, decoded when first asked for and then kept."""
+    """Tensors of a GGUF file as float32, decoded at first use and then kept."""
 
     def __init__(self, file: GGUFFile) -> None:
         self._file = file
@@ -47,10 +47,10 @@ class DecodedWeights(Mapping[str, Floats]):
 
 
 class InterpreterBackend(Booked):
-    """A backend over anything that maps a sequence to rows of logits.
+    """A backend over any map from a sequence to rows of logits.
 
-    kept_tokens: a sequence can only be cut at, or behind, this many tokens before its end; None: anywhere.
-    copies: forks share no blocks.
+    kept_tokens: a sequence can be truncated by at most this many tokens; None: by any number. copies: forks
+    share no blocks.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class InterpreterBackend(Booked):
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """The open sequences."""
+        """Open sequences."""
         return self._ledger.sequences
 
     def open_sequence(self, scales: Sequence[float] = ()) -> int:
@@ -143,7 +143,7 @@ class InterpreterBackend(Booked):
         self._append_saved(sequence, saved)
 
     def _append_saved(self, sequence: int, saved: bytes) -> None:
-        """Append tokens that were saved as bytes; BackendError if they are none or have no room."""
+        """Append tokens that were saved as bytes; BackendError if they are none or do not fit."""
         if len(saved) % 4:
             raise BackendError("The saved sequence does not fit the model.")
         tokens: list[int] = np.frombuffer(saved, "<i4").tolist()

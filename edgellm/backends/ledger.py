@@ -1,4 +1,4 @@
-"""Which blocks of a cache each sequence holds, for backends that do not keep such books themselves."""
+"""Ledger of a cache's blocks, for backends without one of their own."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from edgellm.errors import BackendError
 
 
 class Ledger:
-    """Sequences of at most `n_ctx` tokens in `n_blocks` blocks of `block_tokens` tokens.
+    """Sequences of at most `n_ctx` tokens in blocks of `block_tokens` tokens.
 
-    recurrent: sequences can only be cut at their full length. kept_tokens: or only at, or behind, this many
-    tokens before their end; None: anywhere. copies: a fork shares no blocks.
+    recurrent: sequences cannot be truncated. kept_tokens: a sequence can be truncated by at most this many
+    tokens; None: by any number. copies: a fork shares no blocks.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class Ledger:
 
     @property
     def n_undo(self) -> int:
-        """How many last tokens of a sequence can always be cut off."""
+        """Number of last tokens of a sequence that can always be truncated."""
         return self.n_ctx if self._kept_tokens is None else self._kept_tokens
 
     @property
@@ -47,34 +47,36 @@ class Ledger:
 
     @property
     def sequences(self) -> tuple[int, ...]:
-        """The open sequences."""
+        """Open sequences."""
         return tuple(self._lengths)
 
     def length(self, sequence: int) -> int:
-        """Tokens of an open sequence; BackendError if it is not open."""
+        """Number of tokens of an open sequence; BackendError if it is not open."""
         found = self._lengths.get(sequence)
         if found is None:
             raise BackendError(f"There is no open sequence {sequence}.")
         return found
 
     def open(self) -> int:
-        """A new, empty sequence."""
+        """Open an empty sequence."""
         sequence = next(self._numbers)
         self._lengths[sequence], self._blocks[sequence] = 0, []
         return sequence
 
     def close(self, sequence: int) -> None:
-        """Free what only this sequence holds."""
+        """Close a sequence and free the blocks that no other one shares."""
         self.length(sequence)
         del self._lengths[sequence]
         self._release(self._blocks.pop(sequence))
 
     def fork_blocks(self, n_tokens: int) -> int:
-        """The free blocks that a fork of `n_tokens` tokens takes."""
+        """Free blocks that a fork of `n_tokens` tokens takes."""
         return blocks_for(0, n_tokens if self._copies else n_tokens % self.block_tokens, self.block_tokens)
 
     def fork(self, sequence: int, n_tokens: int) -> int:
-        """The first `n_tokens` of another; BackendError if they are gone or there is no room."""
+        """Open a sequence with the first `n_tokens` of another; BackendError if they are gone or have no
+        room.
+        """
         self._check_held(sequence, n_tokens)
         self._check_free(self.fork_blocks(n_tokens))
         fork = self.open()
@@ -86,12 +88,12 @@ class Ledger:
         return fork
 
     def truncate(self, sequence: int, n_tokens: int) -> None:
-        """Forget all but the first `n_tokens`; BackendError as for a fork."""
+        """Drop all but the first `n_tokens`; BackendError as for a fork."""
         self._check_held(sequence, n_tokens)
         keep = blocks_for(0, n_tokens, self.block_tokens)
         blocks = self._blocks[sequence]
         if n_tokens % self.block_tokens and self._users[blocks[keep - 1]] > 1:
-            # The block that will be written next is shared: it is replaced by a copy.
+            # The block to be written next is shared, so a copy replaces it.
             self._check_free(1)
             keep -= 1
         self._release(blocks[keep:])
@@ -99,9 +101,9 @@ class Ledger:
         self._grow(sequence, n_tokens)
 
     def check_step(self, tokens: Ids, sequences: Ids, outputs: Flags, batch: int) -> dict[int, list[int]]:
-        """Where in the step each sequence's tokens are, in order: sequence -> indices.
+        """Positions of each sequence's tokens in a step, in order: sequence -> indices.
 
-        Raises BackendError, having changed nothing, for a step that cannot be taken.
+        Raises BackendError, without a change, for an invalid step.
         """
         if not len(tokens) == len(sequences) == len(outputs):
             raise BackendError("A step needs as many sequences and outputs as tokens.")
@@ -122,7 +124,7 @@ class Ledger:
         return places
 
     def append(self, sequence: int, n_tokens: int) -> None:
-        """Give a sequence the blocks for `n_tokens` more, which `check_step` has found to be there."""
+        """Give a sequence the blocks for `n_tokens` more tokens; `check_step` has found them free."""
         self._grow(sequence, self._lengths[sequence] + n_tokens)
 
     def clear(self) -> None:
@@ -159,7 +161,7 @@ class Ledger:
 
 
 class Booked:
-    """The part of a backend that its ledger answers."""
+    """Methods of a backend that its ledger answers."""
 
     _ledger: Ledger
     unread_bytes = 0  # steps read all weights

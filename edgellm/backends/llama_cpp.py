@@ -1,6 +1,6 @@
 """llama.cpp as a backend, through the functions of its C API that llama-cpp-python exposes.
 
-All sequences share one cache, whose cells are booked in blocks here: a step that is admitted finds room.
+All sequences share one cache. Its cells are booked in blocks here, so that an admitted step finds room.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
 class _Log:
-    """What llama.cpp last complained about; the rest of what it says is not shown."""
+    """Latest error message of llama.cpp; its other messages are dropped."""
 
     def __init__(self) -> None:
         self.last = ""
-        # The library keeps the pointer, so the callback lives as long as the module.
+        # The library keeps the pointer, so the callback must live as long as the module.
         self._callback = llama_cpp.llama_log_callback(self._take)
         llama_cpp.llama_log_set(self._callback, ctypes.c_void_p())
 
@@ -46,7 +46,7 @@ class _Log:
             self.last = line
 
     def reason(self) -> str:
-        """The last complaint in brackets, which is forgotten then."""
+        """Latest error message in brackets; it is forgotten then."""
         reason, self.last = self.last, ""
         return f" ({reason[:200]})" if reason else ""
 
@@ -57,8 +57,8 @@ _log = _Log()
 class LlamaCppBackend(Booked):
     """A GGUF file on llama.cpp, on the CPU.
 
-    threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend; n_sequences: how many may be open
-    at once. Raises BackendError where llama.cpp refuses the file or cannot make a context.
+    threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend. n_sequences: most open sequences.
+    Raises BackendError if llama.cpp refuses the file or cannot make a context.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class LlamaCppBackend(Booked):
         self.n_ctx = n_ctx
         self.batch = batch
         self.recurrent = bool(program.states)
-        self.windowed = False  # its caches are kept whole, see swa_full below
+        self.windowed = False  # its caches are never cut, see swa_full below
         self._model: Any = None
         self._context: Any = None
         self._ledger = Ledger(
@@ -119,7 +119,7 @@ class LlamaCppBackend(Booked):
     def _make_context(self, threads: int, batch: int, kv_type: str, n_sequences: int) -> Any:
         parameters = llama_cpp.llama_context_default_params()
         parameters.n_ctx = self._ledger.n_blocks * BLOCK_TOKENS
-        # llama.cpp aborts where a step could not hold a token of every sequence.
+        # llama.cpp aborts if a step cannot hold a token of every sequence.
         parameters.n_batch = parameters.n_ubatch = max(batch, n_sequences)
         parameters.n_seq_max = n_sequences
         parameters.n_threads = parameters.n_threads_batch = threads
@@ -137,7 +137,7 @@ class LlamaCppBackend(Booked):
 
     @property
     def n_undo(self) -> int:
-        return 0  # its results depend on how many tokens a step has
+        return 0  # results depend on the number of tokens in a step
 
     def open_sequence(self, scales: Sequence[float] = ()) -> int:
         if scales:
@@ -159,7 +159,7 @@ class LlamaCppBackend(Booked):
             raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
         fork = self._ledger.fork(sequence, n_tokens)
         slot = self._slots[fork] = self._free_slots.pop()
-        # A recurrent state is copied whole, or not at all.
+        # A recurrent state can only be copied as a whole.
         end = -1 if self.recurrent else n_tokens
         if n_tokens:
             llama_cpp.llama_memory_seq_cp(self._memory, self._slots[sequence], slot, -1, end)
@@ -203,7 +203,7 @@ class LlamaCppBackend(Booked):
         self._context = self._model = None
 
     def _run(self, tokens: Ids, sequences: Ids, outputs: Flags) -> list[int]:
-        """Append the tokens; returns the places of those with an output."""
+        """Append the tokens; returns the positions of those with an output."""
         places = self._ledger.check_step(tokens, sequences, outputs, self.batch)
         if any(not 0 <= token < self.n_vocab for token in tokens):
             raise BackendError(f"A token lies outside the vocabulary of {self.n_vocab} tokens.")
@@ -230,6 +230,6 @@ class LlamaCppBackend(Booked):
         return [index for index, wanted in enumerate(outputs) if wanted]
 
     def _cut(self, slot: int, n_tokens: int) -> None:
-        # An encoder keeps nothing.
+        # An encoder has no cache.
         if self._memory:
             llama_cpp.llama_memory_seq_rm(self._memory, slot, n_tokens, -1)

@@ -1,4 +1,4 @@
-"""The native engine as a backend."""
+"""Native engine as a backend."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def faster_kv_type(isa: str = "") -> str:
-    """The faster cache of 16 bits, "f16" or "i16", on an instruction set, "" for the one in use."""
+    """Faster 16-bit cache type, "f16" or "i16", on an instruction set ("": the one in use)."""
     return _native.faster_kv_type(_chosen_isa(isa))
 
 
@@ -33,13 +33,12 @@ def _chosen_isa(isa: str) -> str:
 
 
 class NativeBackend:
-    """A planned, and after `load` a loaded, model on the native engine.
+    """A planned model on the native engine; `load` loads its weights.
 
-    threads: of the pool. n_ctx: the longest sequence. cache_tokens: tokens that all sequences together can
-    hold. batch: tokens per step. kv_type: how the cache stores keys and values. isa: an instruction set, or
-    "" for what EDGELLM_ISA names or else the best that this CPU has. adapters: those that sequences may use.
-    Raises ModelError if the engine refuses
-    the program, BackendError if it refuses an option.
+    threads: of the pool. n_ctx: longest sequence. cache_tokens: tokens that all sequences together can hold.
+    batch: tokens of a step. kv_type: type of cached keys and values. isa: instruction set; "" for the one
+    that EDGELLM_ISA names, or else the best of this CPU. adapters: those that sequences may use. Raises
+    ModelError if the engine refuses the program, BackendError if it refuses an option.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class NativeBackend:
         return self._engine.memory()
 
     def load(self, *, release: bool = True) -> None:
-        """Pack the weights; with `release` the system may drop the file's pages that are done with."""
+        """Pack the weights; with `release` the system may drop file pages that have been read."""
         with self._translated():
             self._engine.load(
                 [(name, number, self._file.view(name)) for name, number in self._weights], release
@@ -111,7 +110,7 @@ class NativeBackend:
             self._engine.close_sequence(sequence)
 
     def fork_blocks(self, n_tokens: int) -> int:
-        # Full blocks are shared, a partly filled last one is copied.
+        # A fork shares full blocks and copies a partly filled last one.
         return 1 if n_tokens % self.block_tokens else 0
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
@@ -174,7 +173,7 @@ class NativeBackend:
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
-        """The extension raises with a sentence that does not know the file."""
+        """Put the file's name before the extension's errors, and raise them as the package's own."""
         try:
             yield
         except _native.ModelError as error:
@@ -191,7 +190,7 @@ def _raw(half: Half) -> tuple[int, Bytes]:
 
 
 def raw_update(item: tuple[str, Update]) -> tuple[str, int, int, Bytes, int, Bytes, float]:
-    """A weight's name and its update as the extension takes them."""
+    """Name and update of a weight in the form of the extension."""
     name, update = item
     (a_type, a), (b_type, b) = _raw(update.a), _raw(update.b)
     return name, len(update.a), a_type, a, b_type, b, update.scale

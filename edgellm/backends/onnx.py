@@ -1,7 +1,7 @@
 """ONNX Runtime as a backend, for folders that `edgellm convert --format onnx` has written.
 
-Each sequence runs by itself, with keys and values in arrays of its own that attention reads and extends in
-place: a cut only changes a length, and a fork copies.
+Each sequence runs by itself. Its keys and values are in arrays of its own, which attention reads and extends
+in place; a truncation changes a length only, and a fork copies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ except ImportError as error:
         f"The onnx backend needs onnxruntime ({error}); install it with `pip install 'edgellm[onnx]'`"
     ) from None
 
-# Earlier ones see past sliding windows, or lack 8-bit embeddings.
+# Earlier versions see past sliding windows, or lack 8-bit embeddings.
 _OLDEST = (1, 24)
 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
     raise BackendError(
@@ -35,14 +35,14 @@ if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
         f"{onnxruntime.__version__}; install it with `pip install -U 'edgellm[onnx]'`"
     )
 
-# Arrays grow by this many tokens, with a copy each time.
+# Arrays grow by this many tokens, and are copied each time.
 BLOCK_TOKENS = 64
 _QUIET = 4
 
 
 @dataclass(slots=True, eq=False)
 class _Sequence:
-    """The keys and values of a sequence: arrays (1, n_kv_heads, capacity, dim), and their binding."""
+    """Keys and values of a sequence, arrays (1, n_kv_heads, capacity, dim), and their binding."""
 
     arrays: list[Floats] = field(default_factory=list)
     binding: Any = None
@@ -51,8 +51,8 @@ class _Sequence:
 class OnnxBackend(Booked):
     """A decoder in ONNX whose attention is GroupQueryAttention.
 
-    threads, n_ctx, cache_tokens, batch: as for the native backend. Raises FileError for files that are
-    missing, BackendError where ONNX Runtime refuses the model.
+    threads, n_ctx, cache_tokens, batch: as for the native backend. Raises FileError for missing files,
+    BackendError if ONNX Runtime refuses the model.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class OnnxBackend(Booked):
         flags = np.asarray(outputs, np.bool_)
         logits = np.empty((int(flags.sum()), self.n_vocab), np.float32)
         row_of = np.cumsum(flags) - 1
-        # Lengths change when all sequences are done: rows past a sequence's length do not count.
+        # Lengths change once all sequences are done; rows past a sequence's length do not count.
         for sequence, listed in places.items():
             indices = np.asarray(listed)
             wanted = np.flatnonzero(flags[indices])
@@ -153,14 +153,14 @@ class OnnxBackend(Booked):
         self._session = None
 
     def _run(self, sequence: int, tokens: Ints, output: str, n_logits: int) -> Floats:
-        """Rows of `output` after reading `tokens`; of logits only the last `n_logits` are computed."""
+        """Rows of `output` after computing `tokens`; of logits only the last `n_logits` are computed."""
         held, length = self._sequences[sequence], self._ledger.length(sequence)
         total = length + len(tokens)
         self._fit(held, length, total)
         binding = held.binding
         binding.bind_cpu_input("input_ids", tokens.astype(np.int64)[None])
         binding.bind_cpu_input("attention_mask", np.ones((1, total), np.int64))
-        # An input with a default, which only this way of binding knows.
+        # An input with a default, which only this kind of binding accepts.
         n_kept = onnxruntime.OrtValue.ortvalue_from_numpy(np.array([n_logits], np.int64))
         binding.bind_ortvalue_input("num_logits_to_keep", n_kept)
         binding.bind_output(output)
@@ -168,7 +168,7 @@ class OnnxBackend(Booked):
         return np.asarray(binding.get_outputs()[-1].numpy()[0])
 
     def _fit(self, held: _Sequence, length: int, total: int) -> None:
-        """Give a sequence arrays for `total` tokens, of which the first `length` are kept."""
+        """Give a sequence arrays for `total` tokens, and keep its first `length`."""
         capacity = -(-total // BLOCK_TOKENS) * BLOCK_TOKENS
         if not held.arrays or held.arrays[0].shape[2] != capacity:
             held.arrays, held.binding = self._resized(held.arrays, length, total), None
@@ -191,7 +191,7 @@ class OnnxBackend(Booked):
         return found
 
     def _guarded(self, work: Any) -> Any:
-        """What ONNX Runtime raises is of many kinds, all of its own module."""
+        """Run `work`; any error of ONNX Runtime, whose classes share no base, becomes BackendError."""
         try:
             return work()
         except Exception as error:

@@ -252,7 +252,7 @@ def _markdown(rows: Sequence[Row]) -> str:
         seen[row["model_filename"], row["n_threads"]] = row
     notes = [_note(row) for row in seen.values()]
     notes += [
-        f"{row['test']}: {row['n_accepted']} of {row['n_drafted']} tokens guessed ahead were right"
+        f"{row['test']}: {row['n_accepted']} of {row['n_drafted']} draft tokens were accepted"
         for row in rows
         if row["n_drafted"]
     ]

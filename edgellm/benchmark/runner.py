@@ -124,12 +124,14 @@ class Runner:
                 "benchmark a generative model."
             )
         if self._draft_max and self.plan.no_drafts:
-            raise UsageError(f"{self.file.path}: no tokens can be guessed ahead: {self.plan.no_drafts}.")
+            raise UsageError(
+                f"{self.file.path}: speculative decoding is not possible: {self.plan.no_drafts}."
+            )
         for test in tests:
             if self._draft_max and test.n_prompt and test.n_gen:
                 raise UsageError(
                     f"{test.name} times a prompt and an answer together, and only answers alone can be timed "
-                    "with tokens guessed ahead; use -n, with -d for what precedes."
+                    "with speculative decoding; use -n, and -d for the depth before it."
                 )
             if test.length > self.plan.n_ctx:
                 raise UsageError(
@@ -153,7 +155,7 @@ class Runner:
         for _ in range(repetitions):
             unread = self.backend.unread_bytes
             if self._draft_max and test.n_gen:
-                seconds, joules, digest = self._once_guessing(test, meter, result)
+                seconds, joules, digest = self._once_drafting(test, meter, result)
             else:
                 seconds, joules, digest = self._once(test, meter)
             result.seconds.append(seconds)
@@ -199,7 +201,7 @@ class Runner:
                 backend.close_sequence(sequence)
         return seconds, joules, _digest(chosen) if test.n_gen else ""
 
-    def _once_guessing(
+    def _once_drafting(
         self, test: Trial, meter: EnergyMeter, result: Result
     ) -> tuple[float, float | None, str]:
         """The same of answers that the scheduler makes; what precedes them has been read and is kept."""

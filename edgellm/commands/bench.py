@@ -185,9 +185,7 @@ def _drafting(option: Option) -> Option:
     """An option of guessing ahead as it is meant where speeds are compared."""
     if option is not DRAFT_MAX:
         return option
-    return option._replace(
-        help="guess ahead as chat does, at most N tokens at once; otherwise, without -md, none"
-    )
+    return option._replace(help="most draft tokens in a step, as chat has them; otherwise, without -md, none")
 
 
 INTS = Kind("ints", _integers, _check_integers)
@@ -242,7 +240,7 @@ COMMAND = Command(
         ("edgellm bench", "the default model"),
         ("edgellm bench -m a.gguf,b.gguf -t 1,2", "two models, one and two threads"),
         ("edgellm bench -m a.gguf -p 0 -n 64 -d 4096", "answers after 4096 tokens"),
-        ("edgellm bench -m a.gguf -p 0 -n 128 --draft-max 7", "answers with tokens guessed ahead"),
+        ("edgellm bench -m a.gguf -p 0 -n 128 --draft-max 7", "answers with speculative decoding"),
         ("edgellm bench -m a.gguf -p 0 -b 1,8 -o json", "one and eight sequences at once"),
     ),
 )

@@ -194,7 +194,7 @@ def _stats(conversation: Conversation, _: str) -> None:
     say(
         f"prompt {stats.n_prompt} tok ({stats.n_cached} from the cache), {stats.prompt_tok_s:.1f} tok/s; "
         f"answer {stats.n_generated} tok in {stats.generate_s:.2f} s; "
-        f"{stats.n_accepted} of {stats.n_drafted} guessed right; ended by {reply.finish_reason}",
+        f"{stats.n_accepted} of {stats.n_drafted} draft tokens accepted; ended by {reply.finish_reason}",
         dim=True,
     )
 

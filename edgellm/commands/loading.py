@@ -146,7 +146,7 @@ def statistics(reply: Reply, n_ctx: int | None) -> str:
     if stats.n_generated:
         parts.append(f"TTFT {stats.first_token_s:.2f} s")
     if stats.n_drafted:
-        parts.append(f"{stats.n_accepted}/{stats.n_drafted} guessed right")
+        parts.append(f"{stats.n_accepted}/{stats.n_drafted} drafts accepted")
     if n_ctx is not None:
         parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
     return ", ".join(parts)

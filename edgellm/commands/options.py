@@ -181,14 +181,14 @@ MAX_MEMORY = Option(
 DRAFT_MAX = Option(
     "draft_max",
     ("--draft-max",),
-    "most tokens of an answer that are guessed ahead and checked together; 0: none; otherwise 7",
+    "most draft tokens of an answer that a step verifies; 0: no speculative decoding; otherwise 7",
     INT,
     "N",
 )
 DRAFT = Option(
     "draft",
     ("-md", "--draft", "--model-draft"),
-    "smaller model of the same vocabulary that guesses ahead, too; answers do not depend on it",
+    "draft model: a smaller one of the same vocabulary; answers do not depend on it",
     TEXT,
     "MODEL",
 )

@@ -1,7 +1,7 @@
-"""Low-rank adapters at run time: their files, their names, and which of them an answer uses.
+"""Low-rank adapters at run time: their files, their names, and the choice of an answer.
 
-A file is GGUF as llama.cpp reads it (general.type "adapter", adapter.type "lora"; for each weight the
-tensors NAME.lora_a (rank, n_in) and NAME.lora_b (n_out, rank)), or a folder that PEFT has saved.
+A file is GGUF in llama.cpp's form (general.type "adapter", adapter.type "lora"; for each weight the tensors
+NAME.lora_a (rank, n_in) and NAME.lora_b (n_out, rank)), or a folder that PEFT has saved.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.adapter import Adapter, Half, Update, check_adapter
 
-# Beyond it values overflow.
+# A larger factor makes values overflow.
 MAX_SCALE = 100.0
-# One factor for each adapter of a model, in their order; empty: none is used.
+# One factor for each adapter of a model, in order; empty if none is used.
 Scales: TypeAlias = tuple[float, ...]
-# What a caller asks for: adapters by name or number and their factors; those not named are not used.
+# A caller's choice: adapters by name or number with their factors; others are not used.
 Choice: TypeAlias = Mapping[str | int, float]
 
 
 class AdapterFile(NamedTuple):
-    """An adapter to load, and the factor that answers use unless they ask for another."""
+    """An adapter to load, and its factor in answers that choose no other."""
 
     path: Path
     scale: float = 1.0
 
 
 class AdapterInfo(NamedTuple):
-    """A loaded adapter: its name among the model's, its file, its usual factor."""
+    """A loaded adapter: its unique name, its file, its default factor."""
 
     name: str
     path: Path
@@ -57,7 +57,7 @@ def parse_adapter(given: str | Path | tuple[str | Path, float]) -> AdapterFile:
 
 
 def name_adapters(files: Sequence[AdapterFile]) -> tuple[AdapterInfo, ...]:
-    """The adapters by the names of their files, made unique."""
+    """Adapters under the names of their files, made unique."""
     found: list[AdapterInfo] = []
     for file in files:
         stem = file.path.stem if file.path.suffix == ".gguf" else file.path.resolve().name
@@ -69,7 +69,7 @@ def name_adapters(files: Sequence[AdapterFile]) -> tuple[AdapterInfo, ...]:
 
 
 def choose_scales(adapters: Sequence[AdapterInfo], choice: Choice | None) -> Scales:
-    """The factor of each adapter for one answer; None: the usual ones. UsageError for an unknown adapter."""
+    """Factor of each adapter for one answer; None: the default ones. UsageError for an unknown adapter."""
     if choice is None:
         scales = [info.scale for info in adapters]
     else:
@@ -97,14 +97,14 @@ def _factor(value: object, what: str) -> float:
 
 
 def read_adapter(path: Path, base: GGUFFile, program: Program) -> Adapter:
-    """An adapter for a base model, checked against its program.
+    """Read an adapter for a base model, checked against its program.
 
-    Raises FileError, FormatError, ModelError or UnsupportedError for one that is damaged, of another model or
-    of a kind that edgellm does not implement.
+    Raises FileError, FormatError, ModelError or UnsupportedError for one that is damaged, belongs to another
+    model, or is of a kind that edgellm does not implement.
     """
     try:
         if path.is_dir():
-            # PEFT's names and row orders are the checkpoint's: only the converter knows what became of them.
+            # PEFT's names and row orders are the checkpoint's; only the converter maps them to the file's.
             from edgellm.convert.adapter import base_of_metadata, read_folder
 
             return read_folder(path, base_of_metadata(base.metadata, program))
@@ -151,13 +151,13 @@ def _updates(file: GGUFFile, architecture: object) -> dict[str, Update]:
                 f"{weight[:80]!r} has only {next(iter(pair))}, expected lora_a and lora_b; fetch it again"
             )
         a, b = pair["lora_a"], pair["lora_b"]
-        # An alpha of 0 stands for none: the product as it is.
+        # An alpha of 0 means no scaling of the product.
         updates[weight] = Update(a, b, alpha / max(1, len(a)) if alpha else 1.0)
     return updates
 
 
 def _values(file: GGUFFile, name: str) -> Half:
-    """A copy of a tensor's values: F16 as it is, everything else as float32."""
+    """Copy of a tensor's values: F16 unchanged, every other type as float32."""
     import numpy as np
 
     from edgellm.quant import decode

@@ -1,4 +1,4 @@
-"""What a model file says about itself, read without loading it."""
+"""Description of a model file, read without loading it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from edgellm.program.exported import TYPE_KEY, exported_bytes, is_exported
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """A file in short.
+    """Summary of a model file.
 
-    n_bytes: size of the file with all its parts. quantization: the mix, or else the type that holds the most
-    values. fingerprint: 64 hexadecimal digits that change when the file's place, size or time of change does.
-    generates: whether it continues texts (the others only make embeddings). metadata: ready for JSON; arrays,
-    and numbers that are not finite, are None.
+    n_bytes: size of the file with all its parts. quantization: the recipe, or else the type that holds the
+    most values. fingerprint: 64 hexadecimal digits that change with the file's place, size or modification
+    time. generates: True if the model continues texts, False if it only makes embeddings. metadata: ready for
+    JSON; arrays and numbers that are not finite are None.
     """
 
     family: str
@@ -39,7 +39,7 @@ class Description:
 
     @property
     def size_label(self) -> str:
-        """The number of parameters as people write it: 134.52M, 7.24B."""
+        """Number of parameters in the usual form: 134.52M, 7.24B."""
         if self.n_parameters >= 10**9:
             return f"{self.n_parameters / 1e9:.2f}B"
         return f"{self.n_parameters / 1e6:.2f}M"

@@ -1,4 +1,4 @@
-"""A smaller model of the same vocabulary, which guesses what a larger one will say."""
+"""Draft model: a smaller model of the same vocabulary that drafts tokens for a larger one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from edgellm.backends.base import Backend, blocks_for
 from edgellm.engine.prefix_cache import PrefixCache
 from edgellm.engine.request import Request
 
-# A step that feeds a sequence more tokens than this reads a text, and says little about guessing.
+# A step with more tokens of a sequence than this is a prefill and does not count for `step_s`.
 _MOST_NEW = 8
 
 
 @dataclass(slots=True)
 class _Draft:
-    """A sequence, the tokens that it holds, and how many of them are known to be the request's."""
+    """A sequence, its tokens, and how many of them are known to be the request's."""
 
     sequence: int
     tokens: list[int]
@@ -28,8 +28,8 @@ class _Draft:
 class DraftModel:
     """Continues requests greedily, each in a sequence of its own, all of them in the same steps.
 
-    n_vocab: ids below it mean the same to both models; this one neither gets nor guesses any other. A
-    request's text is read when the first guess is asked for, as far as no finished request has left it.
+    n_vocab: ids below it mean the same to both models; others are neither computed nor drafted. A request's
+    text is computed when its first draft is due, apart from a prefix left by a finished request.
     """
 
     def __init__(
@@ -45,22 +45,23 @@ class DraftModel:
         self._clock = clock
         self._prefixes = PrefixCache(backend, max_cached=max_cached)
         self._drafts: dict[int, _Draft] = {}
-        self._barred: set[int] = set()  # requests with tokens that this model does not know
-        self.step_s = 0.0  # running mean of what a step takes that guesses
+        self._barred: set[int] = set()  # requests with tokens outside this model's vocabulary
+        self.step_s = 0.0  # running mean of a drafting step
 
     @property
     def n_open(self) -> int:
-        """Requests that have a sequence here."""
+        """Number of requests that have a sequence here."""
         return len(self._drafts)
 
     def room(self, request: Request, most: int) -> int:
-        """How many tokens, at most `most`, can be guessed after the request's."""
+        """Number of tokens, at most `most`, that can be drafted after the request's."""
         if request.number in self._barred:
             return 0
         return max(0, min(most, self._backend.n_undo, self._backend.n_ctx - len(request.tokens)))
 
     def continue_all(self, wanted: Mapping[Request, int]) -> dict[Request, list[int]]:
-        """So many tokens for each request; none while its text is being read, or where the cache is full.
+        """Draft the given number of tokens for each request; none while its text is in prefill or the cache
+        is full.
 
         Raises BackendError.
         """
@@ -82,7 +83,7 @@ class DraftModel:
         return drafted
 
     def release(self, request: Request) -> None:
-        """Let go of a request; what was read of it is kept for others as long as there is room."""
+        """Move a request's sequence to the prefix cache."""
         self._barred.discard(request.number)
         draft = self._drafts.pop(request.number, None)
         if draft is not None:
@@ -100,7 +101,9 @@ class DraftModel:
         self._prefixes.clear()
 
     def _pending(self, request: Request) -> list[int]:
-        """What the request's sequence, opened or cut to fit, does not hold yet; nothing if it is barred."""
+        """Tokens that the request's sequence, opened or truncated, lacks; none for a request that cannot be
+        drafted.
+        """
         draft = self._drafts.get(request.number)
         if draft is None:
             live = [(other.sequence, other.tokens) for other in self._drafts.values()]
@@ -119,7 +122,9 @@ class DraftModel:
         return pending
 
     def _step(self, feeds: Mapping[Request, list[int]]) -> dict[Request, int]:
-        """Feed these tokens; the likeliest next one of each request whose text has been read to its end."""
+        """Compute these tokens; returns the likeliest next token of each request whose whole text is
+        computed.
+        """
         drafts = [self._drafts[request.number] for request in feeds]
         counts = [len(tokens) for tokens in feeds.values()]
         block = self._backend.block_tokens

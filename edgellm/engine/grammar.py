@@ -1,7 +1,7 @@
-"""Constrained generation: which tokens may come next, so that an answer fits a schema or a grammar.
+"""Constrained generation: masks of the allowed tokens, so that an answer fits a schema or a grammar.
 
-The work is llguidance's (https://github.com/guidance-ai/llguidance), imported when the first grammar is
-used. A grammar is compiled once and kept; each answer steps a matcher of its own.
+llguidance (https://github.com/guidance-ai/llguidance) does the work; it is imported with the first grammar. A
+grammar is compiled once and kept, and each answer steps a matcher of its own.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     import llguidance
 
 MAX_GRAMMARS = 64
-# What a grammar may cost to build (about 20 ms of work), per token (about 15 ms), and in memory (about 2 KiB
-# per lexer state): one person's grammar must not hold up everybody's tokens.
+# Limits of a grammar's building (about 20 ms), of its work per token (about 15 ms), and of its memory (about
+# 2 KiB per lexer state). One client's grammar must not hold up the tokens of all.
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -34,13 +34,14 @@ _LIMITS: dict[str, Any] = {
 
 
 class Matcher:
-    """How far one answer has come in its grammar."""
+    """Grammar state of one answer."""
 
     def __init__(self, matcher: llguidance.LLMatcher) -> None:
         self._matcher = matcher
 
     def mask(self) -> memoryview:
-        """The tokens that may come next, one bit each (u32); end-of-generation tokens only where it may end.
+        """Allowed next tokens, one bit each (u32). End-of-generation tokens are set only where the answer may
+        end.
 
         Raises UsageError if the grammar exceeds its limits here.
         """
@@ -49,7 +50,7 @@ class Matcher:
         return memoryview(bits).cast("I")
 
     def accept(self, token: int) -> bool:
-        """Take a token that the mask allows; True if nothing but the end can follow."""
+        """Take a token that the mask allows; True if only the end can follow."""
         if not self._matcher.consume_token(token):
             self._check()
         return bool(self._matcher.is_stopped())
@@ -60,7 +61,7 @@ class Matcher:
 
 
 class GrammarCompiler:
-    """Compiles the constraints of one model's answers and keeps the latest; any thread may call it."""
+    """Compiles the constraints of one model's answers and keeps the latest ones; any thread may call it."""
 
     def __init__(self, tokenizer: Tokenizer, *, max_kept: int = MAX_GRAMMARS) -> None:
         self._tokenizer = tokenizer
@@ -75,13 +76,13 @@ class GrammarCompiler:
         return len(self._kept)
 
     def matcher(self, constraint: Constraint) -> Matcher:
-        """A matcher at the beginning of a constraint's grammar; raises as `compile` does."""
+        """Matcher at the beginning of a constraint's grammar; raises as `compile` does."""
         return Matcher(self.compile(constraint).deep_copy())
 
     def compile(self, constraint: Constraint) -> llguidance.LLMatcher:
-        """Compile a constraint's grammar, or find it among those kept.
+        """Compile a constraint's grammar, unless it is kept from before.
 
-        Raises UsageError if it is malformed, asks for something that is not supported, or exceeds a limit.
+        Raises UsageError if it is malformed, not supported, or beyond a limit.
         """
         with self._lock:
             compiled = self._kept.get(constraint)
@@ -102,7 +103,7 @@ class GrammarCompiler:
         limits = llguidance.LLParserLimits(**_LIMITS)
         matcher = llguidance.LLMatcher(vocabulary, _to_llguidance(constraint), log_level=0, limits=limits)
         if not matcher.is_error():
-            matcher.compute_bitmask()  # a grammar without any sentence shows itself only here
+            matcher.compute_bitmask()  # finds a grammar without any sentence
         if matcher.is_error():
             reason = _first_line(matcher.get_error())
             raise UsageError(f"The {constraint.kind} cannot be used: {reason}.")
@@ -118,12 +119,12 @@ class GrammarCompiler:
 
 
 def _to_llguidance(constraint: Constraint) -> str:
-    """The grammar as llguidance reads it."""
+    """The grammar in llguidance's form."""
     from llguidance import LLMatcher
 
     kind, text = constraint
     if kind == "schema":
-        # It is JSON that options have checked.
+        # GenerateOptions has checked that this is JSON.
         return LLMatcher.grammar_from_json_schema(json.dumps(grammar_schema(json.loads(text))))
     check_pattern(text, kind, strings=kind != "regex")
     if kind == "regex":
@@ -138,7 +139,7 @@ def _lark_of_gbnf(text: str) -> str:
 
     try:
         lark: str = gbnf_to_lark(text)
-    except (Exception, RecursionError) as error:  # its own errors share no base class
+    except (Exception, RecursionError) as error:  # the library's errors share no base class
         raise UsageError(f"The grammar is not valid GBNF: {_first_line(str(error))}.") from None
     return lark
 
@@ -148,7 +149,7 @@ def _first_line(message: str) -> str:
 
 
 class _Vocabulary:
-    """A model's tokens as llguidance wants to be given them."""
+    """A model's tokens in the form that llguidance expects."""
 
     is_tokenizer_wrapper = True
 
@@ -161,7 +162,9 @@ class _Vocabulary:
         self.special_token_ids = sorted(special | tokenizer.eog_ids)
 
     def __call__(self, text: str) -> list[int]:
-        """The ids of a text inside an answer; where none are certain, [] leaves the choice to the model."""
+        """Token ids of a text inside an answer; [] if they are ambiguous, which leaves the choice to the
+        model.
+        """
         wanted = text.encode("utf-8", "surrogateescape")
         for prefix in ("", "\n"):
             try:

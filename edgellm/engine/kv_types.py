@@ -1,4 +1,4 @@
-"""How a cache may keep keys and values, and what each way takes."""
+"""Types in which a cache stores keys and values, and their sizes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from edgellm.program.ops import CacheSpec
 
 
 def chosen_kv_type(file: GGUFFile, program: Program, kv_type: str, *, backend: str, isa: str = "") -> str:
-    """The type behind "auto", or `kv_type` itself.
+    """The type that "auto" stands for, or `kv_type` itself.
 
-    16 bits would lose digits that a model of f32 weights has. Of the two types of 16 bits the native engine
-    takes the faster one of the instruction set `isa`, "" for the one that it uses.
+    16 bits would lose digits of a model with f32 weights. Of the two types of 16 bits, the one that is faster
+    on the instruction set `isa` is chosen ("": the one in use).
     """
     if is_exported(file.metadata):
         return "f32"

@@ -1,4 +1,4 @@
-"""How a model is to be loaded."""
+"""Options of loading a model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 from edgellm.engine.adapters import AdapterFile
 from edgellm.errors import UsageError
 
-# Without being asked, a model gets this much context at most: memory for a long one is rarely what is wanted.
+# Largest context if none is given: few callers want the memory that a long one takes.
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
 DEFAULT_WAITING = 256
-# With the token they follow they make eight, which the kernels for few tokens take at once.
+# With the last sampled token they are eight, which the kernels for few tokens compute together.
 DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "onnx", "llama_cpp", "interpreter")
 WITH_ADAPTERS = ("auto", "native", "interpreter")
@@ -25,17 +25,17 @@ KV_TYPES = ("auto", "f32", "f16", "i16", "q8_0")
 class LoadOptions:
     """How to load a model.
 
-    threads: None takes the physical cores this process may use. context: tokens; None takes the trained
-    context or 4096, whichever is less (of a LongRoPE model at most the one before it was stretched); 0 takes
-    the trained context. cache_tokens: tokens that all sequences together may hold; None: as many as
-    `cache_contexts` contexts. parallel: answers that may be under way at once. max_waiting: further ones that
-    may wait. batch: tokens per step. kv_type: how keys and values are kept: "f32"; "f16"; "i16", 16-bit
-    integers with a scale for every head and token; "q8_0"; or "auto": f32 where all weights are, else f16 or
-    i16, whichever is faster. isa: the instruction set to use, "" for the best. draft_max: tokens
-    that one step may guess ahead for one answer (None: 7, 0: none); answers do not depend on it. draft: the
-    file of a smaller model of the same vocabulary that guesses, too. max_memory: bytes that may be used;
-    None: what is available. lora: adapters to load, and the factors that answers use unless they ask for
-    others. Raises UsageError for a value out of range.
+    threads: None uses the physical cores that this process may use. context: tokens; None uses the trained
+    context or 4096, whichever is less (for a LongRoPE model at most its context before scaling); 0 uses the
+    trained context. cache_tokens: tokens that all sequences together may hold; None: those of
+    `cache_contexts` contexts. parallel: most requests that run at the same time. max_waiting: most requests
+    that wait. batch: tokens of a step. kv_type: type of cached keys and values: "f32"; "f16"; "i16", 16-bit
+    integers with a scale for each head and token; "q8_0"; or "auto": f32 if all weights are f32, else f16 or
+    i16, whichever is faster. isa: instruction set, "" for the best one. draft_max: most draft tokens of one
+    request in a step (None: 7, 0: none); answers do not depend on it. draft: file of a smaller model of the
+    same vocabulary that drafts, too. max_memory: most bytes that may be used; None: the available ones. lora:
+    adapters to load, with the factors that answers use unless they choose others. Raises UsageError for a
+    value out of range.
     """
 
     threads: int | None = None
@@ -69,7 +69,7 @@ class LoadOptions:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
         if self.draft is not None and self.draft_max == 0:
-            raise UsageError("draft is given and draft_max is 0; a draft model needs tokens to guess.")
+            raise UsageError("draft is given and draft_max is 0; a draft model needs draft tokens.")
         if self.kv_type not in KV_TYPES:
             raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:

@@ -1,4 +1,4 @@
-"""From a plan to a loaded backend: what memory it takes, whether that is there, and the weights."""
+"""Loading: from a plan to a loaded backend, with a check of the memory it takes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MIB = 1024 * 1024
 
 
 class LoadEstimate(NamedTuple):
-    """What a model will be once it is loaded: tokens of its context and vocabulary, threads, bytes by use."""
+    """Sizes of a model before it is loaded: context and vocabulary in tokens, threads, bytes by use."""
 
     n_ctx: int
     n_vocab: int
@@ -35,27 +35,27 @@ class LoadEstimate(NamedTuple):
 
 
 def estimate(path: Path, options: LoadOptions) -> LoadEstimate:
-    """What loading a file would come to; raises as loading does, but for want of memory."""
+    """Memory and sizes of a model without loading it. Raises like loading, except for lack of memory."""
     with _measured(path, options) as (planned, memory):
         return LoadEstimate(planned.n_ctx, planned.program.n_vocab, planned.threads, memory)
 
 
 def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
-    """The bytes that a file takes when it is loaded; MemoryLimitError, with the numbers, beyond `allowed`."""
+    """Bytes that a loaded file takes; MemoryLimitError, with the numbers, if they exceed `allowed`."""
     with _measured(path, options) as (planned, memory):
         _check_memory(planned, memory, allowed)
         return sum(memory.values())
 
 
 def reachable_memory() -> int | None:
-    """The bytes that this process has or could have without swapping; None where the system does not say."""
+    """Bytes that this process uses or could use without swapping; None if the system does not say."""
     available, own = available_memory(), own_memory()
     return None if available is None else available + (own or 0)
 
 
 @contextmanager
 def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[Plan, dict[str, int]]]:
-    """A file's plan, and the bytes by use that it takes when it is loaded."""
+    """Plan of a file, and the bytes by use that it takes when it is loaded."""
     with GGUFFile.open(path) as file:
         planned = plan(file, options)
         try:
@@ -65,14 +65,14 @@ def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[Plan, dict[str
 
 
 class Loading:
-    """A model file whose weights are being read and packed, on threads of their own.
+    """A model file whose weights are read and packed on threads of their own.
 
-    It begins when it is made, so that what is to use the model can be imported and made meanwhile. `planned`
-    is None where the file is opened for its vocabulary alone.
+    Loading begins with the object, so that the caller can import and build other parts at the same time.
+    planned: None if the file is opened for its vocabulary alone.
     """
 
     def __init__(self, path: Path, options: LoadOptions, *, vocab_only: bool = False) -> None:
-        """Opens and plans the file: raises what GGUFFile.open and `plan` do."""
+        """Open and plan the file; raises as GGUFFile.open and `plan` do."""
         self.begun = time.perf_counter()
         self.file = GGUFFile.open(path)
         try:
@@ -86,14 +86,14 @@ class Loading:
         self._thread.start()
 
     def result(self) -> tuple[Backend, dict[str, int], DraftModel | None] | None:
-        """Wait for the backend, its memory by use and the draft model; raises what `load_backend` does."""
+        """Wait for the backend, its memory by use and the draft model; raises as `load_backend` does."""
         self._thread.join()
         if self._error is not None:
             raise self._error
         return self._loaded
 
     def abandon(self) -> None:
-        """Wait for the end, and close everything again."""
+        """Wait for the end of loading, and close everything."""
         self._thread.join()
         if self._loaded is not None:
             backend, _, draft = self._loaded
@@ -131,9 +131,9 @@ def load_draft(planned: Plan) -> DraftModel | None:
 
 
 def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
-    """Load the weights; returns the backend and the bytes it takes, by use, with those of a draft model.
+    """Load the weights; returns the backend and its bytes by use, with those of a draft model.
 
-    Raises MemoryLimitError, before anything large is allocated, if the model does not fit.
+    Raises MemoryLimitError if the model does not fit, before anything large is allocated.
     """
     memory, load = _prepare(planned)
     _check_memory(planned, memory)
@@ -141,7 +141,7 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
 
 
 def _check_memory(planned: Plan, memory: dict[str, int], available: int | None = None) -> None:
-    """Raise MemoryLimitError, with the numbers, if the parts together exceed what may be used."""
+    """Raise MemoryLimitError, with the numbers, if the parts together exceed the allowed memory."""
     limit = planned.options.max_memory
     allowed = limit if limit is not None else available if available is not None else available_memory()
     total = sum(memory.values())
@@ -156,14 +156,14 @@ def _check_memory(planned: Plan, memory: dict[str, int], available: int | None =
 
 
 class _Prepared(NamedTuple):
-    """A backend to be: the bytes that it will take, by use, and what loads it."""
+    """A backend before loading: its bytes by use, and the function that loads it."""
 
     memory: dict[str, int]
     load: Callable[[], Backend]
 
 
 def _prepare(planned: Plan) -> _Prepared:
-    """The engine of a plan, with what its draft model takes in all, if there is one."""
+    """Prepare the backend of a plan, and count the bytes of its draft model."""
     match planned.backend:
         case "interpreter":
             prepared = _prepare_interpreter(planned)
@@ -198,7 +198,7 @@ def _prepare_native(planned: Plan) -> _Prepared:
         adapters=planned.adapters,
     )
     memory = backend.memory()
-    # The recurrent states of all sequences that may be open at once.
+    # Recurrent states of all sequences that may be open at once.
     memory["states"] = memory.pop("state_per_sequence") * (
         planned.options.parallel + planned.n_cached_sequences
     )
@@ -244,7 +244,7 @@ def _prepare_onnx(planned: Plan) -> _Prepared:
             batch=_batch(planned),
         )
 
-    # ONNX Runtime maps the file, and packs its matrices anew for the CPU.
+    # ONNX Runtime maps the file, and packs its matrices once more for the CPU.
     weights = 2 * exported_bytes(planned.file.path)
     return _Prepared({"weights": weights, "cache": _cache_bytes(planned)}, load)
 
@@ -273,13 +273,13 @@ def _prepare_interpreter(planned: Plan) -> _Prepared:
 
 
 def _cache_bytes(planned: Plan) -> int:
-    """Bytes of the keys and values of all tokens that the cache may hold, where it is one array."""
+    """Bytes of the keys and values of a full cache that is one array."""
     per_token = sum(cached_bytes(cache, planned.kv_type) for cache in planned.program.caches)
     return round(planned.cache_tokens * per_token)
 
 
 def _batch(planned: Plan) -> int:
-    """Tokens per step: an encoder reads a whole text at once, because every token sees every other."""
+    """Tokens of a step. An encoder computes a text in one step, because every token attends to all others."""
     if planned.program.logits is None:
         return planned.n_ctx
     return min(planned.options.batch, planned.n_ctx)

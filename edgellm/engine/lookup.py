@@ -1,26 +1,26 @@
-"""Prompt lookup: guesses an answer's next tokens from what followed the same tokens earlier.
+"""Prompt lookup: drafts an answer's next tokens from the tokens that followed the same ones earlier.
 
-The idea is prompt lookup decoding (Saxena, 2023, https://github.com/apoorvumang/prompt-lookup-decoding).
-Here the index grows with the text, a match is followed for as long as it holds, and how far a match of some
-length is to be trusted is learned from every token of the answer, whether or not it was guessed.
+The idea is prompt lookup decoding (Saxena, 2023, https://github.com/apoorvumang/prompt-lookup-decoding). Here
+the index grows with the text, and a match is followed as long as it holds. The acceptance rate of matches of
+each length is learned from every token of the answer, drafted or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-# A rate's prior counts as this many observations, and each observation weighs this much of the next one.
+# Weight of a rate's prior in observations, and weight of an observation relative to the next one.
 PRIOR_WEIGHT = 2.0
 MEMORY = 0.95
-# The chance that the next token continues a match, by the bit length of the tokens that matched, until the
-# answer shows its own: 1, 2 to 3, 4 to 7, 8 to 15, 16 and more.
+# Prior probability that the next token continues a match, by the bit length of the number of matched tokens:
+# 1, 2 to 3, 4 to 7, 8 to 15, 16 and more.
 PRIORS = (0.0, 0.2, 0.5, 0.7, 0.85, 0.95)
-# A new match is followed back no further than this.
+# Longest length of a match that is counted when it is found.
 LONGEST = 16
 
 
 class Rate:
-    """How often something has held lately; `prior` before anything is known."""
+    """Exponentially weighted rate of successes; `prior` before the first observation."""
 
     __slots__ = ("_hits", "_n", "_prior")
 
@@ -39,7 +39,7 @@ class Rate:
         self._n += 1.0
 
     def fade(self) -> None:
-        """Let what was seen count less, so that in the end the prior is tried again."""
+        """Reduce the weight of past observations, so that in the end the prior is tried again."""
         self._hits *= MEMORY
         self._n *= MEMORY
 
@@ -47,25 +47,25 @@ class Rate:
 class Lookup:
     """The text of one request, prompt and answer, indexed by its pairs of tokens.
 
-    n_prompt: tokens from which nothing is learned about how well guesses hold. A token costs some
-    microseconds, however long the text is.
+    n_prompt: tokens from which no acceptance rate is learned. The cost of a token is some microseconds,
+    independent of the length of the text.
     """
 
     def __init__(self, n_prompt: int) -> None:
         self._n_prompt = n_prompt
         self._tokens: list[int] = []
-        self._follower: dict[tuple[int, int], int] = {}  # where the latest token after each pair stands
+        self._follower: dict[tuple[int, int], int] = {}  # position of the latest token after each pair
         self._rates = [Rate(prior) for prior in PRIORS]
-        self._next = -1  # where the guessed continuation stands in the text; -1: nothing matches
-        self._matched = 0  # tokens before it that equal the last ones of the text
+        self._next = -1  # position of the draft in the text; -1: no match
+        self._matched = 0  # length of the match before it
 
     def extend(self, tokens: Sequence[int]) -> None:
-        """Take in what `tokens`, the request's whole text, has grown by."""
+        """Index the tokens by which `tokens`, the request's whole text, has grown."""
         for token in tokens[len(self._tokens) :]:
             self._push(token)
 
     def chances(self, most: int) -> list[float]:
-        """For each of the next tokens, at most `most`: the chance that the guess is right up to it."""
+        """Probability, for each of the next tokens up to `most`, that the draft is right up to it."""
         chances: list[float] = []
         if self._next >= 0:
             chance = 1.0
@@ -75,7 +75,7 @@ class Lookup:
         return chances
 
     def draft(self, n_tokens: int) -> list[int]:
-        """The next tokens if the match goes on; a match that reaches the text's end repeats itself."""
+        """Next tokens if the match goes on; a match that reaches the end of the text repeats itself."""
         drafted: list[int] = []
         n_known = len(self._tokens)
         for place in range(self._next, self._next + n_tokens):
@@ -90,7 +90,7 @@ class Lookup:
         holds = self._next >= 0 and tokens[self._next] == token
         if self._next >= 0 and len(tokens) >= self._n_prompt:
             self._rate(self._matched).add(holds)
-        # A pair becomes known with the token after it, so the text's end is never found as its own match.
+        # A pair is indexed with the token after it, so that the end of the text never matches itself.
         if len(tokens) >= 2:
             self._follower[tokens[-2], tokens[-1]] = len(tokens)
         tokens.append(token)
@@ -101,7 +101,7 @@ class Lookup:
             self._find()
 
     def _find(self) -> None:
-        """Match the end of the text with the latest earlier place that ends in the same two tokens."""
+        """Match the end of the text with the latest earlier position that ends in the same two tokens."""
         tokens = self._tokens
         found = self._follower.get((tokens[-2], tokens[-1]))
         if found is None:

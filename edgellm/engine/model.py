@@ -1,4 +1,4 @@
-"""A loaded model: text in, text, logits and embeddings out."""
+"""Loaded model: text in; text, logits and embeddings out."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ T = TypeVar("T")
 
 
 class Model:
-    """A model file and, unless it was loaded for its vocabulary alone, the engine that runs it.
+    """A model file and the engine that runs it; without an engine if it was loaded for its vocabulary alone.
 
-    Methods may be called from several threads; generations under way at the same time share each step.
+    Methods may be called from several threads. Generations that run at the same time share each step.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class Model:
         meanwhile: Callable[[Model], None] | None = None,
         store: PrefixStore | None = None,
     ) -> None:
-        """See `load`; `loading` has been begun."""
+        """Finish a load that has begun; see `load`."""
         file, planned = loading.file, loading.planned
         self.path: Path = file.path
         self.metadata: Mapping[str, Any] = file.metadata
         self.threads = planned.threads if planned else 0
         self.memory: dict[str, int] = {}
-        self.notes: list[str] = []  # what was asked for and cannot be had
+        self.notes: list[str] = []  # options that were given and have no effect, with the reason
         self.adapters = name_adapters(planned.options.lora) if planned else ()
         self._program = planned.program if planned else None
         self._backend: Backend | None = None
@@ -62,7 +62,7 @@ class Model:
         self._draft: DraftModel | None = None
         self._planned = planned
         self._file = file
-        # The tokenizer is built while the engine packs weights on its own threads.
+        # The engine packs weights on threads of its own while the tokenizer is built.
         try:
             self.tokenizer = _tokenizer(file)
             self.sampling_defaults = sampling_defaults(file.metadata)
@@ -90,15 +90,15 @@ class Model:
     ) -> Model:
         """Open and load a GGUF file; see `edgellm.load`.
 
-        `meanwhile` is called, once the tokenizer is there, while the engine still reads the weights. `store`
-        keeps what has been read of prompts beyond this process.
+        meanwhile: called once the tokenizer exists, while the engine still reads the weights. store: keeps
+        computed prefixes beyond this process.
         """
         return cls(Loading(path, options, vocab_only=vocab_only), meanwhile, store)
 
     def _schedule(self, planned: Plan, backend: Backend, store: PrefixStore | None) -> Scheduler:
         asked = planned.options.draft_max
         if planned.no_drafts and (asked or planned.options.draft):
-            self.notes.append(f"no tokens are guessed ahead: {planned.no_drafts}")
+            self.notes.append(f"speculative decoding is off: {planned.no_drafts}")
         return Scheduler(
             backend,
             self.tokenizer.eog_ids,
@@ -113,7 +113,7 @@ class Model:
 
     @property
     def name(self) -> str:
-        """What the file calls itself, or else its file name."""
+        """The file's own name for the model, or else its file name."""
         name = self.metadata.get("general.name")
         return name if isinstance(name, str) and name else self.path.stem
 
@@ -131,7 +131,7 @@ class Model:
 
     @property
     def n_ctx(self) -> int:
-        """The context in tokens: a prompt and its answer together."""
+        """Context in tokens, for a prompt and its answer together."""
         return self.backend.n_ctx
 
     @property
@@ -147,13 +147,13 @@ class Model:
 
     @cached_property
     def grammars(self) -> GrammarCompiler:
-        """The compiled grammars of answers that must follow one."""
+        """Compiler of the grammars that answers must follow."""
         from edgellm.engine.grammar import GrammarCompiler
 
         return GrammarCompiler(self.tokenizer)
 
     def matcher(self, options: GenerateOptions) -> TokenMatcher | None:
-        """A matcher for one answer, if the options ask for a schema, a regular expression or a grammar.
+        """Matcher of the schema, regular expression or grammar that the options name; None if they name none.
 
         Raises UsageError if it is malformed, not supported or beyond the limits.
         """
@@ -161,9 +161,9 @@ class Model:
         return None if constraint is None else self.grammars.matcher(constraint)
 
     def compile_grammar(self, options: GenerateOptions) -> None:
-        """Compile the grammar that the options ask for, if any, so that a later `matcher` takes no time.
+        """Compile the grammar that the options name, if any, so that `matcher` finds it.
 
-        Takes milliseconds, for the first grammar of a model up to a second. Raises as `matcher` does.
+        It takes milliseconds, for the first grammar of a model up to a second. Raises as `matcher` does.
         """
         if options.constraint is not None:
             self.grammars.compile(options.constraint)
@@ -171,13 +171,13 @@ class Model:
     def tokenize(self, text: str, *, add_special: bool = False, parse_special: bool = False) -> list[int]:
         """Token ids of a text.
 
-        add_special: with the tokens that the model wants around a text (beginning of sequence and the like).
-        parse_special: names of special tokens in the text become those tokens; otherwise they are plain text.
+        add_special: add the tokens that the model expects around a text, such as the beginning of sequence.
+        parse_special: names of special tokens in the text become those tokens instead of plain text.
         """
         return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
 
     def detokenize(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
-        """The text of token ids; invalid UTF-8 becomes U+FFFD. UsageError for ids outside the vocabulary."""
+        """Text of token ids; invalid UTF-8 becomes U+FFFD. UsageError for ids outside the vocabulary."""
         try:
             return self.tokenizer.decode(ids, skip_special=skip_special)
         except IndexError as error:
@@ -186,8 +186,8 @@ class Model:
     def generate(self, prompt: str | Sequence[int], options: GenerateOptions | None = None) -> Generation:
         """Continue a prompt; iterate over the result for the pieces of text.
 
-        A text is tokenized with the model's own special tokens around it and none parsed within it. Raises
-        ContextOverflowError if the prompt leaves no room for an answer.
+        A text is tokenized with the model's own special tokens around it; names of special tokens in it stay
+        plain text. Raises ContextOverflowError if the prompt leaves no room for an answer.
         """
         if isinstance(prompt, str):
             ids = self.tokenize(prompt, add_special=True)
@@ -220,7 +220,8 @@ class Model:
         return self.generate(self.template.encode(messages, **variables), chosen)
 
     def scales(self, lora: Choice | None = None) -> Scales:
-        """The factor of each adapter for a choice of them, None: as they were loaded; empty if none is used.
+        """Factor of each adapter; lora: the choice, or None for the factors given at load. Empty if none is
+        used.
 
         Raises UsageError for an adapter that is not loaded, or a factor out of range.
         """
@@ -240,7 +241,7 @@ class Model:
     def perplexity(self, ids: Sequence[int], *, lora: Choice | None = None) -> float:
         """exp of the mean negative log-likelihood of the tokens, each given those before it.
 
-        A text longer than the context is cut into context-sized windows, each read on its own; the first
+        A text longer than the context is cut into windows of that size, each computed on its own. The first
         token of a window is not scored. Needs at least two tokens.
         """
         from edgellm.engine.reading import loss
@@ -259,7 +260,7 @@ class Model:
         return math.exp(total / count)
 
     def embed(self, texts: Sequence[str], *, lora: Choice | None = None) -> Floats:
-        """Embeddings (n_texts, width), each of length 1: the hidden state pooled as the model says."""
+        """Embeddings (n_texts, width) of length 1: hidden states, pooled as the model's file says."""
         import numpy as np
 
         rows = np.empty((len(texts), self.program.width), np.float32)
@@ -268,7 +269,7 @@ class Model:
         return rows
 
     def embed_ids(self, ids: Sequence[int], *, lora: Choice | None = None) -> Floats:
-        """The embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
+        """Embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
         from edgellm.engine.reading import embedding
 
         tokens, scales = self._check_ids(ids), self.scales(lora)
@@ -276,7 +277,7 @@ class Model:
         return embedding(hidden, self.program.pooling)
 
     def close(self) -> None:
-        """End what is under way and free the model's memory."""
+        """End running generations and free the model's memory."""
         if self._scheduler is not None:
             self._scheduler.stop()
         if self._backend is not None:
@@ -323,7 +324,7 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
 
 
 def _disk(store: PrefixStore, planned: Plan, backend: Backend) -> PrefixDisk:
-    """Where a model's sequences are kept; UsageError if its backend cannot give them."""
+    """Disk side of the prefix cache; UsageError if the backend cannot save sequences."""
     from edgellm.engine.prefix_disk import PrefixDisk, model_key
 
     if not isinstance(backend, SavingBackend):

@@ -1,4 +1,4 @@
-"""Options of one generation, as a caller gives them; values left out come from the file or built in."""
+"""Options of one generation, as a caller gives them."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Constraint(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateOptions:
-    """How to continue a prompt. None means the model's own default, or else the one named here.
+    """How to continue a prompt. None means the file's own default, or else the value in brackets.
 
-    max_tokens: at most this many tokens (None: until the context is full).
-    temperature: 0 always takes the likeliest token (0.8).
-    top_k: keep the k likeliest tokens, 0 keeps all (40). top_p: keep the likeliest tokens that together have
-    this probability (0.95). min_p: drop tokens below this part of the likeliest one's probability (0.05).
-    repeat_penalty (1.0), presence_penalty (0.0), frequency_penalty (0.0): applied to tokens among the last
-    `penalty_last_n` (64; -1: all, 0: none).
-    seed: the same seed, prompt and options give the same tokens; None draws one.
-    stop: texts that end the answer; they are not part of it.
-    logit_bias: token id -> value added to its logit (-inf forbids it).
-    logprobs: None, or how many likeliest alternatives to report beside each token's log-probability.
-    ignore_eos: an end-of-generation token does not end the answer (one that a grammar ends does).
-    schema: a JSON schema (an object or its text) that the answer must be valid against. regex: a regular
-    expression that it must match as a whole. grammar: a grammar in Lark or GBNF. json: any JSON object. Of
-    these four at most one may be given; an answer cut off by max_tokens is a beginning of one that fits.
-    lora: adapters by name or number and their scales; those not named are not used (as they were loaded).
+    max_tokens: most tokens of the answer (None: until the context is full). temperature: 0 always takes the
+    likeliest token (0.8). top_k: keep the k likeliest tokens, 0 keeps all (40). top_p: keep the likeliest
+    tokens that together have this probability (0.95). min_p: drop tokens below this fraction of the likeliest
+    token's probability (0.05). repeat_penalty (1.0), presence_penalty (0.0), frequency_penalty (0.0): applied
+    to tokens among the last `penalty_last_n` (64; -1: all, 0: none). seed: the same seed, prompt and options
+    give the same tokens; None draws one. stop: texts that end the answer; they are not part of it.
+    logit_bias: token id -> value added to its logit (-inf forbids it). logprobs: number of likeliest
+    alternatives reported beside each token's log probability; None: no report. ignore_eos: an
+    end-of-generation token does not end the answer, unless a grammar ends there.
+
+    schema: JSON schema (an object or its text) that the answer must be valid against. regex: regular
+    expression that it must match as a whole. grammar: grammar in Lark or GBNF. json: any JSON object. At most
+    one of these four may be given; an answer cut off by max_tokens is a prefix of one that fits. lora:
+    adapters by name or number and their scales; those not named are not used (None: as loaded).
+
     Raises UsageError for a value out of range.
     """
 
@@ -110,7 +110,7 @@ def _check_grammar(name: str, text: object) -> None:
         raise UsageError(f"{name} is {len(text)} characters long; at most {MAX_GRAMMAR_CHARS} are accepted.")
 
 
-# GGUF key -> option (the sampling keys that gguf writers of 2025 and later put into a file).
+# GGUF key -> option: the sampling keys of GGUF files since 2025.
 _METADATA_KEYS = {
     "general.sampling.temp": "temperature",
     "general.sampling.top_k": "top_k",

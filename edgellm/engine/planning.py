@@ -1,4 +1,4 @@
-"""From a model file to the plan of its loading: the program, the context, the adapters, the draft model."""
+"""Planning: from a model file to its program, context, adapters and draft model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from edgellm.program.exported import is_exported
 if TYPE_CHECKING:
     from edgellm.program.adapter import Adapter
 
-# Finished sequences that are kept, and what their recurrent states may take together.
+# Most finished sequences in the prefix cache, and most bytes of their recurrent states together.
 MAX_CACHED_SEQUENCES = 32
 STATES_BYTES = 128 << 20
 
 
 class Plan(NamedTuple):
-    """A model file that is ready to be loaded: everything but the weights."""
+    """A model file ready to be loaded: everything but the weights."""
 
     file: GGUFFile
     program: Program
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     @property
     def no_drafts(self) -> str | None:
-        """Why no tokens can be guessed ahead, if they cannot."""
+        """Reason against speculative decoding; None if it is possible."""
         if self.program.states:
             return f"{self.program.family} models cannot take tokens back"
         if self.backend != "native":
@@ -45,31 +45,31 @@ class Plan(NamedTuple):
         return None
 
     def close_draft(self) -> None:
-        """Close the draft model's file."""
+        """Close the file of the draft model."""
         if self.draft is not None:
             self.draft.file.close()
 
     @property
     def backend(self) -> str:
-        """The engine; for "auto" that of the file's form."""
+        """Name of the backend; for "auto" the one of the file's form."""
         if self.options.backend != "auto":
             return self.options.backend
         return "onnx" if is_exported(self.file.metadata) else "native"
 
     @property
     def kv_type(self) -> str:
-        """How the cache keeps keys and values."""
+        """Type in which the cache stores keys and values."""
         options = self.options
         return chosen_kv_type(self.file, self.program, options.kv_type, backend=self.backend, isa=options.isa)
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens that all sequences together may hold: one whole context at least."""
+        """Tokens that all sequences together may hold: at least one whole context."""
         return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
 
     @property
     def n_cached_sequences(self) -> int:
-        """Finished sequences to keep; recurrent states take memory of their own, so fewer of those."""
+        """Number of finished sequences to keep; fewer where each holds a recurrent state of its own."""
         state_bytes = 4 * sum(state.size for state in self.program.states)
         return (
             max(2, min(MAX_CACHED_SEQUENCES, STATES_BYTES // state_bytes))
@@ -79,9 +79,9 @@ class Plan(NamedTuple):
 
 
 def plan(file: GGUFFile, options: LoadOptions) -> Plan:
-    """Build the program of a file, settle its context and read its adapters; plan its draft model likewise.
+    """Build a file's program, choose its context, read its adapters, and plan its draft model the same way.
 
-    Raises UsageError if the context exceeds the trained one or the draft model is unsuitable, and what
+    Raises UsageError if the context exceeds the trained one or the draft model does not fit, and as
     `read_adapter` does.
     """
     shapes = {name: info.shape for name, info in file.tensors.items()}
@@ -109,7 +109,7 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
 
 
 def default_context(file: GGUFFile, trained: int) -> int:
-    """Tokens of context without being asked: a LongRoPE model keeps to what its short factors are for."""
+    """Context if none is given; for a LongRoPE model at most the length that its short factors are for."""
     n_ctx = min(trained, DEFAULT_CONTEXT)
     original = file.metadata.get(
         f"{file.metadata['general.architecture']}.rope.scaling.original_context_length"
@@ -120,7 +120,9 @@ def default_context(file: GGUFFile, trained: int) -> int:
 
 
 def vocabulary_difference(path: Path, draft: Path) -> str | None:
-    """What keeps the second file from being a draft model of the first, if their vocabularies differ."""
+    """Difference of vocabularies that keeps the second file from being a draft model of the first; None if
+    none.
+    """
     from edgellm.tokenizer.compare import difference
 
     with GGUFFile.open(path) as file, GGUFFile.open(draft) as other:
@@ -128,7 +130,7 @@ def vocabulary_difference(path: Path, draft: Path) -> str | None:
 
 
 def _plan_draft(planned: Plan, path: Path) -> Plan:
-    """The plan with this file's model as its draft model; UsageError if it cannot guess for the other."""
+    """Plan with this file as the draft model; UsageError if it cannot draft for the other model."""
     from edgellm.tokenizer.compare import difference
 
     file = GGUFFile.open(path)
@@ -154,7 +156,7 @@ def _plan_draft(planned: Plan, path: Path) -> Plan:
 
 
 def _check_backend(file: GGUFFile, options: LoadOptions) -> None:
-    """Raises UsageError where engine and file, or form and options, do not go together."""
+    """Raise UsageError for a backend or options that do not go with the file's form."""
     exported = is_exported(file.metadata)
     if exported and options.backend not in ("auto", "onnx"):
         raise UsageError(

@@ -1,12 +1,11 @@
-"""Finished sequences stay in the cache, so that a prompt which begins like one need not be read again.
+"""Prefix cache: finished sequences, kept so that a prompt with the same prefix is not computed again.
 
-Most backends share blocks of tokens: a fork of a parked sequence costs at most one block there. Cached
-sequences are closed, the least recently used first, when the blocks are needed. Recurrent and windowed
-models cannot be cut back to any earlier place, so for them copies are parked at the end of each prompt and
-where prompts were seen to part.
+Most backends share blocks of tokens between sequences, and a fork of a cached sequence costs at most one
+block there. Cached sequences are closed in order of use when blocks are needed. Recurrent and windowed models
+cannot be truncated to any earlier position. For them the cache holds checkpoints: copies at the end of each
+prompt, and at positions at which two prompts differed.
 
-With a disk, what is cached is also saved there, piece by piece, and comes back as parked sequences when a
-prompt begins like it.
+With a disk, cached sequences are also saved there in pieces, and read back when a prompt begins like one.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ if TYPE_CHECKING:
     from edgellm.engine.prefix_disk import DiskRead, PrefixDisk
     from edgellm.engine.prefix_store import Piece
 
-# Pieces that are taken from the disk between two steps: copying one takes less than a millisecond or so.
+# Pieces taken from the disk between two steps. Copying one takes about a millisecond or less.
 DISK_READ_PIECES = 4
 
 
 class Match(NamedTuple):
-    """A sequence whose first `n_tokens` tokens (`whole`: all of them) are those of the prompt."""
+    """A sequence that shares its first `n_tokens` tokens with the prompt; `whole`: it holds no others."""
 
     sequence: int
     n_tokens: int
@@ -38,7 +37,7 @@ class Match(NamedTuple):
 class Start(NamedTuple):
     """A sequence that holds the first `n_tokens` of a prompt.
 
-    n_known: how many of its tokens some sequence began with, whether or not they could be had from it.
+    n_known: length of the longest prefix seen before, even if no sequence could be made of it.
     """
 
     sequence: int
@@ -47,9 +46,9 @@ class Start(NamedTuple):
 
 
 class CachedSequence:
-    """What a parked sequence holds: its tokens, and the scales of the adapters they were read with.
+    """Tokens of a cached sequence, and the scales of the adapters with which they were computed.
 
-    n_saved of its pieces are on the disk, or have been.
+    n_saved: number of its pieces that have been saved to disk.
     """
 
     def __init__(
@@ -62,9 +61,9 @@ class CachedSequence:
 
 
 class PrefixCache:
-    """The parked sequences of one backend; at most `max_cached`, and none at all if that is 0.
+    """Cached sequences of one backend, at most `max_cached`; 0 caches none.
 
-    min_tokens: a shorter common beginning is not worth a fork. disk: keeps them, too.
+    min_tokens: shortest prefix that is worth a fork. disk: where cached sequences are saved.
     """
 
     def __init__(
@@ -76,27 +75,29 @@ class PrefixCache:
         self._cached: dict[int, CachedSequence] = {}  # in order of use, the least recent first
         self._disk = disk if max_cached else None
         self._disk_read: DiskRead | None = None
-        self._arriving: tuple[int, CachedSequence] | None = None  # where the recall's pieces go
+        self._arriving: tuple[int, CachedSequence] | None = None  # the sequence being read
 
     @property
     def needs_checkpoints(self) -> bool:
-        """Whether the backend cannot cut sequences at will, so that copies are kept at useful places."""
+        """True if the backend cannot truncate a sequence anywhere, so that copies are kept at useful
+        positions.
+        """
         return self._backend.recurrent or self._backend.windowed
 
     def __len__(self) -> int:
         return len(self._cached)
 
     def add(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
-        """Take over a sequence that holds exactly `tokens`, read with the adapters' `scales`.
+        """Take over a sequence that holds exactly `tokens`, computed with the adapters' `scales`.
 
-        Sequences that it makes useless are closed.
+        Cached sequences that have become useless are closed.
         """
         held = CachedSequence(array("i", tokens), scales)
         if len(tokens) < self._min_tokens or self._max_cached == 0:
             self._backend.close_sequence(sequence)
             return
         if not self.needs_checkpoints:
-            # A parked sequence that is a beginning of this one can serve nothing that this one cannot.
+            # A cached sequence that is a prefix of this one serves no prompt that this one does not.
             for other, theirs in list(self._cached.items()):
                 if theirs.scales == scales and theirs.tokens == held.tokens[: len(theirs.tokens)]:
                     self._close(other)
@@ -105,7 +106,7 @@ class PrefixCache:
             self.evict()
 
     def checkpoint(self, sequence: int, tokens: Sequence[int], scales: Scales = ()) -> None:
-        """Park a copy of a sequence that will go on, if there is room for one without closing another."""
+        """Cache a copy of a running sequence, if that needs no other one to be closed."""
         room = self._backend.free_blocks >= self._backend.fork_blocks(len(tokens))
         if len(tokens) >= self._min_tokens and self._max_cached > 0 and room:
             self.add(self._backend.fork_sequence(sequence, len(tokens)), tokens, scales)
@@ -113,10 +114,10 @@ class PrefixCache:
     def acquire(
         self, prompt: Sequence[int], live: Iterable[tuple[int, Sequence[int]]], scales: Scales = ()
     ) -> Start:
-        """Open a sequence that begins with as many of the prompt's tokens as any known one can give.
+        """Open a sequence that begins with the longest prefix of the prompt that is held anywhere.
 
-        At least the last token is left to compute, because its logits are wanted. `live`: sequences
-        that are in use with these `scales` of the adapters, as (sequence, tokens it holds).
+        The last token is always left to compute, because its logits are needed. live: (sequence, its tokens)
+        of the running sequences with these `scales` of the adapters.
         """
         wanted = array("i", prompt)
         matches = sorted(
@@ -132,12 +133,12 @@ class PrefixCache:
         return Start(self._backend.open_sequence(scales), 0, n_known)
 
     def _begin(self, match: Match) -> int | None:
-        """A sequence that holds just the matching tokens; None if the backend cannot make one."""
+        """Open a sequence that holds just the matching tokens; None if the backend cannot make one."""
         held = self._cached.pop(match.sequence, None)
         if held is not None:
             if match.whole and not self.needs_checkpoints:
                 return match.sequence
-            self._cached[match.sequence] = held  # used just now
+            self._cached[match.sequence] = held  # most recently used
         if self._backend.recurrent and not match.whole:
             return None
         has_room = self.make_room(self._backend.fork_blocks(match.n_tokens), keep=match.sequence)
@@ -148,19 +149,19 @@ class PrefixCache:
                 self._backend.truncate_sequence(match.sequence, match.n_tokens)
                 del self._cached[match.sequence]
                 return match.sequence
-        except BackendError:  # what the window has passed is gone
+        except BackendError:  # the window has passed these tokens
             return None
         return None
 
     def make_room(self, n_blocks: int, keep: int | None = None) -> bool:
-        """Close parked sequences, except `keep`, until `n_blocks` are free; whether they are."""
+        """Close cached sequences, except `keep`, until `n_blocks` are free; False if that is not enough."""
         while self._backend.free_blocks < n_blocks:
             if not self.evict(keep):
                 return False
         return True
 
     def evict(self, keep: int | None = None) -> bool:
-        """Close the least recently used parked sequence other than `keep`; False if there is none."""
+        """Close the least recently used cached sequence other than `keep`; False if there is none."""
         oldest = next((sequence for sequence in self._cached if sequence != keep), None)
         if oldest is None:
             return False
@@ -168,18 +169,18 @@ class PrefixCache:
         return True
 
     def clear(self) -> None:
-        """Close every parked sequence."""
+        """Close every cached sequence."""
         self._end_disk_read()
         while self.evict():
             pass
 
     @property
     def reads_disk(self) -> bool:
-        """Whether a sequence is on its way from the disk."""
+        """True while a sequence is read from the disk."""
         return self._disk_read is not None
 
     def find_on_disk(self, prompt: array[int], scales: Scales = ()) -> list[Piece]:
-        """What the disk has of a prompt's beginning."""
+        """Pieces on disk that make up a prefix of a prompt."""
         return self._disk.find(prompt, scales) if self._disk else []
 
     def read_disk(
@@ -189,7 +190,7 @@ class PrefixCache:
         live: Iterable[tuple[int, Sequence[int]]],
         scales: Scales = (),
     ) -> DiskRead | None:
-        """Begin to fetch a prompt's beginning from the disk, unless memory holds about as much of it."""
+        """Begin to read a prompt's prefix from the disk, unless memory holds about as much of it."""
         n_held = max((match.n_tokens for match in self._matches(prompt, live, scales)), default=0)
         if self._disk is None or pieces[-1].end - n_held < self._disk.piece_tokens:
             return None
@@ -197,7 +198,7 @@ class PrefixCache:
         return self._disk_read
 
     def poll(self, seconds: float = 0.0) -> None:
-        """Take what the disk has read since; waits `seconds` for the first piece of it."""
+        """Take the pieces that the disk has read; wait up to `seconds` for the first one."""
         for index in range(DISK_READ_PIECES):
             if self._disk_read is None:
                 return
@@ -209,10 +210,9 @@ class PrefixCache:
                 self._end_disk_read()
 
     def save_some(self, *, idle: bool, wait: bool = False) -> bool:
-        """Save one piece of what is cached, if the disk is ready for one; whether there may be more.
+        """Save one piece of a cached sequence, if the disk is ready for one; True if more pieces are left.
 
-        idle: no answer is under way, which saving a whole sequence would hold up. wait: until the disk is
-        ready.
+        idle: no request runs, so that a whole sequence may be saved. wait: wait until the disk is ready.
         """
         if self._disk is None or (self._disk.whole and not idle):
             return False
@@ -230,14 +230,14 @@ class PrefixCache:
         return False
 
     def _take(self, piece: Piece, payload: bytes) -> bool:
-        """Append a piece to the sequence that is being recalled; False if it cannot go on."""
+        """Append a piece to the sequence that is read from the disk; False if that cannot go on."""
         assert self._disk is not None
         assert self._disk_read is not None
         sequence = None
         if self._arriving is not None:
             sequence, cached = self._arriving
             if self._cached.get(sequence) is not cached:
-                return False  # it has had to make room, or a request goes on from it already
+                return False  # it was evicted, or a request has taken it over
         n_blocks = blocks_for(piece.start, len(piece.tokens), self._backend.block_tokens)
         if not self.make_room(n_blocks, keep=sequence):
             return False
@@ -279,9 +279,9 @@ class PrefixCache:
 
 
 def common_prefix(a: array[int], b: array[int]) -> int:
-    """The number of equal tokens at the beginning of both."""
+    """Number of equal tokens at the beginning of both."""
     known, most = 0, min(len(a), len(b))
-    # By halves: slices are compared at the speed of memory, tokens at that of Python.
+    # Binary search: slices are compared at the speed of memory, tokens at that of Python.
     while known < most:
         end = (known + most + 1) // 2
         if a[known:end] == b[known:end]:

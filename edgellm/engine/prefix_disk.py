@@ -1,7 +1,7 @@
-"""What one model keeps in a prefix store: which pieces its sequences consist of, and how they come back.
+"""Pieces of one model in a prefix store: how sequences are cut into pieces, saved and restored.
 
-Where sequences are blocks of keys and values alone, they are kept in pieces of some blocks, so that what
-several have in common is written once. Recurrent and windowed models are kept whole.
+Sequences that consist of blocks of keys and values alone are saved in pieces of some blocks, so that a common
+prefix is written once. Sequences of recurrent and windowed models are saved whole.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from edgellm.program.adapter import Adapter
 
 log = logging.getLogger("edgellm.engine")
 
-# To be changed with what backends save.
+# Increase it when the bytes that backends save change.
 LAYOUT = "1"
 SAMPLE_BYTES = 64
-# Tokens of a piece: few enough that little is lost where prompts part, many enough for few files.
+# Tokens of a piece: few enough to lose little at the point where prompts differ, many enough for few files.
 PIECE_TOKENS = 64
-# Pieces that are read ahead of the engine.
+# Pieces read ahead of the engine.
 READ_AHEAD = 4
 
 
 def model_key(
     file: GGUFFile, program: Program, adapters: Sequence[Adapter], kv_type: str, variant: str
 ) -> bytes:
-    """A hash of all that a saved sequence's bytes depend on, besides its tokens.
+    """Hash of everything besides the tokens on which the bytes of a saved sequence depend.
 
-    Of the weights it takes a sample, and the file's size and time of change: to read them all would take as
-    long as to load them.
+    Weights enter by a sample, the file's size and its modification time; reading them all would take as long
+    as loading.
     """
     digest = hashlib.blake2b(digest_size=MODEL_BYTES)
     for text in (LAYOUT, __version__, variant, kv_type, to_text(program)):
@@ -61,7 +61,7 @@ def model_key(
 
 
 class DiskRead:
-    """A sequence on its way from the disk: pieces, in order, as they are read."""
+    """A sequence being read from the disk: its pieces, in order, as they arrive."""
 
     def __init__(self, pieces: list[Piece], scales: Scales) -> None:
         self.pieces = pieces
@@ -72,16 +72,16 @@ class DiskRead:
 
     @property
     def done(self) -> bool:
-        """Whether nothing more comes of it."""
+        """True once no more pieces will arrive."""
         return self._stopped.is_set()
 
     @property
     def complete(self) -> bool:
-        """Whether every piece has been taken."""
+        """True once every piece has been taken."""
         return self._n_taken == len(self.pieces)
 
     def take(self, seconds: float) -> tuple[Piece, bytes | None] | None:
-        """The next piece, with None if it could not be read; None if it has not been read yet."""
+        """The next piece, with None if its file could not be read; None if it has not arrived yet."""
         try:
             payload = self._read.get(timeout=seconds) if seconds else self._read.get_nowait()
         except queue.Empty:
@@ -90,15 +90,15 @@ class DiskRead:
         return self.pieces[self._n_taken - 1], payload
 
     def stop(self) -> None:
-        """Read no further."""
+        """Stop reading."""
         self._stopped.set()
 
     def read_from(self, store: PrefixStore) -> None:
-        """Read the pieces until one cannot be had or nobody wants them; on a thread of its own."""
+        """Read the pieces until one is missing or the read is stopped; runs on a thread of its own."""
         for piece in self.pieces:
             try:
                 payload = store.read(piece)
-            except Exception:  # out of memory, say: whoever waits must hear of it
+            except Exception:  # out of memory, say: the taker must not wait forever
                 log.exception("cannot read %s", piece.name)
                 payload = None
             while not self._stopped.is_set():
@@ -113,7 +113,7 @@ class DiskRead:
 
 
 class PrefixDisk:
-    """The pieces of one model; `model` is a hash of all that their bytes depend on."""
+    """Pieces of one model. model: hash of everything on which their bytes depend."""
 
     def __init__(
         self, store: PrefixStore, model: bytes, backend: SavingBackend, piece_tokens: int = PIECE_TOKENS
@@ -123,16 +123,16 @@ class PrefixDisk:
         self._backend = backend
         self.whole = backend.recurrent or backend.windowed
         self._n_blocks = max(1, piece_tokens // backend.block_tokens)
-        # Whole sequences are found by comparing tokens.
+        # Sequences saved whole are found by comparing tokens.
         self._sequences = store.sequences(model) if self.whole else []
 
     @property
     def piece_tokens(self) -> int:
-        """The tokens of a piece, or the fewest of a sequence that is kept whole."""
+        """Tokens of a piece, or the fewest of a sequence that is saved whole."""
         return self._n_blocks * self._backend.block_tokens
 
     def pieces(self, tokens: array[int], scales: Scales) -> list[Piece]:
-        """What is to be kept of a sequence that was read with these scales of the adapters."""
+        """Pieces to save of a sequence that was computed with these scales of the adapters."""
         if not self.whole:
             return list(chain(self._model, tokens, self.piece_tokens, _root(scales)))
         if len(tokens) < self.piece_tokens:
@@ -140,7 +140,7 @@ class PrefixDisk:
         return [make_piece(self._model, _root(scales), 0, tokens)]
 
     def save(self, sequence: int, pieces: list[Piece], index: int) -> None:
-        """Have one of the pieces of a sequence written; BackendError if the backend cannot give it."""
+        """Queue one of a sequence's pieces for writing; BackendError if the backend cannot give its bytes."""
         piece = pieces[index]
         if self.whole:
             payload = self._backend.save_sequence(sequence)
@@ -150,7 +150,7 @@ class PrefixDisk:
         self.store.put(piece, payload, pieces[:index])
 
     def find(self, wanted: array[int], scales: Scales = ()) -> list[Piece]:
-        """The pieces that together are the longest known beginning of a prompt without its last token."""
+        """Pieces of the longest saved prefix of a prompt, which never includes its last token."""
         if not self.whole:
             found = []
             for piece in chain(self._model, wanted[:-1], self.piece_tokens, _root(scales)):
@@ -167,7 +167,7 @@ class PrefixDisk:
         return [max(fitting, key=lambda piece: piece.end)] if fitting else []
 
     def n_known(self, wanted: array[int], scales: Scales = ()) -> int:
-        """How many of a prompt's tokens some whole sequence began with, though it then went on otherwise."""
+        """Length of the longest prefix that the prompt shares with a sequence saved whole."""
         return max((common_prefix(piece.tokens, wanted) for piece in self._read_with(scales)), default=0)
 
     def read(self, pieces: list[Piece], scales: Scales) -> DiskRead:
@@ -179,7 +179,9 @@ class PrefixDisk:
         return read
 
     def restore(self, sequence: int | None, piece: Piece, payload: bytes, scales: Scales) -> int | None:
-        """The sequence (None: a new one) with a piece appended; None, and it goes, if it does not fit."""
+        """The sequence (None: a new one) with a piece appended; None if the piece does not fit, which is then
+        removed.
+        """
         backend = self._backend
         opened = sequence
         try:
@@ -205,6 +207,6 @@ class PrefixDisk:
 
 
 def _root(scales: Scales) -> bytes:
-    """The parent of a sequence's first piece."""
+    """Parent key of a sequence's first piece."""
     packed = struct.pack(f"<{len(scales)}d", *scales)
     return hashlib.blake2b(packed, digest_size=KEY_BYTES).digest() if scales else ROOT

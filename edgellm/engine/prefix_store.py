@@ -1,9 +1,9 @@
-"""Pieces of sequences in a folder, so that what was read before a restart need not be read again.
+"""Folder of saved pieces of sequences, so that prefixes computed before a restart are not computed again.
 
-A file holds the keys and values of some tokens and is named by a hash of the model, of those tokens and of
-all before them. It is used only if its checksum and its name agree with what it holds; one that does not is
-removed. Files are written by a thread of their own, and the least recently used ones go when the limit is
-reached. They contain what people wrote: nobody else may read the folder.
+A file holds the keys and values of some tokens. Its name is a hash of the model, of these tokens and of all
+tokens before them. A file is used only if its checksum and its name agree with its contents, and is removed
+otherwise. A thread of its own writes the files; the least recently used ones are removed at the limit. The
+files contain users' text, so the folder is readable by its owner only.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _NAME = re.compile(rf"([0-9a-f]{{{2 * MODEL_BYTES}}})-([0-9a-f]{{{2 * KEY_BYTES}
 _FOLDER = "prefixes"
 _LOCK = "lock"
 ROOT = bytes(KEY_BYTES)
-# After a failed write nothing is written for so long: a full disk will not have room a moment later.
+# Pause after a failed write: a full disk stays full for a while.
 PAUSE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens `start` to `start` + len(tokens) of a sequence; `parent` is the key of those before it."""
+    """Tokens of a sequence from position `start` on; `parent` is the key of the tokens before them."""
 
     model: bytes
     parent: bytes
@@ -59,18 +59,18 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """The file's name."""
+        """Name of the piece's file."""
         return f"{self.model.hex()}-{self.key.hex()}.kv"
 
 
 def make_piece(model: bytes, parent: bytes, start: int, tokens: array[int]) -> Piece:
-    """A piece with the key that its model, its tokens and those before them have."""
+    """Make a piece; its key follows from its model, its tokens and those before them."""
     key = hashlib.blake2b(model + parent + tokens.tobytes(), digest_size=KEY_BYTES).digest()
     return Piece(model, parent, start, tokens, key)
 
 
 def chain(model: bytes, tokens: array[int], size: int, root: bytes = ROOT) -> Iterator[Piece]:
-    """The pieces of `size` tokens that a sequence begins with; what is left over belongs to none."""
+    """Pieces of `size` tokens at the beginning of a sequence; a shorter rest belongs to none."""
     parent = root
     for start in range(0, len(tokens) - size + 1, size):
         piece = make_piece(model, parent, start, tokens[start : start + size])
@@ -79,10 +79,10 @@ def chain(model: bytes, tokens: array[int], size: int, root: bytes = ROOT) -> It
 
 
 class PrefixStore:
-    """The pieces of any number of models in one folder, at most `max_bytes`; methods are for any thread.
+    """Pieces of any number of models in one folder, at most `max_bytes`. Methods may be called from any
+    thread.
 
-    Raises UsageError if the folder cannot be had for itself: it belongs to somebody else, or another process
-    uses it.
+    Raises UsageError if the folder belongs to another user or is in use by another process.
     """
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
@@ -96,8 +96,8 @@ class PrefixStore:
         except BaseException:
             os.close(self._fd)
             raise
-        self._guard = threading.Lock()  # guards the two below
-        self._sizes: OrderedDict[str, int] = OrderedDict()  # the least recently used first
+        self._guard = threading.Lock()  # guards _sizes and _pending
+        self._sizes: OrderedDict[str, int] = OrderedDict()  # least recently used first
         self._pending: set[str] = set()
         self._scan()
         self._paused_until = 0.0
@@ -113,16 +113,16 @@ class PrefixStore:
 
     @property
     def busy(self) -> bool:
-        """Whether a piece that is put now would have to wait."""
+        """True if a piece that is put now would have to wait."""
         return self._jobs.full()
 
     def has(self, piece: Piece) -> bool:
-        """Whether a piece is there, or about to be."""
+        """True if a piece is in the folder, or queued for writing."""
         with self._guard:
             return piece.name in self._sizes or piece.name in self._pending
 
     def put(self, piece: Piece, payload: bytes, before: Sequence[Piece]) -> None:
-        """Have a piece written; waits while the writer is busy. `before`: the pieces that it continues."""
+        """Queue a piece for writing; waits while the writer is busy. before: the pieces that it continues."""
         if time.monotonic() < self._paused_until:
             return
         with self._guard:
@@ -130,7 +130,7 @@ class PrefixStore:
         self._jobs.put((piece, payload, before))
 
     def read(self, piece: Piece) -> bytes | None:
-        """What was put, or None if it is not there or not whole."""
+        """Payload of a piece; None if its file is missing or damaged."""
         if not self.has(piece):
             return None
         try:
@@ -143,7 +143,7 @@ class PrefixStore:
         return payload
 
     def touch(self, pieces: Sequence[Piece]) -> None:
-        """Count pieces of one sequence as used just now: the first one last, because the others need it."""
+        """Mark pieces of one sequence as used now, the first piece last, because the others need it."""
         now = time.time_ns()
         for age, piece in enumerate(reversed(pieces)):
             with self._guard:
@@ -154,14 +154,14 @@ class PrefixStore:
             try:
                 os.utime(piece.name, ns=(moment, moment), dir_fd=self._fd, follow_symlinks=False)
             except OSError:
-                continue  # only the order of eviction after a restart depends on it
+                continue  # affects only the order of eviction after a restart
 
     def discard(self, piece: Piece) -> None:
         """Remove a piece that its model cannot use."""
         self._drop(piece.name, "does not fit its model")
 
     def sequences(self, model: bytes) -> list[Piece]:
-        """All pieces of a model whose sequences are each kept in one piece."""
+        """All pieces of a model that saves each sequence as one piece."""
         found = []
         with self._guard:
             names = [name for name in self._sizes if name.startswith(f"{model.hex()}-")]
@@ -174,7 +174,7 @@ class PrefixStore:
         return found
 
     def close(self) -> None:
-        """Return when everything that was put is written."""
+        """Return when every queued piece is written."""
         if self._writer.is_alive():
             self._jobs.put(None)
             self._writer.join()
@@ -182,7 +182,7 @@ class PrefixStore:
             os.close(self._fd)
 
     def _scan(self) -> None:
-        """Learn which files there are; half-written ones of a process that was killed go."""
+        """List the files of the folder; remove half-written ones, which a killed process leaves behind."""
         found = []
         for name in os.listdir(self._fd):
             if name.endswith(".part") and _NAME.fullmatch(name.removesuffix(".part")):
@@ -244,7 +244,7 @@ class PrefixStore:
     def _drop(self, name: str, why: str) -> None:
         with self._guard:
             known = self._sizes.pop(name, None)
-        if known is not None:  # otherwise it has been removed to make room
+        if known is not None:  # else it was removed to make room
             log.warning("%s: %s %s; it is removed", self._folder, name, why)
             self._unlink(name)
 
@@ -255,7 +255,7 @@ class PrefixStore:
             log.warning("%s: %s cannot be removed: %s", self._folder, name, error.strerror)
 
     def _open(self, name: str) -> int:
-        """A descriptor of a file of this user's own; OSError if it is anything else."""
+        """Descriptor of a regular file of this user; OSError for anything else."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         descriptor = os.open(name, flags, dir_fd=self._fd)
         status = os.fstat(descriptor)
@@ -265,7 +265,7 @@ class PrefixStore:
         return descriptor
 
     def _read_file(self, piece: Piece) -> bytes | None:
-        """The payload of a file, if it is whole and that of this piece."""
+        """Payload of a file, if the file is undamaged and holds this piece."""
         tokens = piece.tokens.tobytes()
         with os.fdopen(self._open(piece.name), "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -279,7 +279,7 @@ class PrefixStore:
             return payload if file.read(CHECK_BYTES + 1) == _checksum(head, payload) else None
 
     def _read_head(self, name: str, model: bytes) -> Piece | None:
-        """A file's piece, if its name is that of its tokens; the rest is checked when it is read."""
+        """Piece of a file, if its name agrees with its tokens; the payload is checked when it is read."""
         with self._guard:
             size = self._sizes.get(name, 0)
         try:
@@ -304,12 +304,12 @@ def _head(piece: Piece, n_payload: int) -> bytes:
 
 
 def _checksum(head: bytes, payload: bytes) -> bytes:
-    """Finds damage, which is what it is for: whoever may write here is this user, and could make any sum."""
+    """CRC-32 against damage. It is no defence: only this user may write here, who could forge any sum."""
     return zlib.crc32(payload, zlib.crc32(head)).to_bytes(CHECK_BYTES, "little")
 
 
 def _open_folder(folder: Path) -> int:
-    """A descriptor of the folder for pieces inside `folder`, made if need be; all access goes through it."""
+    """Descriptor of the pieces' folder inside `folder`, created if need be; all access goes through it."""
     flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -330,7 +330,7 @@ def _open_folder(folder: Path) -> int:
 
 
 def _lock(folder_fd: int, folder: Path) -> int:
-    """Hold the folder for this process; the system lets go of it when the process ends, however it does."""
+    """Lock the folder for this process; the system releases the lock when the process ends in any way."""
     import fcntl
 
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC

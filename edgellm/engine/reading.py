@@ -1,6 +1,6 @@
-"""What a model makes of a text that is given whole: logits of every token, losses, an embedding.
+"""Results for a whole text: logits of every token, losses, an embedding.
 
-Apart from `model`, because this computes with NumPy, whose import would be a third of a start.
+A module apart from `model`, because it imports NumPy, which would take a third of a start.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def all_logits(backend: Backend, tokens: Sequence[int], scales: Scales) -> Float
 
 
 def loss(backend: Backend, tokens: Sequence[int], scales: Scales) -> float:
-    """The sum of the negative log-likelihoods of each token but the first."""
+    """Sum of the negative log-likelihoods of each token but the first."""
     ids = np.asarray(tokens)
     total, position = 0.0, 0
     for logits in _chunks(backend, tokens, scales):
@@ -33,14 +33,14 @@ def loss(backend: Backend, tokens: Sequence[int], scales: Scales) -> float:
 
 
 def embedding(hidden: Floats, pooling: str) -> Floats:
-    """The vector (width,) of length 1 that hidden states (n_tokens, width) are pooled to."""
+    """Vector (width,) of length 1, pooled from hidden states (n_tokens, width)."""
     pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
     vector = np.asarray(pooled[pooling], np.float64)
     return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
 
 
 def _chunks(backend: Backend, tokens: Sequence[int], scales: Scales) -> Iterator[Floats]:
-    """Logits of every position, one step's worth after another."""
+    """Logits of every position, one step's tokens after another."""
     sequence = backend.open_sequence(scales)
     try:
         for start in range(0, len(tokens), backend.batch):

@@ -1,4 +1,4 @@
-"""The scheduler on a thread of its own, for callers that must not block: the HTTP server."""
+"""Thread that runs a scheduler, for callers that must not block, such as the HTTP server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgellm.errors import OverloadedError
 
 T = TypeVar("T")
 
-# The pause between two parts of what is saved while there is nothing else to do.
+# Pause between two pieces saved while idle.
 SAVE_S = 0.01
 # An idle thread looks for work this often without being woken: no lost wake-up costs more.
 LOOK_S = 0.05
@@ -26,8 +26,8 @@ LOOK_S = 0.05
 class EngineThread:
     """Steps a scheduler while it has work; requests and jobs come from any thread.
 
-    Events are delivered on this thread, so a listener must hand them on and return; for an event loop there
-    is `post`.
+    Events are delivered on this thread, so a listener must pass them on and return. `post` passes calls on to
+    an event loop.
     """
 
     def __init__(self, scheduler: Scheduler, name: str = "edgellm-engine") -> None:
@@ -37,7 +37,7 @@ class EngineThread:
         self._wake = threading.Event()
         self._posted: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         self._stopping = False
-        self._gate = threading.Lock()  # nothing may be queued after the thread has looked for the last time
+        self._gate = threading.Lock()  # held so that nothing is queued after the thread's last look
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -78,9 +78,9 @@ class EngineThread:
         return future
 
     def post(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
-        """From a listener: have a call made on an event loop, which is woken once for all calls of a step.
+        """Make a call on an event loop, for listeners; the loop is woken once for all calls of a step.
 
-        Otherwise it would take turns with this thread after every token, while the engine waits.
+        Otherwise the loop would run after every token while the engine waits.
         """
         self._posted.setdefault(loop, []).append(call)
 

@@ -1,4 +1,4 @@
-"""A generation as an iterator: the caller's own thread runs the scheduler while it waits for text."""
+"""Generation as an iterator: the caller's own thread runs the scheduler while it waits for text."""
 
 from __future__ import annotations
 

@@ -1,12 +1,13 @@
-"""Speculation: guesses an answer's next tokens and has one step check them all.
+"""Speculative decoding: drafts an answer's next tokens and verifies them all in one step.
 
-A step that feeds a guess beside the answer's last token computes the logits after each of its tokens. Every
-one is sampled from as it would have been alone, and a guessed token counts only if it is the one that was
-sampled. So answers are exactly those without speculation, whatever the options (the checking step is that of
-Leviathan et al., 2023, https://arxiv.org/abs/2211.17192, with the sampler's own draw in place of theirs).
+A step that computes draft tokens beside the answer's last token gives the logits after each of them. The
+sampler draws from each row as it would have without a draft, and a draft token is accepted only if it is the
+token drawn. So the answers are exactly those without speculation, whatever the options. The verification is
+that of Leviathan et al., 2023, https://arxiv.org/abs/2211.17192, with the sampler's own draw in place of
+theirs.
 
-How much is guessed follows from what it gains: the chances that the guesses are right, against what steps of
-each size have been seen to cost. Where nothing is gained nothing is guessed.
+The number of draft tokens follows from their gain: the probability that they are accepted, against the
+measured cost of larger steps. Without a gain nothing is drafted.
 """
 
 from __future__ import annotations
@@ -21,28 +22,28 @@ from edgellm.engine.request import Request, ScheduledTokens
 if TYPE_CHECKING:
     from edgellm.engine.draft_model import DraftModel
 
-# What a step with guesses is taken to cost above one without, in steps, until it has been measured.
+# Prior cost of drafts, in steps of one token: once for each step, and for each draft token.
 EXTRA_COST = 0.1
 TOKEN_COST = 0.15
-# How many measurements that is worth, and how much of a measurement's weight is left after the next one.
+# Weight of that prior in measurements, and the share of a measurement's weight left after the next one.
 COST_WEIGHT = 2.0
 COST_MEMORY = 0.95
-# A step is counted as at most this many times what was expected: the machine may have been busy otherwise.
+# Cap on a measured step, in multiples of the expected time: other programs may have been busy.
 LARGEST_SURPRISE = 3.0
-# The chance that a draft model's token is right, until it has shown its own.
+# Prior acceptance rate of a draft model's tokens.
 DRAFT_PRIOR = 0.7
 
 
 class StepCosts:
-    """What steps cost: a mean for each number of tokens, and a line for the guessed tokens beside them."""
+    """Measured cost of steps: a mean for each number of tokens, and a line for draft tokens beside them."""
 
     def __init__(self) -> None:
         self._plain: dict[int, float] = {}
-        # Weighted sums over the steps with n guessed tokens that took y seconds longer: 1, n, n^2, y, ny.
+        # Weighted sums over steps with n draft tokens that took y seconds longer: 1, n, n^2, y, ny.
         self._sums = [0.0] * 5
 
     def add(self, n_tokens: int, n_drafted: int, seconds: float) -> None:
-        """Count a step of `n_tokens` and `n_drafted` more that took `seconds`."""
+        """Count a step of `n_tokens` tokens and `n_drafted` draft tokens that took `seconds`."""
         if seconds <= 0.0:
             return
         size = _rounded(n_tokens)
@@ -57,9 +58,9 @@ class StepCosts:
             self._sums = [COST_MEMORY * old + value for old, value in zip(self._sums, new, strict=True)]
 
     def expected(self, n_tokens: int) -> tuple[float, float, float]:
-        """Seconds of a step of `n_tokens`, and what a guess adds: once, and for each of its tokens.
+        """Seconds of a step of `n_tokens`, and seconds that drafts add: once, and for each draft token.
 
-        Until a step has been seen, the unit is a step of one token.
+        Before the first step the unit is a step of one token.
         """
         first, each = self._line()
         size = _rounded(n_tokens)
@@ -67,11 +68,11 @@ class StepCosts:
             return self._plain.get(size, 1.0 + each * (n_tokens - 1)), first, each
         nearest = min(self._plain, key=lambda known: abs(known - size))
         plain = self._plain[nearest] + each * (n_tokens - nearest)
-        # A part of a step costs at least its part of the step's time.
+        # A step of fewer tokens costs at least its share of the larger one.
         return max(plain, self._plain[nearest] * min(1.0, n_tokens / nearest)), first, each
 
     def _line(self) -> tuple[float, float]:
-        """The line through what guesses were seen to add: least squares, with a prior."""
+        """Line through the seconds that drafts added: least squares, with a prior."""
         unit = 1.0
         if self._plain:
             smallest = min(self._plain)
@@ -84,15 +85,15 @@ class StepCosts:
 
 
 def _rounded(n_tokens: int) -> int:
-    """Steps of many tokens are told apart only roughly."""
+    """Number of tokens in steps of 16 above 16, so that few sizes are told apart."""
     return n_tokens if n_tokens <= 16 else (n_tokens + 8) // 16 * 16
 
 
 class _Drafter:
-    """What is known about one request: its text, and how often the draft model has been right.
+    """State of one request: its text, and the acceptance rate of the draft model.
 
-    chances: of each token of the guess that could be made now, to be right with all before it. by_model:
-    whether the draft model would make it.
+    chances: probability, for each possible draft token, that it and all before it are accepted. by_model:
+    True if the draft model is to make the draft.
     """
 
     def __init__(self, lookup: Lookup) -> None:
@@ -103,9 +104,9 @@ class _Drafter:
 
 
 class Speculation:
-    """Guesses for the requests of one scheduler, at most `draft_max` tokens at once for each.
+    """Drafts for the requests of one scheduler, at most `draft_max` tokens in a step for each.
 
-    draft: the model to ask where the text itself has no better guess.
+    draft: draft model, used where the text itself gives no better draft.
     """
 
     def __init__(self, backend: Backend, *, draft_max: int, draft: DraftModel | None = None) -> None:
@@ -116,7 +117,7 @@ class Speculation:
         self.costs = StepCosts()
 
     def extend(self, scheduled: Sequence[ScheduledTokens]) -> list[ScheduledTokens]:
-        """The scheduled with guesses, within what is left of the step's tokens and the cache's free blocks.
+        """Add drafts to the scheduled tokens, within the step's budget and the cache's free blocks.
 
         Raises BackendError if the draft model fails.
         """
@@ -138,34 +139,34 @@ class Speculation:
         return [entry._replace(draft=tuple(drafts.get(entry.request, ()))) for entry in scheduled]
 
     def measure(self, scheduled: Sequence[ScheduledTokens], seconds: float) -> None:
-        """Learn from what a step with these scheduled took."""
+        """Update the cost of steps."""
         n_drafted = sum(len(entry.draft) for entry in scheduled)
         self.costs.add(sum(entry.n_tokens for entry in scheduled), n_drafted, seconds)
 
     def settle(self, entry: ScheduledTokens, n_right: int) -> None:
-        """Learn that the first `n_right` tokens of a guess were right, and the next was not."""
+        """Update the acceptance rate: the first `n_right` draft tokens were accepted."""
         drafter = self._drafters[entry.request.number]
         if drafter.by_model:
             for i in range(min(n_right + 1, len(entry.draft))):
                 drafter.agreement.add(i < n_right)
 
     def pause(self, request: Request) -> None:
-        """Let go of what the draft model holds of a request that is set back."""
+        """Release the draft model's sequence of a preempted request."""
         if self._draft is not None:
             self._draft.release(request)
 
     def forget(self, request: Request) -> None:
-        """Let go of what is known about a request that has ended."""
+        """Drop the state of a request that has ended."""
         self.pause(request)
         self._drafters.pop(request.number, None)
 
     def clear(self) -> None:
-        """Let go of everything that the draft model holds."""
+        """Release every sequence of the draft model."""
         if self._draft is not None:
             self._draft.clear()
 
     def _consider(self, request: Request) -> _Drafter:
-        """The request's drafter, with the guess that it could make now."""
+        """The request's drafter, with the chances of the draft that it could make now."""
         drafter = self._drafters.get(request.number)
         if drafter is None:
             drafter = self._drafters[request.number] = _Drafter(Lookup(len(request.prompt)))
@@ -185,11 +186,11 @@ class Speculation:
     def _share_out(
         self, scheduled: Sequence[ScheduledTokens], drafters: Sequence[_Drafter | None]
     ) -> list[int]:
-        """How many tokens to guess for each entry: what makes the step yield the most tokens a second."""
+        """Draft tokens for each entry: the numbers that give the most expected tokens per second."""
         lengths = [0] * len(scheduled)
         n_scheduled = sum(entry.n_tokens for entry in scheduled)
         known = [(i, drafter) for i, drafter in enumerate(drafters) if drafter is not None]
-        # The likeliest tokens first; along one guess the chances fall, so its tokens come in order.
+        # Likeliest tokens first. Chances fall along one draft, so its tokens come in order.
         order = sorted(
             ((chance, i, drafter.by_model) for i, drafter in known for chance in drafter.chances),
             reverse=True,
@@ -200,7 +201,7 @@ class Speculation:
         draft_s = 0.0 if self._draft is None else self._draft.step_s
         expected = float(len(known))
         best, n_best = expected / plain, 0
-        n_drafting = 0  # steps of the draft model: as many as the longest of its guesses has tokens
+        n_drafting = 0  # steps of the draft model: the length of its longest draft
         for n, (chance, i, by_model) in enumerate(order[: self._backend.batch - n_scheduled], 1):
             expected += chance
             lengths[i] += 1

@@ -1,4 +1,4 @@
-"""Ends an answer at a stop text without ever letting a part of it out."""
+"""Stop texts: ends an answer at one without letting a part of it out."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from collections.abc import Sequence
 
 
 class StopFilter:
-    """Passes text through until one of the stop texts appears; holds back what may become one.
+    """Passes text through until a stop text appears; holds back text that may become one.
 
-    Of several stop texts the one that begins first wins; of those that begin together, the one that is
-    complete first.
+    The stop text that begins first wins; of those that begin together, the one that is complete first.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -18,7 +17,9 @@ class StopFilter:
         self.matched: str | None = None
 
     def push(self, text: str) -> str:
-        """Add text; return what is certainly not part of a stop text. After a match nothing more comes."""
+        """Add text; returns the text that is certainly no part of a stop text. After a match it returns
+        nothing.
+        """
         if self.matched is not None:
             return ""
         if not self._stops:
@@ -36,13 +37,13 @@ class StopFilter:
         return out
 
     def flush(self) -> str:
-        """The text held back, once the answer has ended for another reason."""
+        """Text held back, for an answer that has ended for another reason."""
         out, self._held = self._held, ""
         return out
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop` without completing it."""
+    """Length of the longest end of `text` that is a beginning of `stop`."""
     for size in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:size]):
             return size

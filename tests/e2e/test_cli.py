@@ -119,16 +119,16 @@ def test_statistics_go_to_standard_error(tiny: Path) -> None:
     assert "/256" in result.err
 
 
-def test_guessed_tokens_change_no_answer(tiny: Path) -> None:
+def test_draft_tokens_change_no_answer(tiny: Path) -> None:
     options = ("run", tiny, "a b a b a b", "-n", "40", "--temp", "0", "--stats", "--logit-bias", "257=-inf")
     plain = edgellm(*options, "--draft-max", "0")
-    guessed = edgellm(*options, "--draft", tiny)
-    assert plain.out == guessed.out
-    assert "guessed right" in guessed.err
-    assert "guessed right" not in plain.err
+    drafted = edgellm(*options, "--draft", tiny)
+    assert plain.out == drafted.out
+    assert "drafts accepted" in drafted.err
+    assert "drafts accepted" not in plain.err
     assert "it must be an integer of at least 0" in refused(edgellm(*options, "--draft-max", "-1"), 2)
     told = edgellm(*options, "--draft-max", "3", **INTERPRETER)
-    assert "no tokens are guessed ahead: on the backend interpreter" in told.err
+    assert "speculative decoding is off: on the backend interpreter" in told.err
 
 
 def test_a_prompt_that_does_not_fit(tiny: Path) -> None:

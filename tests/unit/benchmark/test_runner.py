@@ -57,24 +57,24 @@ def test_sequences_are_closed_again(runner: Runner) -> None:
 
 @pytest.mark.parametrize("test", [Trial(0, 30), Trial(0, 30, n_depth=20), Trial(0, 30, n_parallel=3)])
 @pytest.mark.parametrize("with_model", [False, True])
-def test_guessing_ahead_changes_no_token(model: Path, test: Trial, with_model: bool) -> None:
+def test_speculative_decoding_changes_no_token(model: Path, test: Trial, with_model: bool) -> None:
     native = replace(options(), backend="native", batch=32)
     plain = Runner(model, native, [test])
-    guessing = Runner(model, replace(native, draft_max=5, draft=model if with_model else None), [test])
+    drafting = Runner(model, replace(native, draft_max=5, draft=model if with_model else None), [test])
     try:
-        free = guessing.backend.free_blocks
-        expected, found = plain.run(test, 2), guessing.run(test, 2)
+        free = drafting.backend.free_blocks
+        expected, found = plain.run(test, 2), drafting.run(test, 2)
         assert found.tokens_hash == expected.tokens_hash
         assert len(found.seconds) == 2
         assert expected.n_drafted == 0
         assert 0 <= found.n_accepted <= found.n_drafted
-        assert guessing.backend.free_blocks == free
+        assert drafting.backend.free_blocks == free
     finally:
         plain.close()
-        guessing.close()
+        drafting.close()
 
 
-def test_what_cannot_be_guessed_at_is_refused(model: Path, unpacked: Path) -> None:
+def test_what_cannot_be_drafted_is_refused(model: Path, unpacked: Path) -> None:
     native = replace(options(), backend="native", draft_max=5)
     with pytest.raises(UsageError, match="only answers alone"):
         Runner(model, native, [Trial(8, 4)])

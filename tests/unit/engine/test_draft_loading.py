@@ -80,10 +80,10 @@ def test_a_draft_model_counts_as_memory(tiny: Path, other: Path) -> None:
     edgellm.load(tiny, max_memory=alone).close()
 
 
-def test_recurrent_models_say_that_nothing_is_guessed(unpacked: Path, tiny: Path) -> None:
+def test_recurrent_models_say_that_nothing_is_drafted(unpacked: Path, tiny: Path) -> None:
     recurrent = official_gguf("mamba2", unpacked)
     with edgellm.load(recurrent, draft=tiny) as model:
-        assert model.notes == ["no tokens are guessed ahead: mamba2 models cannot take tokens back"]
+        assert model.notes == ["speculative decoding is off: mamba2 models cannot take tokens back"]
         assert not model.scheduler.speculates
         assert "draft" not in model.memory
     with edgellm.load(recurrent) as model:
@@ -94,10 +94,10 @@ def test_recurrent_models_say_that_nothing_is_guessed(unpacked: Path, tiny: Path
         edgellm.load(official_gguf("llama", unpacked), draft=recurrent)
 
 
-def test_backends_that_do_not_repeat_bits_say_that_nothing_is_guessed(tiny: Path) -> None:
+def test_backends_that_do_not_repeat_bits_say_that_nothing_is_drafted(tiny: Path) -> None:
     with edgellm.load(tiny, backend="interpreter", draft=tiny) as model:
         assert model.notes == [
-            "no tokens are guessed ahead: on the backend interpreter the answers could depend on it"
+            "speculative decoding is off: on the backend interpreter the answers could depend on it"
         ]
         assert not model.scheduler.speculates
 

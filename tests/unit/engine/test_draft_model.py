@@ -129,7 +129,7 @@ def test_a_draft_model_that_fails_ends_the_requests_with_its_error() -> None:
 
 
 @pytest.mark.parametrize("kind", [{}, {"kept_tokens": 8}])
-def test_small_caches_and_contexts_only_mean_fewer_guesses(kind: dict[str, Any]) -> None:
+def test_small_caches_and_contexts_only_mean_fewer_drafts(kind: dict[str, Any]) -> None:
     backend = CountingBackend(n_ctx=128, cache_tokens=160, block_tokens=16, batch=32)
     draft_backend = CountingBackend(Often(), n_ctx=64, cache_tokens=96, block_tokens=16, batch=16, **kind)
     scheduler, draft = pair(backend, draft_backend, max_cached=0)
@@ -143,7 +143,7 @@ def test_small_caches_and_contexts_only_mean_fewer_guesses(kind: dict[str, Any])
     assert draft_backend.free_blocks == draft_backend.n_blocks
 
 
-def test_tokens_that_only_the_larger_model_has_are_never_fed_or_guessed() -> None:
+def test_tokens_that_only_the_larger_model_has_are_never_computed_or_drafted() -> None:
     class Smaller(CountingBackend):
         def step(self, tokens, sequences, outputs, n_largest=0):  # type: ignore[no-untyped-def]
             assert max(tokens) < 20

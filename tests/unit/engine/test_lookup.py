@@ -34,7 +34,7 @@ def test_growing_by_steps_is_the_same_as_at_once() -> None:
     assert steps.draft(8) == whole.draft(8)
 
 
-def test_chances_fall_along_a_guess_and_rise_with_the_match() -> None:
+def test_chances_fall_along_a_draft_and_rise_with_the_match() -> None:
     lookup = Lookup(n_prompt=200)
     lookup.extend([*range(100), *range(100)])
     chances = lookup.chances(6)

@@ -1,4 +1,4 @@
-"""Guessed tokens: the answers are those without, steps stay in bounds, and guesses stop where they cost."""
+"""Speculative decoding: answers equal those without it, steps stay in bounds, drafts stop when they cost."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def same(one: Collected, expected: Collected) -> None:
         GenerateOptions(temperature=0.0, ignore_eos=True),
     ],
 )
-def test_answers_are_those_without_guesses(options: GenerateOptions) -> None:
+def test_answers_are_those_without_drafts(options: GenerateOptions) -> None:
     backend = CountingBackend(PERIODIC)
     one = Collected(prompt(1), options)
     run_all(drafting(backend), one)
@@ -81,7 +81,7 @@ def test_answers_are_those_without_guesses(options: GenerateOptions) -> None:
 
 
 @pytest.mark.parametrize("max_tokens", range(1, 12))
-def test_an_answer_ends_at_its_length_inside_a_guess(max_tokens: int) -> None:
+def test_an_answer_ends_at_its_length_inside_a_draft(max_tokens: int) -> None:
     options = GenerateOptions(temperature=0.0, max_tokens=max_tokens)
     one = Collected(CIRCLE, options)
     run_all(drafting(CountingBackend(CIRCULAR)), one)
@@ -89,7 +89,7 @@ def test_an_answer_ends_at_its_length_inside_a_guess(max_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("at", range(8))
-def test_an_answer_ends_at_a_stop_text_or_token_inside_a_guess(at: int) -> None:
+def test_an_answer_ends_at_a_stop_text_or_token_inside_a_draft(at: int) -> None:
     options = GenerateOptions(temperature=0.0, max_tokens=60, stop=("ABCDEFGHIJ"[at] + "ABCDEFGHIJ"[at + 1],))
     one = Collected(CIRCLE, options)
     run_all(drafting(CountingBackend(CIRCULAR)), one)
@@ -126,7 +126,7 @@ class Alternating:
         return len(self.accepted) == 40
 
 
-def test_a_grammar_never_sees_a_guess() -> None:
+def test_a_grammar_never_sees_a_draft() -> None:
     def answer(scheduler: Scheduler) -> tuple[Collected, list[int]]:
         one, matcher = Collected(prompt(4), GREEDY), Alternating()
         one.request.matcher = matcher
@@ -167,7 +167,7 @@ def test_nothing_is_left_behind_in_a_cache_that_is_too_small(kind: dict[str, Any
     assert backend.free_blocks == backend.n_blocks
 
 
-def test_a_guess_never_takes_another_requests_blocks() -> None:
+def test_a_draft_never_takes_another_requests_blocks() -> None:
     # Two answers fill the cache but for what the last tokens of each need.
     backend = CountingBackend(PERIODIC, n_ctx=64, cache_tokens=96, block_tokens=4, batch=32)
     scheduler = drafting(backend, max_cached=0)
@@ -197,7 +197,7 @@ def test_a_cancelled_answer_leaves_nothing_behind() -> None:
     assert again.finish.stats.n_cached == len(one.request.tokens) - 1
 
 
-def test_no_guesses_unless_asked_for() -> None:
+def test_no_drafts_unless_asked_for() -> None:
     one = Collected(prompt(1), GREEDY)
     scheduler = Scheduler(CountingBackend(PERIODIC), frozenset({EOG}))
     run_all(scheduler, one)
@@ -235,7 +235,7 @@ def test_text_that_does_not_repeat_costs_next_to_nothing(each: float) -> None:
     assert drafted < 1.03 * without
 
 
-def test_the_guesses_grow_with_what_comes_true_and_shrink_with_what_they_cost() -> None:
+def test_the_drafts_grow_with_what_comes_true_and_shrink_with_what_they_cost() -> None:
     cheap, one = seconds(PERIODIC, 0.1, 7)
     assert cheap < 0.5 * seconds(PERIODIC, 0.1, 0)[0]
     dear, other = seconds(PERIODIC, 0.5, 7)
