@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgellm.errors import UnsupportedError
+from edgellm.errors import UnsupportedError, show
+from edgellm.tokenizer.pipeline import steps_of
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS
 
 # Of several names for the same rules, these are written: every reader of GGUF knows them.
@@ -17,31 +18,64 @@ _PREFERRED = (
 _GPT2 = PRE_TOKENIZERS["gpt-2"].rules[0]
 
 
-def pre_tokenizer_rules(value: Any) -> tuple[str, ...]:
+def pre_tokenizer_rules(value: Any) -> tuple[bool, tuple[str, ...]]:
     """The expressions of a byte-level `pre_tokenizer`, applied in order to the pieces the one before left.
 
-    Raises UnsupportedError for a step that GGUF readers have no rule for.
+    With them: True if a text gets a space before it. Raises UnsupportedError for a step that GGUF readers
+    have no rule for.
     """
-    if value is None:
-        return ()
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    match kind:
-        case "Sequence":
-            return tuple(
-                rule for part in value.get("pretokenizers") or () for rule in pre_tokenizer_rules(part)
-            )
+    steps = list(steps_of(value))
+    if not any(step.get("type") == "ByteLevel" for step in steps):
+        raise _unsupported("without ByteLevel")
+    prefixed = False
+    for i, step in enumerate(steps):
+        if step.get("type") == "ByteLevel" and step.get("add_prefix_space", True):
+            if i:
+                raise _unsupported("ByteLevel with 'add_prefix_space' after another step")
+            prefixed = True
+    return prefixed, tuple(rule for step in steps for rule in _rules(step))
+
+
+def _rules(step: Mapping[str, Any]) -> tuple[str, ...]:
+    match step.get("type"):
         case "ByteLevel":
-            if value.get("add_prefix_space"):
-                raise _unsupported("ByteLevel with 'add_prefix_space'")
             assert isinstance(_GPT2, str)
-            return (_GPT2,) if value.get("use_regex", True) else ()
+            return (_GPT2,) if step.get("use_regex", True) else ()
         case "Digits":
-            return (r"\p{N}",) if value.get("individual_digits") else (r"\p{N}+",)
+            return (r"\p{N}",) if step.get("individual_digits") else (r"\p{N}+",)
         case "Split":
-            return (_split(value),)
-        case "Punctuation" if value.get("behavior", "Isolated") == "Isolated":
+            return (_split(step),)
+        case "Punctuation" if step.get("behavior", "Isolated") == "Isolated":
             return (r"[\p{P}\$\+<=>\^`\|~]",)
-    raise _unsupported(f"{kind!r}")
+    raise _unsupported(show(step.get("type")))
+
+
+def prefix_scheme(normalizer: Any, pre_tokenizer: Any, texts: Sequence[str]) -> str:
+    """The rule of SentencePiece's space before a text: every (part), always, first or never.
+
+    texts: the vocabulary. Raises UnsupportedError for steps that do more than to write spaces as U+2581.
+    """
+    scheme = ""
+    for step in steps_of(normalizer):
+        match step.get("type"), step.get("prepend"), step.get("pattern"), step.get("content"):
+            case "Prepend", "▁", _, _ if not scheme:
+                scheme = "every"
+            case "Replace", _, {"String": " "}, "▁":
+                scheme = scheme or "never"
+            case _:
+                raise _unsupported(f"after the normalizer {show(step.get('type'))}")
+    replaced = bool(scheme)
+    for step in steps_of(pre_tokenizer):
+        if step.get("type") == "Metaspace" and step.get("replacement") == "▁" and scheme in ("", "never"):
+            scheme = str(step.get("prepend_scheme", "always"))
+            # A cut before each space matters where a token goes on past one.
+            if step.get("split", True) and any("▁" in text[1:] for text in texts):
+                raise _unsupported("Metaspace with 'split' and tokens of several words")
+        elif not (step.get("type") == "Split" and step.get("pattern") == {"String": " "} and replaced):
+            raise _unsupported(show(step.get("type")))
+    if scheme not in ("every", "always", "first", "never"):
+        raise _unsupported("without Metaspace")
+    return scheme
 
 
 def _split(value: Mapping[str, Any]) -> str:
@@ -70,25 +104,16 @@ def known_name(rules: Sequence[str], *, ignore_merges: bool) -> str | None:
 
 def normal_form(value: Any) -> str | None:
     """NFC, NFD, NFKC or NFKD where the normalizer is that alone; UnsupportedError for any other."""
-    if value is None:
+    kinds = [step.get("type") for step in steps_of(value)]
+    if not kinds:
         return None
-    if isinstance(value, Mapping) and value.get("type") == "Sequence":
-        parts = value.get("normalizers") or []
-        if not parts:
-            return None
-        value = parts[0] if len(parts) == 1 else value
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    if kind in ("NFC", "NFD", "NFKC", "NFKD"):
-        return str(kind)
+    if len(kinds) == 1 and kinds[0] in ("NFC", "NFD", "NFKC", "NFKD"):
+        return str(kinds[0])
     raise UnsupportedError(
-        f"tokenizer.json: the normalizer {kind!r} is not implemented for byte-level BPE, expected "
-        "NFC, NFD, NFKC, "
-        "NFKD or none"
+        f"tokenizer.json: the normalizer {show(kinds)} has no name in GGUF for byte-level BPE, expected "
+        "NFC, NFD, NFKC, NFKD or none"
     )
 
 
 def _unsupported(what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"tokenizer.json: the pre-tokenizer {what} is not implemented, expected ByteLevel, Split, Digits, "
-        "Punctuation or a sequence of them"
-    )
+    return UnsupportedError(f"tokenizer.json: the pre-tokenizer {what} has no name in GGUF")

@@ -6,42 +6,43 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from edgellm.convert.pipeline import Pair
-from edgellm.errors import FormatError, UnsupportedError
+from edgellm.convert.tokens import Added, Tokens, matching_ids
+from edgellm.errors import FormatError, show
 from edgellm.gguf.types import ValueType
-from edgellm.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from edgellm.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED
 
 # Fields of sentencepiece_model.proto (google/sentencepiece).
 _TRAINER, _NORMALIZER = 2, 3
 _MODEL_TYPE, _DUMMY_PREFIX = 3, 3
 _BPE = 2
-Added = Mapping[int, tuple[str, bool, bool, bool]]
+
+
+def is_byte_pairs(model: bytes) -> bool:
+    """True for a SentencePiece model of byte pairs; other kinds, and other files of that name, are none."""
+    try:
+        trainer = dict(_fields(dict(_fields(model)).get(_TRAINER, b"")))
+    except FormatError:
+        return False
+    return bool(trainer.get(_MODEL_TYPE) == _BPE)
 
 
 def read_sentencepiece(
-    model: bytes, n_vocab: int, added: Added, settings: Mapping[str, Any]
+    model: bytes, n_vocab: int, added: Mapping[int, Added]
 ) -> tuple[dict[str, Pair], Callable[[str], list[int]]]:
     """The metadata, and the library's own encoding of a text without special tokens.
 
-    Raises FormatError for a damaged model, UnsupportedError for one that is not byte-pair encoding.
+    Raises FormatError for a damaged model.
     """
     import sentencepiece
-
-    from edgellm.convert.vocabulary import Tokens, strip_ids
 
     library = sentencepiece.SentencePieceProcessor()
     try:
         library.LoadFromSerializedProto(model)
     except RuntimeError as error:
-        raise FormatError(f"tokenizer.model cannot be read ({error}); download it again") from None
-    fields = dict(_fields(model))
-    trainer, normalizer = (dict(_fields(fields.get(key, b""))) for key in (_TRAINER, _NORMALIZER))
-    if trainer.get(_MODEL_TYPE) != _BPE:
-        raise UnsupportedError(
-            "tokenizer.model: only byte-pair models are implemented, this one is of another type; "
-            "use a checkpoint with tokenizer.json"
-        )
+        raise FormatError(f"tokenizer.model cannot be read ({show(str(error))}); download it again") from None
+    normalizer = dict(_fields(dict(_fields(model)).get(_NORMALIZER, b"")))
     n_pieces = library.GetPieceSize()
-    tokens = Tokens(max(n_vocab, 1))
+    tokens = Tokens(n_vocab)
     for token in range(min(n_pieces, n_vocab)):
         kind = NORMAL
         if library.IsUnknown(token):
@@ -53,25 +54,19 @@ def read_sentencepiece(
         elif library.IsByte(token):
             kind = BYTE
         tokens.put(token, library.IdToPiece(token), kind, library.GetScore(token))
-    for token, (text, special, _, _) in added.items():
+    for token, entry in added.items():
         if token < n_pieces and tokens.types[token] in (UNKNOWN, CONTROL):
             continue
-        tokens.put(token, text, CONTROL if special else USER_DEFINED, -1000.0)
-    prefix = settings.get("add_prefix_space")
-    if not isinstance(prefix, bool):
-        prefix = bool(normalizer.get(_DUMMY_PREFIX, 1))
+        tokens.put(token, entry.text, entry.kind, -1000.0)
     found = {
         "tokenizer.ggml.model": Pair("llama"),
         "tokenizer.ggml.pre": Pair("default"),
         "tokenizer.ggml.tokens": Pair(tokens.texts, ValueType.STRING),
         "tokenizer.ggml.scores": Pair(tokens.scores, ValueType.FLOAT32),
         "tokenizer.ggml.token_type": Pair(tokens.types, ValueType.INT32),
-        "tokenizer.ggml.add_bos_token": Pair(True),
-        "tokenizer.ggml.add_eos_token": Pair(False),
+        "tokenizer.ggml.add_space_prefix": Pair(bool(normalizer.get(_DUMMY_PREFIX, 1))),
     }
-    if not prefix:
-        found["tokenizer.ggml.add_space_prefix"] = Pair(False)
-    return found | strip_ids(added), lambda text: list(library.EncodeAsIds(text))
+    return found | matching_ids(added), lambda text: list(library.EncodeAsIds(text))
 
 
 def _fields(message: bytes | int) -> Iterator[tuple[int, Any]]:

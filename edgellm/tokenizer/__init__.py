@@ -17,10 +17,19 @@ Keys of our own, written by the converter where GGUF has no way to say it:
   UTF-8, spaces as U+2581, byte tokens `<0xXX>` for what is missing.
 - `edgellm.tokenizer.normalizer`: array of at most one of NFC, NFD, NFKC, NFKD, applied to plain text.
 - `edgellm.tokenizer.lstrip_ids`, `edgellm.tokenizer.rstrip_ids`: arrays of ids of special tokens that
-  swallow the white space before or after them.
+  swallow the white space before or after them; `edgellm.tokenizer.single_word_ids`: of those that are no
+  part of a word.
+- `edgellm.tokenizer.prepend_scheme`: "always" or "first", as Metaspace of `tokenizers` means them: a space
+  before each part of plain text that does not begin with one, or before the first part alone. Takes the
+  place of `tokenizer.ggml.add_space_prefix`.
+- `edgellm.tokenizer.before_ids`, `edgellm.tokenizer.after_ids`: arrays of ids of the tokens around a text.
+  They take the place of `tokenizer.ggml.add_bos_token` and `add_eos_token`.
+- `edgellm.tokenizer.eog_ids`: array of ids of all tokens that end an answer, where GGUF's keys are too few.
+- `edgellm.tokenizer.pipeline`: normalizer, pre-tokenizer and model of the `tokenizers` library as JSON, for
+  all that has no name above; see `pipeline`.
 
-Why the two BPE models are our own code, and not the libraries `tokenizers` and `sentencepiece`: the time to
-the first token. From opened metadata to the ids of the first prompt, import included, in one run on two
+The two BPE models are our own code, not the libraries `tokenizers` and `sentencepiece`, for the time to the
+first token. From opened metadata to the ids of the first prompt, import included, in one run on two
 busy CPUs (median of 4; memory is what the process grew by):
 
     SmolLM2 (49,152 tokens, 48,900 merges)      ours  60 ms,  6 MB   tokenizers    185 ms,  40 MB
@@ -29,8 +38,8 @@ busy CPUs (median of 4; memory is what the process grew by):
 
 (About a third of that where the machine does nothing else.) The difference is `table`: no Python object is
 made of a token before it is needed. Long texts go at 0.3 to 5 million characters a second, a thousand times
-faster than a small model reads them. The libraries are what the tests compare with, character by character,
-and do the rest: WordPiece, Unigram, and what counts as a letter in text that is not ASCII.
+faster than a small model reads them. The tests compare with the libraries, character by character; the
+libraries do the rest: WordPiece, Unigram, pipelines, and the classes of characters that are not ASCII.
 """
 
 from edgellm.tokenizer.stream import StreamDecoder

@@ -1,6 +1,6 @@
 """WordPiece and Unigram, by the `tokenizers` library: `tokenizer.ggml.model` bert and t5.
 
-These belong to embedding models and encoders, where 40 ms more at start do not matter.
+Embedding models and encoders have these; there 40 ms more at start do not matter.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from edgellm.errors import FormatError, ModelError
 from edgellm.tokenizer.alphabet import SPACE
 from edgellm.tokenizer.pretokenize import is_panic
 from edgellm.tokenizer.table import Value, integers
-from edgellm.tokenizer.vocabulary import BYTE, CONTROL, UNKNOWN, Vocabulary, flag
+from edgellm.tokenizer.vocabulary import BYTE, UNUSED, Vocabulary, flag
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as LibraryTokenizer
@@ -106,19 +106,27 @@ def _word_piece(
 def _unigram(vocabulary: Vocabulary, unknown: int, charsmap: bytes) -> LibraryTokenizer:
     from tokenizers import Tokenizer, models, normalizers
 
-    # Tokens that text must not become keep their ids under texts that cannot occur in a normalized text.
-    hidden = (CONTROL, UNKNOWN, BYTE)
-    pieces = [
-        (f"\0{token}" if vocabulary.types[token] in hidden else vocabulary.tokens.text(token), score)
-        for token, score in enumerate(vocabulary.scores)
-    ]
-    library = Tokenizer(models.Unigram(pieces, unknown, False))
+    library = Tokenizer(models.Unigram(weighted(vocabulary), unknown, False))
     if charsmap:
         try:
             library.normalizer = normalizers.Precompiled(charsmap)
         except Exception as error:
             raise FormatError(f"{_CHARSMAP} cannot be read ({error}): convert the model anew") from error
     return library
+
+
+def weighted(vocabulary: Vocabulary, byte_fallback: bool = False) -> list[tuple[str, float]]:
+    """Unigram's tokens and scores; those that text must not become have texts that cannot occur."""
+    shown = [
+        (kind == BYTE and byte_fallback) or not (hidden or kind == UNUSED)
+        for kind, hidden in zip(vocabulary.types, vocabulary.hidden, strict=True)
+    ]
+    # The lowest score decides what an unknown character costs: fillers must not lower it.
+    lowest = min((score for score, show in zip(vocabulary.scores, shown, strict=True) if show), default=0.0)
+    return [
+        (vocabulary.tokens.text(token), score) if shown[token] else (f"\0{token}", max(score, lowest))
+        for token, score in enumerate(vocabulary.scores)
+    ]
 
 
 def _charsmap(metadata: Mapping[str, Value]) -> bytes:

@@ -40,6 +40,9 @@ class SpecialMatcher:
             if token < 0:
                 position += 1
                 continue
+            if token in vocabulary.single_word_ids and _inside_a_word(text, position, end):
+                position = end
+                continue
             plain = text[start:position]
             if token in vocabulary.lstrip_ids:
                 plain = plain.rstrip(_C_SPACES)
@@ -65,3 +68,8 @@ class SpecialMatcher:
             if not guarded or trusted.find(0, position, end) < 0:
                 return token, end
         return -1, position
+
+
+def _inside_a_word(text: str, start: int, end: int) -> bool:
+    """True if a letter, digit or underscore touches text[start:end]."""
+    return bool(re.match(r"\w", text[start - 1 : start]) or re.match(r"\w", text[end : end + 1]))

@@ -7,11 +7,11 @@ import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from edgellm.errors import FormatError, UnsupportedError
+from edgellm.errors import UnsupportedError
 from edgellm.tokenizer.alphabet import CHAR_TO_BYTE, SPACE
 from edgellm.tokenizer.specials import SpecialMatcher
 from edgellm.tokenizer.stream import StreamDecoder
-from edgellm.tokenizer.table import Value, strings
+from edgellm.tokenizer.table import Value, integers, strings
 from edgellm.tokenizer.vocabulary import (
     BYTE,
     CONTROL,
@@ -20,6 +20,7 @@ from edgellm.tokenizer.vocabulary import (
     Vocabulary,
     flag,
     read_vocabulary,
+    text_value,
 )
 
 # Byte-level characters to the Latin-1 characters of their bytes; characters that stand for no byte have none.
@@ -28,9 +29,13 @@ _LATIN = {
     **{ord(char): byte for char, byte in CHAR_TO_BYTE.items()},
 }
 _NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
-
+_SCHEME_KEY = "edgellm.tokenizer.prepend_scheme"
+_SCHEMES = ("", "always", "first")
+_BEFORE_KEY = "edgellm.tokenizer.before_ids"
+_AFTER_KEY = "edgellm.tokenizer.after_ids"
 
 if TYPE_CHECKING:
+    from edgellm.tokenizer.pipeline import PipelineEncoder
 
     class _Encoder(Protocol):
         def encode(self, text: str) -> list[int]: ...
@@ -46,11 +51,18 @@ class Tokenizer:
         model = vocabulary.model
         self._vocabulary = vocabulary
         self._byte_level = False
+        self._suffix = ""
         add_bos, add_eos, space_prefix = False, False, False
         self._encoder: _Encoder
+        self._pipeline: PipelineEncoder | None = None
         self._slow_checks: list[Callable[[], None]] = []
         # Only the model's own encoder is imported: together they would add 5 ms to every start.
-        if model in ("gpt2", "gemma4"):
+        if "edgellm.tokenizer.pipeline" in metadata:
+            from edgellm.tokenizer.pipeline import PipelineEncoder
+
+            self._encoder = self._pipeline = PipelineEncoder(metadata, vocabulary)
+            self._byte_level, self._suffix = self._pipeline.byte_level, self._pipeline.suffix
+        elif model in ("gpt2", "gemma4"):
             from edgellm.tokenizer.bpe import BpeEncoder, pre_tokenizer_spec
 
             spec = pre_tokenizer_spec(metadata, vocabulary)
@@ -74,17 +86,9 @@ class Tokenizer:
 
             self._encoder = UnigramEncoder(metadata, vocabulary)
             add_eos = True
-        # Unigram adds its space itself, after normalizing.
-        self._space_prefix = space_prefix and flag(metadata, "tokenizer.ggml.add_space_prefix", True)
-        self._strip_prefix = self._space_prefix or model in ("bert", "t5")
-        self._before: list[int] = []
-        self._after: list[int] = []
-        if flag(metadata, "tokenizer.ggml.add_bos_token", add_bos) or model == "gemma4":
-            self._before.append(self._required("bos"))
-        if model == "bert":
-            self._after.append(self._required("sep"))
-        elif flag(metadata, "tokenizer.ggml.add_eos_token", add_eos):
-            self._after.append(self._required("eos"))
+        self._prefix = self._prefix_of(metadata, space_prefix)
+        self._strip_prefix = bool(self._prefix) or model in ("bert", "t5")
+        self._before, self._after = self._ends(metadata, add_bos, add_eos)
         self._normal_form = _normalizer(metadata)
         self._matcher = SpecialMatcher(vocabulary)
         self.warnings: tuple[str, ...] = tuple(vocabulary.warnings)
@@ -120,8 +124,13 @@ class Tokenizer:
 
     @property
     def adds_bos(self) -> bool:
-        """Whether `encode(..., add_special=True)` begins with a special token."""
-        return bool(self._before)
+        """True if `encode(..., add_special=True)` begins with the bos token."""
+        return bool(self._before) and self._before[0] == self.bos_id
+
+    @property
+    def surroundings(self) -> tuple[list[int], list[int]]:
+        """The tokens that `encode(..., add_special=True)` puts before and after a text."""
+        return list(self._before), list(self._after)
 
     @property
     def control_texts(self) -> frozenset[str]:
@@ -194,6 +203,8 @@ class Tokenizer:
             return bytes([int(text[3:5], 16)])
         if kind in (CONTROL, UNKNOWN, USER_DEFINED):
             return text.encode("utf-8", "surrogateescape")
+        if self._suffix and text.endswith(self._suffix):
+            text = text.removesuffix(self._suffix) + " "
         if self._byte_level:
             # Vocabularies that list added tokens as normal ones have characters outside the byte alphabet.
             return b"".join(
@@ -211,7 +222,7 @@ class Tokenizer:
         result = []
         for token, kind in enumerate(vocabulary.types):
             raw = vocabulary.tokens.raw(token)
-            if kind in (BYTE, CONTROL, UNKNOWN, USER_DEFINED):
+            if kind in (BYTE, CONTROL, UNKNOWN, USER_DEFINED) or self._suffix:
                 raw = self.token_bytes(token)
             elif not self._byte_level:
                 raw = raw.replace(space, b" ")
@@ -242,30 +253,73 @@ class Tokenizer:
 
     def _encode(self, text: str, trusted: bytes | bytearray, *, add_special: bool, strict: bool) -> list[int]:
         ids = list(self._before) if add_special else []
-        after_special = True
+        first = True
         for part in self._matcher.split(text, trusted, strict=strict):
             if isinstance(part, int):
                 ids.append(part)
-                after_special = True
+                first = False
                 continue
             if self._normal_form:
                 part = unicodedata.normalize(self._normal_form, part)  # type: ignore[arg-type]  # checked at load
-            if self._space_prefix and after_special:
-                part = " " + part
-            ids += self._encoder.encode(part)
-            after_special = False
+            if self._pipeline is not None:
+                ids += self._pipeline.encode(part, first=first)
+            else:
+                ids += self._encoder.encode(self._prefixed(part, first))
+            first = False
         if add_special:
             ids += self._after
         return ids
 
-    def _required(self, name: str) -> int:
+    def _prefix_of(self, metadata: Mapping[str, Value], default: bool) -> str:
+        """Rule of the space before a part of plain text: a scheme of Metaspace, GGUF's "every", or ""."""
+        if self._pipeline is not None:
+            return ""
+        scheme = text_value(metadata, _SCHEME_KEY, "")
+        if scheme not in _SCHEMES:
+            raise UnsupportedError(
+                f"{_SCHEME_KEY} is {scheme[:80]!r}, supported are always and first: convert the model anew"
+            )
+        # Unigram adds its space itself, after normalizing.
+        return scheme or (
+            "every" if default and flag(metadata, "tokenizer.ggml.add_space_prefix", True) else ""
+        )
+
+    def _prefixed(self, text: str, first: bool) -> str:
+        """A part of plain text with the space before it; first: the text begins with it."""
+        if self._prefix == "every":
+            return " " + text
+        spaced = text.startswith(" ") or (not self._byte_level and text.startswith(SPACE))
+        if spaced or not (self._prefix == "always" or (self._prefix == "first" and first)):
+            return text
+        return " " + text
+
+    def _ends(
+        self, metadata: Mapping[str, Value], add_bos: bool, add_eos: bool
+    ) -> tuple[list[int], list[int]]:
+        """The tokens before and after a text: those that the file lists, or bos and eos by its flags."""
+        model, n_vocab = self._vocabulary.model, self.n_vocab
+        before: list[int] = []
+        after: list[int] = []
+        if flag(metadata, "tokenizer.ggml.add_bos_token", add_bos) or model == "gemma4":
+            before = self._named("bos")
+        if model == "bert":
+            after = self._named("sep")
+        elif flag(metadata, "tokenizer.ggml.add_eos_token", add_eos):
+            after = self._named("eos")
+        if _BEFORE_KEY in metadata:
+            before = integers(metadata, _BEFORE_KEY, 0, n_vocab - 1).tolist()
+        if _AFTER_KEY in metadata:
+            after = integers(metadata, _AFTER_KEY, 0, n_vocab - 1).tolist()
+        return before, after
+
+    def _named(self, name: str) -> list[int]:
+        """The special token of a name, to be added to texts; none, and a warning, where the file has none."""
         token = self._vocabulary.special_ids.get(name)
         if token is None:
-            raise FormatError(
-                f"tokenizer.ggml.add_{name}_token asks for a {name} token but the file does not say which "
-                "it is: convert the model anew"
+            self._vocabulary.warnings.append(
+                f"texts should get the {name} token, but the file does not say which it is: none is added"
             )
-        return token
+        return [] if token is None else [token]
 
     def _checked(self, token: int) -> int:
         if not 0 <= token < len(self._vocabulary.tokens):

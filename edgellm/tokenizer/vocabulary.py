@@ -93,6 +93,7 @@ class Vocabulary:
         self.eog_ids: frozenset[int] = frozenset()
         self.lstrip_ids: frozenset[int] = frozenset()
         self.rstrip_ids: frozenset[int] = frozenset()
+        self.single_word_ids: frozenset[int] = frozenset()
         self.warnings: list[str] = []
 
     def is_control(self, token: int) -> bool:
@@ -145,16 +146,21 @@ def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:
             f"tokenizer.ggml.tokens holds {tokens.text(pair[0])[:80]!r} twice, at {pair[0]} and {pair[1]}, "
             "expected different tokens: convert the model anew"
         )
+    warnings: list[str] = []
     vocabulary = Vocabulary(
         model,
         tokens,
         _types(metadata, len(tokens)),
         _scores(metadata, len(tokens)),
-        _special_ids(metadata, model, len(tokens)),
+        _special_ids(metadata, model, len(tokens), warnings),
     )
+    vocabulary.warnings += warnings
     _find_specials(vocabulary)
-    vocabulary.eog_ids = _eog_ids(vocabulary)
+    ends = integers(metadata, "edgellm.tokenizer.eog_ids", 0, len(tokens) - 1)
+    vocabulary.eog_ids = _eog_ids(vocabulary) | set(ends.tolist())
     vocabulary.lstrip_ids, vocabulary.rstrip_ids = _strips(metadata, vocabulary)
+    whole = integers(metadata, "edgellm.tokenizer.single_word_ids", 0, len(tokens) - 1)
+    vocabulary.single_word_ids = frozenset(whole.tolist())
     return vocabulary
 
 
@@ -192,19 +198,25 @@ def _scores(metadata: Mapping[str, Value], n_tokens: int) -> memoryview:
     return numbers(metadata, "tokenizer.ggml.scores", n_tokens) or memoryview(b"")
 
 
-def _special_ids(metadata: Mapping[str, Value], model: str, n_tokens: int) -> dict[str, int]:
+def _special_ids(
+    metadata: Mapping[str, Value], model: str, n_tokens: int, warnings: list[str]
+) -> dict[str, int]:
+    """The ids of special tokens by name; one that is no token's is left to the default, with a warning."""
     found = {name: token for name, token in _DEFAULT_IDS.get(model, {}).items() if token < n_tokens}
     for name, suffix in _ID_KEYS.items():
         key = f"tokenizer.ggml.{suffix}"
         value = metadata.get(key)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n_tokens:
+        if isinstance(value, bool) or not isinstance(value, int):
             raise FormatError(
                 f"{key} is {show(value)}, expected a token id from 0 to {n_tokens - 1}: "
                 "convert the model anew"
             )
-        found[name] = value
+        if 0 <= value < n_tokens:
+            found[name] = value
+        else:
+            warnings.append(f"{key} is {value}, expected a token id from 0 to {n_tokens - 1}: it is ignored")
     return found
 
 

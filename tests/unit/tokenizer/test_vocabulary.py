@@ -66,11 +66,7 @@ REFUSED: dict[str, tuple[dict[str, object], type[EdgeLLMError], str]] = {
     "scores are strings": (small_spm() | {T + "scores": ["a"] * 269}, FormatError, "not a number"),
     "nan score": (small_spm() | {T + "scores": [float("nan")] * 269}, FormatError, "expected finite numbers"),
     "no scores": (without(small_spm(), T + "scores"), FormatError, "scores is missing"),
-    "bos out of range": (small_spm() | {T + "bos_token_id": 269}, FormatError, "is 269, expected a token id"),
-    "eos negative": (small_spm() | {T + "eos_token_id": -1}, FormatError, "is -1, expected a token id"),
-    "eos huge": (small_spm() | {T + "eos_token_id": 2**32 - 1}, FormatError, "from 0 to 268"),
     "eos a string": (small_spm() | {T + "eos_token_id": "2"}, FormatError, "is '2', expected a token id"),
-    "add_bos without bos": (small_bpe() | {T + "add_bos_token": True}, FormatError, "asks for a bos token"),
     "add_bos a string": (
         small_bpe() | {T + "add_bos_token": "yes"},
         FormatError,
@@ -253,6 +249,49 @@ def test_a_missing_pre_tokenizer_is_a_warning() -> None:
     assert len(subject.warnings) == 1
     assert "tokenizer.ggml.pre is missing" in subject.warnings[0]
     assert make(small_bpe()).warnings == ()
+
+
+@pytest.mark.parametrize("name", ["bos", "eos", "padding", "unknown", "seperator", "mask", "eot"])
+@pytest.mark.parametrize("value", [-1, 269, 2**32 - 1])
+def test_ids_that_are_no_tokens_are_warnings(name: str, value: int) -> None:
+    subject = make(small_spm() | {f"{T}{name}_token_id": value})
+    assert subject.warnings == (
+        f"tokenizer.ggml.{name}_token_id is {value}, expected a token id from 0 to 268: it is ignored",
+    )
+    assert subject.encode("a") == make(small_spm()).encode("a")
+    assert subject.eog_ids == make(small_spm()).eog_ids
+
+
+@pytest.mark.parametrize("name", ["bos", "eos"])
+def test_a_flag_without_its_token_adds_nothing(name: str) -> None:
+    subject = make(small_bpe() | {f"{T}add_{name}_token": True})
+    assert subject.encode("ab") == make(small_bpe()).encode("ab")
+    assert "does not say which" in subject.warnings[0]
+
+
+def test_tokens_around_a_text_by_list() -> None:
+    keys = {"edgellm.tokenizer.before_ids": [3, 4], "edgellm.tokenizer.after_ids": [5]}
+    subject = make(small_spm() | keys)
+    assert subject.encode("a") == [3, 4, *subject.encode("a", add_special=False), 5]
+    assert not subject.adds_bos
+    with pytest.raises(FormatError, match="before_ids holds 269"):
+        make(small_spm() | {"edgellm.tokenizer.before_ids": [269]})
+
+
+def test_schemes_of_the_space_before_a_text() -> None:
+    with pytest.raises(UnsupportedError, match="'never', supported are always and first"):
+        make(small_spm() | {"edgellm.tokenizer.prepend_scheme": "never"})
+    subject = make(small_spm() | {"edgellm.tokenizer.prepend_scheme": "first"})
+    texts = {text: subject.encode(text, parse_special=True) for text in ("a", " a", "<s>a", "<s> a")}
+    assert texts["a"] == texts[" a"] == [1, 263]
+    assert [ids[2:] for ids in (texts["<s>a"], texts["<s> a"])] == [[260], [263]]
+
+
+def test_ends_by_list() -> None:
+    subject = make(small_spm() | {"edgellm.tokenizer.eog_ids": [4, 5, 6, 7]})
+    assert {4, 5, 6, 7} <= subject.eog_ids
+    with pytest.raises(FormatError, match="eog_ids holds 300"):
+        make(small_spm() | {"edgellm.tokenizer.eog_ids": [300]})
 
 
 def test_empty_tokens_are_never_made() -> None:
