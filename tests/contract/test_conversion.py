@@ -39,6 +39,7 @@ OURS = {
     "tokenizer.ggml.add_eos_token",
     "tokenizer.ggml.unknown_token_id",
     "tokenizer.ggml.eot_token_id",
+    "edgellm.tokenizer.prepend_scheme",
     TEST_TEXTS,
     TEST_IDS,
 }
