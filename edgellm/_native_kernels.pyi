@@ -7,9 +7,6 @@ import numpy
 from numpy.typing import NDArray
 
 
-def best_isa_for(*, avx2: bool = False, fma: bool = False, f16c: bool = False, avx_vnni: bool = False, avx512: bool = False, avx512_vnni: bool = False) -> str:
-    """Name of the kernel set chosen on a CPU with just these features."""
-
 def float_control() -> int:
     """The word that controls this thread's floating-point unit."""
 

@@ -1,21 +1,33 @@
 // SPDX-License-Identifier: MIT
 #include "base/arch.h"
 
+#include <kernel_sets.h>
+
+#include <algorithm>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace edgellm {
 namespace {
 
-constexpr Isa kIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvxVnni, Isa::kAvx512Vnni};
-constexpr const char* kNames[] = {"scalar", "avx2", "avxvnni", "avx512vnni"};
+constexpr const char* kNames[kIsaCount] = {"scalar", "avx2",    "avxvnni", "avx512vnni",
+                                           "neon",   "dotprod", "i8mm"};
 
-#if defined(__x86_64__)
-bool bit(unsigned reg, int i) {
+#define EDGELLM_ISA(set) Isa::k##set,
+constexpr Isa kBuilt[] = {EDGELLM_BUILT_SETS(EDGELLM_ISA)};
+#undef EDGELLM_ISA
+
+#if defined(__x86_64__) || (defined(__aarch64__) && defined(__linux__))
+bool bit(unsigned long reg, int i) {
     return (reg >> i) & 1u;
 }
+#endif
 
+#if defined(__x86_64__)
 // XCR0 without needing -mxsave for this file.
 uint64_t read_xcr0() {
     unsigned lo, hi;
@@ -30,6 +42,8 @@ CpuFeatures detect_cpu() {
     CpuFeatures f;
 #if defined(__x86_64__)
     unsigned a, b, c, d;
+    if (!__get_cpuid(0, &a, &b, &c, &d)) return f;
+    f.amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
     if (!__get_cpuid(1, &a, &b, &c, &d) || !bit(c, 27)) return f;  // OSXSAVE
     const uint64_t xcr0 = read_xcr0();
     const bool ymm = (xcr0 & 0x6) == 0x6;
@@ -44,38 +58,45 @@ CpuFeatures detect_cpu() {
     f.avx512vl = zmm && bit(b, 31);
     f.avx512_vnni = zmm && bit(c, 11);
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx_vnni = ymm && bit(a, 4);
+#elif defined(__aarch64__) && defined(__linux__)
+    const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+    f.neon = bit(hwcap, 1);      // HWCAP_ASIMD
+    f.dotprod = bit(hwcap, 20);  // HWCAP_ASIMDDP
+    f.i8mm = bit(hwcap2, 13);    // HWCAP2_I8MM
+#elif defined(__aarch64__)
+    f.neon = true;  // the architecture's baseline
 #endif
     return f;
 }
 
-bool is_amd() {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    return __builtin_cpu_is("amd");
-#else
-    return false;
-#endif
+CpuTuning tuning_of(const CpuFeatures& cpu) {
+    return {.fetch_into_l2 = cpu.amd, .read_packed_panels = cpu.amd};
 }
 
-std::span<const Isa> all_isas() {
-    return kIsas;
+const CpuTuning& cpu_tuning() {
+    static const CpuTuning tuning = tuning_of(detect_cpu());
+    return tuning;
 }
 
 const char* isa_name(Isa isa) {
-    return kNames[static_cast<int>(isa)];
+    return kNames[static_cast<size_t>(isa)];
 }
 
 bool isa_from_name(std::string_view name, Isa* isa) {
-    for (Isa i : kIsas) {
-        if (name == isa_name(i)) {
-            *isa = i;
+    for (size_t i = 0; i < kIsaCount; ++i) {
+        if (name == kNames[i]) {
+            *isa = static_cast<Isa>(i);
             return true;
         }
     }
     return false;
 }
 
-bool isa_usable(Isa isa, const CpuFeatures& f) {
+std::span<const Isa> built_isas() {
+    return kBuilt;
+}
+
+bool isa_supported(Isa isa, const CpuFeatures& f) {
     const bool avx2 = f.avx2 && f.fma && f.f16c;
     switch (isa) {
         case Isa::kScalar:
@@ -86,16 +107,26 @@ bool isa_usable(Isa isa, const CpuFeatures& f) {
             return avx2 && f.avx_vnni;
         case Isa::kAvx512Vnni:
             return avx2 && f.avx512f && f.avx512bw && f.avx512vl && f.avx512dq && f.avx512_vnni;
+        case Isa::kNeon:
+            return f.neon;
+        case Isa::kDotprod:
+            return f.neon && f.dotprod;
+        case Isa::kI8mm:
+            return f.neon && f.dotprod && f.i8mm;
     }
     return false;
 }
 
-Isa best_isa(const CpuFeatures& cpu) {
+Isa best_isa(const CpuFeatures& cpu, std::span<const Isa> candidates) {
     Isa best = Isa::kScalar;
-    for (Isa i : kIsas) {
-        if (isa_usable(i, cpu)) best = i;
+    for (Isa isa : candidates) {
+        if (isa_supported(isa, cpu)) best = isa;
     }
     return best;
+}
+
+bool isa_usable(Isa isa, const CpuFeatures& cpu) {
+    return std::ranges::find(kBuilt, isa) != std::end(kBuilt) && isa_supported(isa, cpu);
 }
 
 }  // namespace edgellm

@@ -13,6 +13,7 @@ namespace edgellm {
 namespace {
 
 constexpr size_t kLanes = 8;
+constexpr bool kMultipliesPairs = true;  // add_pair_products is one or two instructions
 constexpr size_t kRegisters = 16;
 typedef float F32 __attribute__((vector_size(32)));
 typedef int32_t I32 __attribute__((vector_size(32)));

@@ -20,6 +20,7 @@ namespace edgellm {
 namespace {
 
 constexpr size_t kLanes = 4;
+constexpr bool kMultipliesPairs = false;  // add_pair_products is one or two instructions
 #if defined(__aarch64__)
 constexpr size_t kRegisters = 32;
 #else

@@ -22,14 +22,14 @@ namespace {
 
 std::vector<std::string> isas() {
     std::vector<std::string> names;
-    for (Isa isa : all_isas()) names.emplace_back(isa_name(isa));
+    for (Isa isa : built_isas()) names.emplace_back(isa_name(isa));
     return names;
 }
 
 std::vector<std::string> usable_isas() {
     const CpuFeatures cpu = detect_cpu();
     std::vector<std::string> names;
-    for (Isa isa : all_isas()) {
+    for (Isa isa : built_isas()) {
         if (isa_usable(isa, cpu)) names.emplace_back(isa_name(isa));
     }
     return names;

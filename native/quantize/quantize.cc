@@ -9,11 +9,13 @@
 #include <span>
 #include <vector>
 
+#include "base/by_isa.h"
 #include "base/thread_pool.h"
 
 namespace edgellm {
 
-extern const std::span<const Encoder> kEncodersScalar, kEncodersAvx2;
+using Encoders = std::span<const Encoder>;
+EDGELLM_QUANTIZE_SETS(EDGELLM_DECLARE, Encoders, kEncoders)
 
 namespace {
 
@@ -21,11 +23,9 @@ namespace {
 // its cache.
 constexpr size_t kChunkValues = 1 << 15;
 
-std::span<const Encoder> encoders(Isa isa) {
-#if defined(__x86_64__)
-    if (isa != Isa::kScalar) return kEncodersAvx2;
-#endif
-    return kEncodersScalar;
+Encoders encoders(Isa isa) {
+    static constexpr ByIsa<Encoders> table = {EDGELLM_QUANTIZE_SETS(EDGELLM_ENTRY, kEncoders)};
+    return table[isa];
 }
 
 // Calls work(begin, end) over ranges of 0 .. n, at most `step` long, on up to n_threads threads.

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__x86_64__)
 #include <span>
 
 #include "quantize/generic.h"
@@ -8,4 +7,3 @@ namespace edgellm {
 extern const std::span<const Encoder> kEncodersAvx2;
 const std::span<const Encoder> kEncodersAvx2 = kTable;
 }  // namespace edgellm
-#endif

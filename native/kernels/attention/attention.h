@@ -56,6 +56,9 @@ inline size_t partial_floats(const AttentionShape& s) {
 }
 
 struct AttentionKernels {
+    // One instruction multiplies pairs of 16-bit integers and adds the products.
+    bool multiplies_pairs;
+
     // Stores one token's keys (n_kv_heads * key_dim) and values (n_kv_heads * value_dim) at `slot` of a
     // block.
     void (*write)(const AttentionShape& s, uint8_t* block, uint32_t slot, const float* k, const float* v);

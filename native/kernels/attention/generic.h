@@ -187,7 +187,7 @@ Chunk make_chunk(const AttentionShape& s, const AttentionTask& task, uint32_t ch
             {},
             {kKvChunkTokens, 0},
             g->n_tiles == 1,
-            is_amd()};
+            cpu_tuning().fetch_into_l2};
     for (size_t t = 0; t < g->n_tiles; ++t) {
         const Span span = block_span(g->tiles[t].first_key, g->tiles[t].last_key, chunk);
         c.spans[t] = span;
@@ -470,7 +470,7 @@ void merge(const AttentionShape& s, const AttentionTask& task, uint32_t first, u
     }
 }
 
-constexpr AttentionKernels kKernels = {write, attend, attend_chunk, merge};
+constexpr AttentionKernels kKernels = {kMultipliesPairs, write, attend, attend_chunk, merge};
 
 }  // namespace
 }  // namespace edgellm

@@ -1,26 +1,18 @@
 // SPDX-License-Identifier: MIT
+#include "base/by_isa.h"
 #include "kernels/attention/layout.h"
 
 namespace edgellm {
 
-extern const AttentionKernels kAttentionScalar, kAttentionAvx2, kAttentionAvx512Vnni;
+EDGELLM_ATTENTION_SETS(EDGELLM_DECLARE, AttentionKernels, kAttention)
 
 const AttentionKernels& attention_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-        case Isa::kAvxVnni:
-            return kAttentionAvx2;
-        case Isa::kAvx512Vnni:
-            return kAttentionAvx512Vnni;
-#endif
-        default:
-            return kAttentionScalar;
-    }
+    static constexpr ByIsa<AttentionKernels> table = {EDGELLM_ATTENTION_SETS(EDGELLM_ENTRY, kAttention)};
+    return table[isa];
 }
 
 KvType faster_kv_type(Isa isa) {
-    return &attention_kernels(isa) == &kAttentionScalar ? KvType::kF16 : KvType::kI16;
+    return attention_kernels(isa).multiplies_pairs ? KvType::kI16 : KvType::kF16;
 }
 
 size_t kv_block_bytes(const AttentionShape& s) {

@@ -7,7 +7,6 @@
 #pragma once
 
 #include "kernels/limits/limits.h"
-#include "kernels/limits/select.h"
 
 namespace edgellm {
 namespace {

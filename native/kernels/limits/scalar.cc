@@ -31,6 +31,7 @@ struct Scalar {
 
 }  // namespace
 
+extern const LimitKernels kLimitsScalar;
 const LimitKernels kLimitsScalar = make_limits<Scalar>();
 
 }  // namespace edgellm

@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: MIT
-#include "kernels/limits/select.h"
+#include "base/by_isa.h"
+#include "kernels/limits/limits.h"
 
 namespace edgellm {
 
+EDGELLM_LIMITS_SETS(EDGELLM_DECLARE, LimitKernels, kLimits)
+
 const LimitKernels& limit_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-            return kLimitsAvx2;
-        case Isa::kAvxVnni:
-            return kLimitsAvxVnni;
-        case Isa::kAvx512Vnni:
-            return kLimitsAvx512Vnni;
-#endif
-        default:
-            return kLimitsScalar;
-    }
+    static constexpr ByIsa<LimitKernels> table = {EDGELLM_LIMITS_SETS(EDGELLM_ENTRY, kLimits)};
+    return table[isa];
 }
 
 }  // namespace edgellm

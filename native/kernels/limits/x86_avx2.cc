@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__AVX2__)
-
 #include "kernels/limits/x86_ymm.h"
 
 namespace edgellm {
@@ -24,8 +22,7 @@ struct Avx2 : YmmLimits {
 
 }  // namespace
 
+extern const LimitKernels kLimitsAvx2;
 const LimitKernels kLimitsAvx2 = make_limits<Avx2>();
 
 }  // namespace edgellm
-
-#endif

@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__AVX512VNNI__)
-
 #include <immintrin.h>
 
 #include "kernels/limits/generic.h"
@@ -29,8 +27,7 @@ struct Avx512Vnni {
 
 }  // namespace
 
+extern const LimitKernels kLimitsAvx512Vnni;
 const LimitKernels kLimitsAvx512Vnni = make_limits<Avx512Vnni>();
 
 }  // namespace edgellm
-
-#endif

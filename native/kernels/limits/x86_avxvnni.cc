@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__AVXVNNI__)
-
 #include "kernels/limits/x86_ymm.h"
 
 namespace edgellm {
@@ -12,8 +10,7 @@ struct AvxVnni : YmmLimits {
 
 }  // namespace
 
+extern const LimitKernels kLimitsAvxVnni;
 const LimitKernels kLimitsAvxVnni = make_limits<AvxVnni>();
 
 }  // namespace edgellm
-
-#endif

@@ -128,7 +128,7 @@ void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, s
 int main() {
     using namespace edgellm;
     std::mt19937 random(1);
-    for (Isa isa : all_isas()) {
+    for (Isa isa : built_isas()) {
         if (!isa_usable(isa, detect_cpu())) continue;
         for (uint32_t type = 0; type < 64; ++type) {
             const FormatInfo* format = find_format(type);

@@ -431,7 +431,7 @@ bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out
     out->panel_bytes = align64(is_float ? n_in * kPanelRows * format->block_bytes
                                         : packed_bytes(layout, n_in / kBlockColumns));
     out->panel_stride = out->panel_bytes;
-    out->fetch_far = is_amd();
+    out->fetch_far = cpu_tuning().fetch_into_l2;
     out->split = false;
     return true;
 }

@@ -7,7 +7,6 @@
 #include "formats/floats.h"
 #define EDGELLM_UNROLL
 #include "kernels/linear/generic.h"
-#include "kernels/linear/select.h"
 
 namespace edgellm {
 namespace {
@@ -189,6 +188,7 @@ struct Scalar {
 
 }  // namespace
 
+extern const LinearKernels kLinearScalar;
 const LinearKernels kLinearScalar = make_kernels<WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>, 1>>();
 
 }  // namespace edgellm

@@ -1,21 +1,14 @@
 // SPDX-License-Identifier: MIT
-#include "kernels/linear/select.h"
+#include "base/by_isa.h"
+#include "kernels/linear/linear.h"
 
 namespace edgellm {
 
+EDGELLM_LINEAR_SETS(EDGELLM_DECLARE, LinearKernels, kLinear)
+
 const LinearKernels& linear_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-            return kLinearAvx2;
-        case Isa::kAvxVnni:
-            return kLinearAvxVnni;
-        case Isa::kAvx512Vnni:
-            return kLinearAvx512Vnni;
-#endif
-        default:
-            return kLinearScalar;
-    }
+    static constexpr ByIsa<LinearKernels> table = {EDGELLM_LINEAR_SETS(EDGELLM_ENTRY, kLinear)};
+    return table[isa];
 }
 
 }  // namespace edgellm

@@ -3,9 +3,6 @@
 // activations' factor. A lane sums 16 products of a block. Codes up to 15 cannot leave 16 bits: 16 * 15 *
 // 127. Codes up to 31 can on the way, but then wrap around: sums of codes less 16, which is what they begin
 // at, end within 16 * 16 * 127. So do sums over half a block of codes up to 63, less 32.
-#if defined(__AVX2__)
-
-#include "kernels/linear/select.h"
 #include "kernels/linear/x86_ymm.h"
 
 namespace edgellm {
@@ -203,8 +200,7 @@ struct Avx2Engine {
 
 }  // namespace
 
+extern const LinearKernels kLinearAvx2;
 const LinearKernels kLinearAvx2 = make_kernels<Avx2Engine>();
 
 }  // namespace edgellm
-
-#endif

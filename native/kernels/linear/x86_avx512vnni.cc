@@ -1,13 +1,10 @@
 // SPDX-License-Identifier: MIT
 // AVX-512 with VNNI: a 512-bit register is 16 rows.
-#if defined(__AVX512VNNI__)
-
 #include <immintrin.h>
 
 #include <bit>
 
 #include "kernels/linear/generic.h"
-#include "kernels/linear/select.h"
 
 namespace edgellm {
 namespace {
@@ -23,9 +20,7 @@ struct Avx512Vnni {
     static constexpr bool kSigned = false;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
     static int multiplier(int factor) { return exponent_of(factor); }
-    // Zen 4 has time for a broadcast from memory with every product of 512 bits, so it gains nothing by
-    // expanded tiles of two panels. A store of 512 bits costs it two products.
-    static bool tables_scales() { return is_amd(); }
+    static bool tables_scales() { return cpu_tuning().read_packed_panels; }
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
     static __m256i load32(const uint8_t* p) {
@@ -162,9 +157,8 @@ struct Avx512Vnni {
 
 }  // namespace
 
+extern const LinearKernels kLinearAvx512Vnni;
 const LinearKernels kLinearAvx512Vnni = make_kernels<
     WideEngine<Avx512Vnni, 32, TileSizes<16, 12, 8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>>();
 
 }  // namespace edgellm
-
-#endif

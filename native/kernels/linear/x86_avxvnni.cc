@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: MIT
 // AVX-VNNI: 256-bit registers, sums of byte products in 32 bits.
-#if defined(__AVXVNNI__)
-
-#include "kernels/linear/select.h"
 #include "kernels/linear/x86_ymm.h"
 
 namespace edgellm {
@@ -40,9 +37,8 @@ struct AvxVnni : YmmPrimitives {
 
 }  // namespace
 
+extern const LinearKernels kLinearAvxVnni;
 const LinearKernels kLinearAvxVnni =
     make_kernels<WideEngine<AvxVnni, 8, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>, 1>>();
 
 }  // namespace edgellm
-
-#endif

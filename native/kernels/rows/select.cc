@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: MIT
+#include "base/by_isa.h"
 #include "kernels/rows/rows.h"
 
 namespace edgellm {
 
-extern const RowKernels kRowScalar, kRowAvx2, kRowAvx512Vnni;
+EDGELLM_ROWS_SETS(EDGELLM_DECLARE, RowKernels, kRow)
 
 const RowKernels& row_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-        case Isa::kAvxVnni:
-            return kRowAvx2;
-        case Isa::kAvx512Vnni:
-            return kRowAvx512Vnni;
-#endif
-        default:
-            return kRowScalar;
-    }
+    static constexpr ByIsa<RowKernels> table = {EDGELLM_ROWS_SETS(EDGELLM_ENTRY, kRow)};
+    return table[isa];
 }
 
 }  // namespace edgellm

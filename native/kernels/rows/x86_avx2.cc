@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__x86_64__)
 #include "base/vec_avx2.h"
 #include "kernels/rows/generic.h"
 
@@ -7,4 +6,3 @@ namespace edgellm {
 extern const RowKernels kRowAvx2;
 const RowKernels kRowAvx2 = kKernels;
 }  // namespace edgellm
-#endif

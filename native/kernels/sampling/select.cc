@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: MIT
+#include "base/by_isa.h"
 #include "kernels/sampling/sampling.h"
 
 namespace edgellm {
 
-extern const SamplingKernels kSamplingScalar, kSamplingAvx2, kSamplingAvx512Vnni;
+EDGELLM_SAMPLING_SETS(EDGELLM_DECLARE, SamplingKernels, kSampling)
 
 const SamplingKernels& sampling_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-        case Isa::kAvxVnni:
-            return kSamplingAvx2;
-        case Isa::kAvx512Vnni:
-            return kSamplingAvx512Vnni;
-#endif
-        default:
-            return kSamplingScalar;
-    }
+    static constexpr ByIsa<SamplingKernels> table = {EDGELLM_SAMPLING_SETS(EDGELLM_ENTRY, kSampling)};
+    return table[isa];
 }
 
 }  // namespace edgellm

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__x86_64__)
 #include "base/vec_avx512.h"
 #include "kernels/sampling/generic.h"
 
@@ -7,4 +6,3 @@ namespace edgellm {
 extern const SamplingKernels kSamplingAvx512Vnni;
 const SamplingKernels kSamplingAvx512Vnni = kKernels;
 }  // namespace edgellm
-#endif

@@ -1,22 +1,14 @@
 // SPDX-License-Identifier: MIT
+#include "base/by_isa.h"
 #include "kernels/state/state.h"
 
 namespace edgellm {
 
-extern const StateKernels kStateScalar, kStateAvx2, kStateAvx512Vnni;
+EDGELLM_STATE_SETS(EDGELLM_DECLARE, StateKernels, kState)
 
 const StateKernels& state_kernels(Isa isa) {
-    switch (isa) {
-#if defined(__x86_64__)
-        case Isa::kAvx2:
-        case Isa::kAvxVnni:
-            return kStateAvx2;
-        case Isa::kAvx512Vnni:
-            return kStateAvx512Vnni;
-#endif
-        default:
-            return kStateScalar;
-    }
+    static constexpr ByIsa<StateKernels> table = {EDGELLM_STATE_SETS(EDGELLM_ENTRY, kState)};
+    return table[isa];
 }
 
 }  // namespace edgellm

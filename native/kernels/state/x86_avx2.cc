@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__x86_64__)
 #include "base/vec_avx2.h"
 #include "kernels/state/generic.h"
 
@@ -7,4 +6,3 @@ namespace edgellm {
 extern const StateKernels kStateAvx2;
 const StateKernels kStateAvx2 = kKernels;
 }  // namespace edgellm
-#endif

@@ -1,5 +1,4 @@
 // SPDX-License-Identifier: MIT
-#if defined(__x86_64__)
 #include "base/vec_avx512.h"
 #include "kernels/state/generic.h"
 
@@ -7,4 +6,3 @@ namespace edgellm {
 extern const StateKernels kStateAvx512Vnni;
 const StateKernels kStateAvx512Vnni = kKernels;
 }  // namespace edgellm
-#endif
