@@ -17,12 +17,12 @@ from edgellm.convert.pipeline import FilePlan, Pair, write
 from edgellm.convert.recipes import RECIPES, Recipe, recipe
 from edgellm.convert.requantize import plan_requantization
 from edgellm.convert.source import plan_conversion
-from edgellm.errors import DownloadError, FileError, UsageError
+from edgellm.errors import FileError, UsageError
 from edgellm.gguf.reader import GGUFFile
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # What a conversion reads; everything else of a repository stays where it is.
-_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "*.jinja", "1_Pooling/config.json")
+_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
 
 
 def run(settings: Settings) -> int:
@@ -147,23 +147,9 @@ def _find(source: str) -> tuple[Path, str]:
             f"{source}: there is no such folder, expected one with config.json or user/repo[@revision]; "
             "check the path"
         )
-    return _fetch(repository, revision or None)
+    from edgellm.store.hub import download_folder
 
-
-def _fetch(repository: str, revision: str | None) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        folder = Path(snapshot_download(repository, revision=revision, allow_patterns=list(_PATTERNS)))
-    except HFValidationError as error:
-        raise UsageError(f"{repository}: not a name on the Hub ({error})") from None
-    except LocalEntryNotFoundError:
-        raise DownloadError(
-            f"{repository}: not on disk and the Hub cannot be reached; check the connection, or give a folder"
-        ) from None
-    except (HfHubHTTPError, OSError) as error:
-        raise DownloadError(f"{repository}: cannot be fetched ({str(error).splitlines()[0]})") from None
+    folder = download_folder(repository, _PATTERNS, revision or None)
     # The cache names the folder of a snapshot by its commit.
     return folder, folder.name
 

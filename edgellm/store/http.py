@@ -40,9 +40,13 @@ class Page:
 
 
 class Client:
-    """Opens URLs; `certificates` is a file of certificate authorities, None for the system's."""
+    """Opens URLs; `certificates` is a file of certificate authorities, None for the system's.
 
-    def __init__(self, certificates: str | None = None) -> None:
+    `timeout_s`: seconds without a byte before a connection counts as broken.
+    """
+
+    def __init__(self, certificates: str | None = None, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._timeout_s = timeout_s
         try:
             context = ssl.create_default_context(cafile=certificates)
         except OSError as error:
@@ -58,8 +62,12 @@ class Client:
             credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["Authorization"] = "Basic " + base64.b64encode(credentials.encode()).decode()
             url = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        # Credentials are for this server: a redirection to another one does not take them along.
+        authorization = headers.pop("Authorization", None)
         request = urllib.request.Request(url, headers={"User-Agent": f"edgellm/{__version__}", **headers})
-        response: http.client.HTTPResponse = self._opener.open(request, timeout=TIMEOUT_S)
+        if authorization is not None:
+            request.add_unredirected_header("Authorization", authorization)
+        response: http.client.HTTPResponse = self._opener.open(request, timeout=self._timeout_s)
         return response
 
     def get(self, url: str, *, accept: str, limit: int) -> Page:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.errors import DownloadError
-from edgellm.store.paths import hub_cache
+from edgellm.store.hub_access import explained, list_files
+from edgellm.store.paths import hub_cache, offline_by_environment
 
 _NAME = re.compile(
     r"(?:hf\.co/|https://huggingface\.co/)?(?P<repo>[\w.-]+/[\w.-]+?)"
@@ -98,14 +99,7 @@ def parts(file: str) -> list[str]:
 
 def fetch(name: HubName) -> Path:
     """The file, downloaded into the cache unless it is there; DownloadError if it cannot be had."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        files = HfApi().list_repo_files(name.repo)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DownloadError(f"{name.repo} cannot be read on the Hub: {_first_line(error)}") from None
-    chosen = choose(files, name)
+    chosen = choose(list_files(name.repo), name)
     paths = [download(name.repo, file) for file in parts(chosen)]
     return paths[0]
 
@@ -113,12 +107,34 @@ def fetch(name: HubName) -> Path:
 def download(repo: str, file: str, revision: str | None = None) -> Path:
     """One file of a repository, resumed if it was begun; DownloadError if it cannot be had."""
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
 
+    # Any error: the library lets through those of its HTTP library and of its transfer service.
     try:
         return Path(hf_hub_download(repo, file, revision=revision))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        raise DownloadError(f"{repo}/{file} cannot be fetched from the Hub: {_first_line(error)}") from None
+    except Exception as error:
+        raise explained(error, f"{repo}/{file}", revision) from None
+
+
+def download_folder(repo: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """The files of a repository that match, in the cache's folder of that commit; DownloadError if not.
+
+    Without a network the cache's are taken, if they are there.
+    """
+    from huggingface_hub import snapshot_download
+
+    refused = None
+    if not offline_by_environment():
+        try:
+            list_files(repo, revision)
+        except DownloadError as error:
+            refused = error
+    try:
+        folder = snapshot_download(
+            repo, revision=revision, allow_patterns=list(patterns), local_files_only=refused is not None
+        )
+    except Exception as error:
+        raise refused or explained(error, repo, revision) from None
+    return Path(folder)
 
 
 def _snapshots(repository: Path) -> list[Path]:
@@ -134,8 +150,3 @@ def _listed(files: Sequence[str]) -> str:
         return "no GGUF file"
     more = f" and {len(files) - 12} more" if len(files) > 12 else ""
     return ", ".join(files[:12]) + more
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

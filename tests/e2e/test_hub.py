@@ -137,6 +137,6 @@ def test_a_broken_download_leaves_nothing_wrong_behind(hub: Hub, tmp_path: Path)
 def test_an_unknown_revision_is_refused_with_a_sentence(hub: Hub, tmp_path: Path) -> None:
     status, error = _convert(hub, tmp_path / "home", tmp_path / "out.gguf", "user/repo@none")
     assert status == 1
-    assert "user/repo: cannot be fetched" in error
+    assert "user/repo: the repository has no revision none" in error
     assert "Traceback" not in error
     assert not (tmp_path / "out.gguf").exists()

@@ -77,11 +77,8 @@ def test_fetching_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     huggingface_hub = pytest.importorskip("huggingface_hub")
     asked: list[tuple[str, str]] = []
 
-    class Api:
-        def list_repo_files(self, repo: str) -> list[str]:
-            if repo == "u/none":
-                raise OSError("404 not found\nmore")
-            return FILES
+    def list_files(repo: str, revision: str | None = None) -> list[str]:
+        return FILES
 
     def download(repo: str, file: str, revision: str | None = None) -> str:
         asked.append((repo, file))
@@ -89,11 +86,9 @@ def test_fetching_from_the_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
             raise OSError("broken\nmore")
         return str(tmp_path / file)
 
-    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(hub, "list_files", list_files)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     assert resolve("u/r:Q8_0") == tmp_path / FILES[5]
     assert asked == [("u/r", FILES[5]), ("u/r", FILES[6])]
-    with pytest.raises(DownloadError, match=r"u/none cannot be read on the Hub: 404 not found$"):
-        resolve("u/none:Q4_0")
-    with pytest.raises(DownloadError, match=r"cannot be fetched from the Hub: broken$"):
+    with pytest.raises(DownloadError, match=r"cannot be fetched from the Hub \(broken\)$"):
         resolve("u/r:Q4_0")
