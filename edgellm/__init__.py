@@ -56,7 +56,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported when they are first used, so that `import edgellm` costs next to nothing."""
+    """Import public names at their first use, so that `import edgellm` takes almost no time."""
     if name not in __all__:
         raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES.get(name, "edgellm.errors")), name)

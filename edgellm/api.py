@@ -1,4 +1,4 @@
-"""`edgellm.load`: the way in for Python programs."""
+"""`edgellm.load`: the entry point of the Python API."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def load(
 
     A named model that is not on disk is fetched, unless `EDGELLM_OFFLINE` or `HF_HUB_OFFLINE` forbids it.
 
-    threads: None takes the physical cores this process may use. context: tokens of a prompt and its answer
-    together; None takes the trained context or 4096, whichever is less; 0 takes the trained context.
-    vocab_only: only the tokenizer and the chat template. lora: adapters as FILE, FILE=SCALE or (FILE, scale),
-    GGUF files or PEFT folders; generations may choose among them (GenerateOptions.lora). See LoadOptions for
-    the rest. Raises FileError, FormatError, ModelError, UnsupportedError, MemoryLimitError or UsageError,
-    each with a sentence that says what to do.
+    threads: None uses the physical cores that this process may use. context: tokens of a prompt and its
+    answer together; None uses the trained context or 4096, whichever is less; 0 uses the trained context.
+    vocab_only: loads only the tokenizer and the chat template. lora: adapters as FILE, FILE=SCALE or (FILE,
+    scale), GGUF files or PEFT folders; generations may choose among them (GenerateOptions.lora). See
+    LoadOptions for the rest. Raises FileError, FormatError, ModelError, UnsupportedError, MemoryLimitError or
+    UsageError; the message says what to do.
     """
     chosen = LoadOptions(
         threads=threads,

@@ -1,7 +1,7 @@
-"""The command line: a table of commands, of which only the chosen one is imported.
+"""Command line: a table of commands, of which only the chosen one is imported.
 
-Standard output carries only what was asked for; everything else goes to standard error. The exit status is
-0, 1 (failure), 2 (usage) or 130 (interrupted).
+Standard output carries only the requested data; everything else goes to standard error. The exit status is 0,
+1 (failure), 2 (usage) or 130 (interrupted).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgellm.commands.options import Command, Option
     from edgellm.commands.settings import Settings
 
-# name -> (module with COMMAND, summary). To add a command: one line here, one file there.
+# name -> (module with COMMAND, summary). A new command takes one line here and one file there.
 COMMANDS = {
     "chat": ("edgellm.commands.chat", "talk with a model"),
     "run": ("edgellm.commands.run", "answer one prompt, from arguments or standard input"),
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that cannot show a character must not end an answer.
+        # A character that the terminal cannot show must not end an answer.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        _drop_output()  # whoever read it has seen enough
+        _drop_output()  # the reader has closed the pipe
         return 0
     except OSError as error:
         _drop_output()
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _drop_output() -> None:
-    """What could not be written must not fail once more when Python exits."""
+    """Redirect standard output, so that unwritable text does not fail once more at Python's exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -93,7 +93,7 @@ def _main(arguments: list[str]) -> int:
     command = load_command(name)
     parser = make_parser(name, command)
     if not {"-h", "--help"} & set(arguments):
-        # For its own errors the parser would write out how the command is used: 3 ms, and ours do not say it.
+        # The parser would format the usage for its own errors, which takes 3 ms; our errors do not show it.
         parser.usage = ""
     parsed = parser.parse_intermixed_args(arguments[1:])
 
@@ -104,11 +104,11 @@ def _main(arguments: list[str]) -> int:
         _print_config(command, settings)
         return 0
     if settings.values.get("offline"):
-        # Whatever library is used from here on: none of them may go to the network.
+        # No library that is used from here on may access the network.
         os.environ["HF_HUB_OFFLINE"] = "1"
     if settings.values.get("backend", "interpreter") != "interpreter":
-        # NumPy's BLAS starts a thread per core that spins for 50 ms, and only the interpreter multiplies with
-        # it: the cores are for packing weights.
+        # NumPy's BLAS starts a thread per core that spins for 50 ms. Only the interpreter multiplies with it,
+        # and the cores have weights to pack.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     return command.run(settings)
 
@@ -120,7 +120,7 @@ def load_command(name: str) -> Command:
 
 
 def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
-    """The parser of one command's arguments; flags that are not given are None."""
+    """Parser of one command's arguments; flags that are not given are None."""
     width = max((len(line) for line, _ in command.examples), default=0) + 2
     examples = "".join(f"  {line:<{width}}{what}\n" for line, what in command.examples)
     parser = _Parser(
@@ -129,7 +129,7 @@ def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
         epilog=f"examples:\n{examples}\nEach option can be set as EDGELLM_NAME in the environment, or in the "
         "configuration\n"
         "file (~/.config/edgellm/config.toml); --print-config shows which value counts, and why.",
-        # With a width, because each argument asks for a formatter, and it would ask for the terminal's.
+        # A fixed width: each argument makes a formatter, which would ask the terminal for its width.
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, width=80),
         allow_abbrev=False,
     )
@@ -214,5 +214,5 @@ def _say(text: str) -> None:
     try:
         print(text, file=sys.stderr)
     except OSError:
-        # Nobody is left to be told.
+        # Nothing is left that could show an error.
         return

@@ -1,8 +1,7 @@
-"""The errors edgellm raises on purpose, and how to print what is not its own.
+"""Errors that edgellm raises on purpose, and the safe printing of foreign text.
 
-Each message is one sentence for a person: it names the file, the field, what was found, what was
-expected and what to do next. The command line prints the message and exits with `exit_code`; the
-server answers with `http_status`.
+Each message is one sentence: it names the file, the field, what was found, what was expected and what to do
+next. The command line prints the message and exits with `exit_code`; the server answers with `http_status`.
 """
 
 from reprlib import Repr
@@ -30,11 +29,11 @@ class UnsupportedError(EdgeLLMError):
 
 
 class ModelError(EdgeLLMError):
-    """A model's tensors and metadata do not make a model: missing tensor, wrong shape, NaN weights."""
+    """A model's tensors and metadata do not fit together: missing tensor, wrong shape, NaN weights."""
 
 
 class MemoryLimitError(EdgeLLMError):
-    """The model, its cache and its scratch space do not fit in the memory that is available."""
+    """The model, its cache and its scratch space do not fit in the available memory."""
 
     http_status = 503
 
@@ -46,7 +45,7 @@ class ContextOverflowError(EdgeLLMError):
 
 
 class OverloadedError(EdgeLLMError):
-    """The queue of waiting requests is full; the same request may succeed a little later."""
+    """The queue of waiting requests is full; the same request may succeed later."""
 
     http_status = 503
 
@@ -69,25 +68,25 @@ class DownloadError(EdgeLLMError):
 
 
 class ServerError(EdgeLLMError):
-    """A server that was asked cannot be reached, or refuses, or breaks off."""
+    """A server cannot be reached, refuses a request, or breaks off."""
 
 
 class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
 
 
-# ---- What is not ours, in messages and on terminals ----
+# ---- Foreign text in messages and on terminals ----
 
 _REPR = Repr()
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 100
 
-# A terminal obeys control characters: with them a text can hide, rename the window, or fill the clipboard.
+# A terminal obeys control characters. With them a text can hide, rename the window, or fill the clipboard.
 _CONTROLS: dict[int, str | None] = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")
 _CONTROLS[ord("\r")] = None
 
 
 def show(value: object) -> str:
-    """A value as a message may print it: quoted, escaped, cut to a readable length."""
+    """A value for a message: quoted, escaped, cut to a readable length."""
     if not isinstance(value, str):
         return _REPR.repr(value)
     text = repr(value[:100])
@@ -95,7 +94,7 @@ def show(value: object) -> str:
 
 
 def harmless(text: str) -> str:
-    """A text as a terminal may print it: U+FFFD for control characters other than newline and tab."""
+    """A text for a terminal: U+FFFD replaces control characters other than newline and tab."""
     return text.translate(_CONTROLS)
 
 

@@ -1,1 +1,1 @@
-"""Measuring a model on this machine, and saying how close it comes to what the machine allows."""
+"""Benchmark: measures a model on this machine, and how close it comes to the machine's limits."""

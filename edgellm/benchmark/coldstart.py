@@ -1,4 +1,4 @@
-"""From nothing to the first token: a fresh process each time, as a person starts it."""
+"""Cold start: from a fresh process to the first token, as a user starts it."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _PROMPT = "The capital of France is"
 
 @dataclass(frozen=True, slots=True)
 class ColdStart:
-    """Median seconds from the start of the process to the first character, and the most bytes it held.
+    """Median seconds from the start of the process to the first character, and its peak memory.
 
-    The file is in the page cache from the second start on; `first_s` is the first start's.
+    first_s: seconds of the first start. From the second start on the file is in the page cache.
     """
 
     median_s: float
@@ -62,7 +62,7 @@ def _start(model: Path, threads: int, context: int) -> tuple[float, int | None]:
         assert run.stderr is not None
         first = run.stdout.read(1)
         seconds = time.perf_counter() - begin
-        # Read while the process still writes: what is said of an ended one includes its parent.
+        # Read while the process still runs: the figure of an ended one includes its parent.
         peak = peak_memory(pid=run.pid)
         run.stdout.read()
         message = run.stderr.read().decode(errors="replace").strip()

@@ -1,6 +1,6 @@
-"""A benchmark's results as rows, and rows as Markdown, JSON, JSON lines and CSV.
+"""Benchmark results as rows, and rows as Markdown, JSON, JSON lines and CSV.
 
-The keys are a superset of llama-bench's, so that what reads those reads these.
+The keys are a superset of llama-bench's, so that readers of its rows can read these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgellm.program.exported import TYPE_KEY, is_exported
 Row = dict[str, Any]
 FORMATS = ("md", "json", "jsonl", "csv")
 
-# Keys of llama-bench that are about graphics processors or switches that edgellm does not have.
+# Keys of llama-bench about graphics processors or switches that edgellm does not have.
 _CONSTANTS: Row = {
     "build_number": 0,
     "gpu_info": "",
@@ -55,7 +55,7 @@ _CONSTANTS: Row = {
 
 @dataclass(frozen=True, slots=True)
 class ModelFacts:
-    """What a model file is: its family and mix of formats, its size in bytes, and its number of weights."""
+    """Facts about a model file: family, mix of formats, size in bytes, number of weights."""
 
     type: str
     size: int
@@ -84,7 +84,7 @@ def _facts(runner: Runner, n_params: int, mix: str, n_bytes: int) -> ModelFacts:
 
 
 def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdStart | None) -> Row:
-    """Return everything known about one test as one flat row."""
+    """Return all facts about one test as one flat row."""
     test, facts = result.test, model_facts(runner)
     seconds = result.seconds
     rates = [test.n_tokens / s for s in seconds]
@@ -151,9 +151,9 @@ def make_row(runner: Runner, result: Result, limits: Limits | None, cold: ColdSt
 
 
 def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | None, float | None]:
-    """GB/s read while generating (None where prompts are read too), and GMAC/s with weights.
+    """GB/s read in decoding (None if prompts are read, too), and GMAC/s with weights.
 
-    Both None where tokens were guessed ahead: how many steps that took is not counted.
+    Both are None with speculative decoding, because its steps are not counted.
     """
     test, work = result.test, runner.work
     if result.n_drafted:
@@ -169,10 +169,10 @@ def _achieved(runner: Runner, result: Result, median_s: float) -> tuple[float | 
 
 
 def _prompt_percent(runner: Runner, result: Result, limits: Limits | None, median_s: float) -> float | None:
-    """The least time that prompts alone can take, in percent of what they took.
+    """Least possible time of prompts alone, in percent of their measured time.
 
-    The least time is that of the multiply-adds with weights at the machine's rate for 8-bit integers and of
-    those of attention at its rate for floats, or over an i16 cache at half of that for 8-bit integers.
+    It is the time of the multiply-adds with weights at the machine's rate for 8-bit integers, and of those of
+    attention at its rate for floats, or at half its rate for 8-bit integers over an i16 cache.
     """
     test, work = result.test, runner.work
     if limits is None or not test.n_prompt or test.n_gen:
@@ -213,7 +213,7 @@ def _csv(rows: Sequence[Row]) -> str:
 
 
 def _markdown(rows: Sequence[Row]) -> str:
-    """A table of the tests, then a line for each thing that is one per model and thread count."""
+    """A table of the tests, then a line for each fact that a model and thread count have only once."""
     titles = (
         "model",
         "size",
@@ -248,7 +248,7 @@ def _markdown(rows: Sequence[Row]) -> str:
         )
     seen: dict[tuple[str, int], Row] = {}
     for row in rows:
-        # The last test of a model has its peak.
+        # The peak is that of the model's last test.
         seen[row["model_filename"], row["n_threads"]] = row
     notes = [_note(row) for row in seen.values()]
     notes += [

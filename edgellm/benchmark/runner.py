@@ -1,4 +1,6 @@
-"""Runs one model at one thread count and times prompts, answers, and answers at a depth."""
+"""Runner of benchmarks: one model at one thread count, with times of prompts, answers, and answers at a
+depth.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +32,9 @@ _SPARE_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What is timed: `n_prompt` tokens in one go, then `n_gen` one by one, after `n_depth` tokens, untimed.
+    """One test: after `n_depth` untimed tokens, `n_prompt` tokens in one go, then `n_gen` one by one.
 
-    All of it in each of `n_parallel` sequences at once.
+    Each of `n_parallel` sequences does all of it at the same time.
     """
 
     n_prompt: int
@@ -42,17 +44,19 @@ class Trial:
 
     @property
     def length(self) -> int:
-        """Tokens of one sequence at the end."""
+        """Tokens of one sequence at its end."""
         return max(self.n_depth, 0 if self.n_prompt else 1) + self.n_prompt + self.n_gen
 
     @property
     def n_tokens(self) -> int:
-        """Tokens that are timed."""
+        """Number of timed tokens."""
         return (self.n_prompt + self.n_gen) * self.n_parallel
 
     @property
     def name(self) -> str:
-        """As in llama-bench: pp512, tg128, pp512+tg128, `x 8` for parallel sequences, `@ d512` for depth."""
+        """Name in the form of llama-bench: pp512, tg128, pp512+tg128, `x 8` for sequences, `@ d512` for
+        depth.
+        """
         parts = [f"{kind}{n}" for kind, n in (("pp", self.n_prompt), ("tg", self.n_gen)) if n]
         name = "+".join(parts)
         if self.n_parallel > 1:
@@ -62,10 +66,10 @@ class Trial:
 
 @dataclass(slots=True)
 class Result:
-    """The seconds of each repetition of a test, and what was seen while they ran.
+    """Seconds of each repetition of a test, and counters.
 
-    n_accepted of n_drafted tokens were guessed right in the last repetition, and unread_bytes of weights did
-    not have to be read to find the likeliest tokens.
+    n_accepted: draft tokens, of n_drafted, that were accepted in the last repetition. unread_bytes: bytes of
+    weights that the search for the likeliest tokens did not read.
     """
 
     test: Trial
@@ -82,10 +86,11 @@ class Result:
 
 
 class Runner:
-    """A loaded model whose steps are timed, with nothing but the engine and the search for the largest logit.
+    """A loaded model whose steps are timed: only the engine and the search for the largest logit.
 
-    With a `draft` model or `draft_max` in the options, answers come from the scheduler, which guesses ahead.
-    Raises UsageError if the tests do not fit the context or cannot be guessed at, and what loading raises.
+    With a `draft` model or `draft_max` in the options, the scheduler makes the answers with speculative
+    decoding. Raises UsageError if the tests do not fit the context or speculative decoding is not possible,
+    and as loading does.
     """
 
     def __init__(self, path: Path, options: LoadOptions, tests: Sequence[Trial]) -> None:
@@ -105,13 +110,13 @@ class Runner:
             raise
         self.sizes = self._weight_sizes()
         self.work: Work = count_work(self.plan.program, self.sizes, self.plan.kv_type)
-        # The same tokens on every machine and in every run.
+        # Equal on every machine and in every run.
         random = np.random.default_rng(0)
         longest = max(test.length for test in tests)
         self._ids: Ints = random.integers(0, self.plan.program.n_vocab, longest, np.int32)
 
     def _weight_sizes(self) -> dict[str, int]:
-        """Bytes of each weight, as it is stored."""
+        """Bytes of each weight as it is stored."""
         if is_exported(self.file.metadata):
             return stored_sizes(self.file.metadata)
         return {name: info.n_bytes for name, info in self.file.tensors.items()}
@@ -170,7 +175,7 @@ class Runner:
         return result
 
     def peak_bytes(self) -> int | None:
-        """The most memory the process has held since this model's loading began."""
+        """Peak memory of the process since this model's loading began."""
         return peak_memory()
 
     def close(self) -> None:
@@ -204,7 +209,7 @@ class Runner:
     def _once_drafting(
         self, test: Trial, meter: EnergyMeter, result: Result
     ) -> tuple[float, float | None, str]:
-        """The same of answers that the scheduler makes; what precedes them has been read and is kept."""
+        """The same for answers of the scheduler; the tokens before them are computed once and kept."""
         scheduler = Scheduler(
             self.backend,
             frozenset(),
@@ -265,7 +270,7 @@ class Runner:
 
 
 class _Silent:
-    """A decoder for tokens whose text nobody wants."""
+    """A decoder for tokens whose text is not needed."""
 
     def push(self, token: int, /) -> str:
         return ""
@@ -282,10 +287,10 @@ def _finish(scheduler: Scheduler, requests: Sequence[Request]) -> None:
 
 
 def _digest(tokens: Ints) -> str:
-    """A hash of the tokens (n, n_sequences)."""
+    """Hash of the tokens (n, n_sequences)."""
     return hashlib.sha256(np.ascontiguousarray(tokens).tobytes()).hexdigest()[:16]
 
 
 def cache_tokens(tests: Sequence[Trial]) -> int:
-    """Tokens that the cache must hold for the largest of the tests, with room for blocks partly filled."""
+    """Tokens that the cache must hold for the largest test, with room for partly filled blocks."""
     return max((test.length + _SPARE_TOKENS) * test.n_parallel for test in tests)

@@ -1,4 +1,4 @@
-"""Which source a figure was measured with."""
+"""Version of the source that a figure was measured with."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ _COMMIT_FILE = "commit.txt"
 
 @cache
 def build_commit() -> str:
-    """Return the source's short commit: of the checkout this runs from, else of the build, else "unknown".
+    """Return the source's short commit: of the checkout that this runs from, else of the build, else
+    "unknown".
 
-    A checkout with changes that are not committed is marked with "+".
+    A "+" marks a checkout with uncommitted changes.
     """
     package = Path(edgellm.__file__).parent
     if (package.parent / ".git").exists():

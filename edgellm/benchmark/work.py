@@ -1,7 +1,7 @@
-"""How many bytes a model reads and how many multiply-adds it does: what its speed is held against.
+"""Work of a model: bytes read and multiply-adds, to which its speed is compared.
 
-A matrix's bytes are those of the file. Rotations, norms and activations are left out: together they are a few
-thousandths of either.
+A matrix has as many bytes as in the file. Rotations, norms and activations are left out: together they are a
+few thousandths of the work.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _EXPERT_ROLES = ("gate", "up", "down", "gate_up")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What one token takes: bytes of weights and multiply-adds, with the output head apart, and the cache.
+    """Work of one token: bytes of weights and multiply-adds, with the output head apart, and the cache.
 
-    `layers` has an entry for each attention: bytes of the cache and multiply-adds per earlier token that is
-    attended to, and the window (0: unlimited).
+    layers: for each attention, bytes of the cache and multiply-adds for each earlier token it attends to, and
+    the window (0: unlimited).
     """
 
     body_bytes: float
@@ -32,16 +32,16 @@ class Work:
     layers: tuple[tuple[int, int, int], ...]
 
     def step_bytes(self, lengths: Sequence[int]) -> float:
-        """Bytes read by one step that adds a token to each sequence, given their lengths."""
+        """Bytes that one step reads to add a token to each sequence, given their lengths."""
         cache = sum(size * _seen(length, window) for size, _, window in self.layers for length in lengths)
         return self.body_bytes + self.head_bytes + cache
 
     def token_macs(self) -> float:
-        """Multiply-adds with weights for one token whose logits are wanted."""
+        """Multiply-adds with weights for one token with logits."""
         return self.body_macs + self.head_macs
 
     def prompt_macs(self, n_tokens: int) -> float:
-        """Multiply-adds with weights for a prompt of which only the last token's logits are wanted."""
+        """Multiply-adds with weights for a prompt whose last token alone has logits."""
         return self.body_macs * n_tokens + self.head_macs
 
     def attention_macs(self, n_tokens: int, n_depth: int) -> float:
@@ -82,11 +82,11 @@ def count_work(program: Program, sizes: Mapping[str, int], kv_type: str) -> Work
 
 
 def _head(program: Program) -> str | None:
-    """The weight of the last matrix before the logits, which may still be scaled or capped after it."""
+    """Weight of the last matrix before the logits, which may be scaled or capped after it."""
     matrices = [op.weights["weight"] for op in program.ops if op.kind == "linear"]
     return matrices[-1] if program.logits is not None and matrices else None
 
 
 def _used_share(op: Op, program: Program) -> float:
-    """The share of a mixture's experts that one token uses; 1 for a plain matrix."""
+    """Fraction of a mixture's experts that one token uses; 1 for a plain matrix."""
     return int(op.attrs["n_used"]) / program.weights[op.weights["down"]][0] if op.kind == "moe" else 1.0

@@ -1,4 +1,4 @@
-"""`edgellm bench`: how fast a model runs here, and how close that is to what the machine allows."""
+"""`edgellm bench`: speed of a model here, and its share of the machine's limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from edgellm.benchmark.runner import Runner, Trial
     from edgellm.device.limits import Limits
 
-# More threads than this for each CPU of the machine measure nothing but waiting.
+# Most threads for each CPU of the machine; more would only wait.
 _THREADS_PER_CPU = 4
 _FORMATS = ("md", "json", "jsonl", "csv")
 
@@ -101,7 +101,7 @@ def _rows(
 
 
 def make_tests(settings: Settings) -> list[Trial]:
-    """The tests that the options ask for: every -p, every -n and every -pg, at every depth and batch."""
+    """Tests of the options: every -p, every -n and every -pg, at every depth and batch."""
     from edgellm.benchmark.runner import Trial
 
     pairs = [(n, 0) for n in settings["prompts"] if n] + [(0, n) for n in settings["gens"] if n]
@@ -158,7 +158,7 @@ def _threads(asked: list[int] | None) -> list[int]:
 
 
 def _names(text: str | None) -> list[str | None]:
-    """Model names, split at commas unless a file of the whole name is there; None: the default model."""
+    """Model names, split at commas unless a file has the whole name; None: the default model."""
     if text is None or os.path.exists(text):
         return [text]
     names = [name.strip() for name in text.split(",")]
@@ -182,7 +182,7 @@ def _check_integers(value: Any) -> list[int]:
 
 
 def _drafting(option: Option) -> Option:
-    """An option of guessing ahead as it is meant where speeds are compared."""
+    """An option of speculative decoding, with its meaning in a benchmark."""
     if option is not DRAFT_MAX:
         return option
     return option._replace(help="most draft tokens in a step, as chat has them; otherwise, without -md, none")

@@ -53,7 +53,7 @@ HELP = '''\
 
 
 def run(settings: Settings) -> int:
-    """Talk until the person leaves."""
+    """Talk until the user leaves."""
     if settings["url"]:
         return _run_remote(settings)
     path = find_model(settings["name"] or settings["model"], settings)
@@ -124,7 +124,7 @@ def read_message(read: ReadLine) -> str:
 
 
 def obey(conversation: Conversation, text: str) -> bool:
-    """Do what a /command says; False if it was to leave."""
+    """Run a /command; False if it ends the conversation."""
     word, _, rest = text[1:].partition(" ")
     rest = rest.strip()
     if word in ("bye", "exit", "quit"):
@@ -233,7 +233,7 @@ def _path(text: str, command: str) -> Path:
 
 
 def _finish(conversation: Conversation, reply: Reply) -> None:
-    """End the answer's line, and say what it cost."""
+    """End the answer's line, and print its cost."""
     write_answer("" if reply.text.endswith("\n") else "\n")
     if note := note_of_end(reply, conversation.model.n_ctx):
         say(f"edgellm: {note}")
@@ -241,7 +241,7 @@ def _finish(conversation: Conversation, reply: Reply) -> None:
 
 
 def _line_reader() -> tuple[ReadLine, bool]:
-    """How lines are read, and whether from a terminal."""
+    """Function that reads a line, and True if lines come from a terminal."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return _read_pipe, False
 

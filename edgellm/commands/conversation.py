@@ -1,4 +1,4 @@
-"""A conversation with a model: the messages so far, and what a person can do with them."""
+"""A conversation with a model: its messages, and the actions of the chat commands on them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _LARGEST_FILE = 8 << 20
 
 
 class Reply(Protocol):
-    """An answer as it comes: an engine's `Generation`, or what a server sends."""
+    """An answer in progress: an engine's `Generation`, or a server's stream."""
 
     text: str
 
@@ -46,7 +46,7 @@ class Reply(Protocol):
 
 
 class ChatSession(Protocol):
-    """Whom a conversation is with: a `Model`, or one behind a server."""
+    """Partner of a conversation: a `Model`, or a model behind a server."""
 
     @property
     def name(self) -> str: ...
@@ -56,7 +56,7 @@ class ChatSession(Protocol):
 
 
 class Conversation:
-    """Messages with a model. `write` is called with the pieces of answers as they come."""
+    """Messages with a model. write: called with the pieces of answers as they come."""
 
     overflow_hint = "/undo or /clear"
 
@@ -72,7 +72,7 @@ class Conversation:
         self._write = write
 
     def ask(self, text: str) -> Reply:
-        """Send a message, with attached texts before it, and stream the answer; a failure leaves no trace."""
+        """Send a message, with attached texts before it, and stream the answer; a failure changes nothing."""
         parts = [*self.attached, text]
         self.messages.append({"role": "user", "content": "\n\n".join(parts)})
         try:
@@ -96,7 +96,7 @@ class Conversation:
             raise
 
     def undo(self) -> str:
-        """Take back the last message and its answer; returns the message."""
+        """Remove the last message and its answer; returns the message."""
         if not self.messages:
             raise UsageError("There is nothing to take back")
         while self.messages:
@@ -106,7 +106,7 @@ class Conversation:
         return ""
 
     def clear(self) -> None:
-        """Forget all messages; the system's instructions stay."""
+        """Remove all messages; the system prompt stays."""
         self.messages = []
         self.attached = []
 
@@ -124,13 +124,13 @@ class Conversation:
         return len(text)
 
     def n_tokens(self) -> int:
-        """Tokens of the conversation: what they were when it was last answered."""
+        """Tokens of the conversation when it was last answered."""
         if self.last is None or self.last.stats is None:
             raise UsageError("Tokens are counted with an answer, and there is none yet")
         return self.last.stats.n_prompt + self.last.stats.n_generated
 
     def known_options(self) -> dict[str, Any]:
-        """Options by name, None where the model chooses and its choice is not known here."""
+        """Options by name; None if the model chooses and its choice is not known here."""
         names = (*DEFAULTS, "seed", "max_tokens", "stop")
         return {name: getattr(self.options, name) for name in names}
 
@@ -139,7 +139,7 @@ class Conversation:
         return statistics(reply, self.model.n_ctx)
 
     def set_option(self, name: str, text: str) -> None:
-        """Change a sampling option; UsageError for a name that is none, or a value out of range."""
+        """Change a sampling option; UsageError for an unknown name, or a value out of range."""
         options = {option.name: option for option in SAMPLING}
         spelled = {flag.lstrip("-").replace("-", "_"): o.name for o in SAMPLING for flag in o.flags}
         key = spelled.get(name.lstrip("-").replace("-", "_"), name)
@@ -157,7 +157,7 @@ class Conversation:
         self.options = replace(self.options, **{key: value})
 
     def save(self, path: Path) -> None:
-        """Write the conversation as JSON; the file is whole or not there."""
+        """Write the conversation as JSON; the file is written whole or not at all."""
         content = {
             "format": _FORMAT,
             "version": 1,
@@ -179,7 +179,7 @@ class Conversation:
             raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
     def load(self, path: Path) -> None:
-        """Take over a saved conversation; FormatError if the file is not one."""
+        """Replace the conversation by a saved one; FormatError if the file holds none."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
@@ -212,7 +212,7 @@ class Conversation:
 
 
 class LocalConversation(Conversation):
-    """A conversation with a model that is loaded here."""
+    """A conversation with a model that is loaded in this process."""
 
     overflow_hint = "/undo, /clear, or start again with a larger -c"
 
@@ -223,7 +223,7 @@ class LocalConversation(Conversation):
         self._model = model
 
     def n_tokens(self) -> int:
-        """Tokens of the conversation so far, as the model is given it."""
+        """Tokens of the conversation so far, in the model's template."""
         if not self.messages:
             return 0
         return len(self._model.template.encode(self._prompt(), add_generation_prompt=False))
@@ -256,7 +256,7 @@ def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]
 
 
 def say(text: str, *, dim: bool = False) -> None:
-    """Tell the person something, on standard error."""
+    """Print a message for the user on standard error."""
     text = harmless(text)
     if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
         text = f"\x1b[2m{text}\x1b[0m"

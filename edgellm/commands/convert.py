@@ -1,4 +1,4 @@
-"""`edgellm convert`: a checkpoint from the Hub, or a folder, to one quantized GGUF file."""
+"""`edgellm convert`: from a checkpoint, of the Hub or in a folder, to one quantized GGUF file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgellm.errors import FileError, UsageError
 from edgellm.gguf.reader import GGUFFile
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# What a conversion reads; everything else of a repository stays where it is.
+# Files that a conversion reads; nothing else of a repository is fetched.
 _PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
 
 
@@ -84,7 +84,7 @@ def _to_onnx(settings: Settings) -> int:
 
 
 def _plan(settings: Settings, chosen: Recipe, threads: int) -> tuple[Checkpoint, FilePlan, str]:
-    """The checkpoint that was named, with its adapters, what is to be made of it, and its revision."""
+    """Checkpoint of the command line with its adapters, the plan of its file, and its revision."""
     folder, revision = _find(settings["source"])
     checkpoint = Checkpoint(folder)
     for adapter in settings["merge_lora"] or ():
@@ -97,7 +97,7 @@ def _plan(settings: Settings, chosen: Recipe, threads: int) -> tuple[Checkpoint,
 
 
 def _origin(settings: Settings, checkpoint: Checkpoint, revision: str) -> str:
-    """What the receipt calls the source."""
+    """Name of the source in the receipt."""
     name: str = settings["source"]
     return name.partition("@")[0] if revision else checkpoint.folder.resolve().name
 
@@ -124,7 +124,7 @@ def _convert_adapter(folder: Path, output: Path, settings: Settings) -> int:
 
 
 def _base(folder: Path, given: str | None) -> Base:
-    """The model of an adapter: the given one, or the local folder that its config names."""
+    """Base model of an adapter: the given one, or the local folder that its config names."""
     path = Path(given or base_named_by(folder) or "")
     if path.is_file():
         with GGUFFile.open(path) as file:
@@ -138,7 +138,7 @@ def _base(folder: Path, given: str | None) -> Base:
 
 
 def _find(source: str) -> tuple[Path, str]:
-    """The folder of a checkpoint, fetched if it is one of the Hub, and its revision there (else empty)."""
+    """Folder of a checkpoint, fetched if it is one of the Hub, and its revision there (else empty)."""
     if Path(source).is_dir():
         return Path(source), ""
     repository, _, revision = source.partition("@")
@@ -150,7 +150,7 @@ def _find(source: str) -> tuple[Path, str]:
     from edgellm.store.hub import download_folder
 
     folder = download_folder(repository, _PATTERNS, revision or None)
-    # The cache names the folder of a snapshot by its commit.
+    # The cache names a snapshot's folder by its commit.
     return folder, folder.name
 
 

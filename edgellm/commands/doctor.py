@@ -1,4 +1,4 @@
-"""`edgellm doctor`: what this machine is and has, and whether a model file is sound."""
+"""`edgellm doctor`: facts about this machine, and checks of a model file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgellm.store.paths import home, offline_by_environment
 from edgellm.store.resolve import resolve
 
 _EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
-# What each engine needs to be there.
+# Module that each backend needs.
 _BACKENDS = {"native": "edgellm._native", "onnx": "onnxruntime", "llama_cpp": "llama_cpp"}
 Check = tuple[str, bool, str]
 
@@ -47,7 +47,7 @@ def run(settings: Settings) -> int:
 
 
 def describe_machine(offline: bool) -> dict[str, Any]:
-    """What matters of this machine, by label; None where it cannot be read. Sizes in bytes."""
+    """Facts about this machine by label; None for those that cannot be read. Sizes in bytes."""
     cores = read_cores()
     sensors = read_sensors()
     isa = read_isa()
@@ -79,7 +79,7 @@ def describe_machine(offline: bool) -> dict[str, Any]:
 
 
 def check_model(path: Path) -> Iterator[Check]:
-    """The checks of a model file, in order; stops where the next would make no sense."""
+    """Checks of a model file, in order; stops where the next one would make no sense."""
     from edgellm.families import build
     from edgellm.gguf.reader import GGUFFile
     from edgellm.program.exported import is_exported
@@ -131,7 +131,7 @@ def check_model(path: Path) -> Iterator[Check]:
 
 
 def _check_vectors(metadata: Any, tokenizer: Any) -> Check:
-    """Whether the lines that the converter stored still get the ids that the source's tokenizer gave them."""
+    """Check that the lines stored by the converter still get the token ids of the source's tokenizer."""
     texts, ids = (metadata.get(f"edgellm.tokenizer.test_{name}") for name in ("texts", "ids"))
     if not isinstance(texts, list) or not isinstance(ids, list) or len(texts) != len(ids):
         return "test lines", False, "the stored lines and ids do not belong together"
@@ -143,7 +143,7 @@ def _check_vectors(metadata: Any, tokenizer: Any) -> Check:
 
 
 def _check_template(metadata: Any, tokenizer: Any) -> Check:
-    """Whether the chat template renders a conversation, and keeps a person's text apart from its tokens."""
+    """Check that the chat template renders a conversation, and keeps a user's text apart from its tokens."""
     from edgellm.chat.template import ChatTemplate
 
     if "tokenizer.chat_template" not in metadata:

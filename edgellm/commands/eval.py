@@ -1,4 +1,4 @@
-"""`edgellm eval`: perplexity of a model, its divergence from another, importances of its weights' columns."""
+"""`edgellm eval`: perplexity of a model, its divergence from another, importances of weights' columns."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = ("perplexity", "kld", "imatrix")
 
 
 def run(settings: Settings) -> int:
-    """Do what is asked for and print the figures, or the file's name."""
+    """Measure, and print the figures or the file's name."""
     kind = settings["what"]
     if kind not in _KINDS:
         raise UsageError(f"eval: {kind!r} is not known, expected one of {', '.join(_KINDS)}")
@@ -52,7 +52,7 @@ def run(settings: Settings) -> int:
 
 
 def _ids(tokenizer: Tokenizer, settings: Settings) -> list[int]:
-    """The tokens of the text asked for, at most as many as asked for."""
+    """Tokens of the text, at most the requested number."""
     limit = settings["tokens"]
     if limit < 2:
         raise UsageError(f"--tokens is {limit}, expected at least 2")
@@ -62,8 +62,8 @@ def _ids(tokenizer: Tokenizer, settings: Settings) -> list[int]:
 
 
 def _kld(path: Path, base: Path, settings: Settings) -> dict[str, float]:
-    """Divergence of a model from a base model over windows of the text; nothing is kept but the sums."""
-    # An adapter is part of the model that is measured: against its own base, what it changes.
+    """Divergence of a model from a base model over windows of the text; only the sums are kept."""
+    # An adapter is part of the measured model: against its own base, this measures the adapter's change.
     with load_model(path, settings) as model, load_model(base, settings, with_lora=False) as reference:
         ids = _ids(model.tokenizer, settings)
         sample = "\n".join(sample_lines())

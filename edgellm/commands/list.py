@@ -1,4 +1,4 @@
-"""`edgellm list`: the models that are on disk or known by name."""
+"""`edgellm list`: models on disk or known by name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgellm.store.paths import models_folder
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One model: `size` in bytes; `path` None where it is not on disk."""
+    """One model: `size` in bytes; `path` is None if it is not on disk."""
 
     name: str
     aliases: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""From settings to a loaded model and generation options, for the commands that run one."""
+"""From settings to a loaded model and generation options, for commands that run a model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def find_model(name: str | None, settings: Settings) -> Path:
-    """The file of the named model (None: the default one), fetched with its progress shown if need be."""
+    """File of the named model (None: the default one), fetched with a progress display if need be."""
     label = name
     if label is None:
         from edgellm.store.catalog import default_model
@@ -37,9 +37,9 @@ def find_model(name: str | None, settings: Settings) -> Path:
 
 
 def system_prompt(path: Path, settings: Settings) -> str | None:
-    """The instructions that were given, or else what the catalog has for this model.
+    """The given system prompt, or else the catalog's for this model.
 
-    None leaves it to the chat template; an empty text replaces what the template would say.
+    None leaves it to the chat template; an empty text replaces the template's own.
     """
     from edgellm.store.catalog import known_at
 
@@ -50,7 +50,7 @@ def system_prompt(path: Path, settings: Settings) -> str | None:
 
 
 def load_options(settings: Settings, **more: Any) -> LoadOptions:
-    """The settings that say how a model is loaded; `more` are LoadOptions of the command's own."""
+    """Settings of loading a model; `more` are LoadOptions of the command's own."""
     from edgellm.engine.load_options import LoadOptions
 
     shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory", "draft_max")
@@ -61,22 +61,22 @@ def load_options(settings: Settings, **more: Any) -> LoadOptions:
 
 
 def adapters(settings: Settings) -> tuple[AdapterFile, ...]:
-    """The `--lora` options."""
+    """Adapters of the `--lora` options."""
     from edgellm.engine.adapters import parse_adapter
 
     return tuple(map(parse_adapter, settings["lora"] or ()))
 
 
 def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lora: bool = True) -> Model:
-    """The model, with the settings' threads, context and so on; its template is compiled `for_chat`.
+    """Load a model with the settings' threads, context and so on; its template is compiled `for_chat`.
 
     with_lora: with the adapters of the settings.
     """
     from edgellm.engine.loading import Loading
 
     options = load_options(settings, batch=settings["batch"], lora=adapters(settings) if with_lora else ())
-    # While the engine packs weights on its own threads, everything that answers is imported, Jinja among it,
-    # and the template compiled.
+    # The engine packs weights on threads of its own while this one imports the rest, Jinja included, and
+    # compiles the template.
     loading = Loading(path, options)
     from edgellm.engine.model import Model
 
@@ -91,7 +91,7 @@ def _compile_template(model: Model) -> None:
 
 
 def generate_options(settings: Settings) -> GenerateOptions:
-    """The sampling options; what is not set stays None, and is the model's own choice."""
+    """Sampling options; those not set stay None and are the model's choice."""
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.sampling_params import DEFAULTS
 
@@ -110,7 +110,7 @@ def generate_options(settings: Settings) -> GenerateOptions:
 
 @contextlib.contextmanager
 def stoppable(reply: Reply) -> Iterator[list[int]]:
-    """While inside, Ctrl+C ends the answer instead of the program; the yielded list tells whether it did."""
+    """Let Ctrl+C end the answer instead of the program; the yielded list is not empty once it did."""
     signals: list[int] = []
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -120,7 +120,7 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
     try:
         previous = signal.signal(signal.SIGINT, stop)
     except ValueError:
-        # Not the main thread: whoever runs us there has the signal.
+        # Not the main thread: the signal belongs to the program that runs there.
         yield signals
         return
     try:
@@ -130,7 +130,7 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
 
 
 def write_answer(text: str) -> None:
-    """Write a piece of an answer to standard output, at once and as it is, unless that is a terminal."""
+    """Write a piece of an answer to standard output, at once and unchanged unless that is a terminal."""
     sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
 
@@ -161,7 +161,7 @@ def with_temperature(line: str) -> str:
 
 
 def note_of_end(reply: Reply, n_ctx: int | None) -> str:
-    """A sentence for a person if the answer did not end by itself, else nothing."""
+    """A sentence for the user if the answer did not end by itself, else nothing."""
     if reply.finish_reason == "context":
         return (
             f"The answer ends here because the context of {n_ctx} tokens is full; "

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def check_settings(settings: Settings) -> None:
-    """Raises UsageError for options that say nothing here, FileError for an output that cannot be written."""
+    """Raise UsageError for options without an effect here, FileError for an output that cannot be written."""
     folder = Path(settings["output"])
     for name in ("tensor_type", "resume"):
         if settings[name]:
@@ -59,13 +59,13 @@ def write(
     revision: str = "",
     checkpoint: Path | None = None,
 ) -> None:
-    """Write the folder that the settings name and print where it is; with `--dry-run` what it would hold.
+    """Write the folder that the settings name and print its path; with `--dry-run` print its contents.
 
-    checkpoint: the folder whose tokenizer files belong beside the model.
+    checkpoint: the folder whose tokenizer files are copied beside the model.
     """
     folder = Path(settings["output"])
     if settings["receipt"] and not settings["dry_run"]:
-        # What measures it should be missed before the work, not after.
+        # A missing onnxruntime must be found before the work, not after it.
         importlib.import_module("edgellm.backends.onnx")
     if not settings["dry_run"]:
         writing.weigh(plan, settings)
@@ -102,7 +102,7 @@ def _type(settings: Settings) -> str:
 
 
 def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
-    """The receipt: what ONNX Runtime makes of the written folder, against the source's weights."""
+    """Receipt: results of ONNX Runtime on the written folder, against the source's weights."""
     from edgellm.backends.onnx import OnnxBackend
 
     def logits(ids: list[int]) -> Floats:
@@ -119,7 +119,7 @@ def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
 
 
 def _show(planned: FolderPlan) -> None:
-    """The arrays and sizes of a dry run, on standard output."""
+    """Print the arrays and sizes of a dry run on standard output."""
     for weight in planned.graph.weights:
         shape = " x ".join(map(str, weight.shape))
         n_bytes = sum(blob.n_bytes for blob in weight.blobs)

@@ -1,10 +1,10 @@
-"""What a command is, and the options that commands share.
+"""Commands and the options that they share.
 
 A command is one file here that defines `COMMAND`, and one line in `cli.COMMANDS`. Its options are data: each
-can be given as a flag, as `EDGELLM_NAME` in the environment, or in the configuration file
-(`settings.resolve` says which wins).
+one can be given as a flag, as `EDGELLM_NAME` in the environment, or in the configuration file
+(`settings.resolve` has their order).
 
-The parser is the standard library's: on the machine where the engine's first token takes 0.3 s, importing
+The parser is the standard library's. On a machine where the engine's first token takes 0.3 s, importing
 argparse takes 6 ms, click 23 ms, typer 39 ms and typer with rich 57 ms (best of many, Python 3.11).
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Kind(NamedTuple):
-    """How a value is written: `parse` reads flags and variables, `check` configuration values."""
+    """Type of a value: `parse` reads flags and variables, `check` configuration values."""
 
     name: str
     parse: Callable[[str], Any]
@@ -29,7 +29,7 @@ class Kind(NamedTuple):
 
 
 class Option(NamedTuple):
-    """One option; `name` is its key in the configuration file and, in capitals, its variable's ending."""
+    """One option; `name` is its key in the configuration file and, in capitals, the end of its variable."""
 
     name: str
     flags: tuple[str, ...]
@@ -257,12 +257,12 @@ SHARED = (*LOADING, *DRAFTING, *SAMPLING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:
-    """The value; UsageError if the option lists choices and it is none of them."""
+    """The value; UsageError if the option lists choices without it."""
     if option.choices and value not in option.choices:
         raise UsageError(f"{option.flags[0]} is {value!r}, expected one of {', '.join(option.choices)}")
     return value
 
 
 def bias_table(pairs: object) -> Mapping[int, float]:
-    """The `logit_bias` option's pairs as a mapping; a later pair wins."""
+    """Pairs of the `logit_bias` option as a mapping; a later pair wins."""
     return dict(pairs) if isinstance(pairs, list) else {}

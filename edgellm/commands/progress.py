@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DownloadProgress:
-    """Shows what it is called with: bytes that are done, bytes expected. Nothing until the first call."""
+    """Shows bytes done and bytes expected, the arguments of a call. Nothing until the first call."""
 
     def __init__(self, label: str, verb: str = "fetching") -> None:
         self._label = label

@@ -9,7 +9,7 @@ from edgellm.store.catalog import default_model
 
 
 def run(settings: Settings) -> int:
-    """Fetch each named model, the default one if none is named, and print where it is."""
+    """Fetch each named model, the default one if none is named, and print its path."""
     for name in settings["names"] or [default_model().name]:
         print(find_model(name, settings))
     return 0

@@ -14,7 +14,7 @@ from edgellm.gguf.reader import GGUFFile
 
 
 def run(settings: Settings) -> int:
-    """Write the file anew and print where it is."""
+    """Write the file in the new format and print its path."""
     source, output = Path(settings["source"]), Path(settings["output"])
     chosen = recipe(settings["type"])
     threads = writing.n_threads(settings)

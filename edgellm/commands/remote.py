@@ -1,6 +1,6 @@
 """A model behind a server that speaks the OpenAI API: edgellm's own, or any other.
 
-The standard library's HTTP client does: one connection for each answer, whose stream is read line by line.
+It uses the standard library's HTTP client: one connection for each answer, whose stream is read line by line.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import ContextOverflowError, ServerError, UsageError
 
 CONNECT_S = 10.0
-# edgellm's server says every 10 s that it is there; others are silent while they read a long prompt.
+# edgellm's server sends a ping every 10 s; others are silent during the prefill of a long prompt.
 READ_S = 600.0
 MAX_LINE_BYTES = 1 << 20
 MAX_BODY_BYTES = 8 << 20
@@ -31,7 +31,7 @@ _OVERFLOW = ("context_length_exceeded", "exceed_context_size_error")
 
 
 class Server:
-    """Where a server is and how to ask it; `url` with or without the `/v1` of the OpenAI API."""
+    """Address of a server and how to ask it; `url` with or without the `/v1` of the OpenAI API."""
 
     def __init__(self, url: str, key: str | None) -> None:
         try:
@@ -50,7 +50,7 @@ class Server:
             self._headers["Authorization"] = f"Bearer {key}"
 
     def connect(self) -> http.client.HTTPConnection:
-        """A new connection; ServerError says why there is none."""
+        """Open a connection; ServerError with the reason if that fails."""
         kind = http.client.HTTPSConnection if self._secure else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=CONNECT_S)
         with self.failures():
@@ -61,7 +61,7 @@ class Server:
     def ask(
         self, connection: http.client.HTTPConnection, path: str, body: Mapping[str, Any] | None = None
     ) -> http.client.HTTPResponse:
-        """The response to GET, or to POST with a body; raises what the server answers instead of it."""
+        """Response to GET, or to POST with a body; raises the error that the server answers."""
         with self.failures():
             if body is None:
                 connection.request("GET", self._base + path, headers=self._headers)
@@ -89,7 +89,7 @@ class Server:
 
     @contextlib.contextmanager
     def failures(self) -> Iterator[None]:
-        """Inside, what goes wrong on the network is a ServerError with advice."""
+        """Context in which a failure of the network becomes a ServerError with advice."""
         try:
             yield
         except ConnectionRefusedError:
@@ -118,7 +118,7 @@ class Server:
 
 
 class RemoteModel:
-    """One of a server's models; without a name, the first that it lists."""
+    """A model of a server; without a name, the first one that it lists."""
 
     def __init__(self, server: Server, name: str | None) -> None:
         self.server = server
@@ -135,7 +135,7 @@ class RemoteModel:
 
     @property
     def n_ctx(self) -> int | None:
-        """The context in tokens, if the server is one that says so."""
+        """Context in tokens, if the server tells it."""
         if not self._asked:
             self._asked = True
             with contextlib.suppress(ServerError):
@@ -153,7 +153,7 @@ class RemoteModel:
 
 
 class RemoteReply(Iterator[str]):
-    """The pieces of an answer, as they come over the network; thoughts are between <think> and </think>.
+    """Pieces of an answer as they come over the network; thoughts are between <think> and </think>.
 
     Raises ServerError or ContextOverflowError.
     """
@@ -235,7 +235,7 @@ class RemoteReply(Iterator[str]):
             yield event
 
     def _take(self, event: Mapping[str, Any]) -> None:
-        """What an event says besides text."""
+        """Take the fields of an event other than text."""
         if "error" in event:
             raise ServerError(f"{self._server.name}: {_reason(json.dumps(event).encode())[0]}")
         for name in ("timings", "usage"):
@@ -246,7 +246,7 @@ class RemoteReply(Iterator[str]):
             self.finish_reason = reason
 
     def _cost(self, first_s: float, total_s: float) -> Stats:
-        """The server's own figures where it sends them, and what was seen from here where it does not."""
+        """The server's own figures if it sends them, otherwise those measured here."""
         with contextlib.suppress(KeyError, TypeError):
             seen = self._counts["timings"]
             return Stats(
@@ -272,12 +272,12 @@ class RemoteReply(Iterator[str]):
 
 
 def _fields(options: GenerateOptions) -> dict[str, Any]:
-    """The options as a request has them; what is not set is the server's choice."""
+    """Options as fields of a request; those not set are the server's choice."""
     fields = {name: value for name in _FIELDS if (value := getattr(options, name)) is not None}
     if options.stop:
         fields["stop"] = list(options.stop)
     if options.logit_bias:
-        # JSON has no infinity; the OpenAI API writes -100 for a token that must not be.
+        # JSON has no infinity; the OpenAI API writes -100 for a forbidden token.
         biases = options.logit_bias.items()
         fields["logit_bias"] = {str(token): max(bias, -100.0) for token, bias in biases}
     return fields
@@ -298,7 +298,7 @@ def _delta(event: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def _reason(body: bytes) -> tuple[str, str]:
-    """(message, code) of an error's body, in whatever shape it is."""
+    """(message, code) of an error's body in any of the known shapes."""
     try:
         content = json.loads(body)
     except ValueError:

@@ -15,7 +15,7 @@ from edgellm.store.paths import downloads_folder, hub_cache, models_folder
 
 
 def run(settings: Settings) -> int:
-    """Remove each named model and say how much that frees."""
+    """Remove each named model and print the freed bytes."""
     for name in settings["names"]:
         freed = remove(name)
         print(f"removed {name}, {freed / 1e6:.0f} MB are free again", file=sys.stderr)
@@ -23,7 +23,7 @@ def run(settings: Settings) -> int:
 
 
 def remove(name: str) -> int:
-    """Remove one model; returns the bytes that were freed. FileError if there is none of that name."""
+    """Remove one model; returns the freed bytes. FileError for an unknown name."""
     known = find_known(name)
     if known is not None:
         freed = _remove_folder(stored_path(known).parent)
@@ -61,7 +61,7 @@ def _remove_folder(folder: Path) -> int:
 
 
 def _remove_cached(link: Path) -> int:
-    """A file of the Hub's cache: a link in a snapshot, and the blob it points at."""
+    """Remove a file of the Hub's cache: the link in a snapshot, and its blob."""
     blob = link.resolve()
     size = blob.stat().st_size
     link.unlink()

@@ -67,7 +67,7 @@ def run(settings: Settings) -> int:
 
 
 def constrained(options: GenerateOptions, settings: Settings) -> GenerateOptions:
-    """The options with the schema or grammar that the answer must follow."""
+    """Options with the schema or grammar that the answer must follow."""
     from dataclasses import replace
 
     schema, grammar = settings["schema"], settings["grammar"]
@@ -90,7 +90,7 @@ def _content(option: str, name: str) -> str:
 
 
 def split_arguments(settings: Settings) -> tuple[str | None, str]:
-    """The model's name (None: the default) and the prompt, which is arguments, `-p` and standard input.
+    """The model's name (None: the default one) and the prompt, from arguments, `-p` and standard input.
 
     Without -m the first argument is the model, unless it is the only one and can only be a prompt.
     """

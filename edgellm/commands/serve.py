@@ -77,7 +77,7 @@ def _print_service(settings: Settings) -> int:
     """Print the systemd unit of this server."""
     from edgellm.commands.service import ENVIRONMENT, unit
 
-    # What a server would refuse is said now; the service reads its key from a file.
+    # Errors of the server appear now; the service reads its key from a file.
     server_settings(settings, keys=(ENVIRONMENT,))
     names: list[str | None] = settings["names"] or [None]
     places = [
@@ -89,7 +89,7 @@ def _print_service(settings: Settings) -> int:
 
 
 def check_draft(paths: list[Path], draft: Path) -> None:
-    """Refuse a draft model that can guess for none of these models."""
+    """Refuse a draft model that fits none of these models."""
     from edgellm.engine.planning import vocabulary_difference
 
     for path in paths:
@@ -115,8 +115,8 @@ def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
 
 
 def models_in(folder: Path) -> list[tuple[str, Path]]:
-    """(name in the API, file) of every model in a folder, as it is now."""
-    # Of a split file the first part stands for all, and a folder in ONNX form for itself.
+    """(name in the API, file) of every model in a folder at this moment."""
+    # The first part stands for a split file, a folder in ONNX form for itself.
     files = [path for path in sorted(folder.glob("*.gguf")) if not _is_later_part(path)]
     files += sorted(folder.glob(f"*/{METADATA_FILE}"))
     return [(_label(path), path) for path in files]
@@ -127,7 +127,7 @@ def _label(path: Path) -> str:
 
 
 def api_keys(settings: Settings) -> tuple[str, ...]:
-    """The keys that were given; one is made and printed where one is needed."""
+    """The given keys; if one is needed and none is given, make and print one."""
     from edgellm.server.run import make_key
     from edgellm.server.settings import is_loopback
 
@@ -139,7 +139,7 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
 
 
 def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings:
-    """Where to listen and whom to answer."""
+    """Address of the server, and the clients that it answers."""
     from edgellm.server.settings import Limits, ServerSettings
 
     return ServerSettings(
@@ -153,7 +153,7 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
 
 
 def _store(settings: Settings) -> PrefixStore | None:
-    """Where what has been read of prompts is kept; UsageError if the folder cannot be used."""
+    """Store of computed prefixes; UsageError if the folder cannot be used."""
     from edgellm.engine.prefix_store import PrefixStore
 
     if settings["cache_dir"] is None:
@@ -232,7 +232,7 @@ OPTIONS = (
 
 
 def _shared(option: Option) -> Option:
-    """A loading option as it is meant where several models share a machine."""
+    """A loading option with its meaning for several models on one machine."""
     if option is not MAX_MEMORY:
         return option
     return option._replace(help="memory that all models together may take, such as 900M or 2G")

@@ -20,7 +20,7 @@ from edgellm.errors import UsageError
 from edgellm.server.settings import is_loopback
 
 ENVIRONMENT = "/etc/edgellm.env"
-# What Python, NumPy and the server take besides the models.
+# Memory of Python, NumPy and the server, without the models.
 OVERHEAD_BYTES = 512 << 20
 
 _TEMPLATE = """\
@@ -78,16 +78,17 @@ WantedBy=multi-user.target
 """
 
 
-# Options that are no flags of the unit as they were given.
+# Options that do not become flags of the unit as they are.
 _APART = ("api_key", "cache_dir", "draft", "install_service", "lora")
-# Where systemd makes the folders that a service may write to.
+# Folder in which systemd creates the folders that a service may write to.
 _CACHES = Path("/var/cache")
 
 
 def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: str | None = None) -> str:
-    """The unit of a server with these settings; `models`: files or folders, which are named absolutely.
+    """The unit of a server with these settings. models: files or folders, which are named absolutely.
 
-    Keys are not part of it, as anybody may read a unit. UsageError for what a service cannot have.
+    Keys are no part of it, because every user can read a unit. UsageError for options that a service cannot
+    have.
     """
     paths = [_absolute(path) for path in models]
     lora = [adapter._replace(path=_absolute(adapter.path)) for adapter in adapters(settings)]
@@ -96,7 +97,7 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
     paths += [adapter.path for adapter in lora]
     if settings["draft"] is not None:
         draft = _absolute(settings["draft"])
-        # What is no file is a model's name, as it is for `serve` itself.
+        # Anything that is no file is a model's name, as for `serve` itself.
         arguments.append(f"--draft={draft if draft.exists() else settings['draft']}")
         paths += [draft] if draft.exists() else []
     if settings["cache_dir"] is not None:
@@ -122,7 +123,7 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
 
 
 def quoted(argument: str) -> str:
-    """An argument of ExecStart, so that systemd neither splits nor expands it."""
+    """An argument of ExecStart, quoted so that systemd neither splits nor expands it."""
     for special, written in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%"), ("$", "$$")):
         argument = argument.replace(special, written)
     plain = argument and not any(char.isspace() or char in "\"'\\;" for char in argument)
@@ -130,7 +131,7 @@ def quoted(argument: str) -> str:
 
 
 def _flags(command: Command, settings: Settings) -> Iterator[str]:
-    """The options that were set, from wherever: a service has another environment than a person."""
+    """Flags of all options that were set in any way: a service has another environment than a user."""
     for option in command.options:
         if settings.origins[option.name] == "default" or option.name in _APART:
             continue
@@ -140,7 +141,7 @@ def _flags(command: Command, settings: Settings) -> Iterator[str]:
             continue
         values: Sequence[Any] = value if option.repeated else [value]
         for one in values:
-            # As one word, so that a value may begin with a dash.
+            # One word, so that a value may begin with a dash.
             yield f"{flag}={-1 if one == math.inf else one}"
 
 
@@ -149,7 +150,7 @@ def _absolute(path: str | Path) -> Path:
 
 
 def _cache(folder: str, identity: str) -> str:
-    """The line that lets the service write to its cache, where all else is read-only."""
+    """Line that lets the service write to its cache; everything else is read-only."""
     path = _absolute(folder)
     if path != _CACHES and path.is_relative_to(_CACHES):
         return f"CacheDirectory={path.relative_to(_CACHES)}\nCacheDirectoryMode=0700\n"
@@ -162,7 +163,7 @@ def _cache(folder: str, identity: str) -> str:
 
 
 def _identity(paths: Sequence[Path], user: str) -> str:
-    """Who the service runs as: nobody in particular, unless it reads files of somebody's home."""
+    """User of the service: a dynamic one, unless it reads files in somebody's home."""
     homes = (Path("/home"), Path("/root"), Path("/run/user"))
     at_home = [path for path in paths if any(path.is_relative_to(home) for home in homes)]
     if not at_home:

@@ -1,7 +1,8 @@
-"""Which value of an option counts: flag, then environment, then configuration file, then the model's own.
+"""Settings: the value of each option, from flag, environment, configuration file, or the model's own.
 
-The configuration file is TOML: keys at the top are for every command that has such an option, keys in a
-table named as a command are for that command and win over those at the top.
+The first of these that is set wins. The configuration file is TOML: keys at the top are for every command
+with such an option; keys in a table with a command's name are for that command, and win over those at the
+top.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgellm.store.paths import config_file, offline_by_environment
 
 
 class Settings:
-    """The values of a command's options and arguments, and where each option's value is from."""
+    """Values of a command's options and arguments, and the origin of each option's value."""
 
     def __init__(self, command: str, values: Mapping[str, Any], origins: Mapping[str, str]) -> None:
         self.command = command
@@ -39,7 +40,7 @@ def resolve(
     environment: Mapping[str, str] | None = None,
     config: Path | None = None,
 ) -> Settings:
-    """The settings of one run of a command; UsageError names the place of a value that is no good."""
+    """Settings of one run of a command; UsageError names the place of an invalid value."""
     environment = os.environ if environment is None else environment
     path = config or config_file()
     table = _read_config(path, command_name, command)
@@ -57,7 +58,7 @@ def resolve(
             value, origin = option.default, "default"
         if origin != "default":
             check_choice(option, value)
-        # Neither variable nor file may switch the network on again.
+        # No variable or file may switch the network on again.
         if option.name == "offline" and not value and offline_by_environment():
             value, origin = True, "HF_HUB_OFFLINE"
         values[option.name], origins[option.name] = value, origin
@@ -81,7 +82,7 @@ def _from_config(option: Option, value: Any, path: Path) -> Any:
 
 
 def _read_config(path: Path, command_name: str, command: Command) -> dict[str, Any]:
-    """The file's values for this command; UsageError for what is malformed or not an option."""
+    """The file's values for this command; UsageError for malformed values and unknown options."""
     if not path.is_file():
         if "EDGELLM_CONFIG" in os.environ:
             raise UsageError(f"{path}: there is no such file, and EDGELLM_CONFIG names it")
@@ -113,7 +114,7 @@ def _refuse_unknown(path: Path, table: str, values: Mapping[str, Any], known: se
 
 
 def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
-    """(value, origin) of options that the model's file, or else the engine, settles where nothing is set."""
+    """(value, origin) of options that nobody set: from the model's file, or else from the engine."""
     if "temperature" not in settings.origins:
         return {}
     from edgellm.engine.options import sampling_defaults

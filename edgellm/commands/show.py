@@ -1,4 +1,4 @@
-"""`edgellm show`: what a model file holds, and the memory it takes, without loading it."""
+"""`edgellm show`: contents of a model file, and the memory it takes, without loading it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _LONGEST = 8
 
 
 def run(settings: Settings) -> int:
-    """Print what was asked for of a model's file."""
+    """Print the requested facts about a model's file."""
     name = settings["name"] or settings["model"]
     path = resolve(name, offline=settings["offline"], on_disk=True)
     with GGUFFile.open(path) as file:
@@ -53,7 +53,7 @@ def run(settings: Settings) -> int:
 
 
 def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
-    """The file in short: what it is, its sizes in bytes, tensors by type, memory at the asked context."""
+    """Summary of a file: identity, sizes in bytes, tensors by type, memory at the requested context."""
     metadata = file.metadata
     architecture = str(metadata.get("general.architecture", ""))
     types: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -97,7 +97,7 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
     try:
         summary["memory"] = memory(_program(file, settings), file, settings)
     except EdgeLLMError as error:
-        # The file may still be looked at where it cannot be run.
+        # A file that cannot be run may still be shown.
         summary["cannot_run"] = str(error)
     return summary
 
@@ -168,7 +168,7 @@ def _text(summary: Mapping[str, Any]) -> str:
 
 
 def _quality(figures: Mapping[str, Any]) -> str:
-    """What the conversion lost, as its receipt says."""
+    """Loss of the conversion, from its receipt."""
     if figures.get("cosine"):
         return f"cosine {figures['cosine']:.6f} to the source over {figures.get('tokens')} tokens"
     parts = [

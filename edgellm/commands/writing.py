@@ -1,4 +1,4 @@
-"""What `convert` and `quantize` share: their options, the dry run, writing with progress, the receipt."""
+"""Common parts of `convert` and `quantize`: options, dry run, writing with progress, receipt."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.writer import GGUFWriter
 from edgellm.tokenizer import Tokenizer
 
-# Smaller files are written before a bar could be read.
+# Smaller files are written too fast for a progress bar.
 SHOWN_BYTES = 50_000_000
 
 OPTIONS = (
@@ -52,12 +52,12 @@ OPTIONS = (
 
 
 def overrides(settings: Settings) -> list[Override]:
-    """The `--tensor-type` options."""
+    """Overrides of the `--tensor-type` options."""
     return [parse_override(text) for text in settings["tensor_type"] or ()]
 
 
 def n_threads(settings: Settings) -> int:
-    """Threads to work with; UsageError for less than one."""
+    """Number of threads; UsageError for less than one."""
     threads: int = default_threads() if settings["threads"] is None else settings["threads"]
     if threads < 1:
         raise UsageError(f"--threads is {threads}, expected at least 1")
@@ -65,7 +65,7 @@ def n_threads(settings: Settings) -> int:
 
 
 def check_output(path: Path, settings: Settings) -> None:
-    """Raises FileError for an output that exists or has no folder, UsageError for limits and no receipt."""
+    """Raise FileError for an output that exists or has no folder, UsageError for limits without a receipt."""
     if (settings["min_top1"] is not None or settings["max_kld"] is not None) and not settings["receipt"]:
         raise UsageError("--min-top1 and --max-kld need the receipt; leave out --no-receipt")
     if path.exists() and not settings["overwrite"]:
@@ -75,7 +75,7 @@ def check_output(path: Path, settings: Settings) -> None:
 
 
 def weigh(plan: FilePlan, settings: Settings) -> None:
-    """Give the tensors of a plan the importances that `--calibrate` or `--imatrix` asks for."""
+    """Give the tensors of a plan the importances of `--calibrate` or `--imatrix`."""
     if settings["imatrix"] is not None:
         path = Path(settings["imatrix"])
         importance = read_statistics(path).importance()
@@ -96,7 +96,7 @@ def weigh(plan: FilePlan, settings: Settings) -> None:
 
 
 def show_plan(plan: FilePlan) -> None:
-    """The formats and sizes of a dry run, on standard output."""
+    """Print the formats and sizes of a dry run on standard output."""
     for tensor in plan.tensors:
         shape = " x ".join(map(str, tensor.shape))
         print(f"{tensor.name:<44} {tensor.type.name:<8} {tensor.n_bytes:>14}  {shape}")
@@ -115,9 +115,9 @@ def write_with_receipt(
     revision: str,
     digest: Callable[[], str],
 ) -> Quality | None:
-    """Write the file and its receipt, which is printed to standard error; None without one.
+    """Write the file and its receipt, which is printed to standard error; None without a receipt.
 
-    Raises ModelError, and leaves no file under the final name, where the receipt misses a limit.
+    Raises ModelError, and leaves no file under the final name, if the receipt misses a limit.
     """
     hashing = Background(digest) if settings["receipt"] else None
     found: list[Quality] = []
@@ -166,7 +166,7 @@ def sha256(path: Path) -> str:
 
 
 def _token(plan: FilePlan, settings: Settings) -> str:
-    """What tells this work from any other, so that only its own tensors are taken over."""
+    """Identity of this work, so that only its own partial tensors are resumed."""
     inputs = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in plan.inputs]
     chosen = [
         settings.values.get(name)
@@ -176,7 +176,7 @@ def _token(plan: FilePlan, settings: Settings) -> str:
 
 
 def _forget(path: Path) -> None:
-    """Remove what an interrupted run left."""
+    """Remove the files of an interrupted run."""
     try:
         for suffix in (".part", ".part.state"):
             path.with_name(path.name + suffix).unlink(missing_ok=True)
@@ -187,7 +187,7 @@ def _forget(path: Path) -> None:
 
 
 def check_limits(path: Path, quality: Quality, settings: Settings) -> None:
-    """Raises ModelError where a receipt misses `--min-top1` or `--max-kld`."""
+    """Raise ModelError if a receipt misses `--min-top1` or `--max-kld`."""
     least, most = settings["min_top1"], settings["max_kld"]
     if least is not None and quality.top1 < least and not quality.cosine:
         raise ModelError(
@@ -212,7 +212,7 @@ class Background:
         self._thread.start()
 
     def result(self) -> str:
-        """The text; raises what the work raised."""
+        """The text; raises the error of the computation."""
         self._thread.join()
         if self._error is not None:
             raise self._error

@@ -1,4 +1,4 @@
-"""Which CPUs this process may use, which of them are cores of their own, and which are fast."""
+"""CPUs of this process: the allowed ones, their grouping by core, and the fast cores."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import NamedTuple
 
 from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int, read_text
 
-# A core of less than this share of the fastest core's speed would be waited for at every barrier.
+# Slowest useful core, relative to the fastest one: others would wait for it at every barrier.
 _FAST_SHARE = 0.7
 
 
 class Cores(NamedTuple):
-    """The CPUs of this process: `allowed` logical CPUs, the same grouped by core, those that are `fast`.
+    """CPUs of this process: `allowed` logical CPUs, the same grouped by core, and the `fast` cores.
 
-    `quota` is the CPUs' worth of time that cgroups grant, None where they set no limit. `name` is the
-    processor's, None where the system does not say.
+    quota: CPUs' worth of time that cgroups allow, None for no limit. name: of the processor, None if the
+    system does not say.
     """
 
     name: str | None
@@ -39,7 +39,7 @@ def allowed_cpus() -> list[int]:
 
 
 def cpu_quota(root: Path = ROOT) -> float | None:
-    """Return the CPUs' worth of time that the tightest cgroup grants; None where none limits it."""
+    """Return the CPUs' worth of time that the tightest cgroup allows; None for no limit."""
     quotas = []
     for folder in cgroup_folders(root, "cpu"):
         words = (read_text(folder / "cpu.max") or "").split()
@@ -62,11 +62,11 @@ def physical_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ..
 
 
 def core_speeds(cpus: Sequence[int], root: Path = ROOT) -> dict[int, float]:
-    """Return each logical CPU's speed relative to the fastest of them: 1.0 for all where nothing is known."""
+    """Return each logical CPU's speed relative to the fastest one; 1.0 for all if nothing is known."""
     speeds: dict[int, float] = {}
     for cpu in cpus:
         folder = root / f"sys/devices/system/cpu/cpu{cpu}"
-        # The scheduler's capacity knows the core's width as well as its clock.
+        # The scheduler's capacity includes the core's width, not only its clock.
         speed = read_int(folder / "cpu_capacity") or read_int(folder / "cpufreq/cpuinfo_max_freq")
         if not speed:
             return dict.fromkeys(cpus, 1.0)
@@ -82,10 +82,10 @@ def fast_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ...]]:
 
 
 def default_threads(root: Path = ROOT) -> int:
-    """Return how many threads to use unless told: one a fast core, within the cgroup's quota, at least 1.
+    """Return the default number of threads: one for each fast core, within the cgroup's quota, at least 1.
 
-    Hardware threads of one core share its multipliers and its way to memory, so a second one mostly adds
-    waiting at barriers; only where there is a single core are its threads worth using.
+    Hardware threads of one core share its multipliers and its path to memory, so a second one mostly waits at
+    barriers. They are used only if there is a single core.
     """
     cores = fast_cores(allowed_cpus(), root)
     threads = len(cores) if len(cores) > 1 else len(cores[0])
@@ -94,7 +94,7 @@ def default_threads(root: Path = ROOT) -> int:
 
 
 def cpu_name(root: Path = ROOT) -> str | None:
-    """Return the processor's name; a Raspberry Pi's and a phone's is the board's."""
+    """Return the processor's name; for a Raspberry Pi or a phone, the board's."""
     fields = read_fields(root / "proc/cpuinfo")
     for name in ("model name", "Model", "Hardware"):
         if fields.get(name):
@@ -102,13 +102,13 @@ def cpu_name(root: Path = ROOT) -> str | None:
     board = (read_text(root / "sys/firmware/devicetree/base/model") or "").rstrip("\0")
     if board:
         return board
-    import platform  # 1 ms that a start need not take
+    import platform  # imported here, because it takes 1 ms of a start
 
     return platform.processor() or None
 
 
 def read_cores(root: Path = ROOT) -> Cores:
-    """Return what is known of this process's CPUs."""
+    """Return the CPUs of this process."""
     allowed = allowed_cpus()
     fast = fast_cores(allowed, root)
     return Cores(

@@ -1,4 +1,4 @@
-"""The instruction sets that the engine has kernels for, and which of them this CPU runs."""
+"""Instruction sets: those with kernels in the engine, those of this CPU, and the one in use."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class InstructionSets:
-    """Kernel sets by name, weakest first: those built, those usable here, and the one that is used."""
+    """Kernel sets by name, weakest first: those built, those usable here, and the one in use."""
 
     built: tuple[str, ...]
     usable: tuple[str, ...]
@@ -16,7 +16,7 @@ class InstructionSets:
 
 
 def read_isa() -> InstructionSets | None:
-    """The kernel sets of the extension module; None where it cannot be loaded. `EDGELLM_ISA` overrides it."""
+    """Kernel sets of the extension module; None if it cannot be loaded. `EDGELLM_ISA` overrides it."""
     try:
         from edgellm import _native
     except ImportError:

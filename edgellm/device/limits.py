@@ -1,4 +1,4 @@
-"""The two limits of this machine: how fast it reads memory, and how fast it multiplies and adds."""
+"""Two limits of this machine: the rate of memory reads, and the rate of multiply-adds."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Measured on `threads` threads at once with the instruction set `isa`.
+    """Limits measured on `threads` threads at once with the instruction set `isa`.
 
-    read_gb_s: gigabytes (1e9 bytes) a second read from a buffer far larger than the caches. int8_gmac_s: 1e9
+    read_gb_s: 1e9 bytes a second, read from a buffer far larger than the caches. int8_gmac_s: 1e9
     multiply-adds of 8-bit values a second. float_gmac_s: the same of 32-bit floats.
     """
 
@@ -22,7 +22,7 @@ class Limits:
 
 
 def measure_limits(threads: int, isa: str = "") -> Limits:
-    """Measure, in about a second; `isa` "" takes the one that would be chosen."""
+    """Measure for about a second; `isa` "" uses the default instruction set."""
     from edgellm import _native
 
     chosen = isa or os.environ.get("EDGELLM_ISA") or _native.best_isa()

@@ -1,4 +1,4 @@
-"""How much memory this process can have, and how much it has taken."""
+"""Memory of this process: available, in use, and at its peak."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int
 
 
 def total_memory(root: Path = ROOT) -> int | None:
-    """Return the bytes of memory that this process sees at most: the machine's, or its cgroup's limit."""
+    """Return the bytes of memory that this process can have at most: the machine's, or its cgroup's limit."""
     total = _kib(read_fields(root / "proc/meminfo").get("MemTotal"))
     if total is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -22,9 +22,9 @@ def total_memory(root: Path = ROOT) -> int | None:
 
 
 def available_memory(root: Path = ROOT) -> int | None:
-    """Return the bytes this process can still take without swapping, by the machine and by its cgroups.
+    """Return the bytes that this process can still use without swapping, by the machine and by its cgroups.
 
-    None where the system does not say (no /proc). Page cache that is charged to a cgroup counts as free.
+    None if the system does not say (no /proc). Page cache that is charged to a cgroup counts as free.
     """
     available = _kib(read_fields(root / "proc/meminfo").get("MemAvailable"))
     limits = [] if available is None else [available]
@@ -36,12 +36,12 @@ def available_memory(root: Path = ROOT) -> int | None:
 
 
 def own_memory(root: Path = ROOT) -> int | None:
-    """Return the bytes that this process holds and that would be free without it: no pages of files."""
+    """Return the bytes of this process that its end would free, without pages of files."""
     return _kib(read_fields(root / "proc/self/status").get("RssAnon"))
 
 
 def peak_memory(root: Path = ROOT, pid: int | None = None) -> int | None:
-    """Return the most bytes that this process, or process `pid`, has had resident at once, or None."""
+    """Return the largest resident size of this process, or of process `pid`; None if unknown."""
     peak = _kib(read_fields(root / "proc" / str(pid or "self") / "status").get("VmHWM"))
     if peak is None and pid is None and sys.platform == "darwin":
         import resource
@@ -51,7 +51,7 @@ def peak_memory(root: Path = ROOT, pid: int | None = None) -> int | None:
 
 
 def reset_peak_memory() -> bool:
-    """Let the peak be counted from now on; False where the system cannot."""
+    """Start counting the peak anew; False if the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -65,7 +65,7 @@ def _kib(text: str | None) -> int | None:
 
 
 def _cgroup_limits(root: Path) -> Iterator[tuple[int, int, Path]]:
-    """Bytes allowed and bytes used, and the folder, for each cgroup of this process that has a limit."""
+    """(bytes allowed, bytes used, folder) of each cgroup of this process that has a limit."""
     for folder in cgroup_folders(root, "memory"):
         for limit_name, usage_name in (
             ("memory.max", "memory.current"),

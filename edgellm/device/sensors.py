@@ -1,4 +1,4 @@
-"""Temperature, clock, throttling and energy, where the machine lets them be read; None where it does not."""
+"""Temperature, clock, throttling and energy; None for sensors that the machine does not have."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PI_THROTTLED_NOW = 0xF
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The sensors at one moment; `throttle_events` counts up while a processor slows itself for heat."""
+    """Sensors at one moment; `throttle_events` counts the times that a processor slowed down for heat."""
 
     temperature_c: float | None
     clock_mhz: float | None
@@ -36,7 +36,7 @@ def read_sensors(root: Path = ROOT) -> Reading:
 
 
 def throttled_between(before: Reading, after: Reading) -> bool | None:
-    """Say whether the processor throttled between two readings; None where neither source can be read."""
+    """Return True if the processor throttled between two readings; None if no source can be read."""
     known = False
     if before.throttle_events is not None and after.throttle_events is not None:
         known = True
@@ -51,7 +51,7 @@ def throttled_between(before: Reading, after: Reading) -> bool | None:
 
 
 def temperature_c(root: Path = ROOT) -> float | None:
-    """Return the processor's temperature in degrees Celsius: its hottest sensor or thermal zone."""
+    """Return the processor's temperature in degrees Celsius, by its hottest sensor or thermal zone."""
     cpu = [value for name, value in _hwmon(root, "temp") if name in _CPU_SENSORS]
     if cpu:
         return max(cpu) / 1000
@@ -78,7 +78,7 @@ def clock_mhz(root: Path = ROOT) -> float | None:
 
 
 def _throttle_events(root: Path) -> int | None:
-    """The sum of Intel's per-core and per-package counters."""
+    """Sum of Intel's per-core and per-package counters."""
     counts = []
     for cpu in allowed_cpus():
         folder = root / f"sys/devices/system/cpu/cpu{cpu}/thermal_throttle"
@@ -90,7 +90,7 @@ def _throttle_events(root: Path) -> int | None:
 
 
 def _throttled_now(root: Path) -> bool | None:
-    """What a Raspberry Pi's firmware says."""
+    """Throttling flags of a Raspberry Pi's firmware."""
     text = read_text(root / "sys/devices/platform/soc/soc:firmware/get_throttled")
     if text is None:
         return None
@@ -111,10 +111,10 @@ def _hwmon(root: Path, kind: str) -> Iterator[tuple[str, int]]:
 
 
 class EnergyMeter:
-    """Joules used between `start()` and `stop()`, and where the figure comes from.
+    """Joules between `start()` and `stop()`, and the source of the figure.
 
-    `source` is `rapl` (the processor packages' own counters), `hwmon` or `battery` (the mean of
-    the power read at start and at stop, times the seconds between), or None where nothing can be read.
+    source: `rapl` (the processor packages' own counters); `hwmon` or `battery` (the mean power at start and
+    stop, times the seconds between); None if nothing can be read.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -136,13 +136,13 @@ class EnergyMeter:
         self._began = 0.0
 
     def start(self) -> None:
-        """Begin, or begin again."""
+        """Start, or start again."""
         self._counters = self._read_counters()
         self._watts = self._read_watts()
         self._began = time.monotonic()
 
     def stop(self) -> float | None:
-        """Return the joules since `start()`, or None where nothing can be read."""
+        """Return the joules since `start()`; None if nothing can be read."""
         seconds = time.monotonic() - self._began
         if self.source == "rapl":
             return self._counted_joules()
@@ -178,7 +178,7 @@ class EnergyMeter:
 
     def _battery_watts(self) -> float | None:
         for folder in sorted((self._root / "sys/class/power_supply").glob("*")):
-            # On the mains the battery's current says nothing of what the machine draws.
+            # On mains power the battery's current is not the machine's power.
             if read_text(folder / "type") != "Battery" or read_text(folder / "status") != "Discharging":
                 continue
             power = read_int(folder / "power_now")

@@ -1,6 +1,6 @@
-"""Reading `/proc` and `/sys`: what is missing, unreadable or malformed reads as None.
+"""Reads of `/proc` and `/sys`: a missing, unreadable or malformed file reads as None.
 
-`root` is the folder that holds `proc` and `sys`; tests pass one of their own.
+root: the folder that holds `proc` and `sys`; tests pass one of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def read_text(path: Path) -> str | None:
 
 
 def read_int(path: Path) -> int | None:
-    """Return the whole number that a small file holds, or None."""
+    """Return the whole number in a small file, or None."""
     text = read_text(path)
     return int(text) if text is not None and text.removeprefix("-").isdigit() else None
 
@@ -37,10 +37,10 @@ def read_fields(path: Path) -> dict[str, str]:
 
 
 def cgroup_folders(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's cgroups for `controller` and of their ancestors, versions 1 and 2.
+    """Yield the folders of this process's cgroups for `controller`, and of their ancestors, versions 1 and 2.
 
-    A container often sees its own cgroup mounted at the top, under a path that only its host has, so folders
-    that are not there are passed over.
+    A container often sees its own cgroup mounted at the top, under a path that only its host has. Missing
+    folders are skipped.
     """
     for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         number, controllers, name = line.split(":", 2)

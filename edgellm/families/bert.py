@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `bert`; its rows are embeddings, there are no logits."""
+    """Program of a GGUF file of architecture `bert`; its rows are embeddings, there are no logits."""
     m = source.metadata
     if m.flag("attention.causal", False):
         raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")

@@ -1,7 +1,7 @@
-"""The blocks that families are made of, driven by frozen data: attention, feed-forward, experts, head.
+"""Blocks of model families, driven by frozen data: attention, feed-forward, experts, head.
 
-A block reads tensors by GGUF's names: `prefix` is "blk.3", a tensor is `prefix` plus a part's name plus
-".weight" or ".bias". Biases that a file may or may not have are used where they are there.
+A block reads tensors by GGUF's names: `prefix` is "blk.3", a tensor's name is `prefix`, a part's name, and
+".weight" or ".bias". A bias is used if the file has it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgellm.program.builder import Gating, NormKind, RopeKind
 
 
 class Rope(NamedTuple):
-    """Rotation of query and key heads: the table, which values pair up, the tensor of factors."""
+    """Rotation of query and key heads: its table, its order of pairs, its tensor of factors."""
 
     table: str
     kind: RopeKind = "neox"
@@ -22,11 +22,11 @@ class Rope(NamedTuple):
 
 
 class Attention(NamedTuple):
-    """One layer's attention.
+    """Attention of one layer.
 
-    `qk_norm`: normalize each query and key head with shared weights ("head"), with weights of its own
-    for each head ("heads"), or the whole row ("row"); `norm_last` does so after the rotation. `gated`:
-    a query head is followed by as many values whose sigmoid multiplies the head's result.
+    qk_norm: normalization of query and key heads with shared weights ("head"), with weights of each head
+    ("heads"), or of whole rows ("row"); `norm_last` applies it after the rotation. gated: a query head is
+    followed by as many values whose sigmoid multiplies the head's result.
     """
 
     n_heads: int
@@ -45,7 +45,7 @@ class Attention(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """One layer's mixture of experts; `n_ff_shared`: hidden values of an expert that always runs."""
+    """Mixture of experts of one layer. n_ff_shared: hidden width of the expert that runs for every token."""
 
     n_experts: int
     n_used: int
@@ -63,9 +63,10 @@ class Experts(NamedTuple):
 
 
 class DeltaNet(NamedTuple):
-    """One layer's gated delta rule: key and value heads, their sizes, the convolution's taps.
+    """Gated delta rule of one layer: key and value heads, their sizes, the convolution's taps.
 
-    `tiled`: value head h belongs to key head h % n_key_heads; else the heads of one key are neighbours.
+    tiled: value head h belongs to key head h % n_key_heads; otherwise the value heads of one key head are
+    neighbours.
     """
 
     n_heads: int
@@ -78,7 +79,7 @@ class DeltaNet(NamedTuple):
 
 
 class Mamba2(NamedTuple):
-    """One layer's state-space mixer: sizes of its inner row, heads, groups, state and convolution."""
+    """State-space mixer of one layer: sizes of its inner row, heads, groups, state and convolution."""
 
     inner: int
     n_heads: int
@@ -102,7 +103,7 @@ def heads(
     gated: bool = False,
     sinks: bool = False,
 ) -> Attention:
-    """Layer `layer`'s attention with the head counts and sizes of the metadata."""
+    """Attention of layer `layer`, with the head counts and sizes of the metadata."""
     default_scale = source.metadata.number("attention.scale", source.head_dim**-0.5)
     return Attention(
         n_heads=source.n_heads[layer],
@@ -133,7 +134,7 @@ def add(b: Builder, x: str, y: str, scale: float = 1.0) -> str:
 
 
 def linear(b: Builder, x: str, part: str, n_out: int) -> str:
-    """The matrix `part`.weight, with `part`.bias if the file has it."""
+    """Product with the matrix `part`.weight, plus `part`.bias if the file has it."""
     return b.linear(x, f"{part}.weight", n_out, bias=_optional(b, f"{part}.bias"))
 
 
@@ -181,7 +182,7 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
 
 
 def projections(b: Builder, x: str, prefix: str, a: Attention) -> tuple[str, str, str]:
-    """Query, key and value rows, from three matrices or from one that holds them in this order."""
+    """Query, key and value rows, from three matrices or from one that holds their rows in this order."""
     n_query = a.n_heads * a.head_dim * (2 if a.gated else 1)
     sizes = (n_query, a.n_kv_heads * a.head_dim, a.n_kv_heads * a.value_dim)
     if not b.has(f"{prefix}.attn_qkv.weight"):
@@ -229,9 +230,9 @@ def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
 
 
 def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
-    """Router and experts; `ffn_gate_up_exps` is used where the file holds gate and up as one tensor.
+    """Router and experts; `ffn_gate_up_exps` is used if the file holds gate and up as one tensor.
 
-    The shared expert's row is gated by the sigmoid of one value where the file has that row.
+    The sigmoid of one value gates the shared expert's row, if the file has that value's weights.
     """
     router = linear(b, x, f"{prefix}.ffn_gate_inp", e.n_experts)
     fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
@@ -270,7 +271,7 @@ def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
 
 
 def delta_net(b: Builder, x: str, prefix: str, d: DeltaNet) -> str:
-    """Convolved query, key and value rows; decay and beta per value head; the rule; gated norm."""
+    """Convolved query, key and value rows; decay and beta of each value head; delta rule; gated norm."""
     n_key, n_value = d.n_key_heads * d.key_dim, d.n_heads * d.value_dim
     rows = linear(b, x, f"{prefix}.attn_qkv", 2 * n_key + n_value)
     rows = b.short_conv(rows, f"{prefix}.ssm_conv1d.weight", d.n_taps, activation="silu")
@@ -297,7 +298,7 @@ def delta_net(b: Builder, x: str, prefix: str, d: DeltaNet) -> str:
 
 
 def _beta_alpha(b: Builder, x: str, prefix: str, d: DeltaNet) -> tuple[str, str]:
-    """Two matrices, or one that holds beta then alpha for the value heads of each key head."""
+    """Beta and alpha of each value head, from two matrices or from one that holds both by key head."""
     if not b.has(f"{prefix}.ssm_ba.weight"):
         beta = linear(b, x, f"{prefix}.ssm_beta", d.n_heads)
         return beta, linear(b, x, f"{prefix}.ssm_alpha", d.n_heads)
@@ -348,7 +349,7 @@ def head(
     softcap: float = 0.0,
     part: str = "output_norm",
 ) -> Program:
-    """Final norm and the projection to the vocabulary, by its own matrix or by the token embedding."""
+    """Final norm and projection to the vocabulary, by a matrix of its own or by the token embedding."""
     hidden = norm(b, x, part, how)
     weight = "output.weight" if b.has("output.weight") else "token_embd.weight"
     logits = b.linear(hidden, weight, b.n_vocab, bias=_optional(b, "output.bias"))

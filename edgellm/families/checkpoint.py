@@ -25,7 +25,7 @@ _PREFIXES = (
     ("language_model.lm_head.", "lm_head."),
     ("bert.", ""),
 )
-# Tensors that no family needs: caches of constants, other modalities, heads of other tasks.
+# Tensors that no family reads: cached constants, other modalities, heads of other tasks.
 _IGNORED = (
     r".*\.rotary_emb\.inv_freq",
     r".*\.(attn|attention)\.(masked_)?bias",
@@ -48,13 +48,13 @@ class Part(NamedTuple):
 
 
 class Parts:
-    """The tensors of a file, in order, as a family lists them for one config."""
+    """Tensors of a file, in order, as a family lists them for one config."""
 
     def __init__(self) -> None:
         self.items: list[Part] = []
 
     def add(self, name: str, *sources: str, make: Transform = _COPY, optional: bool = False) -> None:
-        """One tensor by its full names."""
+        """Add one tensor by its full names."""
         self.items.append(Part(name, sources, make, optional))
 
     def layer(
@@ -64,7 +64,7 @@ class Parts:
         names: Mapping[str, str],
         make: Mapping[str, Transform] | None = None,
     ) -> None:
-        """A layer's weights, each with its bias where there is one: `to`.gguf from `source`.hf."""
+        """Add a layer's weights and optional biases: `to`.gguf from `source`.hf."""
         for gguf, hf in names.items():
             step = (make or {}).get(gguf, _COPY)
             target = f"{to}.{gguf}" if to else gguf
@@ -72,13 +72,15 @@ class Parts:
             self.add(f"{target}.bias", f"{source}.{hf}.bias", make=step, optional=True)
 
     def stacked_experts(self, to: str, source: str) -> None:
-        """A layer's experts from stacked tensors, if there are: gate and up rows in one, down in another."""
+        """Add a layer's experts from stacked tensors, if they exist: gate and up rows in one, down in
+        another.
+        """
         for gguf, half in (("ffn_gate_exps", Half("first", axis=1)), ("ffn_up_exps", Half("second", axis=1))):
             self.add(f"{to}.{gguf}.weight", f"{source}.gate_up_proj", make=half, optional=True)
         self.add(f"{to}.ffn_down_exps.weight", f"{source}.down_proj", optional=True)
 
     def experts(self, to: str, source: str, names: Mapping[str, str], n_experts: int) -> None:
-        """A layer's experts: stacked, or `to`.gguf from the matrices `source`.0.hf, `source`.1.hf, ..."""
+        """Add a layer's experts: stacked, or `to`.gguf from the matrices `source`.0.hf, `source`.1.hf, ..."""
         self.stacked_experts(to, source)
         for gguf, hf in names.items():
             sources = (f"{source}.{expert}.{hf}.weight" for expert in range(n_experts))
@@ -106,7 +108,7 @@ class Checkpoint(NamedTuple):
 
 
 class PlannedTensor(NamedTuple):
-    """One tensor to write: its name and shape, the sources by their names in the checkpoint, the step."""
+    """One tensor to write: name, shape, sources by their names in the checkpoint, and the step between."""
 
     name: str
     shape: Shape

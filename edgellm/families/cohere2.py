@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `cohere2`."""
+    """Program of a GGUF file of architecture `cohere2`."""
     b = source.builder("cohere2")
     windows = source.windows(every=4)
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors()) if any(windows) else None
@@ -50,7 +50,7 @@ def parts(c: Config) -> Parts:
 
 
 def _rotated(c: Config) -> int:
-    """Rotated values of one head."""
+    """Number of rotated values of a head."""
     return int(c.head_dim * c.rotary_share())
 
 

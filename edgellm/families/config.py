@@ -1,7 +1,7 @@
-"""A Hugging Face checkpoint's config.json as a family reads it: both generations, refused by the key's name.
+"""Typed reads of a checkpoint's config.json in the forms of transformers 4 and 5; errors name the key.
 
-Version 4 of transformers writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`; text models
-inside multimodal ones are nested in `text_config`.
+Version 4 writes `rope_theta` and `rope_scaling`, version 5 `rope_parameters`. Text models inside multimodal
+ones are nested in `text_config`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ _MAX_LAYERS = 4096
 
 
 class RopeConfig(NamedTuple):
-    """One kind of layer's rotation: its type, base, and the parameters of its scaling."""
+    """Rotation of one kind of layers: type, base, and the parameters of its scaling."""
 
     kind: str
     base: float
     parameters: Mapping[str, Any]
 
     def number(self, key: str, default: float | None = None) -> float:
-        """A number more than 0 out of the scaling's parameters; 0 only if that is the default."""
+        """A scaling parameter that is a number above 0; 0 is accepted only as the default."""
         value = self.parameters.get(key)
         value = default if value is None else value
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -35,14 +35,14 @@ class RopeConfig(NamedTuple):
         return float(value)
 
     def integer(self, key: str, default: int | None = None) -> int:
-        """A number of at least 1 out of the scaling's parameters, without its fraction."""
+        """A scaling parameter of at least 1, without its fraction."""
         value = self.number(key, default)
         if value < 1:
             raise self._refuse(key, value, "a number of at least 1")
         return int(value)
 
     def numbers(self, key: str) -> tuple[float, ...]:
-        """A list of numbers out of the scaling's parameters."""
+        """A scaling parameter that is a list of numbers."""
         values = self.parameters.get(key)
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
             raise self._refuse(key, values, "a list of numbers")
@@ -62,7 +62,7 @@ class Config:
         self.model_type = self.string("model_type")
 
     def get(self, *keys: str) -> Any:
-        """The first of the keys that is there and not null."""
+        """Value of the first of the keys that is neither missing nor null."""
         return next((self.values[key] for key in keys if self.values.get(key) is not None), None)
 
     def integer(
@@ -120,7 +120,7 @@ class Config:
 
     @property
     def width(self) -> int:
-        """Values of one token's row."""
+        """Width of a token's row."""
         return self.integer("hidden_size", "n_embd")
 
     @property
@@ -135,16 +135,16 @@ class Config:
 
     @property
     def head_dim(self) -> int:
-        """Values of one head."""
+        """Width of a head."""
         return self.integer("head_dim", default=self.width // self.n_heads)
 
     @property
     def tied(self) -> bool | None:
-        """Whether the token embedding is also the head; None: the tensors say so."""
+        """True if the output head is the token embedding; None if only the tensors say so."""
         return None if self.get("tie_word_embeddings") is None else self.flag("tie_word_embeddings")
 
     def layer_types(self) -> tuple[str, ...] | None:
-        """The type of each layer, where the config lists them."""
+        """Type of each layer; None if the config lists none."""
         value = self.get("layer_types")
         if value is None:
             return None
@@ -153,7 +153,7 @@ class Config:
         return tuple(str(name) for name in value[: self.n_layers])
 
     def rope(self, layer_type: str | None = None) -> RopeConfig:
-        """The rotation of layers of `layer_type`, or of all."""
+        """Rotation of the layers of `layer_type`, or of all layers."""
         parameters = self.get("rope_parameters", "rope_scaling") or {}
         if not isinstance(parameters, Mapping):
             raise self._refuse("rope_scaling", parameters, "an object or null")
@@ -171,7 +171,7 @@ class Config:
         return RopeConfig(str(kind), float(base), parameters)
 
     def rotary_share(self, default: float = 1.0) -> float:
-        """Share of each head that is rotated."""
+        """Fraction of each head that is rotated."""
         parameters = self.get("rope_parameters") or {}
         share = parameters.get("partial_rotary_factor") if isinstance(parameters, Mapping) else None
         return self.number("partial_rotary_factor", "rotary_pct", default=default if share is None else share)

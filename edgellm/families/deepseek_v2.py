@@ -1,7 +1,7 @@
 """DeepSeek V2 and V3: keys and values from a latent row, experts beside shared ones.
 
-A file holds the latent's projection whole (attn_kv_b), or split (attn_k_b, attn_v_b): then queries go
-to the latent instead and the cache keeps only the latent row and the rotated key.
+A file holds the latent's projection whole (attn_kv_b) or split (attn_k_b, attn_v_b). If it is split, queries
+are projected to the latent, and the cache holds only the latent row and the rotated key.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from edgellm.program.rope import yarn_mscale
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `deepseek2`."""
+    """Program of a GGUF file of architecture `deepseek2`."""
     n_dense = source.metadata.integer("leading_dense_block_count", 0, minimum=0)
     b = source.builder("deepseek_v2")
     latent = _latent(source, b)
@@ -78,7 +78,7 @@ def _experts(source: Source) -> blocks.Experts:
     m = source.metadata
     n_experts, n_used = source.experts
     n_ff = m.integer("expert_feed_forward_length")
-    # 1: softmax, 2: sigmoid; older files do not say and mean softmax.
+    # 1: softmax, 2: sigmoid. Older files lack the key and mean softmax.
     sigmoid = m.integer("expert_gating_func", 1, maximum=2) == 2
     n_groups = m.integer("expert_group_count", 1, maximum=max(n_experts, 1))
     return blocks.Experts(
@@ -160,13 +160,13 @@ def metadata(c: Config) -> dict[str, Value]:
     rank, n_experts = c.integer("kv_lora_rank"), c.integer("n_routed_experts")
     v3 = c.model_type == "deepseek_v3"
     if not v3:
-        # Normalized by DeepSeek's own code, not by transformers'; no published model asks for it.
+        # DeepSeek's code normalizes, transformers' does not. No published model sets it.
         c.only("norm_topk_prob", False)
     out = standard.base(c)
     out["attention.head_count_kv"] = 1
     out["leading_dense_block_count"] = c.integer("first_k_dense_replace", default=0, minimum=0)
     out["vocab_size"] = c.integer("vocab_size")
-    # Latent rows are normalized with an epsilon that no config changes.
+    # No config changes the epsilon of the latent rows' norms.
     if c.number("rms_norm_eps") != _LATENT_EPS:
         out["attention.latent_norm_rms_epsilon"] = _LATENT_EPS
     if c.get("q_lora_rank") is not None:
@@ -219,7 +219,7 @@ def parts(c: Config) -> Parts:
 
 
 def _yarn(c: Config) -> dict[str, Value]:
-    """The family's YaRN scales its attention by mscale_all_dim, the rotation by mscale over it."""
+    """YaRN of this family: mscale_all_dim scales attention, mscale over it the rotation."""
     rope = c.rope()
     every = rope.number("mscale_all_dim", 0.0)
     if rope.kind != "yarn" or not every:

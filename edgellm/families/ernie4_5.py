@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `ernie4_5`."""
+    """Program of a GGUF file of architecture `ernie4_5`."""
     b = source.builder("ernie4_5")
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     x = blocks.embed(b)

@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `exaone4`."""
+    """Program of a GGUF file of architecture `exaone4`."""
     b = source.builder("exaone4")
     windows = source.windows(every=4)
     everywhere = source.metadata.integer("attention.sliding_window", 0, minimum=0) == 0

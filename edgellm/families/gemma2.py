@@ -14,9 +14,9 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gemma2`."""
+    """Program of a GGUF file of architecture `gemma2`."""
     m = source.metadata
-    # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
+    # The 27B model scales by width / n_heads, which is not the width of its heads.
     wide = source.n_layers == 46 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
     softcap = m.number("attn_logit_softcapping", 50.0, minimum=0)

@@ -1,6 +1,7 @@
 """Gemma 3, text: Gemma 2's layer with normalized heads; five local layers to each global one.
 
-Local layers rotate with a base of their own and are not stretched. Norm weights have 1 added."""
+Local layers rotate with a base of their own, without scaling. The file stores norm weights with 1 added.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +15,9 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gemma3`."""
+    """Program of a GGUF file of architecture `gemma3`."""
     m = source.metadata
-    # The 27B model divides by the width of one query head as the rows have it, not as the matrices do.
+    # The 27B model scales by width / n_heads, which is not the width of its heads.
     wide = source.n_layers == 62 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
     b = source.builder("gemma3")
@@ -69,7 +70,7 @@ def parts(c: Config) -> Parts:
 
 
 def _local_base(c: Config) -> float:
-    """Base of the local layers' rotation, which has a key of its own or parameters of its own."""
+    """Base of the local layers' rotation, from its own key or from the parameters of these layers."""
     parameters = c.get("rope_parameters")
     if isinstance(parameters, dict) and "sliding_attention" in parameters:
         standard.require_unscaled_rope(c, "sliding_attention")
@@ -77,7 +78,7 @@ def _local_base(c: Config) -> float:
     return c.number("rope_local_base_freq", default=10000.0)
 
 
-# Values of transformers' Gemma3TextConfig, of which published configs leave many out.
+# Defaults of transformers' Gemma3TextConfig. Published configs leave many of these keys out.
 _DEFAULTS = {
     "num_attention_heads": 8,
     "num_key_value_heads": 4,

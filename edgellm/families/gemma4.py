@@ -1,5 +1,6 @@
-"""Gemma 4, text: Gemma 3's layer with wider global heads, value norms, caches that later layers share,
-an embedding per layer and a scale per layer.
+"""Gemma 4, text: Gemma 3's layer with wider global heads, value norms and caches that later layers share.
+
+It has an embedding and a scale for each layer.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from edgellm.program.rope import proportional_factors
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gemma4`."""
+    """Program of a GGUF file of architecture `gemma4`."""
     m = source.metadata
     n_shared = m.integer("attention.shared_kv_layers", 0, minimum=0, maximum=source.n_layers - 1)
     n_side = m.integer("embedding_length_per_layer_input", 0, minimum=0, maximum=source.width)
@@ -54,14 +55,14 @@ def build(source: Source) -> Program:
 
 
 class _Kind(NamedTuple):
-    """Heads of local or of global layers."""
+    """Head size and rotation of local or of global layers."""
 
     head_dim: int
     rope: blocks.Rope
 
 
 def _kinds(source: Source, b: Builder, windows: tuple[int, ...]) -> dict[int, _Kind]:
-    """Head size and rotation by window; global layers rotate a share of the head, by factors."""
+    """Head size and rotation by window; factors make global layers rotate a part of the head."""
     m = source.metadata
     kinds = {}
     if 0 in windows:
@@ -77,7 +78,7 @@ def _kinds(source: Source, b: Builder, windows: tuple[int, ...]) -> dict[int, _K
 
 
 def _side_rows(source: Source, b: Builder, x: str, n_side: int) -> str:
-    """One row of `n_side` values per layer: from the token, and from the scaled embedding."""
+    """A row of `n_side` values for each layer, from the token and from the scaled embedding."""
     total = n_side * source.n_layers
     token = b.embed("per_layer_token_embd.weight", source.n_vocab, total)
     rows = b.affine(blocks.linear(b, x, "per_layer_model_proj", total), factor=source.width**-0.5)
@@ -88,7 +89,7 @@ def _side_rows(source: Source, b: Builder, x: str, n_side: int) -> str:
 def _attention(
     source: Source, b: Builder, x: str, layer: int, kind: _Kind, window: int, cache: int, *, own: bool
 ) -> str:
-    """Queries over the layer's own keys and values, or over those of an earlier layer of its kind."""
+    """Attention over the layer's own keys and values, or over the cache of an earlier layer of its kind."""
     blk, n_heads, n_kv_heads = f"blk.{layer}", source.n_heads[layer], source.n_kv_heads[layer]
     q = blocks.linear(b, x, f"{blk}.attn_q", n_heads * kind.head_dim)
     q = blocks.norm(b, q, f"{blk}.attn_q_norm", source.rms, groups=n_heads)
@@ -174,7 +175,7 @@ def parts(c: Config) -> Parts:
 
 
 def _slides(c: Config) -> list[bool]:
-    """Which layers are local."""
+    """True for each local layer."""
     types = c.layer_types()
     if types is None:
         return [(i + 1) % 6 != 0 for i in range(c.n_layers)]
@@ -182,7 +183,7 @@ def _slides(c: Config) -> list[bool]:
 
 
 def _heads(c: Config) -> tuple[int, int]:
-    """Values of one head in local and in global layers."""
+    """Head sizes of local and of global layers."""
     per_layer = c.get("per_layer_config") or {}
     if not isinstance(per_layer, dict) or not all(isinstance(value, dict) for value in per_layer.values()):
         raise ModelError("config.json: 'per_layer_config': expected an object for each layer")
@@ -193,7 +194,7 @@ def _heads(c: Config) -> tuple[int, int]:
     return c.head_dim, c.integer("global_head_dim", default=next(iter(wide), 512))
 
 
-# A layer that shares an earlier cache may still carry keys and values, which are not used.
+# A layer that shares an earlier cache may still have weights of keys and values, which are not used.
 _UNUSED = r"blk\.\d+\.attn_(k|v|k_norm)\.weight"
 FAMILY = Family(
     build,

@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gpt2`."""
+    """Program of a GGUF file of architecture `gpt2`."""
     b = source.builder("gpt2")
     positions = b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position")
     x = b.add(blocks.embed(b), positions)

@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gptneox`."""
+    """Program of a GGUF file of architecture `gptneox`."""
     parallel = source.metadata.flag("use_parallel_residual", True)
     b = source.builder("gpt_neox")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
@@ -61,7 +61,7 @@ def parts(c: Config) -> Parts:
 
 
 def _rotated(c: Config) -> int:
-    """Rotated values of one head."""
+    """Number of rotated values of a head."""
     return int(c.head_dim * c.rotary_share(0.25))
 
 

@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `gpt-oss`."""
+    """Program of a GGUF file of architecture `gpt-oss`."""
     n_experts, n_used = source.experts
     moe = blocks.Experts(
         n_experts,
@@ -44,7 +44,7 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("swiglu_alpha", 1.702)
     out = standard.base(c)
     out |= standard.windows(c, every=2)
-    # The file's YaRN rounds only where it says so, a config's unless it says otherwise.
+    # A missing key means truncation in a config, and none in a file.
     truncate = "rope.scaling.yarn_truncate"
     if c.rope().kind == "yarn" and not out.setdefault(truncate, True):
         del out[truncate]

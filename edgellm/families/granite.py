@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `granite`."""
+    """Program of a GGUF file of architecture `granite`."""
     m = source.metadata
     residual = m.number("residual_scale", 1.0)
     b = source.builder("granite")

@@ -12,7 +12,7 @@ from edgellm.program.rope import ntk_base
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `hunyuan-dense`."""
+    """Program of a GGUF file of architecture `hunyuan-dense`."""
     b = source.builder("hunyuan")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     x = blocks.embed(b)

@@ -12,7 +12,7 @@ from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `lfm2`; a layer without key heads is a convolution."""
+    """Program of a GGUF file of architecture `lfm2`; a layer without key heads is a convolution."""
     n_taps = source.metadata.integer("shortconv.l_cache", minimum=2, maximum=64)
     b = source.builder("lfm2")
     rope = (
@@ -89,7 +89,7 @@ def parts(c: Config) -> Parts:
 
 
 def _full(c: Config) -> list[bool]:
-    """Which layers are attention."""
+    """True for each layer of attention."""
     types = c.layer_types()
     if types is not None:
         return [name == "full_attention" for name in types]
@@ -98,7 +98,7 @@ def _full(c: Config) -> list[bool]:
 
 
 def _n_ff(c: Config) -> int:
-    """Hidden values of the feed-forward part, which a config may leave to be adjusted."""
+    """Hidden width of the feed-forward part, adjusted if the config says so."""
     n_ff = c.integer("intermediate_size", "block_ff_dim")
     if not c.flag("block_auto_adjust_ff_dim", False):
         return n_ff

@@ -1,6 +1,6 @@
-"""Llama 1 to 3, and what shares its file form: Mistral, Mixtral, SmolLM2, TinyLlama.
+"""Llama 1 to 3, and the models of the same file form: Mistral, Mixtral, SmolLM2, TinyLlama.
 
-Query and key rows are permuted in the file so that rotated pairs are neighbours.
+Query and key rows are permuted in the file, so that rotated pairs are neighbours.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `llama`."""
+    """Program of a GGUF file of architecture `llama`."""
     m = source.metadata
     m.refuse("attention.temperature_scale")
     n_experts, n_used = source.experts

@@ -16,7 +16,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `mamba2`."""
+    """Program of a GGUF file of architecture `mamba2`."""
     m = source.metadata
     inner = m.integer("ssm.inner_size")
     mixer = blocks.Mamba2(
@@ -38,7 +38,7 @@ def build(source: Source) -> Program:
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Mamba 2 checkpoint."""
     c.only("hidden_act", "silu")
-    # Later versions write infinity as an object.
+    # Later versions of transformers write infinity as an object.
     c.only("time_step_limit", *([0.0, top] for top in (math.inf, {"__float__": "Infinity"})))
     return {
         "context_length": 2**20,
@@ -77,7 +77,7 @@ def parts(c: Config) -> Parts:
 
 
 def _inner(c: Config) -> int:
-    """Values of the inner row."""
+    """Width of the inner row."""
     return int(c.number("expand", default=2.0) * c.width)
 
 

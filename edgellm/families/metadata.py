@@ -1,4 +1,4 @@
-"""A model file's metadata as a family reads it: typed, bounded, and refused by the key's name."""
+"""Typed, bounded reads of a model file's metadata; errors name the key."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError, show
 
-# More layers or wider heads than this is a broken file, not a model; it also bounds what an array can cost.
+# Bounds on counts and layers: a file beyond them is damaged. They also bound the size of an array.
 MAX_COUNT = 2**31 - 1
 MAX_LAYERS = 4096
 
@@ -24,11 +24,11 @@ class Metadata:
         self.architecture = architecture
 
     def key(self, name: str) -> str:
-        """The key as the file spells it."""
+        """The key with the architecture's prefix."""
         return f"{self.architecture}.{name}"
 
     def has(self, name: str) -> bool:
-        """Whether the file has the key."""
+        """True if the file has the key."""
         return self.key(name) in self.values
 
     def integer(
@@ -69,11 +69,11 @@ class Metadata:
     def integers(
         self, name: str, n_layers: int, default: int | None = None, *, minimum: int = 1
     ) -> tuple[int, ...]:
-        """One integer per layer, from an array of them or from one for all."""
+        """One integer per layer, from an array or from one value for all."""
         return tuple(self._int(name, v, minimum, MAX_COUNT) for v in self._per_layer(name, n_layers, default))
 
     def flags(self, name: str, n_layers: int, default: bool | None = None) -> tuple[bool, ...]:
-        """One truth value per layer, from an array or from one for all."""
+        """One truth value per layer, from an array or from one value for all."""
         values = self._per_layer(name, n_layers, default)
         for value in values:
             if not isinstance(value, bool) and value not in (0, 1):
@@ -81,13 +81,13 @@ class Metadata:
         return tuple(bool(value) for value in values)
 
     def is_list(self, name: str) -> bool:
-        """Whether the key is there and holds an array."""
+        """True if the key exists and holds an array."""
         return isinstance(self.values.get(self.key(name)), Sequence) and not isinstance(
             self.values.get(self.key(name)), str
         )
 
     def refuse(self, *names: str) -> None:
-        """UnsupportedError if the file has one of these keys with a value that changes the result."""
+        """UnsupportedError if the file has one of these keys with a value that would change the result."""
         for name in names:
             value = self.values.get(self.key(name))
             if value:

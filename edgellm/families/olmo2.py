@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `olmo2`."""
+    """Program of a GGUF file of architecture `olmo2`."""
     b = source.builder("olmo2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows(every=4)

@@ -14,7 +14,7 @@ from edgellm.program.rope import longrope_mscale
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `phi3`."""
+    """Program of a GGUF file of architecture `phi3`."""
     window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("phi3")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
@@ -43,7 +43,7 @@ def metadata(c: Config) -> dict[str, Value]:
     if rope.kind != "default":
         attn_factor = rope.number("attention_factor", longrope_mscale(n_ctx, original))
         out["rope.scaling.attn_factor"] = attn_factor
-    # Zero is written too: it tells Phi 4 from older files without the key.
+    # Zero is written, too. It tells Phi 4 from older files, which lack the key.
     out["attention.sliding_window"] = c.integer("sliding_window", default=0, minimum=0)
     return out
 
@@ -69,7 +69,7 @@ def parts(c: Config) -> Parts:
 
 
 def _rotated(c: Config) -> int:
-    """Rotated values of one head."""
+    """Number of rotated values of a head."""
     return int(c.head_dim * c.rotary_share())
 
 

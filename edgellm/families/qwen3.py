@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `qwen3`."""
+    """Program of a GGUF file of architecture `qwen3`."""
     b = source.builder("qwen3")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()

@@ -1,7 +1,7 @@
 """Qwen 3.5, text: three gated delta layers to one of gated attention, over dense feed-forward parts.
 
-The file orders value heads so that head h belongs to key head h % n_key_heads. Norm weights have 1
-added, but for the delta layers' own norm.
+The file orders value heads so that head h belongs to key head h % n_key_heads. It stores norm weights with 1
+added, except for the norms inside delta layers.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `qwen35`."""
+    """Program of a GGUF file of architecture `qwen35`."""
     return stack(source, "qwen3_5", tiled=True)
 
 
 def stack(source: Source, family: str, *, tiled: bool, experts: blocks.Experts | None = None) -> Program:
-    """The layers that Qwen 3.5 and Qwen3-Next share."""
+    """Layers that Qwen 3.5 and Qwen3-Next share."""
     delta = _delta_net(source, tiled)
     recurrent = _recurrent(source)
     b = source.builder(family)
@@ -74,7 +74,7 @@ def _delta_net(source: Source, tiled: bool) -> blocks.DeltaNet:
 
 
 def _recurrent(source: Source) -> tuple[bool, ...]:
-    """Which layers run the delta rule: as the file lists them, or all but each n-th."""
+    """True for each delta layer: as the file lists them, or all but each n-th."""
     m = source.metadata
     if m.is_list("attention.recurrent_layers"):
         return m.flags("attention.recurrent_layers", source.n_layers)
@@ -102,7 +102,7 @@ def parts(c: Config) -> Parts:
 
 
 def delta_metadata(c: Config) -> dict[str, Value]:
-    """The metadata that Qwen 3.5 and Qwen3-Next share."""
+    """Metadata that Qwen 3.5 and Qwen3-Next share."""
     c.only("hidden_act", "silu")
     n_value_heads = c.integer("linear_num_value_heads")
     out = standard.base(c)
@@ -121,12 +121,12 @@ def delta_metadata(c: Config) -> dict[str, Value]:
 
 
 def rotated(c: Config) -> int:
-    """Rotated values of one head."""
+    """Number of rotated values of a head."""
     return int(c.head_dim * c.rotary_share(0.25))
 
 
 def mixer_parts(p: Parts, c: Config, i: int) -> None:
-    """Norms and the attention or delta part of layer `i`."""
+    """Add the norms and the attention or delta part of layer `i`."""
     blk, layer = f"blk.{i}", f"model.layers.{i}"
     norms = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
     p.layer(blk, layer, norms, dict.fromkeys(norms, AddOne()))
@@ -167,7 +167,7 @@ def mixer_parts(p: Parts, c: Config, i: int) -> None:
 
 
 def _linear(c: Config) -> list[bool]:
-    """Which layers run the delta rule."""
+    """True for each delta layer."""
     types = c.layer_types()
     if types is not None:
         return [name == "linear_attention" for name in types]

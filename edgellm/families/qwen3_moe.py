@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `qwen3moe`."""
+    """Program of a GGUF file of architecture `qwen3moe`."""
     m = source.metadata
     n_experts, n_used = source.experts
     moe = blocks.Experts(

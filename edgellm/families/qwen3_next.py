@@ -1,6 +1,6 @@
 """Qwen3-Next: three gated delta layers to one of gated attention; experts beside a shared one.
 
-Norm weights have 1 added in the file, but for the delta layers' own norm.
+The file stores norm weights with 1 added, except for the norms inside delta layers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `qwen3next`."""
+    """Program of a GGUF file of architecture `qwen3next`."""
     m = source.metadata
     n_experts, n_used = source.experts
     moe = blocks.Experts(

@@ -93,9 +93,9 @@ def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
 
 
 def model_type(architecture: str, *, mixture: bool) -> str:
-    """The model type of a file's checkpoint, as far as the file tells; raises as `family` does.
+    """Model type of a file's checkpoint, as far as the file tells; raises as `family` does.
 
-    mixture: the file holds experts. Types that the file does not tell apart name their tensors alike.
+    mixture: the file holds experts. Model types that the file does not tell apart name their tensors alike.
     """
     checkpoint = family(architecture).checkpoint
     return (checkpoint.mixture if mixture else None) or checkpoint.model_types[0]
@@ -103,9 +103,9 @@ def model_type(architecture: str, *, mixture: bool) -> str:
 
 @cache
 def f32_pattern() -> re.Pattern[str]:
-    """Names of tensors with two dimensions that are never quantized: no products, or sensitive and small.
+    """Names of two-dimensional tensors that are never quantized: no matrix products, or small and sensitive.
 
-    The families' patterns together, because a file to be quantized may be of no family here.
+    The patterns of all families together, because a file to be quantized may belong to none of them.
     """
     common = (r".*(_norm|ffn_gate_inp)\.weight", r"rope_freqs\.weight")
     return re.compile("|".join((*common, *(pattern for found in FAMILIES for pattern in family(found).f32))))
@@ -125,12 +125,11 @@ def _architecture(config: Mapping[str, Any]) -> str:
 def build(
     metadata: Mapping[str, Any], tensors: Mapping[str, Shape], *, context: int | None = None
 ) -> Program:
-    """The program of a model file, for a context of `context` tokens (None: the trained length).
+    """Build the program of a model file, for a context of `context` tokens (None: the trained length).
 
-    `tensors` maps names to shapes in NumPy order. Raises UnsupportedError for an architecture or a
-    metadata value that is not implemented, ModelError for a missing tensor, a wrong shape or a tensor
-    that the family does not know. Where the weights are elsewhere, in ONNX form, the program is that of the
-    metadata.
+    tensors: name -> shape in NumPy order. Raises UnsupportedError for an architecture or a metadata value
+    that is not implemented, ModelError for a missing tensor, a wrong shape, or a tensor that the family does
+    not read. A file in ONNX form stores its program, which is returned.
     """
     if is_exported(metadata) and not tensors:
         return stored_program(metadata)
@@ -142,7 +141,7 @@ def build(
 
 
 def trained_context(metadata: Mapping[str, Any]) -> int:
-    """The tokens of context that a file's model was trained with; raises as `build` does."""
+    """Tokens of context that a file's model was trained with; raises as `build` does."""
     if is_exported(metadata):
         return stored_program(metadata).n_ctx_train
     architecture = _architecture_of_file(metadata)

@@ -13,7 +13,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `smollm3`."""
+    """Program of a GGUF file of architecture `smollm3`."""
     b = source.builder("smollm3")
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     windows = source.windows()
@@ -60,7 +60,7 @@ def parts(c: Config) -> Parts:
 
 
 def _rotated(c: Config) -> list[bool]:
-    """Which layers are rotated: those that the config lists with 1, or all but each n-th."""
+    """True for each rotated layer: those that the config lists with 1, or all but each n-th."""
     listed = c.numbers("no_rope_layers")
     if not listed:
         every = c.integer("no_rope_layer_interval", default=4)

@@ -1,4 +1,4 @@
-"""What a family builds from: the file's metadata, its tensors' shapes and the context asked for."""
+"""Source: a model file as a family builds from it, with metadata, tensor shapes and the requested context."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ MAX_HEAD = 1 << 16
 
 
 class Norm(NamedTuple):
-    """How a family normalizes: by root mean square or by mean and variance."""
+    """Kind of normalization, by root mean square or by mean and variance, and its epsilon."""
 
     kind: str
     eps: float
 
 
 class Source:
-    """One model file as a family sees it, with the reads that all families share."""
+    """One model file, with the reads that all families share."""
 
     def __init__(
         self,
@@ -45,18 +45,18 @@ class Source:
 
     @cached_property
     def n_layers(self) -> int:
-        """Number of layers that the program runs; multi-token-prediction layers at the end are left out."""
+        """Number of layers that the program runs, without multi-token-prediction layers at the end."""
         n_layers = self.metadata.integer("block_count", maximum=MAX_LAYERS)
         return n_layers - self.metadata.integer("nextn_predict_layers", 0, minimum=0, maximum=n_layers - 1)
 
     @cached_property
     def width(self) -> int:
-        """Values of one token's row between the layers."""
+        """Width of a token's row between the layers."""
         return self.metadata.integer("embedding_length")
 
     @cached_property
     def n_ctx_train(self) -> int:
-        """Tokens of context the model was trained with."""
+        """Tokens of context that the model was trained with."""
         return self.metadata.integer("context_length")
 
     @cached_property
@@ -79,37 +79,37 @@ class Source:
 
     @cached_property
     def n_kv_heads(self) -> tuple[int, ...]:
-        """Key and value heads of each layer; 0 where a layer has no attention."""
+        """Key and value heads of each layer; 0 for a layer without attention."""
         if not self.metadata.has("attention.head_count_kv"):
             return self.n_heads
         return self.metadata.integers("attention.head_count_kv", self.n_layers, minimum=0)
 
     @cached_property
     def head_dim(self) -> int:
-        """Values of one query or key head."""
+        """Width of a query or key head."""
         default = self.width // max(self.n_heads)
         return self.metadata.integer("attention.key_length", default, maximum=MAX_HEAD)
 
     @cached_property
     def value_dim(self) -> int:
-        """Values of one value head."""
+        """Width of a value head."""
         default = self.width // max(self.n_heads)
         return self.metadata.integer("attention.value_length", default, maximum=MAX_HEAD)
 
     @cached_property
     def n_ff(self) -> tuple[int, ...]:
-        """Hidden values of each layer's feed-forward part."""
+        """Hidden width of each layer's feed-forward part."""
         return self.metadata.integers("feed_forward_length", self.n_layers)
 
     @cached_property
     def pooling(self) -> str:
-        """How rows become one embedding: GGUF's pooling_type, the mean where the file does not say."""
+        """Pooling of rows to one embedding: GGUF's pooling_type, the mean if the file has none."""
         number = self.metadata.integer("pooling_type", 1, minimum=0, maximum=3)
         return ("mean", "mean", "cls", "last")[number]
 
     @cached_property
     def experts(self) -> tuple[int, int]:
-        """Number of experts and of those used for one token; (0, 0) where the file has none."""
+        """Number of experts, and of experts used for one token; (0, 0) for a model without experts."""
         n_experts = self.metadata.integer("expert_count", 0, minimum=0, maximum=MAX_HEAD)
         if not n_experts:
             return 0, 0
@@ -126,9 +126,9 @@ class Source:
         return Norm("layer", self.metadata.number("attention.layer_norm_epsilon"))
 
     def windows(self, every: int = 1) -> tuple[int, ...]:
-        """Sliding window of each layer, 0 where it sees everything.
+        """Sliding window of each layer, 0 for full attention.
 
-        The file says which layers slide, or that all but each n-th do; `every` is the family's n.
+        The file lists the sliding layers, or says that all but each n-th slide; `every` is the family's n.
         """
         m = self.metadata
         window = m.integer("attention.sliding_window", 0, minimum=0)
@@ -151,7 +151,7 @@ class Source:
         )
 
     def rope_dims(self, default: int | None = None) -> int:
-        """Rotated values of one head."""
+        """Number of rotated values of a head."""
         head = default or self.head_dim
         n_dims = self.metadata.integer("rope.dimension_count", head, minimum=2, maximum=MAX_HEAD)
         if n_dims % 2 or n_dims > self.head_dim:
@@ -173,7 +173,7 @@ class Source:
     ) -> str:
         """Declare the rotation table that the metadata describes; `scaled=False` ignores its scaling.
 
-        Linear and YaRN stretch the frequencies here; Llama 3 and LongRoPE come as factors in a tensor.
+        Linear scaling and YaRN change the frequencies here; Llama 3 and LongRoPE store factors in a tensor.
         """
         m = self.metadata
         n_dims = n_dims or self.rope_dims()
@@ -200,13 +200,13 @@ class Source:
             beta_slow=m.number("rope.scaling.yarn_beta_slow", 1.0),
             truncate=m.flag("rope.scaling.yarn_truncate", truncate),
         )
-        # A model with a log multiplier scales its attention by it instead (DeepSeek).
+        # A model with a log multiplier (DeepSeek) scales its attention by it instead.
         if not m.number("rope.scaling.yarn_log_multiplier", 0.0, minimum=0):
             mscale *= yarn_mscale(factor)
         return b.table(name, yarn_inv_freq(n_dims, base, options), mscale)
 
     def rope_factors(self) -> str | None:
-        """The tensor of rotation factors: Llama 3's, or LongRoPE's long or short ones by the context."""
+        """Tensor of rotation factors: Llama 3's, or LongRoPE's long or short ones, chosen by the context."""
         if "rope_freqs.weight" in self.tensors:
             return "rope_freqs.weight"
         if "rope_factors_long.weight" not in self.tensors:

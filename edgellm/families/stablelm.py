@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `stablelm`."""
+    """Program of a GGUF file of architecture `stablelm`."""
     parallel = source.metadata.flag("use_parallel_residual", False)
     b = source.builder("stablelm")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
@@ -62,7 +62,7 @@ def parts(c: Config) -> Parts:
 
 
 def _rotated(c: Config) -> int:
-    """Rotated values of one head."""
+    """Number of rotated values of a head."""
     return int(c.head_dim * c.rotary_share(0.25))
 
 

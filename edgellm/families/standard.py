@@ -1,4 +1,4 @@
-"""What most checkpoints have in common: Hugging Face's names, and the metadata that llama.cpp writes."""
+"""Names and metadata that most checkpoints share: Hugging Face's tensor names, llama.cpp's metadata keys."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sizes(config: Config) -> dict[str, Value]:
 
 
 def base(config: Config) -> dict[str, Value]:
-    """Sizes, rotation and the epsilon of RMS norms: what most families start from."""
+    """Sizes, rotation and epsilon of RMS norms: the start of most families' metadata."""
     return sizes(config) | rope(config) | rms(config)
 
 
@@ -58,7 +58,7 @@ def layer_norm(config: Config, *keys: str) -> dict[str, Value]:
 
 
 def _head_sizes(config: Config) -> dict[str, Value]:
-    """Head sizes, where the config states them."""
+    """Head sizes, if the config states them."""
     if config.get("head_dim") is None:
         return {}
     return {
@@ -68,7 +68,7 @@ def _head_sizes(config: Config) -> dict[str, Value]:
 
 
 def gemma_scale(config: Config) -> dict[str, Value]:
-    """The attention's scale, where it is not that of the head's size."""
+    """Scale of attention, if it is not the one of the head's size."""
     scalar = config.number("query_pre_attn_scalar", default=float(config.head_dim))
     if scalar <= 0:
         raise ModelError(f"config.json: 'query_pre_attn_scalar' is {scalar}, expected more than 0")
@@ -81,7 +81,7 @@ def rope(config: Config, layer_type: str | None = None) -> dict[str, Value]:
     out: dict[str, Value] = {"rope.freq_base": r.base}
     scaling = "rope.scaling"
     match r.kind:
-        # Dynamic scaling starts past the trained length, which is the most that a file's context offers.
+        # Dynamic scaling starts past the trained length, and a file offers no longer context.
         case "default" | "llama3" | "dynamic":
             return out
         case "linear":
@@ -100,7 +100,7 @@ def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
     original = r.integer("original_max_position_embeddings", n_ctx)
     factor = r.number("factor", n_ctx / original)
     out: dict[str, Value] = {f"{scaling}.factor": factor, f"{scaling}.original_context_length": original}
-    # The file's factor comes on top of YaRN's usual one.
+    # The file's factor multiplies YaRN's usual one.
     if r.parameters.get("attention_factor") is not None:
         out[f"{scaling}.attn_factor"] = r.number("attention_factor") / yarn_mscale(factor)
     elif r.number("mscale", 0.0) and r.number("mscale_all_dim", 0.0):
@@ -115,7 +115,7 @@ def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:
 
 
 def require_unscaled_rope(config: Config, layer_type: str, *more: str) -> None:
-    """UnsupportedError if layers of a type stretch their rotation; `more`: kinds that are no stretch."""
+    """Raise UnsupportedError if the rotation of these layers is scaled; `more`: kinds that scale nothing."""
     kind = config.rope(layer_type).kind
     # Dynamic scaling starts past the trained length; see rope.
     if kind not in ("default", "dynamic", *more):
@@ -128,7 +128,7 @@ def require_unscaled_rope(config: Config, layer_type: str, *more: str) -> None:
 def rope_factors(
     parts: Parts, config: Config, n_dims: int | None = None, *, layer_type: str | None = None
 ) -> None:
-    """The tensor of Llama 3's factors, if the config scales so."""
+    """Add the tensor of Llama 3's factors, if the config scales the rotation that way."""
     r = config.rope(layer_type)
     if r.kind == "llama3":
         factors = llama3_factors(
@@ -142,9 +142,9 @@ def rope_factors(
 
 
 def windows(config: Config, *, every: int | None, key: str = "sliding_window") -> dict[str, Value]:
-    """The sliding window, and which layers have it where that is not the family's pattern.
+    """Sliding window, and the layers that have it unless they follow the family's pattern.
 
-    `every`: by the family's pattern all but each n-th layer slide; None: the pattern is always written.
+    every: in the family's pattern all but each n-th layer slide; None: the pattern is always written.
     """
     types = config.layer_types()
     if types is None and config.get("max_window_layers") is not None:
@@ -165,7 +165,7 @@ def windows(config: Config, *, every: int | None, key: str = "sliding_window") -
 
 
 def ends(parts: Parts, config: Config, *, norm: Transform | None = None) -> None:
-    """Token embedding, final norm and head by the usual names."""
+    """Add token embedding, final norm and head under the usual names."""
     parts.add("token_embd.weight", "model.embed_tokens.weight")
     parts.layer("", "model", {"output_norm": "norm"}, {"output_norm": norm} if norm is not None else None)
     if not config.tied:

@@ -11,7 +11,7 @@ from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
-    """The program of a GGUF file of architecture `starcoder2`."""
+    """Program of a GGUF file of architecture `starcoder2`."""
     window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("starcoder2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())

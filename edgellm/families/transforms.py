@@ -32,7 +32,7 @@ class Transform(Protocol):
 
 
 class Copy:
-    """The one source as it is."""
+    """The one source, unchanged."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         return shapes[0]
@@ -42,7 +42,7 @@ class Copy:
 
 
 class Constant(NamedTuple):
-    """Values that no source holds."""
+    """Values without a source."""
 
     values: tuple[float, ...]
 
@@ -56,7 +56,7 @@ class Constant(NamedTuple):
 
 
 class AddOne:
-    """x + 1: norm weights that are stored as their distance from 1."""
+    """x + 1, for norm weights that are stored as their distance from 1."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         return shapes[0]
@@ -66,7 +66,7 @@ class AddOne:
 
 
 class NegExp:
-    """-exp(x): state decay that is stored as its logarithm."""
+    """-exp(x), for a state's decay that is stored as its logarithm."""
 
     def shape(self, shapes: Sequence[Shape]) -> Shape:
         return shapes[0]
@@ -108,7 +108,7 @@ class Reshape(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """Rows of each head from (first halves, second halves) to neighbours: RoPE's interleaved order."""
+    """Reorder the rows of each head from (first halves, second halves) to RoPE's interleaved pairs."""
 
     n_heads: int
 
@@ -187,9 +187,9 @@ class Half(NamedTuple):
 
 
 class Tile(NamedTuple):
-    """Reorder heads along an axis: from those of one key head together to one of each key head in turn.
+    """Reorder heads along an axis: from all of one key head together, to one of each key head in turn.
 
-    The last `n_keys` * `per_key` * `size` indices are heads; those before them stay.
+    The last `n_keys` * `per_key` * `size` indices are heads; earlier indices stay.
     """
 
     n_keys: int
@@ -227,7 +227,7 @@ class Stack:
 
 
 class Concat(NamedTuple):
-    """Results of several steps over the same sources, rows after rows."""
+    """Rows of several steps' results over the same sources, one after another."""
 
     parts: tuple[Transform, ...]
 
@@ -242,7 +242,7 @@ class Concat(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Steps one after another."""
+    """Steps applied one after another."""
 
     steps: tuple[Transform, ...]
 

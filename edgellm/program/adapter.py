@@ -19,7 +19,7 @@ Half: TypeAlias = "NDArray[np.float32] | NDArray[np.float16]"
 
 
 class Update(NamedTuple):
-    """scale * b @ a, to be added to a weight (n_out, n_in); a: (rank, n_in), b: (n_out, rank)."""
+    """scale * b @ a, added to a weight (n_out, n_in); a: (rank, n_in), b: (n_out, rank)."""
 
     a: Half
     b: Half
@@ -31,7 +31,7 @@ class Update(NamedTuple):
 
 
 class Adapter(NamedTuple):
-    """The updates of one adapter by the names of the program's weights."""
+    """Updates of one adapter, by the names of the program's weights."""
 
     updates: Mapping[str, Update]
 
@@ -41,7 +41,7 @@ class Adapter(NamedTuple):
 
 
 def linear_weights(program: Program) -> set[str]:
-    """The matrices that rows are multiplied with, and that nothing else uses: what adapters may change."""
+    """Weights that adapters may change: matrices that only multiply rows."""
     uses: dict[str, set[str]] = {}
     for op in program.ops:
         for role, name in op.weights.items():
@@ -50,10 +50,10 @@ def linear_weights(program: Program) -> set[str]:
 
 
 def check_adapter(adapter: Adapter, program: Program) -> None:
-    """Raise unless each update belongs to a matrix that the program only multiplies rows with.
+    """Raise unless each update belongs to a matrix that only multiplies rows.
 
-    ModelError for a weight that is not there, of another shape, or for values that are not finite;
-    UnsupportedError for embeddings, experts and other weights that are used in another way.
+    ModelError for a missing weight, another shape, or values that are not finite; UnsupportedError for
+    embeddings, experts and other weights with another use.
     """
     import numpy as np
 

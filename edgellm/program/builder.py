@@ -1,7 +1,7 @@
-"""Grow a program op by op: each method emits one op and returns the name of its value.
+"""Builder: grows a program op by op; each method emits one op and returns the name of its value.
 
-Every weight is asked for with the shape the op needs. Where the builder knows the file's tensors, a
-missing tensor or another shape is refused at once, naming both.
+Every weight is declared with the shape that its op needs. If the builder knows the file's tensors, it refuses
+a missing tensor or another shape at once, naming both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Gating = Literal["softmax", "sigmoid", "softmax_chosen"]
 
 
 class Builder:
-    """A program under construction; `tensors` (name -> shape) is what the model file holds, if known."""
+    """A program under construction. tensors: name -> shape of the model file's tensors, if known."""
 
     def __init__(
         self,
@@ -47,10 +47,10 @@ class Builder:
         self._states: list[StateSpec] = []
         self._scope = Scope(n_vocab, self._widths, self._weights, self._tables, self._caches, self._states)
 
-    # What a program declares besides its ops.
+    # Declarations of a program beside its ops.
 
     def has(self, name: str) -> bool:
-        """Whether the model file holds tensor `name`; always False where the file is unknown."""
+        """True if the model file holds tensor `name`; False if the file is unknown."""
         return self.tensors is not None and name in self.tensors
 
     def width_of(self, value: str) -> int:
@@ -60,8 +60,8 @@ class Builder:
     def weight(self, name: str, *shape: int) -> str:
         """Declare weight `name` of `shape`; ModelError if the file lacks it or has another shape.
 
-        It may be stored with other dimensions of one, and a vector with more dimensions (one row per
-        group): the declared shape is the one that the op uses.
+        The file may store it with other dimensions of one, and a vector with more dimensions (one row per
+        group). The declared shape is the one that the op uses.
         """
         if self.tensors is not None:
             found = self.tensors.get(name)
@@ -96,7 +96,7 @@ class Builder:
         return len(self._states) - 1
 
     def build(self, *, hidden: str, logits: str | None, pooling: str = "mean") -> Program:
-        """The finished program, checked."""
+        """The finished program, after a check."""
         program = Program(
             family=self.family,
             n_vocab=self.n_vocab,
@@ -116,7 +116,7 @@ class Builder:
         check_declarations(program)
         return program
 
-    # One method per op, as ops.SPECS lists them.
+    # One method per op of ops.SPECS.
 
     def embed(
         self,
@@ -126,7 +126,7 @@ class Builder:
         *,
         source: Literal["token", "position", "first"] = "token",
     ) -> str:
-        """Row of `weight` (n_rows, width) by token id, by position, or row 0."""
+        """Row of `weight` (n_rows, width): by token id, by position, or row 0."""
         return self._emit("embed", (), {"weight": self.weight(weight, n_rows, width)}, source=source)
 
     def norm(
@@ -140,7 +140,7 @@ class Builder:
         bias: str | None = None,
         shared: bool = True,
     ) -> str:
-        """Normalize each group; weight and bias are shared by the groups, or as wide as the row."""
+        """Normalize each group; weight and bias are as wide as a group, or as the whole row."""
         size = self._widths[x] // groups if shared else self._widths[x]
         weights = self._vectors({"weight": weight, "bias": bias}, size)
         return self._emit("norm", (x,), weights, kind=kind, eps=float(eps), groups=groups)
@@ -257,7 +257,7 @@ class Builder:
     def concat(
         self, a: str, b: str, *, groups: int = 1, repeat_a: bool = False, repeat_b: bool = False
     ) -> str:
-        """Per group, a's values then b's."""
+        """Per group, the values of a, then those of b."""
         return self._emit("concat", (a, b), {}, groups=groups, repeat_a=repeat_a, repeat_b=repeat_b)
 
     def repeat(self, x: str, *, groups: int, times: int, interleave: bool = True) -> str:
@@ -289,7 +289,7 @@ class Builder:
         limit: float = 0.0,
         alpha: float = 1.0,
     ) -> str:
-        """Mixture of experts of `n_ff` hidden values each, chosen by the router's logits."""
+        """Mixture of experts with hidden width `n_ff`, chosen by the router's logits."""
         width, n_experts = self._widths[x], self._widths[router]
         shapes: dict[str, tuple[str | None, Shape]] = {
             "gate": (gate, (n_experts, n_ff, width)),
@@ -326,7 +326,7 @@ class Builder:
         bias: str | None = None,
         activation: Literal["none", "silu"] = "none",
     ) -> str:
-        """Causal depthwise convolution of `n_taps` taps; declares the state it keeps."""
+        """Causal depthwise convolution of `n_taps` taps; declares its state."""
         width = self._widths[x]
         weights = {"weight": self.weight(weight, width, n_taps)} | self._vectors({"bias": bias}, width)
         state = self.state("short_conv", (n_taps - 1) * width)
@@ -345,7 +345,7 @@ class Builder:
         scale: float,
         tiled: bool = False,
     ) -> str:
-        """Gated delta rule; declares the state it keeps."""
+        """Gated delta rule; declares its state."""
         size = self._widths[q] // n_key_heads * self._widths[v]
         return self._emit(
             "gated_delta",
@@ -372,7 +372,7 @@ class Builder:
         n_groups: int,
         d_state: int,
     ) -> str:
-        """Mamba-2 scan; declares the state it keeps."""
+        """Mamba-2 scan; declares its state."""
         return self._emit(
             "ssm",
             (x, b, c, dt),
@@ -395,7 +395,7 @@ class Builder:
 
 
 def _same_layout(found: Shape, expected: Shape) -> bool:
-    """Whether values stored in shape `found` can be read in shape `expected`."""
+    """True if values stored in shape `found` can be read in shape `expected`."""
     if len(expected) == 1:
         return prod(found) == expected[0]
     return [n for n in found if n != 1] == [n for n in expected if n != 1]

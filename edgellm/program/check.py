@@ -1,4 +1,4 @@
-"""Check a whole program: every op by the rules of its kind, and that nothing declared is left over."""
+"""Check of a whole program: every op by the rules of its kind, and no declaration unused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def check(program: Program) -> None:
 
 
 def check_declarations(program: Program) -> None:
-    """The part of `check` that is not about single ops, which the builder checks as they come."""
+    """The part of `check` that concerns declarations; the builder checks single ops as they come."""
     _check_header(program)
     _check_whole(program)
 
@@ -96,7 +96,7 @@ def _check_outputs(program: Program) -> None:
 
 
 def _check_state(ops: tuple[Op, ...], program: Program) -> None:
-    """Each cache is filled once, before it is shared; each state belongs to one op."""
+    """Raise unless each cache is filled once before it is shared, and each state belongs to one op."""
     filled: set[int] = set()
     owned: set[int] = set()
     for op in ops:

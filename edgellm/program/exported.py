@@ -1,4 +1,4 @@
-"""Models whose weights lie in a folder in ONNX form, beside a GGUF file that says the rest."""
+"""Models in ONNX form: weights in a folder, with a GGUF file beside them for everything else."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ MODEL_FILE = "model.onnx"
 DATA_FILE = "model.onnx.data"
 PROGRAM_KEY = "edgellm.onnx.program"
 TYPE_KEY = "edgellm.onnx.type"
-# Names of the weights, and their bytes in the data file.
+# Metadata keys of the weights' names, and of their bytes in the data file.
 NAMES_KEY = "edgellm.onnx.weight_names"
 SIZES_KEY = "edgellm.onnx.weight_bytes"
 
 
 def is_exported(metadata: Mapping[str, Any]) -> bool:
-    """Whether the weights are in ONNX form beside the file of this metadata."""
+    """True if the weights are in ONNX form beside the file of this metadata."""
     return PROGRAM_KEY in metadata
 
 
 def stored_program(metadata: Mapping[str, Any]) -> Program:
-    """The program that was exported; FormatError or ModelError if it is none."""
+    """The program that was exported; FormatError or ModelError if there is none."""
     text = metadata[PROGRAM_KEY]
     if not isinstance(text, str):
         raise FormatError(f"{PROGRAM_KEY} is {str(text)[:80]!r}, expected a program; convert the model again")
@@ -34,7 +34,7 @@ def stored_program(metadata: Mapping[str, Any]) -> Program:
 
 
 def stored_sizes(metadata: Mapping[str, Any]) -> dict[str, int]:
-    """Bytes of each weight; FormatError where the metadata does not say."""
+    """Bytes of each weight; FormatError if the metadata lacks them."""
     names, sizes = metadata.get(NAMES_KEY), metadata.get(SIZES_KEY)
     if not isinstance(names, list) or not isinstance(sizes, list) or len(names) != len(sizes):
         raise FormatError(f"{NAMES_KEY} and {SIZES_KEY} do not belong together; convert the model again")
@@ -42,6 +42,6 @@ def stored_sizes(metadata: Mapping[str, Any]) -> dict[str, int]:
 
 
 def exported_bytes(path: Path) -> int:
-    """Bytes of the graph and the weights beside the metadata at `path`; a missing file counts nothing."""
+    """Bytes of the graph and the weights beside the metadata at `path`; a missing file counts as 0."""
     files = (path.with_name(name) for name in (MODEL_FILE, DATA_FILE))
     return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,7 +1,7 @@
-"""The rules of each operation: which widths and weight shapes fit, and how wide its value is.
+"""Rules of each operation: the widths and weight shapes that fit, and the width of its value.
 
-The builder asks them while a program grows, the checker once it is whole, so both refuse the same
-things with the same sentence.
+The builder applies them while a program grows, the checker to a whole program, so both refuse the same errors
+with the same message.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Shape = tuple[int, ...]
 
 
 class Scope(NamedTuple):
-    """What an op may refer to: widths of the values so far, weight shapes, tables, caches, states."""
+    """Names that an op may refer to: widths of earlier values, weight shapes, tables, caches, states."""
 
     n_vocab: int
     widths: Mapping[str, int]
@@ -87,7 +87,7 @@ def _check_attr(
 
 
 class _View:
-    """One op with typed access to its parts; every method refuses what does not fit."""
+    """One op with typed access to its parts; every method raises for a part that does not fit."""
 
     __slots__ = ("op", "scope", "widths")
 

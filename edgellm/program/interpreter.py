@@ -1,6 +1,6 @@
-"""Run a program with NumPy, whole sequences at once: slow, plain, the oracle of the native engine.
+"""NumPy interpreter of programs, for whole sequences: slow, plain, the oracle of the native engine.
 
-Values are float32 rows; norms, softmax and the recurrent scans compute in float64 and round once.
+Values are float32 rows. Norms, softmax and recurrent scans compute in float64 and round once.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 
 
-# Called with a matrix's name, its number in a stack of matrices, and the rows (n_tokens, n_in) it multiplies.
+# Called with a matrix's name, its number in a stack of matrices, and its factor, rows (n_tokens, n_in).
 Observe = Callable[[str, int, Array], None]
 
 
 class Interpreter:
-    """Evaluates `program` over `weights` (name -> float32 array; may decode a weight when asked).
+    """Evaluates `program` over `weights` (name -> float32 array, which may be decoded at access).
 
-    observe: told of every product of rows with a matrix. adapters: what may be added to its matrices; the
-    `scales` of a run are one for each adapter, or none to leave them all out.
+    observe: called for every product of rows with a matrix. adapters: updates that may be added to matrices;
+    `scales` of a run has one factor for each adapter, or is empty for none.
     """
 
     def __init__(
@@ -52,11 +52,11 @@ class Interpreter:
         return self.values(ids, scales)[self.program.logits]
 
     def hidden(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
-        """The rows (n_tokens, width) after the final norm."""
+        """Rows (n_tokens, width) after the final norm."""
         return self.values(ids, scales)[self.program.hidden]
 
     def values(self, ids: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Array]:
-        """Every value that is read last by the output; others are dropped after their last use."""
+        """The output values, and values that no op reads; all others are dropped after their last use."""
         tokens = np.asarray(ids, dtype=np.int64)
         if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
             raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
@@ -94,7 +94,7 @@ class _Run:
         self._weights = weights
 
     def see(self, op: Op, role: str, number: int, rows: Array) -> None:
-        """Tell the observer, if there is one, what matrix `number` of a weight is multiplied with."""
+        """Call the observer, if there is one, with the rows that matrix `number` of a weight multiplies."""
         if self._observe is not None:
             self._observe(op.weights[role], number, rows)
 
@@ -147,7 +147,7 @@ def _sigmoid(x: Array) -> Array:
 
 
 def _gate(op: Op, gate: Array, up: Array) -> Array:
-    """activation(gate) * up, or GPT-OSS's clamped form of it."""
+    """activation(gate) * up, or the clamped form of it (`swiglu_oai`)."""
     limit = np.float32(op.attrs["limit"])
     if op.attrs["activation"] == "swiglu_oai":
         gate = np.minimum(gate, limit)

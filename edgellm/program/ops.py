@@ -1,12 +1,12 @@
-"""The operations a model program is made of, as data.
+"""Operations of a model program, as data.
 
-A program is a flat list of `Op`s over values. A value is a matrix `(n_tokens, width)` of float32; an
-op reads earlier values and named weights and makes one value (a few also read and write state that
-belongs to a sequence: the key/value cache, a convolution's tail, a recurrent state). `SPECS` is the
-one place that says which inputs, weights and attributes each op has; the builder, the checker, the
-text form, the interpreter and the native engine all follow it.
+A program is a flat list of `Op`s over values. A value is a matrix `(n_tokens, width)` of float32. An op reads
+earlier values and named weights, and makes one value; a few ops also read and write the state of a sequence:
+the key/value cache, a convolution's tail, a recurrent state. `SPECS` is the only definition of the inputs,
+weights and attributes of each op. The builder, the checker, the text form, the interpreter and the native
+engine follow it.
 
-"Per group" means: the row is cut into `groups` equal slices (attention heads, mostly).
+"Per group" means that the row is cut into `groups` equal slices, mostly attention heads.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ class RopeTable(NamedTuple):
 
 
 class CacheSpec(NamedTuple):
-    """One layer's key/value cache; window > 0: only the last `window` tokens are ever read."""
+    """Key/value cache of one layer; window > 0: only the last `window` tokens are read."""
 
     n_kv_heads: int
     key_dim: int
@@ -240,17 +240,17 @@ class CacheSpec(NamedTuple):
 
 
 class StateSpec(NamedTuple):
-    """One fixed-size recurrent state of a sequence, float32, `size` values."""
+    """Recurrent state of a sequence: `size` float32 values."""
 
     kind: Literal["short_conv", "gated_delta", "ssm"]
     size: int
 
 
 class Program(NamedTuple):
-    """A whole model: ops in order, the shapes of its values and weights, and the state it keeps.
+    """A whole model: ops in order, the shapes of its values and weights, and its state.
 
-    `hidden` is the value after the final norm; `logits` the value (n_tokens, n_vocab), or None for an
-    encoder. `pooling` says how `hidden` becomes one embedding: mean, cls or last.
+    hidden: the value after the final norm. logits: the value (n_tokens, n_vocab), None for an encoder.
+    pooling: the way from `hidden` to one embedding: mean, cls or last.
     """
 
     family: str

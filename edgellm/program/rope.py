@@ -1,7 +1,7 @@
-"""Rotation frequencies for every way of stretching RoPE, in float64 without NumPy.
+"""Rotation frequencies for every kind of RoPE scaling, in float64 without NumPy.
 
-Each function returns inverse frequencies (radians per position, one per rotated pair) or the factors
-that divide them; the cosine and sine scale comes beside where the method has one.
+Each function returns inverse frequencies (radians per position, one for each rotated pair), or the factors
+that divide them. A method's scale of cosine and sine has a function of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class YarnOptions(NamedTuple):
-    """YaRN's parameters under their paper names (arXiv 2309.00071), with the usual defaults."""
+    """YaRN's parameters under the paper's names (arXiv 2309.00071), with the usual defaults."""
 
     factor: float
     n_ctx_original: int
@@ -32,12 +32,12 @@ def linear_inv_freq(n_dims: int, base: float, factor: float) -> tuple[float, ...
 
 
 def ntk_base(n_dims: int, base: float, alpha: float) -> float:
-    """NTK-aware scaling: the base that stretches the slowest pair by `alpha` and the fastest by nothing."""
+    """NTK-aware scaling: the base that scales the slowest pair by `alpha` and the fastest not at all."""
     return float(base * alpha ** (n_dims / (n_dims - 2)))
 
 
 def proportional_factors(n_dims: int, share: float) -> tuple[float, ...]:
-    """Divisors that let only the first `share` of the pairs rotate: 1, then a number too large to turn."""
+    """Divisors that rotate only the first `share` of the pairs: 1, then a number too large for a rotation."""
     n_rotated = int(share * n_dims // 2)
     return tuple(1.0 if i < n_rotated else 1e30 for i in range(n_dims // 2))
 
@@ -49,7 +49,7 @@ def llama3_factors(
     high_freq_factor: float,
     n_ctx_original: int,
 ) -> tuple[float, ...]:
-    """Divisors of Llama 3.1: 1 for short wavelengths, `factor` for long ones, smooth between."""
+    """Divisors of Llama 3.1: 1 for short wavelengths, `factor` for long ones, smooth between them."""
     factors = []
     for f in inv_freq:
         wavelength = 2 * math.pi / f
@@ -82,7 +82,7 @@ def yarn_inv_freq(n_dims: int, base: float, options: YarnOptions) -> tuple[float
 
 
 def yarn_mscale(factor: float, multiplier: float = 1.0) -> float:
-    """Attention temperature of YaRN: 0.1 * multiplier * ln(factor) + 1 once the context is stretched."""
+    """Attention temperature of YaRN: 0.1 * multiplier * ln(factor) + 1 for a factor above 1."""
     return 1.0 if factor <= 1 else 0.1 * multiplier * math.log(factor) + 1.0
 
 

@@ -1,7 +1,7 @@
-"""The text form of a program: what `edgellm show --program` prints and the native engine parses.
+"""Text form of a program: printed by `edgellm show --program`, parsed by the native engine.
 
-One line per declaration and op, fields separated by one space, floats written so that they read back
-to the same double (docs/architecture.md, "The program's text form").
+One line for each declaration and op, fields separated by one space. Floats are written so that they read back
+as the same double (docs/architecture.md, "The program's text form").
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def to_text(program: Program) -> str:
 def from_text(text: str) -> Program:
     """Parse and check a program's text form.
 
-    Raises FormatError naming the line, what was found and what was expected; ModelError if the program
-    is well written but inconsistent.
+    Raises FormatError naming the line, what was found and what was expected; ModelError if the program is
+    well-formed but inconsistent.
     """
     header: dict[str, str] = {}
     output: dict[str, str] = {}
@@ -135,7 +135,7 @@ def _write(value: AttrValue) -> str:
 
 
 class _Line:
-    """One line's fields, read with errors that name the line."""
+    """Fields of one line; errors name the line."""
 
     def __init__(self, number: int, fields: list[str]) -> None:
         self.number = number
@@ -150,7 +150,7 @@ class _Line:
         return self.fields[index]
 
     def named(self, start: int, names: tuple[str, ...], stop: int | None = None) -> dict[str, str]:
-        """Fields from `start` on are exactly `name=value`, in the order of `names`."""
+        """Fields from `start` on, which must be exactly `name=value` in the order of `names`."""
         fields = self.fields[start:stop]
         values: dict[str, str] = {}
         for field, name in zip(fields, names, strict=False):

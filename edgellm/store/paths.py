@@ -1,4 +1,4 @@
-"""Where models are kept."""
+"""Folders of models, downloads and configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def home() -> Path:
 
 
 def models_folder() -> Path:
-    """The folder of whole, checked model files."""
+    """Folder of whole, checked model files."""
     return home() / "models"
 
 
 def downloads_folder() -> Path:
-    """The folder of what has not arrived completely."""
+    """Folder of partial downloads."""
     return home() / "downloads"
 
 
@@ -43,6 +43,6 @@ def hub_cache() -> Path:
 
 
 def offline_by_environment() -> bool:
-    """Whether `EDGELLM_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
+    """True if `EDGELLM_OFFLINE` or `HF_HUB_OFFLINE` forbids the network."""
     names = ("EDGELLM_OFFLINE", "HF_HUB_OFFLINE")
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)

@@ -1,4 +1,4 @@
-"""From what a person calls a model to a file: a path, a name of the catalog, or a name on the Hub."""
+"""Resolves a model's name to a file: a path, a name of the catalog, or a name on the Hub."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from edgellm.store.paths import offline_by_environment
 if TYPE_CHECKING:
     from edgellm.store.http import Report
 
-# The file that stands for a folder which `edgellm convert --format onnx` has written.
+# The file that stands for a folder written by `edgellm convert --format onnx`.
 _OF_FOLDER = "edgellm.gguf"
 
 
@@ -24,13 +24,13 @@ def resolve(
     on_disk: bool = False,
     report: Report | None = None,
 ) -> Path:
-    """The file of a model, fetched if it has to be and may be.
+    """Path of a model's file, fetched if necessary and allowed.
 
-    `name` is a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for
-    the default model. A path that exists always wins; a folder in
-    ONNX form is its `edgellm.gguf`. `offline` (as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE`
-    do) keeps the network out of it; `on_disk` takes only what is there. Raises FileError for what does not
-    exist, DownloadError for what cannot be fetched.
+    name: a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for the
+    default model. A path that exists always wins; a folder in ONNX form stands for its `edgellm.gguf`.
+    offline: forbids the network, as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE` do. on_disk: accepts only a file
+    that is on disk. Raises FileError for a model that does not exist, DownloadError for one that cannot be
+    fetched.
     """
     forbidden = ""
     if offline or offline_by_environment():
@@ -55,14 +55,14 @@ def resolve(
 
 
 def is_model_name(text: str) -> bool:
-    """Whether `text` can only be meant as a model: a path that exists, a `.gguf`, or a known name."""
+    """True if `text` can only mean a model: a path that exists, a `.gguf`, or a known name."""
     if not text or "\n" in text or len(text) > 4096:
         return False
     return text.endswith(".gguf") or find_known(text) is not None or Path(text).expanduser().exists()
 
 
 def local_path(name: str | None) -> Path | None:
-    """The model's file if it is on disk, else None."""
+    """Path of the model's file if it is on disk, else None."""
     try:
         return resolve(name, on_disk=True)
     except (FileError, DownloadError):
@@ -106,7 +106,7 @@ def _hub(text: str, forbidden: str) -> Path | None:
 
 
 def _advice(text: str) -> str:
-    """What may have been meant: a file beside it, or a known name."""
+    """Names that may have been meant: a file beside it, or a known name."""
     import difflib
 
     names = [name for model in known_models() for name in (model.name, *model.aliases)]
