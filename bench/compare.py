@@ -1,16 +1,16 @@
-"""Compare edgellm with llama.cpp and ik_llama.cpp: the same file, prompt and threads, in turn.
+"""Compares edgellm with llama.cpp and ik_llama.cpp: the same file, prompt and threads, in turn.
 
     python bench/compare.py -m model.gguf --peer-python /path/to/venv/bin/python -t 2 -r 5
 
-The peers are whichever of the packages `llama-cpp-python` and `ik-llama-cpp-python` the peers' Python has.
-Each engine is a process that stays loaded and does one timed thing at a request, so engines take turns
+The peers are those of the packages `llama-cpp-python` and `ik-llama-cpp-python` that the peers' Python has.
+Each engine is a process that stays loaded and makes one measurement at a request, so engines take turns
 measurement by measurement: A B C A B C. A ratio is taken within each turn, and the median of the ratios is
-given. What is timed is the engine's own call and the search for the largest logit.
+reported. The timed part is the engine's own call and the search for the largest logit.
 
-Cold start is the whole of a process: `edgellm run`, and for a peer a Python that imports it, loads the file,
-makes a context and runs a prompt of 8 tokens. Loading to the first token is the same without the start of
-the process and its imports, for all engines in their workers. Peak memory is the whole process for edgellm;
-for a peer the Python and NumPy it was started with are taken off.
+Cold start is a whole process: `edgellm run`, and for a peer a Python that imports it, loads the file, makes a
+context and runs a prompt of 8 tokens. Loading to the first token is the same without the start of the process
+and its imports, for all engines in their workers. Peak memory is the whole process for edgellm; for a peer,
+its Python and NumPy are subtracted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ TEXT = HERE.parent / "tests/data/text/english.txt"
 PROBES = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 MEMORY_CONTEXT = 2048
 WINDOW = 512
-# Threads of the engine before may still spin; let them fall asleep.
+# Threads of the previous engine may still spin; let them fall asleep.
 PAUSE_S = 0.05
 
 
 class Engine:
-    """A worker process, asked one thing at a time."""
+    """A worker process that takes one request at a time."""
 
     def __init__(self, name: str, command: Sequence[str]) -> None:
         self.name = name
@@ -89,12 +89,12 @@ class Measure:
     samples: dict[str, list[float]] = field(default_factory=dict)
 
     def ratio(self, peer: str) -> float:
-        """How many times as good edgellm is: the median of the ratios of each turn."""
+        """Median of the ratios of each turn: above 1, edgellm is better."""
         pairs = list(zip(self.samples["edgellm"], self.samples[peer], strict=True))
         return statistics.median(a / b if self.higher_is_better else b / a for a, b in pairs)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything measured, for JSON."""
+        """All samples, for JSON."""
         peers = [name for name in self.samples if name != "edgellm"]
         return {
             "name": self.name,
@@ -129,7 +129,7 @@ class Comparison:
         self.bos = None if plain[0] == self.ids[0] else self.ids[0]
 
     def run(self) -> None:
-        """Measure everything that was asked for."""
+        """Make the requested measurements."""
         options = self.options
         n_prompt, n_gen = options.n_prompt, options.n_gen
         ids = self.ids
@@ -224,7 +224,7 @@ class Comparison:
         print(f"{self.model.name}: {measure.name}: {shown} {measure.unit}", file=sys.stderr)
 
     def as_dict(self) -> dict[str, Any]:
-        """Everything measured, for JSON."""
+        """All measurements, for JSON."""
         return {
             "model": self.model.name,
             "threads": self.options.threads,
@@ -272,7 +272,7 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def find_engines(options: argparse.Namespace) -> dict[str, list[str]]:
-    """The commands of edgellm's worker and of each peer that a peers' Python has; the first Python wins."""
+    """Commands of edgellm's worker and of each peer that a peers' Python has; the first Python wins."""
     edgellm = [sys.executable, str(HERE / "edgellm_worker.py"), "--kv-type", options.kv_type]
     if options.isa:
         edgellm += ["--isa", options.isa]
@@ -290,7 +290,7 @@ def find_engines(options: argparse.Namespace) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Compare on every model; writes Markdown to stdout, and JSON where asked to."""
+    """Compare on every model; writes Markdown to stdout, and JSON if requested."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

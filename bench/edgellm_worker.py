@@ -1,4 +1,4 @@
-"""A worker that runs edgellm as `peer_worker.py` runs the peers: the same requests, the same things timed."""
+"""Worker that runs edgellm as `peer_worker.py` runs the peers: the same requests and timed parts."""
 
 from __future__ import annotations
 

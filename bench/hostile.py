@@ -1,10 +1,9 @@
-"""A well-behaved client beside ones that send slow headers, headers of 1 MB, half a body, and garbage.
+"""A well-behaved client beside clients that send slow headers, headers of 1 MB, half a body, and garbage.
 
     python -m bench.hostile -m model.gguf
 
-Starts a server and asks it for one answer after another: first alone, then while the others do their worst
-from the same machine, which takes some of its cores, too. Exits with 1 if the answers then come at less than
-half the speed.
+Starts a server and requests one answer after another, first alone, then beside the bad clients on the same
+machine, which use some of its cores, too. Exits with 1 if the answers then come at less than half the speed.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ PAUSE_S = 0.05
 
 
 class Attackers:
-    """Clients on threads of their own, `n_each` of each kind, until `stop`; `tried` counts what they did."""
+    """Clients on threads of their own, `n_each` of each kind, until `stop`; `tried` counts their attempts."""
 
     def __init__(self, port: int, n_each: int) -> None:
         self.tried: Counter[str] = Counter()
@@ -44,12 +43,12 @@ class Attackers:
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End, and wait until the last of them has noticed."""
+        """Stop the threads and wait for them."""
         self._over.set()
         for thread in self._threads:
             thread.join()
@@ -84,7 +83,7 @@ class Attackers:
                 with socket.create_connection(("127.0.0.1", self._port), timeout=5) as connection:
                     kind(connection)
             except OSError:
-                pass  # it was shown out
+                pass  # the server has disconnected it
             self.tried[kind.__name__] += 1
 
 

@@ -1,12 +1,11 @@
-"""A server under mixed load: streams, clients that leave, that cancel while they wait, that read slowly, and
-requests that cannot be served.
+"""A server under mixed load: streams, clients that leave, cancel while they wait or read slowly, and bad
+requests.
 
     python bench/load.py -m model.gguf --seconds 180 --clients 16
 
-Each prompt has a word of its own, and the server says beforehand, with nothing else to do, what it answers to
-it. Under load every answer has to be that one, or the beginning of it where the client leaves. Exits with 1,
-and says why, if one is not, if a request ends in no proper way, or if the server keeps requests, open files
-or memory.
+Each prompt has a word of its own, and the idle server answers each of them first. Under load every answer
+must equal that one, or be a prefix of it if the client leaves. Exits with 1 and the reason if an answer
+differs, if a request ends in a wrong way, or if the server keeps requests, open files or memory.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 N_PROMPTS = 12
 MAX_TOKENS = 32
 CONTEXT = 512
-# What a run may add after its warm-up: more threads at once than before, more rows of logits in one step.
+# Growth allowed after the warm-up: more threads at once than before, more rows of logits in one step.
 MEMORY_BYTES = 8 << 20
 WARM_UP = 0.3
 
@@ -40,12 +39,12 @@ HOWS = {"stream": 55, "leave": 15, "cancel": 10, "slow": 10, "too long": 5, "mal
 
 
 class WrongError(Exception):
-    """An answer, or an end, that is not a proper one."""
+    """A wrong answer, or a wrong end of one."""
 
 
 @dataclass
 class Report:
-    """What came of all requests, and what the server held after the warm-up and at the end."""
+    """Outcome of all requests, and the server's resources after the warm-up and at the end."""
 
     ends: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
@@ -56,7 +55,7 @@ class Report:
     metrics: dict[str, float] = field(default_factory=dict)
 
     def faults(self) -> list[str]:
-        """Why the run fails, if it does."""
+        """Reasons for which the run fails."""
         found = list(self.wrong)
         if self.files[1] > self.files[0]:
             found.append(f"the server has {self.files[1]} open files, and had {self.files[0]}")
@@ -80,7 +79,7 @@ class Report:
 
 
 class Load:
-    """The clients. `url` and `pid` of a server with one model; `seed` makes who does what repeatable."""
+    """The clients. url, pid: of a server with one model. seed: makes the clients' actions repeatable."""
 
     def __init__(self, url: str, pid: int, *, seed: int = 0) -> None:
         self.report = Report()
@@ -93,7 +92,7 @@ class Load:
         self._expected: list[str] = []
 
     def run(self, seconds: float, n_clients: int) -> Report:
-        """Learn the answers, run the clients for that long, and wait for the server to have nothing to do."""
+        """Collect the answers, run the clients for that long, and wait until the server is idle."""
         with self._client() as client:
             self._expected = [
                 "".join(self._answer(client, number, lambda: None)) for number in range(N_PROMPTS)
@@ -110,7 +109,7 @@ class Load:
         return self.report
 
     def _fill_cache(self, client: httpx.Client) -> None:
-        """Have every page of the cache touched, which the system hands out only then."""
+        """Touch every page of the cache, because the system allocates pages at first use."""
         for number in range(8):
             body = {"prompt": [100 + number] * (CONTEXT - 8), "max_tokens": 1}
             client.post("/v1/completions", json=body).raise_for_status()
@@ -217,7 +216,7 @@ class Load:
             time.sleep(0.05)
 
     def _held(self) -> tuple[int, int]:
-        """(open files, bytes of memory of its own) of the server, when its last connections are closed."""
+        """(open files, bytes of own memory) of the server, once its last connections are closed."""
         folder = Path(f"/proc/{self._pid}")
         n_files = min(self._n_files(folder) for _ in range(20))
         status = (folder / "status").read_text()
@@ -231,7 +230,7 @@ class Load:
 
 @contextmanager
 def serving(model: Path, *arguments: str) -> Iterator[tuple[str, int]]:
-    """(URL, process id) of a server of the model on a free port, with few places and a short queue."""
+    """(URL, process id) of a server of the model on a free port, with few slots and a short queue."""
     command = [sys.executable, "-m", "edgellm", "serve", str(model), "--port", "0", "-c", str(CONTEXT)]
     command += ["-np", "4", "--queue", "8", *arguments]
     environment = {**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(ROOT))}
@@ -264,7 +263,7 @@ def serving(model: Path, *arguments: str) -> Iterator[tuple[str, int]]:
 
 
 def main() -> int:
-    """Run the load and print what came of it."""
+    """Run the load and print its outcome."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,8 +1,8 @@
-"""A worker that runs one peer engine, in the Python it is installed in: one timed thing per request.
+"""Worker that runs one peer engine, in the Python it is installed in: one measurement per request.
 
-Started by `compare.py`; speaks JSON lines: a request on stdin, an answer on stdout. Only the standard
-library and NumPy are imported beside the peer, and only `llama_decode` and the search for the largest logit
-are timed.
+`compare.py` starts it and speaks JSON lines: a request on stdin, an answer on stdout. It imports only the
+standard library and NumPy beside the peer. Only `llama_decode` and the search for the largest logit are
+timed.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Peer:
         self.baseline = memory()
 
     def info(self) -> dict[str, Any]:
-        """Say which library this is and which CPU features it was built for."""
+        """Return the library's name and the CPU features that it was built for."""
         package = importlib.import_module(ENGINES[self.engine].split(".")[0])
         lib = self.api if self.engine == "llama.cpp" else self.api._lib
         features = lib.llama_print_system_info().decode()
@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("engine", choices=sorted(ENGINES))
     parser.add_argument("--repack", action="store_true", help="let ik_llama.cpp repack tensors at load")
     options = parser.parse_args()
-    # The engines write their logs to stderr and, some, to stdout: keep the answers' channel to ourselves.
+    # Engines write logs to stderr, and some to stdout: keep the channel of the answers apart.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     peer = Peer(options.engine, options.repack)

@@ -1,11 +1,11 @@
-"""Write a checkpoint of random weights in a known model's shape, to measure its size without fetching it.
+"""Writes a checkpoint of random weights in a known model's shape, to measure its size without fetching it.
 
     python bench/random_model.py qwen2.5-1.5b checkpoint/
     edgellm convert checkpoint/ model.gguf --type Q4_K_M
     edgellm bench -m model.gguf
 
-Speed depends on shapes and formats, not on what the weights say: its answers mean nothing. The vocabulary has
-the size of the model's, but all except 261 of its tokens are padding.
+Speed depends on shapes and formats, not on the values of weights; the answers are meaningless. The vocabulary
+has the model's size, but all except 261 of its tokens are padding.
 """
 
 from __future__ import annotations
@@ -94,7 +94,9 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 
 def _bfloat16(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.uint16]]:
-    """The bits of BF16 values: a matrix's keep the size of what they multiply, a vector's are around one."""
+    """Bits of BF16 values: a matrix keeps the size of the values it multiplies, a vector's values are around
+    one.
+    """
     values = rng.standard_normal(shape, np.float32)
     values *= np.float32(1 / 16 if len(shape) == 1 else shape[1] ** -0.5)
     values += np.float32(len(shape) == 1)
@@ -102,7 +104,7 @@ def _bfloat16(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray[An
 
 
 def write(folder: Path, config: dict[str, Any]) -> int:
-    """A whole checkpoint in `folder`, tensor by tensor. Returns its bytes of weights."""
+    """Write a whole checkpoint in `folder`, tensor by tensor. Returns the bytes of its weights."""
     write_settings(folder, config)
     header, at = {}, 0
     for name, shape in tensors(config):

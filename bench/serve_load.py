@@ -1,15 +1,15 @@
-"""Load a server with streaming clients: tokens per second of all together, and the time to each first token.
+"""Loads a server with streaming clients: tokens per second of all together, and the time to each first token.
 
     edgellm serve model.gguf &
     python bench/serve_load.py --clients 16 --prompt-tokens 100 --max-tokens 128
     python bench/serve_load.py --shared 1500
 
-First one client alone, then all at once, each with a prompt that no other begins like; every answer is held
-against the same request alone. `--shared N` instead asks three times with prompts that begin with the same N
-tokens: the first one cold, unless the server knows them already (`--cache-dir`, a restart, and `--tag`).
+First one client alone, then all at once, each with a prompt of its own. Every answer is compared with the
+same request alone. `--shared N` instead sends three prompts that begin with the same N tokens: the first one
+cold, unless the server knows them already (`--cache-dir`, a restart, and `--tag`).
 
-Prompts are parts of a text, of exact lengths in the server's tokens. The server may guess tokens ahead,
-which helps one client more than many; with `edgellm serve --draft-max 0` sharing steps alone is measured.
+Prompts are parts of a text, of exact lengths in the server's tokens. Speculative decoding helps one client
+more than many; `edgellm serve --draft-max 0` measures the sharing of steps alone.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEXT = Path(__file__).resolve().parent.parent / "tests/data/text/english.txt"
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer: seconds to its first token and in all, what it said, and what the server counted."""
+    """One answer: seconds to its first token and in all, its text, and the server's counters."""
 
     first_s: float
     total_s: float
@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Answers that were under way together."""
+    """Figures of answers that ran at the same time."""
 
     clients: int
     tok_s: float
@@ -54,7 +54,7 @@ class Figures:
 
 
 class Target:
-    """Where to ask; connections of its own kind, because a client library takes more time than the server."""
+    """A server's address, and plain connections to it: a client library takes more time than the server."""
 
     def __init__(self, url: str, api_key: str | None) -> None:
         parts = urlsplit(url)
@@ -109,20 +109,20 @@ async def first_model(target: Target) -> str:
 
 
 async def tokens_of(target: Target, model: str, text: str) -> list[int]:
-    """The token ids of a text, as the server has them."""
+    """Token ids of a text, by the server."""
     body = {"model": model, "content": text, "parse_special": False}
     found = [line async for line in target.lines("/tokenize", body) if line.startswith(b"{")]
     return list(json.loads(found[0])["tokens"])
 
 
 def prompt(tokens: Sequence[int], tag: str, n_tokens: int) -> list[int]:
-    """A part of the text, at a place that no other tag is likely to have; ValueError if it is shorter."""
+    """A part of the text at a position that depends on the tag; ValueError if it is too short."""
     place = random.Random(tag).randrange(len(tokens) - n_tokens)
     return list(tokens[place : place + n_tokens])
 
 
 def figures(answers: Sequence[Answer], seconds: float) -> Figures:
-    """What `answers`, which together took `seconds`, amount to."""
+    """Figures of `answers`, which together took `seconds`."""
     firsts = sorted(answer.first_s for answer in answers)
     n_generated = sum(answer.n_generated for answer in answers)
     return Figures(
@@ -153,7 +153,7 @@ async def measure_load(
                 "prompt": prompt(tokens, f"{arguments.tag} {run} {number}", arguments.prompt_tokens),
                 "max_tokens": arguments.max_tokens,
                 "ignore_eos": True,
-                # Half of them always the likeliest token, half drawn with a seed.
+                # Half of them are greedy, half are sampled with a seed.
                 **({"temperature": 0} if number % 2 else {"temperature": 1, "seed": number}),
             }
             for number in range(arguments.clients)
@@ -167,7 +167,7 @@ async def measure_load(
         all_.append(figures(answers, seconds))
         alone = [await ask(target, body) for body in asked]
         n_different += sum(a.text != b.text for a, b in zip(answers, alone, strict=True))
-        # One client, three times, with prompts that the prefix cache does not know.
+        # One client, three times, with prompts that are not in the prefix cache.
         for number in range(3):
             part = prompt(tokens, f"{arguments.tag} one {run} {number}", arguments.prompt_tokens)
             answers, seconds = await together(target, [{**asked[number % len(asked)], "prompt": part}])

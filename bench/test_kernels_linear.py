@@ -2,8 +2,8 @@
 
 python -m pytest bench/test_kernels_linear.py --benchmark-only -k "avx2 and Q4_1"
 
-Decode: GB/s of packed weights and its share of what a read-only loop gets on as large a buffer, bytes per
-nanosecond and thread. Prefill: GMAC/s and its share of what a register kernel gets. EDGELLM_BENCH_THREADS
+Decode: GB/s of packed weights and its share of a read-only loop's rate on as large a buffer, in bytes per
+nanosecond and thread. Prefill: GMAC/s and its share of a register kernel's rate. EDGELLM_BENCH_THREADS
 (default 1) threads.
 """
 

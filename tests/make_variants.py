@@ -46,7 +46,7 @@ LONGROPE: Change = {
     "long_factor": [1.5 + 0.3 * i for i in range(8)],
 }
 WINDOW: Change = {"sliding_window": 8, "use_sliding_window": True}
-# The families whose rotation can be stretched.
+# Families whose rotation can be scaled.
 STRETCHED = (
     "cohere2",
     "ernie4_5",
@@ -135,7 +135,7 @@ def changed(base: Change, change: Change) -> Change:
 
 
 def main(references: Path) -> None:
-    """Write the file anew."""
+    """Write the file."""
     cases, arrays = [], {}
     for seed, (case, name, change) in enumerate(CASES):
         config = changed(json.loads((references / case / "config.json").read_text()), change)

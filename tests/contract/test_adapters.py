@@ -1,4 +1,4 @@
-"""Adapters at run time: the logits of the adapted model, and no bit of anybody else's changed."""
+"""Adapters at run time: logits of the adapted model, and unchanged bits of every other sequence."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ __all__ = ["unpacked"]
 
 Floats = NDArray[np.float32]
 WITH_ADAPTER = ("gemma3", "llama", "qwen3")
-# Fused, windowed, recurrent, grouped, with experts: what programs can do to a linear.
+# Fused, windowed, recurrent, grouped, with experts: all uses of a linear in programs.
 CASES = ("deepseek_v2", "gemma3", "gpt2", "lfm2", "llama", "mamba2", "mixtral", "phi3", "qwen2", "qwen3_5")
 
 
@@ -145,7 +145,7 @@ def test_bits_do_not_depend_on_company_chunks_or_threads(isa: str) -> None:
         assert np.array_equal(logits(single, ids, scales, 7), expected)
         assert np.array_equal(logits(triple, ids, scales, 1), expected)
 
-    # All settings in the same steps, each sequence at its own pace; only some rows' logits are asked for.
+    # All settings in the same steps, each sequence at its own pace, with logits of some rows only.
     sequences = [made.open_sequence(scales) for scales in settings]
     done = [0] * len(settings)
     for width in (3, 1, 17, 1, 1, 20, 2):
@@ -163,7 +163,7 @@ def test_bits_do_not_depend_on_company_chunks_or_threads(isa: str) -> None:
         with pytest.raises(ValueError, match="scales must be one finite number for each adapter"):
             made.open_sequence(scales)
 
-    # A copy goes on with the adapters of what it copies.
+    # A fork keeps the adapters of its original.
     fork = made.fork_sequence(sequences[3], 32)
     rest = np.asarray(ids[32:40], np.int32)
     rows = made.step(rest, np.full(8, fork, np.int32), np.ones(8, np.uint8))
@@ -189,7 +189,7 @@ def test_quantized_models_keep_their_bits_too() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_names_and_row_orders_are_those_of_the_family(name: str) -> None:
-    """What an adapter adds to a checkpoint's matrix, it adds to what the family makes of that matrix."""
+    """The change of a checkpoint's matrix equals the change of the family's matrix made from it."""
     config, source = checkpoint(name)
     planned = plan(config, {key: array.shape for key, array in source.items()})
     program, _ = _planned(name)
@@ -225,7 +225,7 @@ def test_names_and_row_orders_are_those_of_the_family(name: str) -> None:
         assert not refused
 
 
-# What families need to know of a checkpoint's config and do not write into their files.
+# Config values that families need and do not write into their files.
 NEEDS_CHECKPOINT = {"deepseek_v2", "gemma4", "lfm2", "mamba2", "qwen3_5", "qwen3_next"}
 
 

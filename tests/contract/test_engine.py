@@ -1,4 +1,4 @@
-"""The native engine: every family's logits, and the same bits whatever threads, chunks and batch mates."""
+"""Native engine: every family's logits, and equal bits for any threads, chunks and batch."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_bits_do_not_depend_on_threads_chunks_or_company(name: str, kv: str) -> 
         assert np.array_equal(_logits(engine, ids, chunk), whole), f"chunks of {chunk}"
     assert np.array_equal(_logits(_engine(program, weights, threads=3, kv=kv), ids, 5), whole)
 
-    # The same tokens again, in steps that three other sequences share, each at its own place.
+    # The same tokens again, in steps shared with three other sequences at other positions.
     others = [np.roll(ids, shift).tolist() for shift in (3, 17, 40)]
     sequences = [engine.open_sequence() for _ in range(4)]
     rows = []
@@ -194,7 +194,7 @@ def test_windows_and_states_are_not_blocks(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "lfm2", "mamba2"])
 def test_forged_sequences_are_refused_or_harmless(name: str) -> None:
-    """Whatever the bytes are: no sequence, or one that can be continued; never a crash."""
+    """Any bytes give no sequence, or one that can be continued; never a crash."""
     program, weights = _planned(name)
     engine = _engine(program, weights)
     sequence = engine.open_sequence()
@@ -220,7 +220,7 @@ def test_forged_sequences_are_refused_or_harmless(name: str) -> None:
 
 
 def test_logits_that_are_held_stay_as_they_are() -> None:
-    """Steps write to the same place again only when nobody looks at it any more."""
+    """A step reuses the memory of logits only when nothing refers to them."""
 
     def step(engine: _native.Engine, token: int) -> Logits:
         tokens, sequences = np.asarray([token], np.int32), np.zeros(1, np.int32)
@@ -400,7 +400,7 @@ def _step(engine: _native.Engine, tokens: Sequence[int], n_largest: int) -> Logi
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("threads", [1, 3])
 def test_the_largest_logits_are_those_of_all(isa: str, threads: int) -> None:
-    """Found without reading the whole head: the same bits, and nothing else among or above them."""
+    """The largest logits, found without reading the whole head, have equal bits; others lie below them."""
     engine = _engine_with_large_head(isa, threads)
     rng = np.random.default_rng(3)
     for n_largest, n_rows in ((1, 1), (1, 2), (1, 12), (5, 1), (5, 7), (40, 1), (64, 1), (65, 1)):
@@ -438,7 +438,7 @@ def test_a_token_far_above_all_others_is_found() -> None:
 def test_answers_of_a_real_model_do_not_depend_on_how_logits_are_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Gemma-3-270M's head is most of what it reads; greedy and drawn, with and without reading all of it."""
+    """Gemma-3-270M reads mostly its head: greedy and sampled answers, with and without reading all of it."""
     with edgellm.load(real_model("gemma-3-270m-q4_k_m.gguf")) as model:
 
         def answers() -> list[str]:

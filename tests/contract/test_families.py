@@ -1,4 +1,4 @@
-"""Every family against the reference implementation's logits, and every way a file can be wrong."""
+"""Every family against the reference implementation's logits, and every kind of wrong file."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_unsupported_metadata_is_refused(key: str, value: object, unpacked: Path
 
 
 def test_thirty_layers_build_quickly() -> None:
-    """Cold start pays for this once: well under the time a person notices."""
+    """A cold start builds the program once, in far less time than a user notices."""
     n_layers, width = 30, 576
     tensors: dict[str, tuple[int, ...]] = {
         "token_embd.weight": (49152, width),

@@ -46,7 +46,7 @@ def test_the_block_structure_has_the_size_of_the_layout(kind: GGMLType) -> None:
 
 @pytest.mark.parametrize("kind", WITH_ORACLE, ids=lambda kind: kind.name)
 def test_random_blocks_decode_as_in_the_gguf_package(kind: GGMLType) -> None:
-    """Random bytes hold every kind of scale: zero, subnormal, infinite and NaN ones too."""
+    """Random bytes hold every kind of scale: zero, subnormal, infinite and NaN, too."""
     rng = np.random.default_rng(int(kind))
     shape = (16, 64 * LAYOUTS[kind].block_size)
     raw = rng.integers(0, 256, 16 * 64 * LAYOUTS[kind].block_bytes, dtype=np.uint8)
@@ -80,7 +80,7 @@ def test_no_value_is_further_off_than_with_the_gguf_package(kind: GGMLType, scal
 
 @pytest.mark.parametrize("kind", ENCODABLE, ids=lambda kind: kind.name)
 def test_encoding_is_stable_once_encoded(kind: GGMLType) -> None:
-    """What was decoded encodes to values no further than one rounding of the scale away."""
+    """Decoded values encode to values at most one rounding of the scale away."""
     rng = np.random.default_rng(int(kind))
     once = decode(kind, encode(kind, rng.standard_normal((4, 256)).astype(np.float32)), (4, 256))
     twice = decode(kind, encode(kind, once), (4, 256))

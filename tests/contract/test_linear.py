@@ -60,9 +60,9 @@ def random_rows(kind: GGMLType, n_out: int, n_in: int, seed: int = 0) -> Array:
 def multiply(
     kind: GGMLType, isa: str, weights: Array, x: Array, reach: Array | None = None
 ) -> tuple[Array, Array]:
-    """(n_tokens, n_out) results in double, of activations as kernels see them, and what they may be off by.
+    """(n_tokens, n_out) results in double for activations as kernels quantize them, and their tolerance.
 
-    reach (n_out,): the largest magnitude that a row's scales can give, if not that of its weights.
+    reach (n_out,): largest magnitude that a row's scales can give, if it is not that of its weights.
     """
     w, seen = weights.astype(np.float64), x.astype(np.float64)
     if kind not in FLOATS:
@@ -107,7 +107,7 @@ def test_matmul(kind: GGMLType, isa: str, n_out: int) -> None:
 @every_isa
 @every_format
 def test_batch_invariance(kind: GGMLType, isa: str) -> None:
-    """A token's result has the same bits alone, in any batch, and however panels are shared out."""
+    """A token's result has equal bits alone, in any batch, and for any division of the panels."""
     n_out, n_in, n_tokens = 84, 1792, 49
     matrix = kernels.Linear(isa, int(kind), n_out, n_in, random_rows(kind, n_out, n_in))
     rng = np.random.default_rng(1)
@@ -122,7 +122,7 @@ def test_batch_invariance(kind: GGMLType, isa: str) -> None:
 
 @every_isa
 def test_split_matrix(isa: str) -> None:
-    """In two parts: the same bits as in one, for any batch, and approximations within their bounds."""
+    """A matrix in two parts gives the bits of one, for any batch, and approximations within their bounds."""
     rng = np.random.default_rng(2)
     for n_out, n_in in ((50, 32), (84, 640), (33, 1536)):
         raw = random_rows(GGMLType.Q8_0, n_out, n_in)
@@ -139,7 +139,7 @@ def test_split_matrix(isa: str) -> None:
 
 @every_isa
 def test_split_bounds_hold_where_they_are_tight(isa: str) -> None:
-    """Activations that follow what the lower bits hold add up to all that these can hide."""
+    """Activations aligned with the lower bits reach the bound of their product."""
     n_out, n_in = 16, 640
     raw = random_rows(GGMLType.Q8_0, n_out, n_in)
     split = kernels.Linear(isa, int(GGMLType.Q8_0), n_out, n_in, raw, split=True)
@@ -165,7 +165,7 @@ def test_only_8_bit_codes_are_split() -> None:
     ids=lambda kind: kind.name,
 )
 def test_long_rows(kind: GGMLType, isa: str) -> None:
-    """Rows longer than the columns that are worked on at a time."""
+    """Rows longer than the columns that a kernel processes at a time."""
     n_out, n_in, n_tokens = 32, 9216, 40
     raw = random_rows(kind, n_out, n_in)
     x = np.random.default_rng(1).standard_normal((n_tokens, n_in)).astype(np.float32)

@@ -17,7 +17,7 @@ pytest.importorskip("edgellm._native", reason="needs the built extension module"
 
 __all__ = ["converted"]
 
-# What llama.cpp does otherwise than transformers, whose logits are ours (test_conversion.py), or rounds more.
+# Cases in which llama.cpp differs from transformers (whose logits test_conversion.py checks), or rounds more.
 OTHERWISE = {
     "deepseek_v2": "it requires a low-rank query, which DeepSeek V2 Lite has not",
     "exaone4": "it knows windows only for the published numbers of layers",

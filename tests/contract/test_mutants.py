@@ -1,4 +1,4 @@
-"""Broken models either work or are refused with an error of ours; never a crash, a hang, or another error."""
+"""Broken models are used or refused with an error of the package; never a crash, a hang, or another error."""
 
 from __future__ import annotations
 

@@ -375,7 +375,7 @@ def test_nan_is_not_hidden(isa: str, kv_type: str) -> None:
     cache = layer(isa, 64, {**shape_of(1, 1, 16, 16), "kv_type": kv_type})
     cache.write(0, whole, broken)
     assert np.isnan(cache.attend(query, 2)[0, 5])
-    # Who comes before it does not see it.
+    # Tokens before it do not attend to it.
     assert np.isfinite(cache.attend(query, 0)).all()
 
 

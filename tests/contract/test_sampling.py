@@ -217,7 +217,7 @@ def test_the_seed_decides() -> None:
 
 
 def test_samplers_in_turn_do_not_disturb_each_other() -> None:
-    """All samplers of a thread work in the same place, whatever their vocabulary and penalties."""
+    """All samplers of a thread share their scratch memory, with any vocabulary and penalties."""
     kinds = [(500, 1.0), (1000, 1.3), (500, 1.3)]
     options: dict[str, Any] = {**OFF, "temperature": 1.0, "seed": 3}
 
@@ -312,7 +312,7 @@ def test_everything_forbidden_is_refused() -> None:
     ],
 )
 def test_no_more_logits_are_looked_at_than_it_says(options: dict[str, Any]) -> None:
-    """Anything may stand for the others that is below: then a backend need not compute them."""
+    """Logits below the n largest may have any smaller value, so that a backend need not compute them."""
     for seed in range(40):
         sampler = sampler_of(seed=seed, **options)
         logits = logits_of(seed, 700)

@@ -1,4 +1,4 @@
-"""Guessed tokens on the native engine: every family's answers are those without guesses."""
+"""Speculative decoding on the native engine: every family's answers equal those without it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def model(request: pytest.FixtureRequest, unpacked: Path) -> Iterator[Model]:
 
 
 def scheduler_of(model: Model, draft_max: int) -> Scheduler:
-    """A scheduler to which every step costs the same, so that what is guessed does not depend on timing."""
+    """A scheduler with equal costs of all steps, so that drafts do not depend on timing."""
     return Scheduler(
         model.backend,
         model.tokenizer.eog_ids,
@@ -65,7 +65,7 @@ def begin(model: Model, scheduler: Scheduler, prompt: list[int], options: Genera
     ids=["greedy", "seeded", "grammar"],
 )
 def test_answers_are_those_without_guesses(model: Model, options: GenerateOptions) -> None:
-    # What a small random model greedily goes on with repeats itself, and so does this.
+    # Greedy answers of a small random model repeat themselves, and so does this text.
     prompt = (model.tokenize("ab cd ab cd ef ") * 8)[:100]
     found = []
     for draft_max in (0, 7):

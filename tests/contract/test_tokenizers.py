@@ -1,4 +1,4 @@
-"""Every tokenizer: the ids of llama.cpp's vocabulary tests, the reference libraries, and the way back."""
+"""Every tokenizer: the ids of llama.cpp's vocabulary tests and of the reference libraries, and decoding."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def model_proto(metadata: dict[str, object], space_prefix: bool) -> bytes:
 
 @pytest.mark.parametrize("name", sorted(PRE_TOKENIZERS))
 def test_both_ways_of_cutting_agree(name: str) -> None:
-    """ASCII text through `re` and any text through `tokenizers` give the same pieces, and lose nothing."""
+    """ASCII text through `re` and any text through `tokenizers` give the same pieces, without a loss."""
     rules = PRE_TOKENIZERS[name].rules
     subject = PreTokenizer(rules)
     reference = PreTokenizer(rules, from_file=True)

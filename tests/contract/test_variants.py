@@ -1,4 +1,4 @@
-"""Sizes and settings that the reference checkpoints do not have: right, or refused by name."""
+"""Sizes and settings outside the reference checkpoints: computed correctly, or refused by name."""
 
 from __future__ import annotations
 

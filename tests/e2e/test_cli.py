@@ -1,4 +1,4 @@
-"""The command line from outside: output, exit status, and one sentence for whatever goes wrong.
+"""Command line from outside: output, exit status, and one sentence for every failure.
 
 The engine here is the NumPy interpreter, on a model of a few thousand random weights.
 """
@@ -265,7 +265,7 @@ def test_offline_is_absolute(arguments: list[str]) -> None:
 
 
 def _bad_contents() -> dict[str, tuple[bytes, str]]:
-    """Contents that are no model, and what the sentence about each must match."""
+    """Contents that are no model, and a pattern for the message about each."""
     good = tiny_builder().build()
     nan = tiny_builder()
     nan.tensors = [t for t in nan.tensors if t.name != "output_norm.weight"]

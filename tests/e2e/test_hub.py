@@ -1,4 +1,4 @@
-"""`edgellm convert user/repo@revision` against a Hub of this machine: what it asks for and what it makes."""
+"""`edgellm convert user/repo@revision` against a Hub on this machine: its requests and its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A short run of bench/load.py: nothing is lost, mixed up or kept."""
+"""A short run of bench/load.py: no request is lost, mixed up or kept."""
 
 from __future__ import annotations
 

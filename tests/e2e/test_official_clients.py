@@ -37,7 +37,7 @@ TOOLS: Any = [{"type": "function", "function": FUNCTION}]
 
 
 class City(BaseModel):
-    """What answers are to be."""
+    """Shape of the answers."""
 
     name: str = Field(max_length=20)
     size: Literal["small", "large"]

@@ -38,7 +38,7 @@ TOKEN_S = 0.03
 
 @pytest.fixture(scope="module")
 def server(unpacked: Path) -> Iterator[Running]:
-    """A server whose answers take long enough to be watched and stopped: none ends of its own accord."""
+    """A server with answers long enough to be watched and stopped; none ends by itself."""
     models = [("tiny", official_gguf("llama", unpacked)), ("other", official_gguf("llama", unpacked))]
     with running(models, OPTIONS) as started:
         for loaded in started.service.models.loaded:
@@ -82,7 +82,7 @@ def find(browser: WebDriver, selector: str) -> list[WebElement]:
 
 
 def wait(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    """What the condition gives once it is true."""
+    """Value of the condition once it is true."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         assert time.monotonic() < deadline
@@ -103,7 +103,7 @@ def ask(browser: WebDriver, text: str) -> None:
 
 
 def text_of(browser: WebDriver, selector: str) -> str:
-    """The text of the last such element; in one go, because the page draws itself anew as answers come."""
+    """Text of the last such element, read in one go, because the page redraws itself as answers come."""
     script = "return [...document.querySelectorAll(arguments[0])].at(-1)?.textContent ?? ''"
     return str(browser.execute_script(script, selector))
 

@@ -1,4 +1,4 @@
-"""A server that is killed at any moment: it starts again, and what it kept on the disk is right."""
+"""A server killed at any moment starts again, and its saved prefixes are right."""
 
 from __future__ import annotations
 

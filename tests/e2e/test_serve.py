@@ -1,4 +1,4 @@
-"""`edgellm serve` as a process: it says where it listens, drains on SIGTERM, and fails with one sentence."""
+"""`edgellm serve` as a process: it prints its address, drains on SIGTERM, and fails with one sentence."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """No configuration of the person who runs the tests."""
+    """Environment without the configuration of the user who runs the tests."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGELLM_")}
     return {**kept, "PYTHONPATH": str(ROOT), "XDG_CONFIG_HOME": str(folder), "XDG_CACHE_HOME": str(folder)}
 

@@ -1,4 +1,4 @@
-"""What a start to the first token imports, from the command line to the token itself."""
+"""Imports of a start, from the command line to the first token."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(json.dumps([status, sorted({name.split(".")[0] for name in sys.modules})])
 def test_the_first_token_comes_without_numpy(
     tmp_path: Path, command: list[str], text: str, vocabulary: dict[str, object]
 ) -> None:
-    """NumPy would be a fifth of a small model's start, for a few lists of numbers."""
+    """NumPy would take a fifth of a small model's start, for a few lists of numbers."""
     path = write_tiny_model(tmp_path / "tiny.gguf", **vocabulary)
     arguments = [str(path) if argument == "MODEL" else argument for argument in command]
     done = subprocess.run(

@@ -16,7 +16,7 @@ NO_NETWORK = Path(__file__).parent / "no_network"
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a process left behind."""
+    """Output and exit status of a process."""
 
     status: int
     out: str

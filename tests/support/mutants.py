@@ -68,7 +68,7 @@ class Tensor:
 
 @dataclass
 class Parts:
-    """What a GGUF file is made of."""
+    """Parts of a GGUF file."""
 
     pairs: list[Pair]
     tensors: list[Tensor]

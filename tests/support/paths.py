@@ -1,4 +1,4 @@
-"""Where tests find what does not travel with the repository: real models, and the larger reference files."""
+"""Paths of files outside the repository: real models, and the larger reference files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Documents that are generated are up to date, and links between documents lead somewhere."""
+"""Generated documents are up to date, and links between documents have a target."""
 
 from __future__ import annotations
 

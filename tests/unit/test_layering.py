@@ -1,4 +1,4 @@
-"""Who may import and include whom (docs/architecture.md), checked in the source and in a running process."""
+"""Imports and includes between the parts (docs/architecture.md), in the source and in a running process."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def imports(text: str) -> Iterator[str]:
 
 
 def python_faults(module: str, text: str, parts: set[str]) -> set[str]:
-    """What is wrong with the imports of `module`, a dotted name; `parts`: all parts of edgellm."""
+    """Wrong imports of `module`, a dotted name. parts: all parts of edgellm."""
     part = module.split(".")[1] if module.count(".") else "__init__"
     faults = set()
     for name in imports(text):
@@ -170,7 +170,7 @@ def native_name(path: Path) -> str:
 
 
 def reachable(part: str) -> set[str]:
-    """The parts that `part` may include: itself, those in the table, and what those may include."""
+    """Parts that `part` may include: itself, those in the table, and those that they may include."""
     found = {part}
     for other in INCLUDES[part]:
         found |= reachable(other)
@@ -178,7 +178,7 @@ def reachable(part: str) -> set[str]:
 
 
 def include_faults(name: str, text: str) -> set[str]:
-    """What is wrong with the quoted includes of a native file, `name` relative to native/."""
+    """Wrong quoted includes of a native file; `name` is relative to native/."""
     allowed = reachable(name.split("/")[0])
     quoted = re.findall(r'^\s*#\s*include\s*"([^"]+)"', text, re.MULTILINE)
     return {
@@ -213,7 +213,7 @@ def test_native_code_knows_no_family(path: Path) -> None:
 
 
 def imported_after(*modules: str) -> set[str]:
-    """The top-level packages that a fresh interpreter has loaded after importing `modules`."""
+    """Top-level packages that a fresh interpreter has loaded after importing `modules`."""
     code = "import sys, json, importlib\n"
     code += f"for name in {list(modules)!r}: importlib.import_module(name)\n"
     code += "print(json.dumps(sorted({name.split('.')[0] for name in sys.modules})))"
@@ -239,7 +239,7 @@ def test_importing_edgellm_loads_next_to_nothing() -> None:
 
 
 def test_weights_are_read_before_anything_slow_is_imported() -> None:
-    """Importing what answers takes as long as packing a small model: the two go on at the same time."""
+    """Importing the rest takes as long as packing a small model, so both go on at the same time."""
     found = imported_after(
         "edgellm.cli", "edgellm.commands.run", "edgellm.engine.loading", "edgellm.backends.native"
     )

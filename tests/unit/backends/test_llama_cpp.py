@@ -1,4 +1,4 @@
-"""llama.cpp behind the scheduler: its own tokens, forks and cuts that change nothing, errors."""
+"""llama.cpp behind the scheduler: its own tokens, forks and truncations without an effect, errors."""
 
 from __future__ import annotations
 

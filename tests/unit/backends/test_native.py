@@ -1,4 +1,4 @@
-"""The native engine behind the scheduler: shared prefixes, small caches and batch mates change no token."""
+"""Native engine behind the scheduler: shared prefixes, small caches and other requests change no token."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models in ONNX form: logits of the reference families, 4-bit weights, forks and cuts, what is refused."""
+"""Models in ONNX form: logits of the reference families, 4-bit weights, forks and truncations, refusals."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ pytest.importorskip("onnxruntime", reason="needs the onnx extra")
 
 __all__ = ["unpacked"]
 
-# By what is special: neighbouring pairs rotated; Llama 3's factors; a sliding window; biases; normalized
-# heads; layers without rotation; one matrix for query, key and value; caps, and gelu.
+# Chosen for: rotation of neighbouring pairs; Llama 3's factors; a sliding window; biases; normalized heads;
+# layers without rotation; one matrix for query, key and value; caps, and gelu.
 FAMILIES = (
     *("llama", "llama2", "llama3", "mistral", "mistral_swa"),
     *("qwen2", "qwen3", "smollm3", "phi3", "gemma2"),
@@ -49,7 +49,7 @@ def source(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory, unpacked: Path) -> Export:
-    """Converts a case to a type, once: its GGUF file, or its checkpoint where it has none."""
+    """Convert a case to a type, once: its GGUF file, or its checkpoint if there is none."""
     folders: dict[tuple[str, str], Path] = {}
 
     def convert(name: str, kind: str) -> Path:
@@ -76,7 +76,7 @@ def test_logits_match_the_reference(name: str, export: Export) -> None:
 
 
 def decoded(path: Path, folder: Path) -> tuple[Interpreter, int]:
-    """A GGUF file's program on the weights that a folder holds, and how many of these are 4-bit."""
+    """A GGUF file's program on the weights of a folder, and the number of 4-bit weights among them."""
     with GGUFFile.open(path) as file:
         plan = plan_requantization(file, recipe("F32"), threads=1)
         planned = plan_folder(plan, "INT4")

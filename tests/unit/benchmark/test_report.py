@@ -17,7 +17,7 @@ from tests.support.references import official_gguf, unpacked
 
 __all__ = ["unpacked"]
 
-# What llama-bench writes for each test (its JSON output, in its order), and what this project was asked for.
+# Keys of llama-bench's JSON output, in its order, and the keys that edgellm adds.
 LLAMA_BENCH = [
     "build_commit",
     "build_number",
@@ -109,7 +109,7 @@ def test_shares_of_the_limits(rows: list[Row]) -> None:
     assert prompt["read_gb_s"] is None
     assert answer["read_percent"] == pytest.approx(answer["read_gb_s"] * 10)
     assert prompt["int8_percent"] == pytest.approx(prompt["int8_gmac_s"] * 2)
-    # Attention's multiply-adds take time as well, so that a prompt is nearer to its limit than to the peak.
+    # Attention's multiply-adds take time, too, so a prompt is nearer to its limit than to the peak.
     assert prompt["prompt_percent"] > prompt["int8_percent"]
     assert answer["prompt_percent"] is None
 

@@ -56,7 +56,7 @@ def compiler() -> GrammarCompiler:
 
 
 def fits(compiler: GrammarCompiler, grammar: str, text: str, vocabulary: Tokenizer | None = None) -> bool:
-    """Whether a grammar allows a text, token by token, and an end after it."""
+    """True if a grammar allows a text, token by token, and an end after it."""
     vocabulary = vocabulary or tokenizer("llama-bpe")
     matcher = compiler.matcher(Constraint("grammar", grammar))
     tokens = vocabulary.encode(text, add_special=False, parse_special=True)

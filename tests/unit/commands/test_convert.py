@@ -1,4 +1,4 @@
-"""`edgellm convert` and `edgellm quantize`: what they write, what they refuse, and what is left behind."""
+"""`edgellm convert` and `edgellm quantize`: their files, their refusals, and the files left behind."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _tokenizer(folder: Path, **changes: Any) -> None:
 
 
 def _header(folder: Path, **changes: Any) -> None:
-    """Change what the header of the weights says of the first tensor."""
+    """Change the header's entry for the first tensor."""
     path = folder / "model.safetensors"
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")

@@ -1,4 +1,4 @@
-"""Doctor: what it says of packages."""
+"""`edgellm doctor`: its findings about packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`edgellm eval`: figures that can be computed by hand, and what it refuses."""
+"""`edgellm eval`: figures that can be computed by hand, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which instructions a model gets: those that were given, the catalog's, or none at all."""
+"""System prompt of a model: the given one, the catalog's, or none."""
 
 from __future__ import annotations
 

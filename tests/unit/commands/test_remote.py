@@ -60,7 +60,7 @@ class Chat:
 
 @contextmanager
 def scripted(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[str]:
-    """The URL of a server that sends the next of these to each connection, whatever is asked."""
+    """URL of a server that sends the next of these answers to each connection, for any request."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -82,7 +82,7 @@ def scripted(*answers: bytes | Callable[[socket.socket], None]) -> Iterator[str]
 
 
 def _read_request(connection: socket.socket) -> None:
-    """All of it: what is left unread when a connection is closed resets it, and the answer may be lost."""
+    """Read all of it: unread bytes would reset the connection at its close, and the answer might be lost."""
     received = b""
     while b"\r\n\r\n" not in received:
         received += connection.recv(65536)

@@ -1,4 +1,4 @@
-"""The systemd unit: what it runs, as whom, and that systemd itself finds nothing wrong with it."""
+"""The systemd unit: its command, its user, and systemd's own check of it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def settings(*arguments: str, **environment: str) -> Settings:
 
 @pytest.fixture(autouse=True)
 def installed_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wherever the tests run, the interpreter and the package are outside of homes."""
+    """Move the interpreter and the package outside of homes, wherever the tests run."""
     monkeypatch.setattr(sys, "executable", "/opt/edgellm/bin/python")
     monkeypatch.setattr("edgellm.commands.service.__file__", "/opt/edgellm/lib/service.py")
 
@@ -34,7 +34,7 @@ def values(text: str, name: str) -> list[str]:
 
 
 def command_line(text: str) -> list[str]:
-    """What systemd would run: its quoting is a shell's as far as it is used, but for % and $."""
+    """Command that systemd would run: its quoting is a shell's as far as it is used, except for % and $."""
     (line,) = values(text, "ExecStart")
     return [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(line)]
 

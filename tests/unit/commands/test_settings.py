@@ -1,4 +1,4 @@
-"""Flag over environment over configuration file over the model's own; what cannot be used is refused."""
+"""Order of settings: flag, environment, configuration file, the model's own; invalid values are refused."""
 
 from __future__ import annotations
 

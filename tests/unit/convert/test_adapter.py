@@ -129,7 +129,7 @@ def test_every_scale_is_kept(
 
 
 def product(metadata: dict[str, Any], tensors: dict[str, Floats], weight: str) -> Floats:
-    """What a reader of the file adds to a weight."""
+    """Update that a reader of the file adds to a weight."""
     a, b = tensors[f"{weight}.lora_a"], tensors[f"{weight}.lora_b"]
     found: Floats = metadata["adapter.lora.alpha"] / len(a) * b @ a
     return found

@@ -1,4 +1,4 @@
-"""Importances: what is collected, the file form, and that they lower the error where it counts."""
+"""Importances: their collection, their file form, and a lower error of important columns."""
 
 from __future__ import annotations
 

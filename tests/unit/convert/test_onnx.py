@@ -1,4 +1,4 @@
-"""`edgellm convert --format onnx`: what the folder holds, what is refused, what an interruption leaves."""
+"""`edgellm convert --format onnx`: the folder's contents, refusals, and the state after an interruption."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The mixes: which tensor gets which format."""
+"""Recipes: the format of each tensor."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_tensor_gets_a_format_that_fits_and_can_be_written(name: str, widt
 
 
 def test_q4_k_m_is_llama_cpps() -> None:
-    """What llama-quantize makes of 16 layers: six bits for the first and last two and every third."""
+    """Types of llama-quantize for 16 layers: six bits for the first and last two and every third."""
     types = choose_types(recipe("q4_k_m"), shapes())
     better = {i for i in range(16) if i < 2 or i >= 14 or (i - 2) % 3 == 2}
     for i in range(16):

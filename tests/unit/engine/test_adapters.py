@@ -1,4 +1,4 @@
-"""Adapter files: how they are named and chosen, and what is wrong with those that are refused."""
+"""Adapter files: their names, their choice, and the errors of those that are refused."""
 
 from __future__ import annotations
 

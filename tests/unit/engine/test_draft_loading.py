@@ -1,4 +1,4 @@
-"""Loading a draft model: what can be one, what it takes, and answers that do not depend on it."""
+"""Loading a draft model: models that can be one, its memory, and answers that do not depend on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A draft model beside the main one: the same answers, its cache kept in order, asked only where it pays."""
+"""A draft model beside the main one: equal answers, a consistent cache, and no drafts without a gain."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def prompt(seed: int, size: int = 30) -> list[int]:
 def pair(
     backend: CountingBackend, draft_backend: CountingBackend, *, n_vocab: int = N_VOCAB, **options: Any
 ) -> tuple[Scheduler, DraftModel]:
-    """A scheduler whose draft model's steps take no time, and whose own all take as long."""
+    """A scheduler whose draft model's steps take no time, and whose own steps all take equal time."""
     draft = DraftModel(draft_backend, n_vocab=n_vocab, clock=lambda: 0.0)
     clock = functools.partial(next, itertools.count())
     return Scheduler(backend, frozenset({EOG}), draft_max=7, draft=draft, clock=clock, **options), draft
 
 
 class Often(HashModel):
-    """Says what NOISE would, but for every fifth place."""
+    """Logits of NOISE, except at every fifth position."""
 
     def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
         rows = super().logits(ids, scales).copy()

@@ -1,4 +1,4 @@
-"""Constrained generation: what comes out fits, what cannot be used is refused, and nothing takes long."""
+"""Constrained generation: answers fit, unusable grammars are refused, and nothing takes long."""
 
 from __future__ import annotations
 

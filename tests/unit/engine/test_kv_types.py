@@ -1,4 +1,4 @@
-"""What "auto" keeps keys and values as, and what a cache takes."""
+"""Cache types: the choice of "auto", and the bytes that a cache takes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a text says about its own continuation, and how far that is trusted."""
+"""Prompt lookup: drafts from the text's own continuation, and their chances."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_chances_fall_along_a_draft_and_rise_with_the_match() -> None:
 
 def test_trust_follows_what_came_true() -> None:
     def chance_after(*parts: list[int]) -> float:
-        """The chance of what followed 0 and 1, in an answer of these parts that ends in them."""
+        """Chance of the token that followed 0 and 1, in an answer of these parts that ends in them."""
         lookup = Lookup(0)
         lookup.extend([*(token for part in parts for token in part), 0, 1])
         return lookup.chances(1)[0]

@@ -1,4 +1,4 @@
-"""What two texts have in common at their beginning; the cache itself is tested with the scheduler."""
+"""Common prefix of two texts; test_scheduler.py tests the cache itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sequences that come back from the disk: the same answers, whatever the files hold."""
+"""Sequences read back from the disk: equal answers, whatever the files hold."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def test_the_same_prompt_after_a_restart(tmp_path: Path, kind: dict[str, Any]) -
 
 
 def test_prompts_that_part(tmp_path: Path, kind: dict[str, Any]) -> None:
-    """Whole sequences cannot be cut; where they part is noticed, so that the third time it is known."""
+    """Sequences saved whole cannot be truncated; the position at which prompts differ is noticed and used the
+    third time.
+    """
     prompts = [[*PROMPT, *tail] for tail in ([9, 9, 9], [8, 8], [7, 9, 8, 7])]
     expected = {True: [0, 0, 150], False: [0, 128, 128]}[bool(kind)]
     for prompt, n_cached in zip(prompts, expected, strict=True):
@@ -148,7 +150,7 @@ def test_damage_costs_what_it_hides_and_nothing_else(tmp_path: Path, kind: dict[
 
 
 def test_foreign_pieces_with_good_sums_are_refused(tmp_path: Path, kind: dict[str, Any]) -> None:
-    """Bytes that no backend of this kind has written, under the right names: too short, too long, none."""
+    """Bytes that no backend of this kind has written, under the right names: too short, too long, empty."""
     prompt_ids = Collected(PROMPT, GREEDY).request.prompt_ids
     for forged in (b"", b"x", b"\xff" * 256, b"\0" * 4 * 64, b"\0" * 4 * 128, b"\0" * 4 * 4096):
         store = PrefixStore(tmp_path, 1 << 20)
@@ -161,7 +163,7 @@ def test_foreign_pieces_with_good_sums_are_refused(tmp_path: Path, kind: dict[st
         wrong = forged == b"\0" * 4 * 64 and not kind
         one = Collected(PROMPT, GREEDY)
         run_all(life.scheduler, one)
-        if not wrong:  # of the right size: only whoever may write to the folder can do this
+        if not wrong:  # of the right size: only a process that may write to the folder can do this
             assert one.text == alone(PROMPT, GREEDY).text
         life.end()
 
@@ -200,7 +202,7 @@ def test_a_cancelled_request_lets_the_recall_end(tmp_path: Path) -> None:
 
 
 def test_it_is_saved_while_the_engine_has_nothing_to_do(tmp_path: Path, kind: dict[str, Any]) -> None:
-    """A process that is killed has saved what it knew in its idle moments."""
+    """A killed process has saved its sequences in its idle moments."""
     life = Life(tmp_path, **kind)
     runner = EngineThread(life.scheduler)
     one = Collected(PROMPT, GREEDY)
@@ -217,7 +219,7 @@ def test_it_is_saved_while_the_engine_has_nothing_to_do(tmp_path: Path, kind: di
 
 
 def test_a_slow_disk_holds_nobody_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Requests whose beginnings are not on the disk are answered while it reads."""
+    """Requests without a prefix on disk are answered while the disk reads."""
     life = Life(tmp_path)
     life.ask(PROMPT)
     life.end()

@@ -1,4 +1,4 @@
-"""Pieces of sequences in a folder: whole or not at all, within the limit, and nobody else's business."""
+"""Pieces of sequences in a folder: whole or absent, within the limit, and private."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def payload(piece: Piece) -> bytes:
 
 
 def put_all(folder: Path, pieces: list[Piece] = PIECES, max_bytes: int = BIG) -> None:
-    """Write pieces, as a process does that then ends."""
+    """Write pieces, as a process that then ends."""
     store = PrefixStore(folder, max_bytes)
     for index, piece in enumerate(pieces):
         store.put(piece, payload(piece), pieces[:index])

@@ -356,7 +356,7 @@ def test_a_step_asks_for_no_more_logits_than_its_requests_look_at() -> None:
 
 
 def test_padding_past_the_vocabulary_is_never_chosen() -> None:
-    """A matrix may have more rows than there are tokens; here the last ten, whose logits are the largest."""
+    """A matrix may have more rows than the vocabulary; here the last ten have the largest logits."""
 
     class Loud(HashModel):
         def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:

@@ -101,7 +101,7 @@ class Traffic(RuleBasedStateMachine):
 
     @rule()
     def forget(self) -> None:
-        """What was saved is all that is left."""
+        """Restart with nothing but the saved pieces."""
         if not self.scheduler.busy:
             self.scheduler.stop()
 

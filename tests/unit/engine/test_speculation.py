@@ -22,7 +22,7 @@ PERIOD = 7
 
 
 def mostly_periodic(ids: Sequence[int]) -> int | None:
-    """The token seven places back, except now and then."""
+    """The token seven positions back, with a few exceptions."""
     if len(ids) < PERIOD or zlib.crc32(bytes(ids[-3:]) + len(ids).to_bytes(2, "little")) % 9 == 0:
         return None
     return ids[1 - PERIOD]
@@ -34,7 +34,7 @@ CIRCLE = list(range(10)) * 3
 
 
 def ticking(seconds: float = 1.0) -> Callable[[], float]:
-    """A clock that goes on at each look: every step takes as long as every other."""
+    """A clock that advances at each reading, so that all steps take equal time."""
     ticks = itertools.count()
     return lambda: seconds * next(ticks)
 
@@ -218,7 +218,7 @@ class Priced(CountingBackend):
 
 
 def seconds(model: HashModel, each: float, draft_max: int) -> tuple[float, Collected]:
-    """What 200 tokens take, and the request."""
+    """Seconds of 200 tokens, and the request."""
     backend = Priced(each, model)
     scheduler = Scheduler(backend, frozenset({EOG}), draft_max=draft_max, clock=lambda: backend.now)
     one = Collected(prompt(7), GenerateOptions(temperature=0.0, max_tokens=200))
@@ -228,7 +228,7 @@ def seconds(model: HashModel, each: float, draft_max: int) -> tuple[float, Colle
 
 @pytest.mark.parametrize("each", [0.1, 0.3, 0.6, 1.2])
 def test_text_that_does_not_repeat_costs_next_to_nothing(each: float) -> None:
-    # A fifth of the tokens are one that follows itself with anything: pairs come again, continuations do not.
+    # A fifth of the tokens are one that anything may follow: pairs repeat, their continuations do not.
     noise = HashModel(lambda ids: 5 if zlib.crc32(bytes(ids[-9:])) % 5 else None)
     without, _ = seconds(noise, each, 0)
     drafted, _ = seconds(noise, each, 7)

@@ -1,4 +1,4 @@
-"""Malformed files: each is refused with its sentence, quickly; mutated files never do anything worse."""
+"""Malformed files: each is refused quickly with its sentence, and so are mutated files."""
 
 from __future__ import annotations
 

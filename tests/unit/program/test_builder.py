@@ -1,4 +1,4 @@
-"""The builder refuses what does not fit, at the op that asks for it."""
+"""Builder: refuses what does not fit at the op that needs it."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ X = EMBD[IDS]
 
 
 def run(make: Callable[[Builder, str], str], **weights: Array) -> Array:
-    """The value that `make` builds from the embedding of IDS."""
+    """Value that `make` builds from the embedding of IDS."""
     b = Builder("ops", n_vocab=N_VOCAB, width=WIDTH, n_layers=1, n_ctx_train=16)
     out = make(b, b.embed("embd", N_VOCAB, WIDTH))
     program = b.build(hidden=out, logits=None)

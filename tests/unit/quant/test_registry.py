@@ -1,4 +1,4 @@
-"""decode and encode: shapes, pieces, refusals, and the codecs that have no oracle to agree with."""
+"""decode and encode: shapes, pieces, refusals, and codecs without an oracle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapters by request: by field and by name, in one batch, and nobody else's answer changed."""
+"""Adapters by request, by field and by name, in one batch, without an effect on other answers."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUERIES: dict[str, tuple[int, ...]] = {
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[AdapterFile, ...]:
-    """One in use, one that is not unless asked for, one as PEFT saves it."""
+    """Three adapters: one in use, one not in use by default, one in PEFT's form."""
     folder = tmp_path_factory.mktemp("adapters")
     pirate = write_adapter(folder / "pirate.gguf", QUERIES, seed=1)
     formal = write_adapter(folder / "formal.gguf", QUERIES, seed=2)
@@ -136,7 +136,7 @@ def test_they_are_listed(client: httpx.Client) -> None:
         {"id": 1, "name": "formal", "path": "formal.gguf", "scale": 0.0},
         {"id": 2, "name": "lora", "path": "lora", "scale": 0.0},
     ]
-    # Nothing is changed for others on a client's word.
+    # No client can change the adapters of others.
     assert client.post("/lora-adapters", json=[{"id": 0, "scale": 0.0}]).status_code == 405
     listed = client.get("/v1/models").json()["data"]
     found = [(model["id"], model.get("parent")) for model in listed]

@@ -1,7 +1,7 @@
-"""The OpenAPI document is true: whatever is sent, the answer is one of those that it names.
+"""The OpenAPI document is true: the answer to any request is one of those that it describes.
 
 Bodies are drawn from the document itself: a request that works, with members taken from the schema or from
-anywhere. `EDGELLM_EXAMPLES` is how many for each endpoint.
+anywhere. `EDGELLM_EXAMPLES` is the number for each endpoint.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who may call: Host, Origin and API key, on loopback and on the network."""
+"""Access: Host, Origin and API key, on loopback and on the network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server's log: one line for each record, whatever clients send."""
+"""Server log: one line for each record, for any input of clients."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""edgellm's own endpoints, and what the server says about itself."""
+"""edgellm's own endpoints, and the server's facts about itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refusals: at once for who errs, and one after another for who does nothing else."""
+"""Refusals: immediate for a client that errs, one after another for a client that does nothing else."""
 
 from __future__ import annotations
 

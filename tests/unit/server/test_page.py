@@ -1,4 +1,4 @@
-"""The page's files: what they may load, and that nothing but them is handed out."""
+"""The page's files: their allowed sources, and no access to other files."""
 
 from __future__ import annotations
 

@@ -135,7 +135,7 @@ def test_what_cannot_fit_is_refused_with_the_numbers(tiny_model: Path, size: int
 def test_without_a_budget_what_the_machine_has_counts(
     tiny_model: Path, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is available and what the process holds already; its models may not have touched all of theirs."""
+    """Available memory plus the process's own; its models may not have touched all of theirs."""
     available = size
     monkeypatch.setattr("edgellm.engine.loading.available_memory", lambda: available)
     monkeypatch.setattr("edgellm.engine.loading.own_memory", lambda: size // 2)

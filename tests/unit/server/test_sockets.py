@@ -1,4 +1,4 @@
-"""Bad clients on real sockets: each is shown out, and a good one beside them is answered all the while."""
+"""Bad clients on real sockets: each is disconnected, and a good one beside them is answered all the while."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def server(tiny_model: Path) -> Iterator[Running]:
 
 @pytest.fixture(scope="module")
 def patient(tiny_model: Path) -> Iterator[Running]:
-    """A server with the same bounds, whose deadlines no test reaches."""
+    """A server with the same limits, whose deadlines no test reaches."""
     limits = replace(LIMITS, header_s=WAIT_S, body_s=WAIT_S)
     with running([("tiny", tiny_model)], OPTIONS, ServerSettings(port=0, limits=limits)) as started:
         yield started
@@ -145,7 +145,7 @@ def body_after_the_answer(server: Running) -> None:
 
 
 def half_closed(server: Running) -> None:
-    """Whoever closes his half has gone."""
+    """A client that closes its half has gone."""
     with connected(server) as connection:
         connection.sendall(post(json.dumps({**ASK, "max_tokens": None, "ignore_eos": True}).encode()))
         connection.shutdown(socket.SHUT_WR)
@@ -170,7 +170,7 @@ def short_body(server: Running) -> None:
 
 
 def malformed_chunks(server: Running) -> None:
-    """What comes after the header is no body; the request has begun by then."""
+    """The bytes after the header are no body; the request has begun by then."""
     with connected(server) as connection:
         head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
         connection.sendall(head + b'5\r\n{"pro\r\nzz\r\n')
@@ -242,7 +242,7 @@ def test_where_every_place_is_in_use_a_client_is_told_so(patient: Running) -> No
 
 
 def test_who_sends_nothing_but_garbage_waits_for_the_answers(tiny_model: Path) -> None:
-    """So many refusals cannot come sooner, however fast the machine is, and others are answered meanwhile."""
+    """Many refusals take long on any machine, and other clients are answered meanwhile."""
     limits = replace(LIMITS, header_s=WAIT_S, refusals_s=10.0)
     n_waiting = 5
     with running([("tiny", tiny_model)], OPTIONS, ServerSettings(port=0, limits=limits)) as strict:
@@ -293,7 +293,7 @@ def test_a_client_that_does_not_read_is_shown_out(server: Running) -> None:
 
 
 def test_random_bytes_do_not_disturb(server: Running) -> None:
-    """Mutants of valid requests: whatever is answered, nothing fails and the server goes on."""
+    """Mutants of valid requests: for any answer, nothing fails and the server goes on."""
     dice = random.Random(5)
     request = post(json.dumps(ASK).encode())
     for _ in range(150):

@@ -1,4 +1,4 @@
-"""Whether two vocabularies are the same."""
+"""Comparison of two vocabularies."""
 
 from __future__ import annotations
 

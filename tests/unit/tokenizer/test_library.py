@@ -1,4 +1,4 @@
-"""WordPiece and Unigram from GGUF metadata against the libraries that define them."""
+"""WordPiece and Unigram from GGUF metadata, against the libraries that define them."""
 
 from __future__ import annotations
 

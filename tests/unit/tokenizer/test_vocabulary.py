@@ -1,4 +1,4 @@
-"""Hostile and damaged vocabularies end in one sentence; odd but sound ones are read as they are meant."""
+"""Hostile and damaged vocabularies end in one sentence; odd but valid ones are read as intended."""
 
 from __future__ import annotations
 
