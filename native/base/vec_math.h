@@ -41,6 +41,25 @@ EDGELLM_INLINE void store_part(float* p, F32 v, size_t n) {
     __builtin_memcpy(p, lanes, n * sizeof(float));
 }
 
+// The first `count` <= kLanes values of p, 0 in the other lanes.
+EDGELLM_INLINE F32 load_count(const float* p, size_t count) {
+    return count == kLanes ? load(p) : load_part(p, count);
+}
+EDGELLM_INLINE void store_count(float* p, F32 v, size_t count) {
+    if (count == kLanes)
+        store(p, v);
+    else
+        store_part(p, v, count);
+}
+
+// f(i, count) for each vector of n values; count < kLanes only for the last.
+template <class F>
+EDGELLM_INLINE void each_vector(size_t n, F f) {
+    size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) f(i, kLanes);
+    if (i < n) f(i, n - i);
+}
+
 EDGELLM_INLINE F32 absolute(F32 x) {
     return (F32)((I32)x & 0x7fffffff);
 }

@@ -314,20 +314,53 @@ void Executor::run_state(size_t s, size_t t) {
     if (begin == end) return;
     for (const Segment& seg : batch.segments) {
         float* state = seg.sequence->state.data() + st.state_offset;
-        const auto in = [&](size_t i) { return at(st.ins[i], seg.first_row, nullptr); };
-        float* out = at(st.out, seg.first_row, nullptr);
+        const auto in = [&](size_t i) -> TokenInput {
+            return {at(st.ins[i], seg.first_row, nullptr), st.ins[i].ld};
+        };
+        const TokenOutput out{at(st.out, seg.first_row, nullptr), st.out.ld};
         if (st.kind == OpKind::kShortConv) {
-            state_.short_conv(in(0), st.ins[0].ld, out, st.out.ld, seg.n_rows, st.out.width, st.taps,
-                              vector(st.weight), vector(st.bias), st.silu, begin, end, state);
+            state_.short_conv({.x = in(0),
+                               .y = out,
+                               .n_tokens = seg.n_rows,
+                               .width = st.out.width,
+                               .taps = st.taps,
+                               .weight = vector(st.weight),
+                               .bias = vector(st.bias),
+                               .silu = st.silu,
+                               .state = state},
+                              begin, end);
         } else if (st.kind == OpKind::kGatedDelta) {
-            state_.gated_delta(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3),
-                               st.ins[3].ld, in(4), st.ins[4].ld, seg.n_rows, st.n_heads, st.n_key_heads,
-                               st.key_dim, st.value_dim, st.scale, st.tiled, begin, end, out, st.out.ld,
-                               state);
+            state_.gated_delta({.q = in(0),
+                                .k = in(1),
+                                .v = in(2),
+                                .decay = in(3),
+                                .beta = in(4),
+                                .y = out,
+                                .n_tokens = seg.n_rows,
+                                .n_heads = st.n_heads,
+                                .n_key_heads = st.n_key_heads,
+                                .key_dim = st.key_dim,
+                                .value_dim = st.value_dim,
+                                .scale = st.scale,
+                                .tiled = st.tiled,
+                                .state = state},
+                               begin, end);
         } else {
-            state_.ssm(in(0), st.ins[0].ld, in(1), st.ins[1].ld, in(2), st.ins[2].ld, in(3), st.ins[3].ld,
-                       vector(st.a), vector(st.d), vector(st.dt_bias), seg.n_rows, st.n_heads, st.value_dim,
-                       st.n_key_heads, st.key_dim, begin, end, out, st.out.ld, state);
+            state_.ssm({.x = in(0),
+                        .b = in(1),
+                        .c = in(2),
+                        .dt = in(3),
+                        .a = vector(st.a),
+                        .d = vector(st.d),
+                        .dt_bias = vector(st.dt_bias),
+                        .y = out,
+                        .n_tokens = seg.n_rows,
+                        .n_heads = st.n_heads,
+                        .head_dim = st.value_dim,
+                        .n_groups = st.n_key_heads,
+                        .d_state = st.key_dim,
+                        .state = state},
+                       begin, end);
         }
     }
 }

@@ -62,8 +62,7 @@ void Executor::make_low_values(size_t s, uint8_t* memory) {
             linear_.matmul(p->a.packed, panel, panel + 1, &unused, at(p->in, 0, memory), p->in.ld, first,
                            count, low, ld);
             for (size_t r = 0; r < count; ++r) {
-                rows_.affine(low + r * ld, n, p->scale * scales[first + r], nullptr, false, nullptr, false,
-                             low + r * ld);
+                rows_.affine({.factor = p->scale * scales[first + r]}, low + r * ld, n, low + r * ld);
             }
         });
     }

@@ -189,9 +189,9 @@ void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, s
             case EpilogueKind::kAffine: {
                 const float* w = vector(e.weight);
                 const float* b = vector(e.bias);
-                rows_.affine(values, n, e.factor, w == nullptr || e.weight_scalar ? w : w + column,
-                             e.weight_scalar, b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar,
-                             to);
+                rows_.affine({e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
+                              b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar},
+                             values, n, to);
                 break;
             }
             case EpilogueKind::kActivation:

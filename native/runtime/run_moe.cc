@@ -130,8 +130,7 @@ void Executor::run_moe(size_t s, size_t t) {
         float* out = at(moe.out, row, nullptr);
         for (size_t k = 0; k < n_used; ++k) {
             float* part = y + entry_of_[row * n_used + k] * ldy;
-            rows_.affine(part, width, weights[row * n_used + k], nullptr, false, nullptr, false,
-                         k == 0 ? out : part);
+            rows_.affine({.factor = weights[row * n_used + k]}, part, width, k == 0 ? out : part);
             if (k > 0) rows_.add(out, part, width, out);
         }
     }

@@ -38,11 +38,12 @@ void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8
             break;
         }
         case RowOpKind::kNorm:
-            rows_.norm(op.norm, a, n, op.groups, op.eps, vector(op.weight), vector(op.bias), op.per_row, out);
+            rows_.norm({op.norm, op.groups, op.eps, vector(op.weight), vector(op.bias), op.per_row}, a, n,
+                       out);
             break;
         case RowOpKind::kAffine:
-            rows_.affine(a, n, op.factor, vector(op.weight), op.weight_scalar, vector(op.bias),
-                         op.bias_scalar, out);
+            rows_.affine({op.factor, vector(op.weight), op.weight_scalar, vector(op.bias), op.bias_scalar}, a,
+                         n, out);
             break;
         case RowOpKind::kRope: {
             const AngleSet& set = plan_.angles[static_cast<size_t>(op.index)];
@@ -66,7 +67,7 @@ void Executor::run_row_op(const Stage& stage, const RowOp& op, size_t row, uint8
             } else {
                 const size_t size = n / op.b.width;
                 for (size_t g = 0; g < op.b.width; ++g) {
-                    rows_.affine(a + g * size, size, b[g], nullptr, false, nullptr, false, out + g * size);
+                    rows_.affine({.factor = b[g]}, a + g * size, size, out + g * size);
                 }
             }
             break;

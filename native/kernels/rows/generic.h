@@ -8,23 +8,6 @@
 namespace edgellm {
 namespace {
 
-// Calls f(i, count) for each vector of n values; count < kLanes only for the last.
-template <class F>
-EDGELLM_INLINE void each_vector(size_t n, F f) {
-    size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) f(i, kLanes);
-    if (i < n) f(i, n - i);
-}
-EDGELLM_INLINE F32 load_count(const float* p, size_t count) {
-    return count == kLanes ? load(p) : load_part(p, count);
-}
-EDGELLM_INLINE void store_count(float* p, F32 v, size_t count) {
-    if (count == kLanes)
-        store(p, v);
-    else
-        store_part(p, v, count);
-}
-
 // Sum of f(x[i]) in a fixed order: four interleaved vectors of partial sums, then the tail, then a tree. f(0)
 // is not added.
 template <class F>
@@ -64,14 +47,14 @@ EDGELLM_INLINE void scale_shift(const float* x, size_t n, float shift, float fac
     });
 }
 
-void norm(NormKind kind, const float* x, size_t n, size_t groups, float eps, const float* weight,
-          const float* bias, bool per_row, float* y) {
-    const size_t width = n / groups;
-    for (size_t g = 0; g < groups; ++g) {
+void norm(const NormTask& task, const float* x, size_t n, float* y) {
+    const size_t width = n / task.groups;
+    const float eps = task.eps;
+    for (size_t g = 0; g < task.groups; ++g) {
         const size_t at = g * width;
         float shift = 0.0f, factor = 1.0f;
         const float count = static_cast<float>(width);
-        switch (kind) {
+        switch (task.kind) {
             case NormKind::kRms:
                 factor = 1.0f / __builtin_sqrtf(sum_of(x + at, width, square) / count + eps);
                 break;
@@ -87,9 +70,9 @@ void norm(NormKind kind, const float* x, size_t n, size_t groups, float eps, con
                 break;
             }
         }
-        const size_t w = per_row ? at : 0;
-        scale_shift(x + at, width, shift, factor, weight == nullptr ? nullptr : weight + w,
-                    bias == nullptr ? nullptr : bias + w, y + at);
+        const size_t w = task.per_row ? at : 0;
+        scale_shift(x + at, width, shift, factor, task.weight == nullptr ? nullptr : task.weight + w,
+                    task.bias == nullptr ? nullptr : task.bias + w, y + at);
     }
 }
 
@@ -231,8 +214,8 @@ void mul(const float* a, const float* b, size_t n, float* y) {
     });
 }
 
-void affine(const float* x, size_t n, float factor, const float* weight, bool weight_scalar,
-            const float* bias, bool bias_scalar, float* y) {
+void affine(const AffineTask& task, const float* x, size_t n, float* y) {
+    const auto [factor, weight, weight_scalar, bias, bias_scalar] = task;
     each_vector(n, [&](size_t i, size_t count) {
         F32 v = load_count(x + i, count) * factor;
         if (weight != nullptr) v = v * (weight_scalar ? splat(*weight) : load_count(weight + i, count));

@@ -25,27 +25,42 @@ enum class Activation : uint8_t {
 };
 enum class RopeKind : uint8_t { kNeox, kInterleaved };
 
+// y = normalized(x) * weight + bias, over each of `groups` slices of a row.
+struct NormTask {
+    NormKind kind;
+    size_t groups = 1;
+    float eps = 0.0f;
+    // nullptr, or floats for one slice that all share, with per_row for each slice its own.
+    const float *weight = nullptr, *bias = nullptr;
+    bool per_row = false;
+};
+
+// y = x * factor * weight + bias.
+struct AffineTask {
+    float factor = 1.0f;
+    const float* weight = nullptr;  // nullptr, or as many floats as x, or one if weight_scalar
+    bool weight_scalar = false;
+    const float* bias = nullptr;
+    bool bias_scalar = false;
+};
+
+// Rows of n floats. y may be an input, unless said otherwise.
 struct RowKernels {
-    // Each of `groups` slices of x (n floats in all); weight and bias: nullptr, n/groups floats
-    // (per_row=false) or n floats (per_row=true). y may be x.
-    void (*norm)(NormKind kind, const float* x, size_t n, size_t groups, float eps, const float* weight,
-                 const float* bias, bool per_row, float* y);
-    // cos/sin of position * inv_freq[i], times mscale, n_pairs each: computed once per token and table.
+    void (*norm)(const NormTask& task, const float* x, size_t n, float* y);
+    // Cosines and sines of position * inv_freq[i], times mscale, n_pairs each: once per token and table.
     void (*rope_angles)(const double* inv_freq, size_t n_pairs, float mscale, uint32_t position, float* cos,
                         float* sin);
-    // In place over `groups` heads of head_dim floats; rotates the first 2 * n_pairs values of each.
+    // In place over `groups` heads of head_dim floats: the first 2 * n_pairs values of each are rotated.
     void (*rope)(RopeKind kind, float* x, size_t groups, size_t head_dim, const float* cos, const float* sin,
                  size_t n_pairs);
-    // y = activation(gate) * up (kSwigluOai uses limit and alpha). y may be gate or up.
+    // y = activation(gate) * up; kSwigluOai alone has a limit and alpha.
     void (*glu)(Activation fn, const float* gate, const float* up, size_t n, float limit, float alpha,
                 float* y);
     void (*activation)(Activation fn, const float* x, size_t n, float* y);
     void (*softcap)(const float* x, size_t n, float cap, float* y);
     void (*add)(const float* a, const float* b, size_t n, float* y);
     void (*mul)(const float* a, const float* b, size_t n, float* y);
-    // y = x * factor * weight + bias; weight, bias: nullptr, or n floats, or 1 float (scalar=true).
-    void (*affine)(const float* x, size_t n, float factor, const float* weight, bool weight_scalar,
-                   const float* bias, bool bias_scalar, float* y);
+    void (*affine)(const AffineTask& task, const float* x, size_t n, float* y);
     // In place: exp(x - max) / sum.
     void (*softmax)(float* x, size_t n);
 };

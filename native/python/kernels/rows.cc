@@ -46,8 +46,8 @@ ArrayOut norm(const std::string& isa, const std::string& kind, ArrayIn x, size_t
     }
     ArrayOut y = copy_of(x);
     row_kernels(usable_isa(isa))
-        .norm(norm_kind(kind), x.data(), x.size(), groups, eps, data_or_null(weight), data_or_null(bias),
-              n == x.size(), y.data());
+        .norm({norm_kind(kind), groups, eps, data_or_null(weight), data_or_null(bias), n == x.size()},
+              x.data(), x.size(), y.data());
     return y;
 }
 
@@ -112,8 +112,9 @@ ArrayOut affine(const std::string& isa, ArrayIn x, float factor, std::optional<A
                 "weight and bias have 1 value or the row's");
     ArrayOut y = copy_of(x);
     row_kernels(usable_isa(isa))
-        .affine(x.data(), x.size(), factor, data_or_null(weight), weight && weight->size() == 1,
-                data_or_null(bias), bias && bias->size() == 1, y.data());
+        .affine({factor, data_or_null(weight), weight && weight->size() == 1, data_or_null(bias),
+                 bias && bias->size() == 1},
+                x.data(), x.size(), y.data());
     return y;
 }
 

@@ -22,6 +22,14 @@ namespace {
 // Results, and the state after the last token.
 using ResultAndState = std::pair<ArrayOut, ArrayOut>;
 
+// Arrays (n_tokens, width).
+TokenInput rows_in(const ArrayIn& x) {
+    return {x.data(), x.shape(1)};
+}
+TokenOutput rows_out(ArrayOut& y) {
+    return {y.data(), y.shape(1)};
+}
+
 ResultAndState short_conv(const std::string& isa, ArrayIn x, ArrayIn weight, std::optional<ArrayIn> bias,
                           bool silu, ArrayIn state, size_t first, size_t last) {
     require(x.ndim() == 2 && weight.ndim() == 2 && weight.shape(0) == x.shape(1),
@@ -31,8 +39,16 @@ ResultAndState short_conv(const std::string& isa, ArrayIn x, ArrayIn weight, std
             "state is (taps - 1, width)");
     ArrayOut y = make_array({x.shape(0), width}), next = copy_of(state);
     state_kernels(usable_isa(isa))
-        .short_conv(x.data(), width, y.data(), width, x.shape(0), width, taps, weight.data(),
-                    data_or_null(bias), silu, first, last, next.data());
+        .short_conv({.x = rows_in(x),
+                     .y = rows_out(y),
+                     .n_tokens = x.shape(0),
+                     .width = width,
+                     .taps = taps,
+                     .weight = weight.data(),
+                     .bias = data_or_null(bias),
+                     .silu = silu,
+                     .state = next.data()},
+                    first, last);
     return {y, next};
 }
 
@@ -50,10 +66,21 @@ class GatedDelta {
         require(q.shape(1) % key_dim == 0 && v.shape(1) == n_heads * value_dim && decay.shape(1) == n_heads,
                 "widths");
         ArrayOut y = make_array({n, n_heads * value_dim}), next = copy_of(state);
-        kernels_.gated_delta(q.data(), q.shape(1), k.data(), k.shape(1), v.data(), v.shape(1), decay.data(),
-                             n_heads, beta.data(), n_heads, n, n_heads, q.shape(1) / key_dim, key_dim,
-                             value_dim, scale_, tiled_, first, last, y.data(), n_heads * value_dim,
-                             next.data());
+        kernels_.gated_delta({.q = rows_in(q),
+                              .k = rows_in(k),
+                              .v = rows_in(v),
+                              .decay = rows_in(decay),
+                              .beta = rows_in(beta),
+                              .y = rows_out(y),
+                              .n_tokens = n,
+                              .n_heads = n_heads,
+                              .n_key_heads = q.shape(1) / key_dim,
+                              .key_dim = key_dim,
+                              .value_dim = value_dim,
+                              .scale = scale_,
+                              .tiled = tiled_,
+                              .state = next.data()},
+                             first, last);
         return {y, next};
     }
 
@@ -78,9 +105,21 @@ class Ssm {
         require(n_heads == a_.size() && x.shape(1) == n_heads * head_dim && b.shape(1) == n_groups_ * d_state,
                 "widths");
         ArrayOut y = make_array({n, n_heads * head_dim}), next = copy_of(state);
-        kernels_.ssm(x.data(), x.shape(1), b.data(), b.shape(1), c.data(), c.shape(1), dt.data(), n_heads,
-                     a_.data(), d_.data(), dt_bias_.data(), n, n_heads, head_dim, n_groups_, d_state, first,
-                     last, y.data(), x.shape(1), next.data());
+        kernels_.ssm({.x = rows_in(x),
+                      .b = rows_in(b),
+                      .c = rows_in(c),
+                      .dt = rows_in(dt),
+                      .a = a_.data(),
+                      .d = d_.data(),
+                      .dt_bias = dt_bias_.data(),
+                      .y = rows_out(y),
+                      .n_tokens = n,
+                      .n_heads = n_heads,
+                      .head_dim = head_dim,
+                      .n_groups = n_groups_,
+                      .d_state = d_state,
+                      .state = next.data()},
+                     first, last);
         return {y, next};
     }
 
