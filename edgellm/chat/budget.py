@@ -1,4 +1,4 @@
-"""What one rendering of a chat template may cost: steps, call depth, and the size of any text it makes.
+"""Limits of one rendering of a chat template: steps, call depth, and the size of any text it makes.
 
 A chat template comes with the model file and is untrusted code. A step is about a microsecond of
 work; everything a template does is charged before it is done, so that a hostile one fails early
@@ -7,9 +7,10 @@ whatever the machine's speed, and with the same message everywhere.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edgellm.chat.jinja import Undefined
+from edgellm.chat.marking import Marks
 from edgellm.errors import TemplateError
 
 BASE_STEPS = 50_000
@@ -28,13 +29,13 @@ class LimitError(TemplateError):
 class Budget:
     """The account of one rendering; `steps` and `text` (characters in one string) are what is allowed.
 
-    `unescaped` is a character that no filter may escape (the mark after untrusted characters).
+    `marks` are the stand-ins of untrusted characters in the texts of this rendering.
     """
 
     steps: int = BASE_STEPS
     text: int = BASE_TEXT
     depth: int = 0
-    unescaped: str = ""
+    marks: Marks = field(default_factory=Marks)
 
     def charge(self, steps: int) -> None:
         """Take `steps` from the account; LimitError when it is empty."""
@@ -43,7 +44,7 @@ class Budget:
             raise LimitError("The chat template runs too long (more steps than its limit allows)")
 
     def check_text(self, n_chars: int) -> None:
-        """LimitError if a text of `n_chars` characters is too long."""
+        """Raise LimitError if a text of `n_chars` characters is too long."""
         if n_chars > self.text:
             raise LimitError(
                 f"The chat template makes a text longer than its limit of {self.text} characters"
@@ -63,8 +64,7 @@ class Budget:
         while stack:
             item = stack.pop()
             kind = type(item)
-            if kind is str:
-                assert isinstance(item, str)
+            if isinstance(item, str):
                 self.charge(1 + (len(item) >> 8))
                 size += len(item) + 2
                 continue

@@ -37,7 +37,7 @@ from jinja2.ext import Extension  # noqa: E402
 from jinja2.parser import Parser  # noqa: E402
 from jinja2.runtime import Context, LoopContext, Macro, Undefined  # noqa: E402
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter  # noqa: E402
-from jinja2.utils import Namespace  # noqa: E402
+from jinja2.utils import Cycler, Joiner, Namespace  # noqa: E402
 
 if TYPE_CHECKING:
     from jinja2 import nodes
@@ -47,9 +47,11 @@ else:
 __all__ = [
     "CodeGenerator",
     "Context",
+    "Cycler",
     "Extension",
     "Frame",
     "ImmutableSandboxedEnvironment",
+    "Joiner",
     "LoopContext",
     "Macro",
     "Namespace",

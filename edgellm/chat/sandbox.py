@@ -1,7 +1,7 @@
 """A Jinja environment for templates nobody has read: plain data in, bounded text out.
 
 Three layers. What can be reached: attributes and callables are an allow-list by type (strings, lists,
-dicts, macros, loops), the filters are those chat templates use, and there is nothing to import. What
+dicts, macros, loops), the filters are Jinja's own without `urlize`, and there is nothing to import. What
 it costs: loops, macros, calls, filters, comparisons, operators and joins are charged to a `Budget`
 before they run. What can grow: every operation that makes a text longer is measured first.
 
@@ -12,22 +12,22 @@ loop controls, `{% generation %}`, `raise_exception`, `strftime_now`, `tojson` w
 from __future__ import annotations
 
 import functools
-import json
-import re
-import string
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import datetime
-from typing import Any, NoReturn
+from typing import Any
 
+from edgellm.chat import texts
 from edgellm.chat.budget import MAX_DEPTH, MAX_INT_BITS, Budget, LimitError
+from edgellm.chat.filters import Filters
 from edgellm.chat.jinja import (
     CodeGenerator,
     Context,
+    Cycler,
     Extension,
     Frame,
     ImmutableSandboxedEnvironment,
+    Joiner,
     LoopContext,
     Macro,
     Namespace,
@@ -39,40 +39,26 @@ from edgellm.chat.jinja import (
     Undefined,
     nodes,
 )
+from edgellm.chat.texts import SafeText, words
 from edgellm.errors import TemplateError
 
 MAX_SOURCE = 64 * 1024
 MAX_NODES = 3_000
 
 
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-_SEARCHES = _words(
-    "count endswith find index partition removeprefix removesuffix replace rfind rindex rpartition rsplit "
-    "split splitlines startswith"
-)
-_STR_METHODS = _SEARCHES | _words(
-    "capitalize casefold center format isalnum isalpha isascii isdecimal isdigit isidentifier islower "
-    "isnumeric isprintable isspace istitle isupper join ljust lower lstrip rjust rstrip strip swapcase title "
-    "upper zfill"
-)
 _METHODS: dict[type, frozenset[str]] = {
-    str: _STR_METHODS,
+    str: texts.METHODS,
     list: frozenset(("count", "index")),
     tuple: frozenset(("count", "index")),
     dict: frozenset(("get", "items", "keys", "values")),
+    SafeText: texts.METHODS,
+    Cycler: frozenset(("current", "next", "reset")),
 }
-_LOOP_ATTRIBUTES = _words(
+_LOOP_ATTRIBUTES = words(
     "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"
 )
-_FILTERS = _words(
-    "abs capitalize count d default dictsort first float int items last length list lower map max min reject "
-    "rejectattr reverse select selectattr sort title trim truncate unique upper wordcount"
-)
-_COMPARING_TESTS = _words("== != < <= > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper")
-_TESTS = _COMPARING_TESTS | _words(
+_COMPARING_TESTS = words("== != < <= > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper")
+_TESTS = _COMPARING_TESTS | words(
     "boolean callable defined divisibleby even false filter float integer iterable mapping none number odd "
     "sameas sequence string test true undefined"
 )
@@ -81,12 +67,10 @@ _REFUSED = (
     nodes.Import,
     nodes.FromImport,
     nodes.Extends,
-    nodes.Block,
     nodes.EvalContextModifier,
     nodes.ScopedEvalContextModifier,
 )
-_PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d*)(?:\.(\*|\d*))?")
-_WIDEST = 200
+_SMALL = frozenset((int, bool, float, type(None)))
 
 
 class _Statements(Extension):
@@ -150,16 +134,18 @@ class _Generator(CodeGenerator):
         if not isinstance(node.arg, nodes.Slice):
             super().visit_Getitem(node, frame)
             return
-        self._sized(node.node, frame)
-        self.write("[")
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        self.write(")[")
         self.visit(node.arg, frame)
         self.write("]")
 
     def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
         self.write("{")
         for pair in node.items:
-            self._sized(pair.key, frame)
-            self.write(": ")
+            self.write("environment.weighed(")
+            self.visit(pair.key, frame)
+            self.write("): ")
             self.visit(pair.value, frame)
             self.write(", ")
         self.write("}")
@@ -223,33 +209,16 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.concat = self._concat  # type: ignore[method-assign]
         stock_filters: dict[str, Any] = self.filters
         stock_tests: dict[str, Any] = self.tests
-        self.filters = {name: self._charged(stock_filters[name], weigh=True) for name in _FILTERS}
-        self.filters |= {
-            "e": self._escape,
-            "escape": self._escape,
-            "format": self._percent,
-            "indent": self._indent,
-            "join": self._join,
-            "replace": self._replace,
-            "round": self._round,
-            "safe": self._text,
-            "string": self._text,
-            "sum": self._sum,
-            "tojson": self._tojson,
-        }
+        tables = Filters(self, stock_filters)
+        self.filters = tables.filters
         self.tests = {
-            name: self._charged(stock_tests[name], weigh=name in _COMPARING_TESTS) for name in sorted(_TESTS)
-        }
-        self._functions: dict[str, Callable[..., Any]] = {
-            "range": self._range,
-            "dict": dict,
-            "namespace": Namespace,
-            "raise_exception": self._raise,
-            "strftime_now": self._strftime_now,
+            name: self._charged_test(stock_tests[name], compares=name in _COMPARING_TESTS)
+            for name in sorted(_TESTS)
         }
         self.globals.clear()
-        self.globals.update(self._functions)
-        self._callable_ids = {id(function) for function in self._functions.values()}
+        self.globals.update(tables.functions)
+        self._callable_ids = {id(function) for function in tables.functions.values()}
+        self._bounded_ids = self._callable_ids - {id(Cycler), id(Joiner), id(Namespace)}
 
     # Rendering.
 
@@ -307,12 +276,43 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return True
 
     def sized(self, value: Any) -> Any:
-        if value is not None and value is not True and value is not False:
-            self.budget.weigh(value)
+        """A value to compare, charged by its size and without marks."""
+        if type(value) in _SMALL:
+            return value
+        budget = self.budget
+        budget.weigh(value)
+        return value if type(value) is str and value.isascii() else budget.marks.plain_all(value)
+
+    def weighed(self, value: Any) -> Any:
+        """A key of an object, charged by its size."""
+        self.budget.weigh(value)
+        return value
+
+    def sliced(self, value: Any) -> Any:
+        """A value to slice, charged by its length."""
+        if isinstance(value, str):
+            self.budget.charge(1 + (len(value) >> 8))
+        elif isinstance(value, list | tuple):
+            self.budget.charge(1 + (len(value) >> 6))
         return value
 
     def join_text(self, parts: Iterable[Any]) -> str:
-        return self._concat([self._text(part) for part in parts])
+        """The text of `a ~ b`."""
+        return self._concat([self.text(part) for part in parts])
+
+    def text(self, value: Any) -> str:
+        """A value as text."""
+        if isinstance(value, str):
+            return value
+        budget = self.budget
+        budget.check_text(budget.weigh(value, plain=True))
+        return texts.printed(budget.marks, value)
+
+    def bounded(self, value: Any) -> Any:
+        """A number; LimitError if it is too large."""
+        if type(value) is int and value.bit_length() > MAX_INT_BITS:
+            raise LimitError("The chat template computes a number that is too large")
+        return value
 
     def _concat(self, parts: Iterable[str]) -> str:
         budget = self.budget
@@ -323,13 +323,13 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return "".join(parts)
 
     def _finalize(self, value: Any) -> Any:
-        return value if type(value) is str else self._text(value)
+        return value if type(value) is str else self.text(value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         budget = self.budget
         kinds = (type(left), type(right))
         if operator == "%" and isinstance(left, str):
-            return self._percent(left, *right) if isinstance(right, tuple) else self._percent(left, right)
+            return texts.percent(budget, left, right if isinstance(right, tuple) else (right,), {})
         if operator == "*" and (sequences := [x for x in (left, right) if isinstance(x, str | list | tuple)]):
             times = right if sequences[0] is left else left
             n_items = len(sequences[0]) * max(times, 0) if isinstance(times, int) else 0
@@ -340,13 +340,12 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         ):
             budget.check_text(len(left) + len(right))
             budget.charge((len(left) + len(right)) >> 6)
+            if isinstance(left, SafeText) or isinstance(right, SafeText):
+                return SafeText(texts.escape(budget, left) + texts.escape(budget, right))
         elif operator == "**" and kinds == (int, int) and left.bit_length() * abs(right) > MAX_INT_BITS:
             raise LimitError("The chat template computes a number that is too large")
-        result = super().call_binop(context, operator, left, right)
-        if type(result) is int and result.bit_length() > MAX_INT_BITS:
-            raise LimitError("The chat template computes a number that is too large")
         budget.charge(1)
-        return result
+        return self.bounded(super().call_binop(context, operator, left, right))
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         if type(argument) is not str and type(argument) is not int:
@@ -363,7 +362,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         if isinstance(obj, Namespace):
             return not attr.startswith("_")
         if isinstance(obj, Macro):
-            return attr == "name"
+            return attr in ("name", "arguments")
         return attr in _METHODS.get(type(obj), frozenset())
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -375,7 +374,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         try:
             if isinstance(__obj, types.BuiltinMethodType) and type(__obj.__self__) in _METHODS:
                 return __self._call_method(__obj, args, kwargs)
-            if not isinstance(__obj, Macro | LoopContext):
+            if id(__obj) in __self._bounded_ids or isinstance(__obj, types.MethodType):
                 budget.weigh(
                     (args, {k: v for k, v in kwargs.items() if k not in ("_loop_vars", "_block_vars")})
                 )
@@ -384,9 +383,13 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             budget.depth -= 1
 
     def is_safe_callable(self, obj: Any) -> bool:
-        if isinstance(obj, types.MethodType) and isinstance(obj.__self__, LoopContext):
-            return obj.__name__ in ("changed", "cycle")
-        return isinstance(obj, Macro | LoopContext | Undefined) or id(obj) in self._callable_ids
+        if isinstance(obj, types.MethodType):
+            owner, name = obj.__self__, obj.__name__
+            if isinstance(owner, LoopContext):
+                return name in ("changed", "cycle")
+            if isinstance(owner, Cycler):
+                return name in ("next", "reset")
+        return isinstance(obj, Macro | LoopContext | Joiner | Undefined) or id(obj) in self._callable_ids
 
     def _call_method(
         self, method: types.BuiltinMethodType, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -395,169 +398,36 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         owner, name = method.__self__, method.__name__
         kwargs = {k: v for k, v in kwargs.items() if k not in ("_loop_vars", "_block_vars")}
         if isinstance(owner, str):
-            size = budget.weigh(owner) + budget.weigh((args, kwargs))
-            if name in _SEARCHES:
-                budget.charge(size >> 5)
-            if name == "format":
-                return self._format(owner, args, kwargs)
             if name == "join":
                 (items,) = args
-                return self._join(items, owner)
-            if name == "replace":
-                return self._replace(owner, *args, **kwargs)
-            if name in ("center", "ljust", "rjust", "zfill") and (not args or not _narrow(args[0])):
-                raise LimitError(f"The chat template pads a text by more than {_WIDEST} characters")
-        elif isinstance(owner, list | tuple):
-            budget.weigh(owner)
-            budget.weigh(args)
-        else:
-            budget.weigh(args)
+                return self.filters["join"](items, owner)
+            budget.weigh((args, kwargs))
+            if name == "format":
+                return texts.format_text(budget, SandboxedFormatter(self), owner, args, kwargs)
+            return texts.call_method(budget, owner, name, args, kwargs)
+        if isinstance(owner, list | tuple):
+            budget.weigh((owner, args))
+            plain = budget.marks.plain_all
+            return getattr(plain(owner), name)(*plain(args), **kwargs)
+        budget.weigh(args[:1])
         result = method(*args, **kwargs)
-        if isinstance(result, list):
-            budget.charge(len(result))
+        if name != "get":
+            budget.charge(len(result) >> 4)  # type: ignore[arg-type]
         return result
 
-    # Filters and functions with limits of their own.
-
-    def _charged(self, function: Callable[..., Any], *, weigh: bool) -> Callable[..., Any]:
+    def _charged_test(self, function: Callable[..., Any], *, compares: bool) -> Callable[..., Any]:
         skip = 1 if hasattr(function, "jinja_pass_arg") else 0
 
         @functools.wraps(function)
         def charged(*args: Any, **kwargs: Any) -> Any:
             budget = self.budget
-            budget.charge(2)
-            if weigh:
+            budget.charge(1)
+            if compares:
                 budget.weigh((args[skip:], kwargs))
-            result = function(*args, **kwargs)
-            if isinstance(result, list):
-                budget.charge(len(result))
-            return result
+                args = (*args[:skip], *map(budget.marks.plain_all, args[skip:]))
+            return function(*args, **kwargs)
 
         return charged
-
-    def _text(self, value: Any) -> str:
-        if type(value) is str:
-            return value
-        self.budget.check_text(self.budget.weigh(value, plain=True))
-        return str(value)
-
-    def _escape(self, value: Any) -> str:
-        text = self._text(value)
-        self.budget.charge(1 + (len(text) >> 6))
-        for plain, escaped in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"), ("'", "&#39;"), ('"', "&#34;")):
-            text = text.replace(plain, escaped)
-        self.budget.check_text(len(text))
-        return text
-
-    def _percent(self, template: str, *args: Any, **kwargs: Any) -> str:
-        if not isinstance(template, str) or (args and kwargs):
-            raise TypeError("format needs a text and either positional or named values")
-        fields = _PERCENT.findall(template)
-        if any(size == "*" or (size and int(size[:9]) > _WIDEST) for field in fields for size in field):
-            raise LimitError(f"The chat template formats with a width above {_WIDEST}")
-        self._check_fields(template, len(fields), (args, kwargs))
-        if len(args) == 1 and isinstance(args[0], dict):
-            return template % args[0]
-        return template % (kwargs or args)
-
-    def _format(self, template: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        fields = list(string.Formatter().parse(template))
-        for _, _, spec, _ in fields:
-            if spec and (
-                "{" in spec or any(int(digits[:9]) > _WIDEST for digits in re.findall(r"\d+", spec))
-            ):
-                raise LimitError(f"The chat template formats with a width above {_WIDEST}")
-        self._check_fields(template, len(fields), (args, kwargs))
-        return SandboxedFormatter(self).vformat(template, args, kwargs)
-
-    def _check_fields(self, template: str, n_fields: int, values: object) -> None:
-        size = self.budget.weigh(values, plain=True)
-        self.budget.charge(n_fields * 4)
-        self.budget.check_text(len(template) + n_fields * (size + 2 * _WIDEST))
-
-    def _join(self, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-        separator = self._text(d)
-        parts: list[str] = []
-        for item in value:
-            self.budget.charge(1)
-            parts.append(self._text(item if attribute is None else self.getitem(item, attribute)))
-        size = sum(map(len, parts)) + len(separator) * len(parts)
-        self.budget.charge(size >> 8)
-        self.budget.check_text(size)
-        return separator.join(parts)
-
-    def _replace(self, value: Any, old: str, new: str, count: int | None = None) -> str:
-        text, old, new = self._text(value), self._text(old), self._text(new)
-        self.budget.charge(1 + (len(text) >> 5))
-        limit = -1 if count is None else count
-        found = text.count(old) if limit < 0 else min(text.count(old), limit)
-        self.budget.check_text(len(text) + found * max(len(new) - len(old), 0))
-        return text.replace(old, new, limit)
-
-    def _indent(self, value: Any, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-        text = self._text(value)
-        pad = width if isinstance(width, str) else " " * width if _narrow(width) else None
-        if pad is None or len(pad) > _WIDEST:
-            raise LimitError(f"The chat template indents by more than {_WIDEST} characters")
-        self.budget.charge(1 + (len(text) >> 5))
-        self.budget.check_text(len(text) + (text.count("\n") + 1) * len(pad))
-        lines = text.split("\n")
-        head = (pad if first else "") + lines[0]
-        return "\n".join([head, *(pad + line if line or blank else line for line in lines[1:])])
-
-    def _round(self, value: float, precision: int = 0, method: str = "common") -> float:
-        if method != "common" or not isinstance(precision, int) or abs(precision) > 20:
-            raise TypeError("round takes a precision of at most 20 digits and the method 'common'")
-        return round(value, precision)
-
-    def _sum(self, iterable: Iterable[Any], attribute: str | int | None = None, start: float = 0) -> float:
-        total = start
-        for item in iterable:
-            self.budget.charge(1)
-            number = item if attribute is None else self.getitem(item, attribute)
-            if not isinstance(number, int | float) or not isinstance(total, int | float):
-                raise TypeError("sum adds numbers only")
-            total += number
-        return total
-
-    def _tojson(
-        self,
-        value: Any,
-        ensure_ascii: bool = False,
-        indent: int | None = None,
-        separators: Any = None,
-        sort_keys: bool = False,
-    ) -> str:
-        if indent is not None and not (isinstance(indent, int) and 0 <= indent <= 16):
-            raise LimitError("The chat template writes JSON with an indent above 16")
-        self.budget.check_text(self.budget.weigh(value, plain=True) + self.budget.weigh(separators))
-        if separators is not None and any(len(part) > 4 for part in separators):
-            raise LimitError("The chat template writes JSON with long separators")
-        text = json.dumps(
-            value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=bool(sort_keys)
-        )
-        if ensure_ascii:
-            keep = self.budget.unescaped
-            text = re.sub(r"[^\x00-\x7f]", lambda m: m[0] if m[0] == keep else json.dumps(m[0])[1:-1], text)
-        self.budget.check_text(len(text))
-        return text
-
-    def _range(self, *args: int) -> range:
-        numbers = range(*args)
-        self.budget.check_text(len(numbers) * 16)
-        return numbers
-
-    def _raise(self, message: Any) -> NoReturn:
-        raise TemplateError(f"The chat template refuses these messages: {self._text(message)[:500]}")
-
-    def _strftime_now(self, pattern: str) -> str:
-        if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]*\d", pattern):
-            raise LimitError("The chat template uses a date format that is too long")
-        return datetime.now().strftime(pattern)
-
-
-def _narrow(width: object) -> bool:
-    return isinstance(width, int) and width <= _WIDEST
 
 
 def _where(template: Template, error: Exception) -> str:

@@ -8,11 +8,12 @@ can never become a special token (`marking`).
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgellm.chat.marking import Marker, segments
-from edgellm.chat.messages import Message, normalize_messages, plain_data
+from edgellm.chat.marking import Marker, Marks
+from edgellm.chat.messages import THOUGHT_KEYS, Forms, Message, adapt, check_messages, plain_data
 from edgellm.errors import TemplateError, show
 
 if TYPE_CHECKING:
@@ -134,26 +135,40 @@ class ChatTemplate:
         for name in _RESERVED:
             if name in variables:
                 raise TemplateError(f"The template variable {name!r} cannot be set from outside")
-        plain_messages = normalize_messages(messages)
+        plain_messages = check_messages(messages)
         plain_tools = None if not tools else plain_data(list(tools))
         plain_variables = {name: plain_data(value) for name, value in variables.items()}
         source = self.named.get("tool_use", self.source) if plain_tools else self.source
+        plain_messages = adapt(plain_messages, self._forms(source, plain_messages))
 
         marker = self._get_marker()
-        inputs = [source, *_strings(plain_messages), *_strings(plain_tools), *_strings(plain_variables)]
-        sentinel = marker.sentinel(inputs)
+        inputs = [source, *strings_of(plain_messages), *strings_of(plain_tools), *strings_of(plain_variables)]
+        marks = Marks(inputs)
         values: dict[str, Any] = {
             "documents": None,
             "bos_token": self._special("bos"),
             "eos_token": self._special("eos"),
-            **marker.mark_all(plain_variables, sentinel),
-            "messages": [_mark_message(message, marker, sentinel) for message in plain_messages],
-            "tools": marker.mark_all(plain_tools, sentinel),
+            **marker.mark_all(plain_variables, marks),
+            "messages": [_mark_message(message, marker, marks) for message in plain_messages],
+            "tools": marker.mark_all(plain_tools, marks),
             "add_generation_prompt": add_generation_prompt,
         }
-        budget = budget_for(_count(plain_messages) + _count(plain_tools), sum(map(len, inputs)))
-        budget.unescaped = sentinel
-        return segments(sandbox().render(self._template(source), values, budget), sentinel)
+        budget = budget_for(count_values(plain_messages) + count_values(plain_tools), sum(map(len, inputs)))
+        budget.marks = marks
+        return marks.segments(sandbox().render(self._template(source), values, budget))
+
+    def _forms(self, source: str, messages: Sequence[dict[str, Any]]) -> Forms:
+        """The forms that the template takes, learned where messages have more than one."""
+        calls = any("tool_calls" in message for message in messages)
+        thoughts = any(key in message for message in messages for key in THOUGHT_KEYS)
+        if not calls and not thoughts and "content" not in _looped(source):
+            return Forms()
+        from edgellm.chat.probing import prober
+
+        found = prober(source, self._special("bos"), self._special("eos"))
+        if calls:
+            return found.forms
+        return Forms(found.content_form, thoughts=found.thoughts_key)
 
     def _template(self, source: str) -> Template:
         if source not in self._compiled:
@@ -172,39 +187,49 @@ class ChatTemplate:
         return "" if token is None else self._tokenizer.token_text(token)
 
 
-_FREE_TEXTS = ("content", "reasoning_content", "thinking")
+_FREE_TEXTS = ("content", *THOUGHT_KEYS)
 
 
-def _mark_message(message: dict[str, Any], marker: Marker, sentinel: str) -> dict[str, Any]:
+def _mark_message(message: dict[str, Any], marker: Marker, marks: Marks) -> dict[str, Any]:
     marked = {}
     own_words = message["role"] == "assistant"
     for key, value in message.items():
         if key == "role":
             marked[key] = value
         elif key in _FREE_TEXTS and isinstance(value, str):
-            marked[key] = marker.mark(value, sentinel, own_words=own_words, free=True)
+            marked[key] = marker.mark(value, marks, own_words=own_words, free=True)
+        elif key == "content":
+            marked[key] = [
+                {**part, "text": marker.mark(part["text"], marks, own_words=own_words, free=True)}
+                for part in value or ()
+            ]
         else:
-            marked[marker.mark(key, sentinel)] = marker.mark_all(value, sentinel)
+            marked[marker.mark(key, marks)] = marker.mark_all(value, marks)
     return marked
 
 
-def _strings(value: Any) -> list[str]:
+def _looped(source: str) -> str:
+    """The expressions that loops of a template run over, joined."""
+    return " ".join(re.findall(r"\bfor\s+[\w, ]+\s+in\s+([^%}]*)", source))
+
+
+def strings_of(value: Any) -> list[str]:
     """All strings in JSON-like data, keys included."""
     if isinstance(value, str):
         return [value]
     if isinstance(value, dict):
-        return [text for pair in value.items() for item in pair for text in _strings(item)]
+        return [text for pair in value.items() for item in pair for text in strings_of(item)]
     if isinstance(value, list):
-        return [text for item in value for text in _strings(item)]
+        return [text for item in value for text in strings_of(item)]
     return []
 
 
-def _count(value: Any) -> int:
+def count_values(value: Any) -> int:
     """How many values JSON-like data holds."""
     if isinstance(value, dict):
-        return 1 + sum(_count(item) for item in value.values())
+        return 1 + sum(count_values(item) for item in value.values())
     if isinstance(value, list):
-        return 1 + sum(_count(item) for item in value)
+        return 1 + sum(count_values(item) for item in value)
     return 1
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edgellm.chat import template as template_module
-from edgellm.chat.marking import Marker, segments
+from edgellm.chat.marking import Marker, Marks
 from edgellm.chat.messages import normalize_messages
 from edgellm.chat.template import CHATML_STOPS, ChatTemplate
 from edgellm.errors import TemplateError, UnsupportedError
@@ -189,6 +189,48 @@ def test_deep_messages_are_refused() -> None:
         normalize_messages([{"role": "user", "content": "x", "extra": deep}])
 
 
+def test_parts_reach_a_template_that_takes_them() -> None:
+    parts = [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}]
+    loop = "{% for p in m.content %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}"
+    either = "{% if m.content is string %}{{ m.content }}{% else %}" + loop + "{% endif %}"
+    for source in (loop, either):
+        each = "{% for m in messages %}" + source + "{% endfor %}"
+        assert shown(each, user(parts)) == "«<s>»One.Two."
+        assert shown(each, user("Hi")) == "«<s>»Hi"
+
+
+def test_arguments_reach_a_template_that_takes_text() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}"
+        "{{ c.function.name + ' ' + c.function.arguments }}{% endfor %}{% endfor %}"
+    )
+    for arguments in ({"a": "é"}, '{"a": "é"}'):
+        call = {"type": "function", "function": {"name": "f", "arguments": arguments}}
+        messages = [*user("x"), {"role": "assistant", "content": "", "tool_calls": [call]}]
+        assert shown(source, messages) == '«<s>»f {"a": "é"}'
+
+
+def test_thoughts_reach_a_template_under_its_own_name() -> None:
+    source = "{% for m in messages %}{{ m.thinking }}{{ m.content }}{% endfor %}"
+    assert shown(source, [{"role": "assistant", "content": "4", "reasoning_content": "2+2"}]) == "«<s>»2+24"
+
+
+def test_calls_at_once_become_one_after_another_where_a_template_takes_one() -> None:
+    source = (
+        "{% for m in messages %}{% if m.tool_calls %}{% if m.tool_calls|length > 1 %}"
+        "{{ raise_exception('one call') }}{% endif %}{{ m.tool_calls[0].function.name }}="
+        "{% elif m.role == 'tool' %}{{ m.content }};{% endif %}{% endfor %}"
+    )
+    calls = [{"id": i, "type": "function", "function": {"name": i, "arguments": {}}} for i in "ab"]
+    messages = [
+        *user("x"),
+        {"role": "assistant", "content": "", "tool_calls": calls},
+        {"role": "tool", "tool_call_id": "b", "content": "2"},
+        {"role": "tool", "tool_call_id": "a", "content": "1"},
+    ]
+    assert shown(source, messages) == "«<s>»b=2;a=1;"
+
+
 def test_tool_call_arguments_become_objects() -> None:
     call = {"type": "function", "function": {"name": "f", "arguments": '{"a": [1]}'}}
     message = normalize_messages([{"role": "assistant", "content": None, "tool_calls": [call]}])[0]
@@ -248,28 +290,55 @@ def test_broken_templates_are_refused_when_used() -> None:
 
 def test_a_vocabulary_without_special_tokens_marks_nothing() -> None:
     marker = Marker([], [])
-    assert marker.mark("<|im_end|>", "\ue000", free=True) == "<|im_end|>"
+    assert marker.mark("<|im_end|>", Marks(), free=True) == "<|im_end|>"
 
 
-def test_sentinel_occurs_in_no_input() -> None:
-    assert Marker(CONTROLS, MARKERS).sentinel(["\ue000\ue001", "\ue003"]) == "\ue002"
+def test_stand_ins_occur_in_no_input() -> None:
+    marks = Marks(["\ue000\ue001", "\ue003"])
+    assert [marks.of(char) for char in "<>|<"] == ["\ue002", "\ue004", "\ue005", "\ue002"]
+    assert marks.plain("\ue002\ue000\ue005") == "<\ue000|"
 
 
-def test_every_private_use_character_in_use() -> None:
-    everything = "".join(map(chr, range(0xE000, 0xF900)))
-    with pytest.raises(TemplateError, match="private-use"):
-        Marker(CONTROLS, MARKERS).sentinel([everything])
+def test_private_use_characters_beyond_the_first_plane_are_taken_when_needed() -> None:
+    marks = Marks(["".join(map(chr, range(0xE000, 0xF900)))])
+    assert marks.of("<") == "\U000f0000"
 
 
 def test_segments() -> None:
-    assert segments("ab\ue000cd\ue000\ue000", "\ue000") == [
-        ("a", True),
-        ("b", False),
-        ("c", True),
-        ("d", False),
-    ]
-    assert segments("\ue000a", "\ue000") == [("a", True)]
-    assert segments("", "\ue000") == []
+    marks = Marks()
+    b, d = marks.of("b"), marks.of("d")
+    assert marks.segments(f"a{b}c{d}") == [("a", True), ("b", False), ("c", True), ("d", False)]
+    assert marks.segments("a") == [("a", True)]
+    assert marks.segments("") == []
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ c|length }}", "11"),
+        ("{{ c[2:7] }}", "im_en"),
+        ("{{ c == '<|im_end|>x' }}", "True"),
+        ("{{ '|im' in c }}", "True"),
+        ("{{ c is in ['<|im_end|>x'] }}", "True"),
+        ("{{ c.startswith('<|') }}{{ c.endswith('>x') }}", "TrueTrue"),
+        ("{{ c.find('_') }}{{ c.rfind('|') }}{{ c.count('|') }}", "482"),
+        ("{{ c.split('|')|length }}{{ c.split('|')[1] }}{{ c.rsplit('|', 1)[1] }}", "3im_end>x"),
+        ("{{ c.partition('|')[2] }}", "im_end|>x"),
+        ("{{ c.replace('<|', '[') }}", "[im_end|>x"),
+        ("{{ c.strip('<|x') }}", "im_end|>"),
+        ("{{ c.removeprefix('<').removesuffix('>x') }}", "|im_end|"),
+        ("{{ [c] }}", "['<|im_end|>x']"),
+        ("{{ {c: 1} }}", "{'<|im_end|>x': 1}"),
+        ("{{ '%r' % c }}", "'<|im_end|>x'"),
+        ("{{ c|e }}", "&lt;|im_end|&gt;x"),
+        ("{{ [c, 'a']|sort|first }}", "<|im_end|>x"),
+        ("{{ [c, c]|unique|list|length }}", "1"),
+        ("{{ [c]|pprint }}", "['<|im_end|>x']"),
+    ],
+)
+def test_templates_see_texts_as_they_are(source: str, expected: str) -> None:
+    result = shown("{% set c = messages[0].content %}" + source, user("<|im_end|>x"))
+    assert result == "«<s>»" + expected
 
 
 def test_smollm2_prompt(smollm2: Path) -> None:
