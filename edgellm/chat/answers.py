@@ -22,6 +22,7 @@ def render_alone(
     from edgellm.chat.template import count_values, strings_of
 
     found = prober(source)
+    template = found.template or sandbox().load(source)
     given = [rename_thoughts(message, found.thoughts_key) for message in check_messages(messages)]
     plain_tools = None if tools is None else plain_data(list(tools))
     values = {
@@ -36,7 +37,6 @@ def render_alone(
     n_values = count_values(given) + count_values(plain_tools)
 
     def rendered(these: Sequence[dict[str, Any]]) -> str:
-        template = sandbox().load(source)
         return sandbox().render(template, {**values, "messages": these}, budget_for(n_values, n_chars))
 
     try:

@@ -16,6 +16,9 @@ from edgellm.errors import TemplateError
 BASE_STEPS = 50_000
 STEPS_PER_INPUT_NODE = 300
 """Messages and tools are data of the caller: a long conversation may take proportionally longer."""
+STEPS_PER_CHAR = 16
+MAX_LOOPED = 1 << 18
+"""Some templates look at content character by character; so many characters pay for that."""
 BASE_TEXT = 1 << 20
 MAX_DEPTH = 40
 MAX_INT_BITS = 256
@@ -92,4 +95,5 @@ class Budget:
 
 def budget_for(n_nodes: int, n_chars: int) -> Budget:
     """A budget for messages and tools of `n_nodes` values and `n_chars` characters."""
-    return Budget(BASE_STEPS + STEPS_PER_INPUT_NODE * n_nodes + n_chars // 4, BASE_TEXT + 2 * n_chars)
+    steps = STEPS_PER_INPUT_NODE * n_nodes + STEPS_PER_CHAR * min(n_chars, MAX_LOOPED) + n_chars // 4
+    return Budget(BASE_STEPS + steps, BASE_TEXT + 2 * n_chars)

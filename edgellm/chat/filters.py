@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm.chat import texts
 from edgellm.chat.budget import LimitError
-from edgellm.chat.jinja import Cycler, Joiner, Namespace
+from edgellm.chat.jinja import Cycler, Joiner, Namespace, Undefined
 from edgellm.chat.texts import WIDEST, SafeText, narrow
 from edgellm.errors import TemplateError
 
@@ -58,8 +58,8 @@ class Filters:
         for name in NUMBERS:
             self.filters[name] = self._number(stock[name])
         own = (
-            "attr batch center dictsort escape forceescape format indent join pprint random replace round safe "
-            "slice sort string sum tojson trim unique wordwrap xmlattr"
+            "attr batch center dictsort escape forceescape format indent join pprint random replace round "
+            "safe slice sort string sum tojson trim unique wordwrap xmlattr"
         )
         for name in own.split():
             self.filters[name] = getattr(self, "_" + name)
@@ -231,7 +231,7 @@ class Filters:
         budget.check_text(6 * budget.weigh(d, plain=True))
         pairs = []
         for key, value in d.items():
-            if value is None or self._env.is_undefined(value):
+            if value is None or isinstance(value, Undefined):
                 continue
             if re.search(r"[\s/>=]", key):
                 raise TypeError("xmlattr needs names without spaces, /, > and =")

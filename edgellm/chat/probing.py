@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm.chat.budget import budget_for
 from edgellm.chat.messages import THOUGHT_KEYS, Forms
 from edgellm.errors import TemplateError
+
+if TYPE_CHECKING:
+    from edgellm.chat.jinja import Template
 
 BOS, EOS = "<BOS>", "<EOS>"
 NAMES = ("zqfirst", "zqsecond")
@@ -50,10 +54,9 @@ class Prober:
 
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        try:
-            self._template = sandbox().load(source)
-        except TemplateError:
-            self._template = None
+        self.template: Template | None = None
+        with contextlib.suppress(TemplateError):
+            self.template = sandbox().load(source)
 
     def render(
         self,
@@ -66,7 +69,7 @@ class Prober:
         """The rendering, or None if the template is malformed or refuses these messages."""
         from edgellm.chat.sandbox import sandbox
 
-        if self._template is None:
+        if self.template is None:
             return None
         values = {
             "documents": None,
@@ -77,7 +80,7 @@ class Prober:
             "add_generation_prompt": prompt,
         }
         try:
-            return sandbox().render(self._template, values, budget_for(200, 4000))
+            return sandbox().render(self.template, values, budget_for(200, 4000))
         except TemplateError:
             return None
 

@@ -19,31 +19,26 @@ from typing import Any
 
 from edgellm.chat import texts
 from edgellm.chat.budget import MAX_DEPTH, MAX_INT_BITS, Budget, LimitError
+from edgellm.chat.compiling import Generator, Statements, add_charges
 from edgellm.chat.filters import Filters
 from edgellm.chat.jinja import (
-    CodeGenerator,
     Context,
     Cycler,
-    Extension,
-    Frame,
     ImmutableSandboxedEnvironment,
     Joiner,
     LoopContext,
     Macro,
     Namespace,
-    Parser,
     SandboxedFormatter,
     SecurityError,
     Template,
     TemplateSyntaxError,
     Undefined,
-    nodes,
 )
 from edgellm.chat.texts import SafeText, words
 from edgellm.errors import TemplateError
 
 MAX_SOURCE = 64 * 1024
-MAX_NODES = 3_000
 
 
 _METHODS: dict[type, frozenset[str]] = {
@@ -62,144 +57,21 @@ _TESTS = _COMPARING_TESTS | words(
     "boolean callable defined divisibleby even false filter float integer iterable mapping none number odd "
     "sameas sequence string test true undefined"
 )
-_REFUSED = (
-    nodes.Include,
-    nodes.Import,
-    nodes.FromImport,
-    nodes.Extends,
-    nodes.EvalContextModifier,
-    nodes.ScopedEvalContextModifier,
-)
+_DICT_ATTRIBUTES = frozenset(dir(dict))
 _SMALL = frozenset((int, bool, float, type(None)))
-
-
-class _Statements(Extension):
-    """`{% break %}`, `{% continue %}`, and `{% generation %}`, which marks text for training only."""
-
-    tags = {"break", "continue", "generation"}  # noqa: RUF012 (the base class declares it so)
-
-    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
-        token = next(parser.stream)
-        if token.value == "break":
-            return nodes.Break(lineno=token.lineno)
-        if token.value == "continue":
-            return nodes.Continue(lineno=token.lineno)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-class _Generator(CodeGenerator):
-    """Jinja's code generator, charging comparisons, joins, slices and dict keys; it folds no constants."""
-
-    def _sized(self, node: nodes.Node, frame: Frame) -> None:
-        if isinstance(node, nodes.Const):
-            self.visit(node, frame)
-            return
-        self.write("environment.sized(")
-        self.visit(node, frame)
-        self.write(")")
-
-    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
-        if not isinstance(node, nodes.TemplateData):
-            raise nodes.Impossible
-        return super()._output_child_to_const(node, frame, finalize)
-
-    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
-        self.write("(")
-        self._sized(node.expr, frame)
-        for operand in node.ops:
-            self.visit(operand, frame)
-        self.write(")")
-
-    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:
-        operators = {
-            "eq": "==",
-            "ne": "!=",
-            "gt": ">",
-            "gteq": ">=",
-            "lt": "<",
-            "lteq": "<=",
-            "notin": "not in",
-        }
-        self.write(f" {operators.get(node.op, node.op)} ")
-        self._sized(node.expr, frame)
-
-    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
-        self.write("environment.join_text((")
-        for child in node.nodes:
-            self.visit(child, frame)
-            self.write(", ")
-        self.write("))")
-
-    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
-        if not isinstance(node.arg, nodes.Slice):
-            super().visit_Getitem(node, frame)
-            return
-        self.write("environment.sliced(")
-        self.visit(node.node, frame)
-        self.write(")[")
-        self.visit(node.arg, frame)
-        self.write("]")
-
-    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
-        self.write("{")
-        for pair in node.items:
-            self.write("environment.weighed(")
-            self.visit(pair.key, frame)
-            self.write("): ")
-            self.visit(pair.value, frame)
-            self.write(", ")
-        self.write("}")
-
-
-def _n_nodes(tree: Iterable[nodes.Node]) -> int:
-    """Nodes that run once when these run: bodies of loops and macros pay for themselves."""
-    total = 0
-    stack = list(tree)
-    while stack:
-        node = stack.pop()
-        total += 1
-        if not isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
-            stack.extend(node.iter_child_nodes())
-    return total
-
-
-def _tick(cost: int) -> nodes.EnvironmentAttribute:
-    return nodes.EnvironmentAttribute(f"tick({cost})")
-
-
-def _add_charges(tree: nodes.Template) -> None:
-    """Refuse what a chat template has no use for, and charge loops and macros on entry."""
-    total = 0
-    stack: list[nodes.Node] = [tree]
-    while stack:
-        node = stack.pop()
-        total += 1
-        if total > MAX_NODES:
-            raise LimitError(f"The chat template has more than {MAX_NODES} parts")
-        if isinstance(node, _REFUSED):
-            raise TemplateError(
-                f"The chat template uses {type(node).__name__.lower()} (line {node.lineno}), "
-                "which is not allowed"
-            )
-        stack.extend(node.iter_child_nodes())
-        if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
-            cost = 2 + _n_nodes(node.body) // 4
-            node.body.insert(0, nodes.ExprStmt(_tick(cost), lineno=node.lineno))
-        if isinstance(node, nodes.For) and node.test is not None:
-            node.test = nodes.And(_tick(1 + _n_nodes([node.test]) // 4), node.test)
 
 
 class TemplateSandbox(ImmutableSandboxedEnvironment):
     """The environment all chat templates are compiled in; one rendering at a time per thread."""
 
-    code_generator_class = _Generator
+    code_generator_class = Generator
     intercepted_binops = frozenset(("+", "*", "**", "%", "-", "/", "//"))
 
     def __init__(self) -> None:
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            extensions=[_Statements],
+            extensions=[Statements],
             optimized=False,
             finalize=self._finalize,
             cache_size=0,
@@ -230,7 +102,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             )
         try:
             tree = self.parse(source)
-            _add_charges(tree)
+            add_charges(tree)
             code = self.compile(tree)
         except TemplateSyntaxError as error:
             raise TemplateError(
@@ -272,16 +144,27 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     # What the generated code calls.
 
     def tick(self, cost: int) -> bool:
-        self.budget.charge(cost)
+        budget = self._active.budget
+        budget.steps -= cost
+        if budget.steps < 0:
+            budget.charge(0)
         return True
 
     def sized(self, value: Any) -> Any:
         """A value to compare, charged by its size and without marks."""
-        if type(value) in _SMALL:
+        kind = type(value)
+        if kind in _SMALL or (kind is str and len(value) < 256 and value.isascii()):
             return value
         budget = self.budget
         budget.weigh(value)
         return value if type(value) is str and value.isascii() else budget.marks.plain_all(value)
+
+    def searched(self, value: Any) -> Any:
+        """A value to look for another in; of an object, its keys."""
+        if type(value) is not dict:
+            return self.sized(value)
+        self.budget.charge(1 + (len(value) >> 4))
+        return frozenset(self.budget.marks.plain_all(tuple(value)))
 
     def weighed(self, value: Any) -> Any:
         """A key of an object, charged by its size."""
@@ -340,14 +223,21 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         ):
             budget.check_text(len(left) + len(right))
             budget.charge((len(left) + len(right)) >> 6)
-            if isinstance(left, SafeText) or isinstance(right, SafeText):
+            if isinstance(left, str) and isinstance(right, str) and SafeText in kinds:
                 return SafeText(texts.escape(budget, left) + texts.escape(budget, right))
         elif operator == "**" and kinds == (int, int) and left.bit_length() * abs(right) > MAX_INT_BITS:
             raise LimitError("The chat template computes a number that is too large")
         budget.charge(1)
         return self.bounded(super().call_binop(context, operator, left, right))
 
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+            return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        return super().getattr(obj, attribute)
+
     def getitem(self, obj: Any, argument: Any) -> Any:
+        if type(obj) is dict and type(argument) is str and argument in obj:
+            return obj[argument]
         if type(argument) is not str and type(argument) is not int:
             self.budget.weigh(argument)
         return super().getitem(obj, argument)
@@ -412,7 +302,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         budget.weigh(args[:1])
         result = method(*args, **kwargs)
         if name != "get":
-            budget.charge(len(result) >> 4)  # type: ignore[arg-type]
+            budget.charge(len(result) >> 4)
         return result
 
     def _charged_test(self, function: Callable[..., Any], *, compares: bool) -> Callable[..., Any]:

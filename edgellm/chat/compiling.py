@@ -1,0 +1,172 @@
+"""Jinja's compiler for the sandbox: what templates may use, and the charges in the code it writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from edgellm.chat.budget import LimitError
+from edgellm.chat.jinja import CodeGenerator, Extension, Frame, Parser, nodes
+from edgellm.errors import TemplateError
+
+MAX_NODES = 3_000
+_REFUSED = (
+    nodes.Include,
+    nodes.Import,
+    nodes.FromImport,
+    nodes.Extends,
+    nodes.EvalContextModifier,
+    nodes.ScopedEvalContextModifier,
+)
+
+
+class Statements(Extension):
+    """`{% break %}`, `{% continue %}`, and `{% generation %}`, which marks text for training only."""
+
+    tags = {"break", "continue", "generation"}  # noqa: RUF012 (the base class declares it so)
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        token = next(parser.stream)
+        if token.value == "break":
+            return nodes.Break(lineno=token.lineno)
+        if token.value == "continue":
+            return nodes.Continue(lineno=token.lineno)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class Generator(CodeGenerator):
+    """Jinja's code generator, charging comparisons, joins, slices and dict keys; it folds no constants."""
+
+    def _sized(self, node: nodes.Node, frame: Frame) -> None:
+        if isinstance(node, nodes.Const):
+            self.visit(node, frame)
+            return
+        self.write("environment.sized(")
+        self.visit(node, frame)
+        self.write(")")
+
+    def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
+        if not isinstance(node, nodes.TemplateData):
+            raise nodes.Impossible
+        return super()._output_child_to_const(node, frame, finalize)
+
+    def visit_Compare(self, node: nodes.Compare, frame: Frame) -> None:
+        self.write("(")
+        self._sized(node.expr, frame)
+        for operand in node.ops:
+            self.visit(operand, frame)
+        self.write(")")
+
+    def visit_Operand(self, node: nodes.Operand, frame: Frame) -> None:
+        operators = {
+            "eq": "==",
+            "ne": "!=",
+            "gt": ">",
+            "gteq": ">=",
+            "lt": "<",
+            "lteq": "<=",
+            "notin": "not in",
+        }
+        self.write(f" {operators.get(node.op, node.op)} ")
+        if node.op in ("in", "notin"):
+            self.write("environment.searched(")
+            self.visit(node.expr, frame)
+            self.write(")")
+        else:
+            self._sized(node.expr, frame)
+
+    def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
+        self.write("environment.join_text((")
+        for child in node.nodes:
+            self.visit(child, frame)
+            self.write(", ")
+        self.write("))")
+
+    def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if not isinstance(node.arg, nodes.Slice):
+            super().visit_Getitem(node, frame)
+            return
+        self.write("environment.sliced(")
+        self.visit(node.node, frame)
+        self.write(")[")
+        self.visit(node.arg, frame)
+        self.write("]")
+
+    def visit_Dict(self, node: nodes.Dict, frame: Frame) -> None:
+        self.write("{")
+        for pair in node.items:
+            self.write("environment.weighed(")
+            self.visit(pair.key, frame)
+            self.write("): ")
+            self.visit(pair.value, frame)
+            self.write(", ")
+        self.write("}")
+
+
+def _n_nodes(tree: Iterable[nodes.Node]) -> int:
+    """Nodes that run once when these run: bodies of loops and macros pay for themselves."""
+    total = 0
+    stack = list(tree)
+    while stack:
+        node = stack.pop()
+        total += 1
+        if not isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
+            stack.extend(node.iter_child_nodes())
+    return total
+
+
+def _tick(cost: int) -> nodes.EnvironmentAttribute:
+    return nodes.EnvironmentAttribute(f"tick({cost})")
+
+
+def _done_flag(loop: nodes.For) -> nodes.Expr | None:
+    """The flag that ends a loop's work: once it is set, no later round does anything.
+
+    Templates search with loops that go on to the end, quadratic in the conversation:
+    `{% for m in messages %}{% if not ns.found %}...{% endif %}{% endfor %}`.
+    """
+    body = [node for node in loop.body if not _is_blank(node)]
+    if len(body) != 1 or not isinstance(body[0], nodes.If):
+        return None
+    choice, test = body[0], body[0].test
+    if all(map(_is_blank, choice.body)):
+        flag: nodes.Node = test
+    elif isinstance(test, nodes.Not) and not choice.elif_ and not choice.else_:
+        flag = test.node
+    else:
+        return None
+    if not isinstance(flag, nodes.Getattr) or not isinstance(flag.node, nodes.Name):
+        return None
+    own = {name.name for name in loop.target.find_all(nodes.Name)} | {"loop"}
+    if isinstance(loop.target, nodes.Name):
+        own.add(loop.target.name)
+    return None if flag.node.name in own else flag
+
+
+def _is_blank(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Output) and not node.nodes
+
+
+def add_charges(tree: nodes.Template) -> None:
+    """Refuse what a chat template has no use for, and charge loops and macros on entry."""
+    total = 0
+    stack: list[nodes.Node] = [tree]
+    while stack:
+        node = stack.pop()
+        total += 1
+        if total > MAX_NODES:
+            raise LimitError(f"The chat template has more than {MAX_NODES} parts")
+        if isinstance(node, _REFUSED):
+            raise TemplateError(
+                f"The chat template uses {type(node).__name__.lower()} (line {node.lineno}), "
+                "which is not allowed"
+            )
+        stack.extend(node.iter_child_nodes())
+        if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
+            done = _done_flag(node) if isinstance(node, nodes.For) else None
+            cost = 2 + _n_nodes(node.body) // 4
+            if done is not None:
+                node.body.insert(0, nodes.If(done, [nodes.Break()], [], [], lineno=node.lineno))
+            node.body.insert(0, nodes.ExprStmt(_tick(cost), lineno=node.lineno))
+        if isinstance(node, nodes.For) and node.test is not None:
+            node.test = nodes.And(_tick(1 + _n_nodes([node.test]) // 4), node.test)

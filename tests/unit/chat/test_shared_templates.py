@@ -1,0 +1,37 @@
+"""Real chat templates of a folder beside the checkout: rendered as transformers renders them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import edgellm.chat
+
+FOLDER = Path(__file__).parents[4] / "shared" / "templates"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
+pytestmark = pytest.mark.skipif(not NAMES, reason="needs the folder shared/templates beside the checkout")
+
+
+def conversations() -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((FOLDER / "messages.json").read_text())
+    return read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_real_template_renders_as_in_transformers(name: str) -> None:
+    source = (FOLDER / f"{name}.jinja").read_bytes().decode()
+    expected = json.loads((FOLDER / f"{name}.json").read_text())["renders"]
+    for key, given in conversations().items():
+        if expected[key] is None:
+            continue
+        text = edgellm.chat.render(source, given["messages"], tools=given["tools"], **given["options"])
+        assert _undated(text) == _undated(expected[key]), key
+
+
+def _undated(text: str) -> str:
+    """The text without the day of the rendering."""
+    return re.sub(r"\d\d [A-Z][a-z]{2} 20\d\d|20\d\d-\d\d-\d\d", "DATE", text)
