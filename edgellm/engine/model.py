@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgellm.engine.prefix_disk import PrefixDisk
     from edgellm.engine.prefix_store import PrefixStore
     from edgellm.engine.request import TokenMatcher
+    from edgellm.engine.sampling import Sampled
 
 T = TypeVar("T")
 
@@ -193,7 +194,7 @@ class Model:
             ids = self.tokenize(prompt, add_special=True)
         else:
             ids = [int(token) for token in prompt]
-        self._check_generates()
+        self.check_generates()
         chosen = options or GenerateOptions()
         matcher, scales = self.matcher(chosen), self.scales(chosen.lora)
         return Generation(
@@ -232,11 +233,24 @@ class Model:
 
         lora: as in GenerateOptions. Raises ContextOverflowError if the sequence exceeds the context.
         """
-        self._check_generates()
+        self.check_generates()
         from edgellm.engine.reading import all_logits
 
         tokens, scales = self._check_ids(ids), self.scales(lora)
         return self.scheduler.exclusively(len(tokens), lambda backend: all_logits(backend, tokens, scales))
+
+    def token_logprobs(self, ids: Sequence[int], n_top: int, *, lora: Choice | None = None) -> list[Sampled]:
+        """Log-probability of each token given those before it, with the n_top likeliest; the first has none.
+
+        lora: as in GenerateOptions. Raises ContextOverflowError if the sequence exceeds the context.
+        """
+        from edgellm.engine.reading import token_logprobs
+
+        self.check_generates()
+        tokens, scales = self._check_ids(ids), self.scales(lora)
+        return self.scheduler.exclusively(
+            len(tokens), lambda backend: token_logprobs(backend, tokens, scales, n_top)
+        )
 
     def perplexity(self, ids: Sequence[int], *, lora: Choice | None = None) -> float:
         """exp of the mean negative log-likelihood of the tokens, each given those before it.
@@ -246,7 +260,7 @@ class Model:
         """
         from edgellm.engine.reading import loss
 
-        self._check_generates()
+        self.check_generates()
         tokens, scales = self._check_ids(ids), self.scales(lora)
         if len(tokens) < 2:
             raise UsageError("Perplexity needs at least two tokens.")
@@ -297,10 +311,11 @@ class Model:
     ) -> None:
         self.close()
 
-    def _check_generates(self) -> None:
+    def check_generates(self) -> None:
+        """Raise UsageError if the model makes embeddings and no text."""
         if self.program.logits is None:
             raise UsageError(
-                f"{self.path}: {self.program.family} models read text and make embeddings. "
+                f"{self.name}: {self.program.family} models read text and make embeddings. "
                 "To write, use a generative model."
             )
 

@@ -1,16 +1,18 @@
-"""Results for a whole text: logits of every token, losses, an embedding.
+"""Results for a whole text: logits of every token, losses, log-probabilities, an embedding.
 
 A module apart from `model`, because it imports NumPy, which would take a third of a start.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from edgellm.backends.base import Backend, Floats
 from edgellm.engine.adapters import Scales
+from edgellm.engine.sampling import Sampled
 
 
 def all_logits(backend: Backend, tokens: Sequence[int], scales: Scales) -> Floats:
@@ -30,6 +32,21 @@ def loss(backend: Backend, tokens: Sequence[int], scales: Scales) -> float:
         total += float((np.log(np.exp(wide).sum(axis=1)) - picked).sum())
         position += len(logits)
     return total
+
+
+def token_logprobs(backend: Backend, tokens: Sequence[int], scales: Scales, n_top: int) -> list[Sampled]:
+    """Log-probability of each token given those before it, and the n_top likeliest; the first has NaN."""
+    found = [Sampled(tokens[0], math.nan, ())]
+    for logits in _chunks(backend, tokens, scales):
+        for row in logits[: len(tokens) - len(found)].astype(np.float64):
+            row -= row.max()
+            row -= np.log(np.exp(row).sum())
+            best = np.argpartition(-row, min(n_top, len(row) - 1))[:n_top]
+            likeliest = best[np.argsort(-row[best], kind="stable")]
+            token = tokens[len(found)]
+            top = tuple((int(other), float(row[other])) for other in likeliest)
+            found.append(Sampled(token, float(row[token]), top))
+    return found
 
 
 def embedding(hidden: Floats, pooling: str) -> Floats:

@@ -12,7 +12,7 @@ from edgellm.engine.request import Delta, Event, Finish, Request
 from edgellm.engine.sampling import Sampled
 from edgellm.engine.session import make_request
 from edgellm.server.metrics import Metrics
-from edgellm.server.models import Served
+from edgellm.server.served import Served
 
 
 @dataclass(slots=True, eq=False)

@@ -11,10 +11,12 @@ from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
 from edgellm.server import anthropic, errors, native, ollama, openai, page, reference, responses
+from edgellm.server.bodies import IGNORED_HEADER
 from edgellm.server.description import describe
 from edgellm.server.guard import Guard
 from edgellm.server.models import ModelManager
-from edgellm.server.service import Service
+from edgellm.server.reception import Reception
+from edgellm.server.service import RELAXED_HEADER, Service
 from edgellm.server.settings import ServerSettings
 
 
@@ -40,14 +42,16 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     app.include_router(reference.router)
     app.include_router(native.router)
     app.include_router(native.router, prefix="/v1", include_in_schema=False)
+    app.add_middleware(Reception, body_bytes=settings.limits.body_bytes)
+    app.add_middleware(Guard, settings=settings)
     if settings.origins:
+        # Outermost: a page must be able to read why it was refused.
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.origins),
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
-            expose_headers=["X-Request-Id"],
+            expose_headers=["X-Request-Id", IGNORED_HEADER, RELAXED_HEADER],
         )
-    app.add_middleware(Guard, settings=settings)
     app.openapi = cache(partial(describe, app, settings))  # type: ignore[method-assign]
     return app

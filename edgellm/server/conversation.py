@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgellm.chat.parts import PartParser
+from edgellm.chat.schema import grammar_schema
 from edgellm.chat.tools import (
     END_THINK,
     MARKS,
@@ -21,7 +23,7 @@ from edgellm.chat.tools import (
     thought_grammar,
 )
 from edgellm.engine.model import Model
-from edgellm.engine.options import GenerateOptions
+from edgellm.engine.options import Constraint, GenerateOptions
 from edgellm.errors import UsageError
 
 
@@ -36,6 +38,7 @@ class Conversation:
     names: tuple[str, ...]
     thinks: bool
     thinking: bool
+    relaxed: tuple[str, ...] = ()
 
     def parser(self) -> PartParser:
         """A parser for one of the answers."""
@@ -71,11 +74,7 @@ def prepare(
     thoughts = _thoughts(model, source, ids)
     options = replace(options, stop=(*options.stop, *template.stops))
     if usable and choice is not None:
-        if options.constraint is not None and choice.mode == "required":
-            raise UsageError("A format and a tool call are both required; an answer cannot be both.")
-        if options.constraint is None:
-            grammar = call_grammar(syntax, usable, choice, controls, thoughts=thoughts)
-            options = replace(options, grammar=grammar)
+        options = _with_calls(options, syntax, usable, choice, controls, thoughts)
     elif thoughts != "none" and options.constraint is not None and options.constraint.kind == "schema":
         schema = json.loads(options.constraint.text)
         grammar = thought_grammar(schema, controls, thoughts)
@@ -89,6 +88,41 @@ def prepare(
         tuple(tool.name for tool in usable),
         thoughts == "may",
         thoughts == "open",
+    )
+
+
+def _with_calls(
+    options: GenerateOptions,
+    syntax: Syntax,
+    tools: Sequence[Tool],
+    choice: ToolChoice,
+    controls: Mapping[str, int],
+    thoughts: Literal["none", "may", "open"],
+) -> GenerateOptions:
+    """The options with the grammar of answers that may call tools; others follow the format asked for."""
+    form = options.constraint
+    if form is None or choice.mode == "required":
+        grammar = call_grammar(syntax, tools, choice, controls, thoughts=thoughts)
+    else:
+        calls = call_grammar(syntax, tools, replace(choice, mode="required"), controls, thoughts=thoughts)
+        thought = "" if thoughts == "none" else "thought "
+        grammar = "\n".join(
+            [f"start: called | {thought}formed", calls.replace("start:", "called:", 1), *_formed(form)]
+        )
+    return replace(options, schema=None, json=False, regex=None, grammar=grammar)
+
+
+def _formed(form: Constraint) -> list[str]:
+    """The Lark rules of a text that follows a format."""
+    if form.kind == "schema":
+        schema = json.dumps(grammar_schema(json.loads(form.text)), ensure_ascii=False)
+        return [f"formed: %json {schema}"]
+    if form.kind == "regex":
+        pattern = re.sub(r"(?<!\\)/", r"\\/", form.text).replace("\n", "\\n")
+        return ["formed: FORMED", f"FORMED: /{pattern}/"]
+    raise UsageError(
+        "A grammar and tools are given together; leave out one of them, or set tool_choice to none or "
+        "required."
     )
 
 

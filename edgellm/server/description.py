@@ -1,6 +1,6 @@
-"""The OpenAPI document: what FastAPI knows of the requests, and here what is answered to them.
+"""The OpenAPI document: FastAPI describes the requests, the schemas here the answers.
 
-Answers are made by hand, so that they are as the APIs' owners write them; this says what they hold.
+Answers are made by hand, so that they are as the APIs' owners write them; each route names the schema of its.
 """
 
 from __future__ import annotations
@@ -215,35 +215,36 @@ SCHEMAS: dict[str, Schema] = {
     "Adapters": several(record(id=COUNT, name=TEXT, path=TEXT, scale=NUMBER)),
     "Tokens": record(tokens={"anyOf": [several(COUNT), several(record(id=COUNT, piece=TEXT))]}),
     "Content": record(content=TEXT),
+    "Infill": record(
+        content=TEXT, stop=FLAG, tokens_evaluated=COUNT, tokens_predicted=COUNT, timings=_TIMINGS
+    ),
     "Prompt": record(prompt=TEXT),
 }
 
-# Path -> (what is answered, or None for plain text; how it is streamed).
-ANSWERS: dict[str, tuple[str | None, str | None]] = {
-    "/v1/models": ("Models", None),
-    "/v1/models/{name}": ("Model", None),
-    "/v1/chat/completions": ("ChatCompletion", SSE),
-    "/v1/completions": ("Completion", SSE),
-    "/v1/embeddings": ("Embeddings", None),
-    "/v1/responses": ("Response", SSE),
-    "/v1/messages": ("Message", SSE),
-    "/v1/messages/count_tokens": ("TokenCount", None),
-    "/api/chat": ("OllamaChat", NDJSON),
-    "/api/generate": ("OllamaGenerate", NDJSON),
-    "/api/embed": ("OllamaEmbeddings", None),
-    "/api/embeddings": ("OllamaEmbedding", None),
-    "/api/tags": ("OllamaModels", None),
-    "/api/ps": ("OllamaRunning", None),
-    "/api/show": ("OllamaModel", None),
-    "/api/version": ("Version", None),
-    "/health": ("Health", None),
-    "/metrics": (None, None),
-    "/props": ("Properties", None),
-    "/lora-adapters": ("Adapters", None),
-    "/tokenize": ("Tokens", None),
-    "/detokenize": ("Content", None),
-    "/apply-template": ("Prompt", None),
-}
+
+def answers(
+    name: str | None = None, streamed: str | None = None, *, error: str = "Error", waits: bool = False
+) -> dict[int | str, Schema]:
+    """The `responses` of a route: the schema of its answer (None: plain text), and how it is streamed.
+
+    error: the schema of its errors. waits: 503 has the answer's schema.
+    """
+    content: Schema = {PLAIN: {"schema": TEXT}} if name is None else {JSON: {"schema": _model(name)}}
+    if streamed == SSE:
+        content[SSE] = {"schema": TEXT}
+    elif streamed is not None and name is not None:
+        content[streamed] = {"schema": _model(name)}
+    failed = {JSON: {"schema": _model(error)}}
+    later = {"Retry-After": {"schema": TEXT}}
+    return {
+        "200": {"description": "The answer.", "content": content},
+        "4XX": {"description": "The fault of the request.", "content": failed},
+        "503": {
+            "description": "Too much to do; try again.",
+            "headers": later,
+            "content": content if waits else failed,
+        },
+    }
 
 
 def describe(app: FastAPI, settings: ServerSettings) -> Schema:
@@ -255,7 +256,7 @@ def describe(app: FastAPI, settings: ServerSettings) -> Schema:
     schemas.update(SCHEMAS)
     for path, operations in found["paths"].items():
         for operation in operations.values():
-            operation["responses"] = _responses(path)
+            operation["responses"].pop("422", None)
             if settings.api_keys and path not in OPEN_PATHS:
                 operation["security"] = [{"bearer": []}, {"key": []}]
     if settings.api_keys:
@@ -263,25 +264,4 @@ def describe(app: FastAPI, settings: ServerSettings) -> Schema:
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
         }
-    return found
-
-
-def _responses(path: str) -> Schema:
-    name, streamed = ANSWERS[path]
-    content: Schema = {PLAIN: {"schema": TEXT}} if name is None else {JSON: {"schema": _model(name)}}
-    if streamed == SSE:
-        content[SSE] = {"schema": TEXT}
-    elif streamed is not None and name is not None:
-        content[streamed] = {"schema": _model(name)}
-    kind = "OllamaError" if path.startswith("/api/") else "Error"
-    kind = "AnthropicError" if path.startswith("/v1/messages") else kind
-    error = {JSON: {"schema": _model(kind)}}
-    later = {"Retry-After": {"schema": TEXT}}
-    found = {
-        "200": {"description": "The answer.", "content": content},
-        "4XX": {"description": "What is wrong with the request.", "content": error},
-        "503": {"description": "Too much to do; try again.", "headers": later, "content": error},
-    }
-    if path == "/health":
-        found["503"]["content"] = content
     return found

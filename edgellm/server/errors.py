@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,6 +15,9 @@ from edgellm.errors import ContextOverflowError, EdgeLLMError, OverloadedError
 from edgellm.server.sse import ClientGoneError
 
 RETRY_AFTER_S = 2
+MAX_PROBLEMS = 4
+MAX_NAME = 64
+MAX_MESSAGE = 2000
 
 _TYPES = {
     400: "invalid_request_error",
@@ -27,6 +32,12 @@ _TYPES = {
     429: "rate_limit_error",
     503: "overloaded_error",
 }
+
+
+# Folders before a file's name; what clients sent themselves is not after a separator of words.
+_FOLDERS = re.compile(
+    r"(?<![\w/.:~-])/(?:[^/\s'\":]+/)+(?=[^/\s'\":]*\.(?:gguf|json|safetensors|onnx|bin|jinja|part)\b)"
+)
 
 
 class RequestError(EdgeLLMError):
@@ -49,12 +60,11 @@ def status_of(error: Exception) -> int:
 
 
 def message_of(error: Exception) -> str:
-    """What a client is told; nothing of the inside for an error that nobody foresaw."""
-    return (
-        str(error)
-        if isinstance(error, EdgeLLMError)
-        else "The server failed on this request; its log says why."
-    )
+    """The sentence for a client: cut, without folders of this machine, and nothing of unforeseen errors."""
+    if not isinstance(error, EdgeLLMError):
+        return "The server failed on this request; its log says why."
+    text = _FOLDERS.sub("", str(error))
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
 
 
 def openai_error(error: Exception) -> dict[str, Any]:
@@ -132,11 +142,32 @@ def install(app: FastAPI) -> None:
 
 
 def _from_validation(error: RequestValidationError) -> RequestError:
-    """The first of the problems, with the place where it is."""
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"] if part != "body")
-    message = first["msg"].removeprefix("Value error, ")
+    """The problems at the first place where there are some."""
+    problems = error.errors()
+    first = problems[0]
     if first["type"] == "json_invalid":
-        reason = first.get("ctx", {}).get("error", message)
+        reason = first.get("ctx", {}).get("error", first["msg"])
         return RequestError(400, f"The body is not valid JSON: {reason}.", code="invalid_json")
+    place = _place(first, error.body)
+    messages = [
+        one["msg"].removeprefix("Value error, ") for one in problems if _place(one, error.body) == place
+    ]
+    message = "; or ".join(dict.fromkeys(messages[:MAX_PROBLEMS]))
     return RequestError(400, f"{place}: {message}." if place else f"{message}.", param=place or None)
+
+
+def _place(problem: Mapping[str, Any], body: Any) -> str:
+    """The field that a problem is about: members of the body, without the names of alternatives tried."""
+    parts: list[str] = []
+    value = body
+    for part in problem["loc"]:
+        if part == "body":
+            continue
+        inside = isinstance(value, dict | list) and (
+            part in value if isinstance(value, dict) else isinstance(part, int) and 0 <= part < len(value)
+        )
+        if not inside and problem["type"] != "missing" and parts:
+            break
+        parts.append(str(part)[:MAX_NAME])
+        value = value[part] if inside else None
+    return ".".join(parts)

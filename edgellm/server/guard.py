@@ -1,4 +1,4 @@
-"""Who may call: the Host header, the origin of a web page, the API key; and how large a body may be.
+"""Access: the Host header, the origin of a web page, the API key; and the size of a body.
 
 Plain ASGI, in front of everything else.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
+import re
 import secrets
 import socket
 import time
@@ -25,6 +26,11 @@ from edgellm.server.settings import Limits, ServerSettings, is_address, is_loopb
 
 log = logging.getLogger("edgellm.server")
 
+MAX_LOGGED = 200
+# A name or an address, and a port.
+_HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
+# Content types that forms of web pages can send without asking first.
+_FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
 # Paths that say nothing about models or conversations.
 OPEN_PATHS = frozenset(
     {"/health", "/v1/health", "/", "/docs", "/openapi.json", "/favicon.ico"}
@@ -73,10 +79,20 @@ class Guard:
             await self._app(scope, body.receive, send_with_id)
         except RequestError as error:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
+        except HTTPException as error:
+            if status:
+                raise
+            failure = RequestError(error.status_code, str(error.detail))
+            await error_response(scope["path"], failure)(scope, receive, send_with_id)
+        except Exception as error:
+            log.exception("%s %s failed", scope["method"], scope["path"][:MAX_LOGGED])
+            if status:
+                raise
+            await error_response(scope["path"], error)(scope, receive, send_with_id)
         finally:
             self._n_held -= body.size
             fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
-            log.info("%s %s", scope["method"], scope["path"], extra={FIELDS: fields})
+            log.info("%s %s", scope["method"], scope["path"][:MAX_LOGGED], extra={FIELDS: fields})
 
     def _hold(self, n_bytes: int) -> None:
         """Count bytes of bodies that are in memory; HTTPException if they are too many."""
@@ -88,6 +104,12 @@ class Guard:
         self._check_host(headers.get("host", ""))
         if "origin" in headers:
             self._check_origin(headers["origin"], headers.get("host", ""))
+        elif headers.get("sec-fetch-site") == "cross-site" and _is_form(headers):
+            raise RequestError(
+                415, "A form of another site's page sent this; send JSON with Content-Type: application/json."
+            )
+        if "transfer-encoding" in headers and "content-length" in headers:
+            raise RequestError(400, "Content-Length and Transfer-Encoding are both given; send one of them.")
         if self._keys and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
             self._check_key(headers)
         length = headers.get("content-length", "0")
@@ -97,8 +119,8 @@ class Guard:
 
     def _check_host(self, value: str) -> None:
         try:
-            host = (urlsplit(f"//{value}").hostname or "") if "@" not in value else ""
-        except ValueError:  # an unfinished IPv6 address
+            host = (urlsplit(f"//{value}").hostname or "") if _HOST.fullmatch(value) else ""
+        except ValueError:  # no IPv6 address
             host = ""
         if host in self._hosts:
             return
@@ -129,6 +151,10 @@ class Guard:
                 "The API key is missing or wrong; send it as `Authorization: Bearer KEY`.",
                 code="invalid_api_key",
             )
+
+
+def _is_form(headers: Headers) -> bool:
+    return headers.get("content-type", "").partition(";")[0].strip().lower() in ("", *_FORM_TYPES)
 
 
 class _Body:

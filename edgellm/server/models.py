@@ -13,10 +13,11 @@ import math
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
-from edgellm.engine.adapters import AdapterInfo, Choice, name_adapters
+from edgellm.engine.adapters import AdapterInfo, name_adapters
+from edgellm.engine.describe import describe
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.loading import LoadEstimate, estimate, memory_needed, reachable_memory
 from edgellm.engine.model import Model
@@ -25,6 +26,7 @@ from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
 from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError
 from edgellm.server.errors import RequestError
+from edgellm.server.served import Loaded, Served, Source
 
 log = logging.getLogger("edgellm.server")
 
@@ -33,98 +35,6 @@ ROOM_S = 30.0
 # How long a file that appears must not have changed before it is served.
 SETTLED_S = 3.0
 MIB = 1024 * 1024
-
-
-@dataclass(slots=True, eq=False)
-class Loaded:
-    """A model in memory; after `keep_s` seconds without a user it is unloaded (infinite: never)."""
-
-    name: str
-    model: Model
-    runner: EngineThread
-    keep_s: float
-    on_idle: Callable[[], None]
-    n_users: int = 0
-    used_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def n_bytes(self) -> int:
-        """What it takes at most."""
-        return sum(self.model.memory.values())
-
-    @property
-    def left_s(self) -> float:
-        """Seconds until it is unloaded if nobody uses it from now on."""
-        if self.n_users:
-            return self.keep_s
-        return max(0.0, self.used_at + self.keep_s - time.monotonic())
-
-    def acquire(self) -> None:
-        """One user more."""
-        self.n_users += 1
-
-    def release(self) -> None:
-        """One user less."""
-        self.n_users -= 1
-        self.used_at = time.monotonic()
-        if self.n_users == 0:
-            self.on_idle()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Served:
-    """A loaded model under the name that a request gave: its own, or that of one of its adapters.
-
-    lora: what answers use of the adapters unless the request says otherwise; None: as they were loaded.
-    """
-
-    name: str
-    loaded: Loaded
-    lora: Choice | None = None
-
-    @property
-    def model(self) -> Model:
-        return self.loaded.model
-
-    @property
-    def runner(self) -> EngineThread:
-        return self.loaded.runner
-
-    def acquire(self) -> None:
-        """One user more."""
-        self.loaded.acquire()
-
-    def release(self) -> None:
-        """One user less."""
-        self.loaded.release()
-
-
-@dataclass(slots=True, eq=False)
-class Source:
-    """A model that may be asked for: its name in the API and its file."""
-
-    name: str
-    path: Path
-    created: int
-    loaded: Loaded | None = None
-    loading: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    n_waiting: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Whether it is in memory and nobody would miss it."""
-        return self.loaded is not None and self.loaded.n_users == 0 and self.n_waiting == 0
-
-    @property
-    def gone(self) -> bool:
-        """Whether it is neither in memory nor on the disk any more."""
-        return self.state == "unloaded" and self.n_waiting == 0 and not self.path.exists()
-
-    @property
-    def state(self) -> str:
-        """loaded, loading or unloaded."""
-        return "loaded" if self.loaded else "loading" if self.loading else "unloaded"
 
 
 class ModelManager:
@@ -184,7 +94,7 @@ class ModelManager:
 
     @property
     def ready(self) -> bool:
-        """Whether every model that was to be loaded at the start is."""
+        """True once every model that was to be loaded at the start is."""
         return self._starting is None or self._starting.done()
 
     def refresh(self) -> None:
@@ -260,13 +170,19 @@ class ModelManager:
         return next((info for info in self.adapters if info.name in names), None)
 
     @asynccontextmanager
-    async def use(self, name: str | None, keep_s: float | None = None) -> AsyncIterator[Served]:
+    async def use(
+        self, name: str | None, keep_s: float | None = None, n_ctx: int | None = None
+    ) -> AsyncIterator[Served]:
         """A model, or one with an adapter, which is loaded if need be and stays so inside the block.
 
-        keep_s: seconds to keep it without users from now on; None: as before. Raises RequestError if there is
-        no such model or memory could never hold it, OverloadedError if models in use leave no room.
+        keep_s: seconds to keep it without users from now on; None: as before. n_ctx: a context that is
+        wanted; it is loaded with that if it was trained for it, memory allows it, and nobody uses it. Raises
+        RequestError if there is no such model or memory could never hold it, OverloadedError if models in use
+        leave no room.
         """
         source = self.find(name)
+        if n_ctx is not None:
+            await self._widen(source, n_ctx)
         loaded = await self._acquire(source)
         if keep_s is not None:
             loaded.keep_s = keep_s
@@ -279,8 +195,42 @@ class ModelManager:
         finally:
             loaded.release()
 
+    async def _widen(self, source: Source, n_ctx: int) -> None:
+        """Have a model loaded anew with a larger context, once nobody uses it; it stays so afterwards."""
+        wanted = await asyncio.to_thread(self._wider, source, n_ctx)
+        if wanted is None:
+            return
+        source.n_ctx = wanted
+        deadline = asyncio.get_running_loop().time() + self._room_s
+        while source.loaded is not None and source.loaded.model.n_ctx < wanted:
+            async with self._changing:
+                if source.idle:
+                    log.info("%s is loaded anew with a context of %d", source.name, wanted)
+                    await self._unload(source)
+                    return
+                self._freed.clear()
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._freed.wait()
+            except TimeoutError:
+                return  # in use all the time: it answers with the context that it has
+
+    def _wider(self, source: Source, n_ctx: int) -> int | None:
+        """The context of at most n_ctx that a model can have and has not; None if there is none."""
+        options = self._options_for(source)
+        loaded = source.loaded
+        wanted = min(n_ctx, trained_context(source.path) or 0)
+        if wanted <= (estimate(source.path, options).n_ctx if loaded is None else loaded.model.n_ctx):
+            return None
+        try:
+            memory_needed(source.path, replace(options, context=wanted), self._budget())
+        except EdgeLLMError as error:
+            log.info("%s keeps its context: %s", source.name, error)
+            return None
+        return wanted
+
     async def estimate(self, source: Source) -> LoadEstimate:
-        """What a model will be once it is loaded; its file is read for that and the weights are not."""
+        """Sizes of a model once it is loaded; of its file only the metadata is read."""
         return await asyncio.to_thread(lambda: estimate(source.path, self._options_for(source)))
 
     def unload(self, name: str | None) -> Source:
@@ -392,16 +342,19 @@ class ModelManager:
 
     def _options_for(self, source: Source) -> LoadOptions:
         """The options, with the draft model only where it can be one."""
-        draft = self._options.draft
+        options = self._options
+        if source.n_ctx is not None:
+            options = replace(options, context=source.n_ctx)
+        draft = options.draft
         if draft is None:
-            return self._options
+            return options
         reason: str | None = "no model guesses for itself"
         if not draft.samefile(source.path):
             reason = vocabulary_difference(source.path, draft)
         if reason is None:
-            return self._options
+            return options
         log.info("%s cannot be the draft model of %s: %s", draft.name, source.name, reason)
-        return replace(self._options, draft=None)
+        return replace(options, draft=None)
 
     def _budget(self) -> int | None:
         """Bytes for all models together; None if nobody knows."""
@@ -476,3 +429,10 @@ class ModelManager:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
+
+
+def trained_context(path: Path) -> int | None:
+    """The context that a model was trained for; None if its file does not say."""
+    metadata = describe(path).metadata
+    found = metadata.get(f"{metadata.get('general.architecture')}.context_length")
+    return found if isinstance(found, int) else None

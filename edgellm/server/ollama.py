@@ -7,204 +7,110 @@ unless `truncate` asks for less of it; models stay loaded unless `keep_alive` or
 from __future__ import annotations
 
 import asyncio
-import json
-import math
 import time
-from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from fastapi.routing import APIRoute
-from pydantic import BeforeValidator, Field
 
 from edgellm import __version__
-from edgellm.chat.parts import PartParser
-from edgellm.chat.tools import ToolChoice, read_tools
 from edgellm.engine.describe import Description, describe
+from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from edgellm.engine.request import Delta, Finish
-from edgellm.engine.sampling import Sampled
-from edgellm.errors import EdgeLLMError
-from edgellm.server.answers import Answer, Job
-from edgellm.server.blocks import Block, Blocks
-from edgellm.server.durations import duration
-from edgellm.server.errors import RequestError, ollama_error
-from edgellm.server.models import Source
-from edgellm.server.service import Body, SamplingFields, Service, ServiceOf, tokenized
+from edgellm.server.choices import choose
+from edgellm.server.description import NDJSON, answers
+from edgellm.server.errors import RequestError
+from edgellm.server.go_template import expand
+from edgellm.server.infill import fill_in
+from edgellm.server.messages import read_messages
+from edgellm.server.ollama_bodies import (
+    ChatBody,
+    EmbedBody,
+    GenerateBody,
+    GenerationBody,
+    OldEmbedBody,
+    ShowBody,
+)
+from edgellm.server.ollama_shapes import ChatShape, GenerateShape, OllamaShape, head, message_of, nanoseconds
+from edgellm.server.routes import JSONRoute
+from edgellm.server.served import Served, Source
+from edgellm.server.service import Chat, Prompt, Service, ServiceOf, tokenized
 from edgellm.server.sse import unless_gone
 
-MAX_TOP_LOGPROBS = 20
 NEVER = "9999-12-31T23:59:59Z"
 _FAR_S = 100 * 365 * 24 * 3600.0
 
+B = TypeVar("B", bound=GenerationBody)
 
-class _JSONRoute(APIRoute):
-    """Bodies are JSON whatever their content type says, so that a plain `curl -d` works."""
-
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:  # type: ignore[override]
-        handler = super().get_route_handler()
-
-        async def as_json(request: Request) -> Response:
-            headers = [pair for pair in request.scope["headers"] if pair[0] != b"content-type"]
-            headers.append((b"content-type", b"application/json"))
-            return await handler(Request({**request.scope, "headers": headers}, request.receive))
-
-        return as_json
+_answers = partial(answers, error="OllamaError")
+router = APIRouter(prefix="/api", tags=["Ollama"], route_class=JSONRoute)
 
 
-router = APIRouter(prefix="/api", tags=["Ollama"], route_class=_JSONRoute)
-
-
-def _keep_alive(value: object) -> float | None:
-    """Seconds that a model stays loaded without requests; None: as before."""
-    return None if value is None else duration(value)
-
-
-class Options(SamplingFields):
-    """The `options` of a request."""
-
-    num_predict: int | None = None
-    repeat_last_n: int | None = None
-
-
-KeepAlive = Annotated[float | None, BeforeValidator(_keep_alive)]
-
-
-class GenerationBody(Body):
-    """What chat and generate share."""
-
-    model: str
-    keep_alive: KeepAlive = None
-    stream: bool | None = None
-    options: Options | None = None
-    format: str | dict[str, Any] | None = None
-    think: bool | str | None = None
-    logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
-
-    def unread(self) -> list[str]:
-        return [*super().unread(), *(f"options.{name}" for name in (self.options or Options()).unread())]
-
-    def generate_options(self) -> GenerateOptions:
-        """Generation options; RequestError or UsageError for what cannot be done."""
-        if isinstance(self.format, str) and self.format not in ("", "json"):
-            raise RequestError(400, "format must be json or a JSON schema.", param="format")
-        fields = self.options or Options()
-        n_predict = fields.num_predict
-        options = fields.options(
-            max_tokens=None if n_predict is None or n_predict < 0 else n_predict,
-            logprobs=(self.top_logprobs or 0) if self.logprobs else None,
-        )
-        if fields.repeat_last_n is not None:
-            options = replace(options, penalty_last_n=fields.repeat_last_n)
-        if isinstance(self.format, dict):
-            return replace(options, schema=self.format)
-        return replace(options, json=self.format == "json")
-
-    def variables(self) -> dict[str, Any]:
-        """What the template is told besides the messages."""
-        return {} if self.think is None else {"enable_thinking": bool(self.think)}
-
-
-class ChatBody(GenerationBody):
-    """POST /api/chat."""
-
-    messages: list[dict[str, Any]] = Field(default_factory=list)
-    tools: list[dict[str, Any]] | None = None
-
-
-class GenerateBody(GenerationBody):
-    """POST /api/generate."""
-
-    prompt: str = ""
-    system: str = ""
-    raw: bool = False
-    suffix: str = ""
-    template: str = ""
-    images: list[Any] | None = None
-
-
-class EmbedBody(Body):
-    """POST /api/embed."""
-
-    model: str
-    keep_alive: KeepAlive = None
-    input: str | list[str]
-    truncate: bool = False
-    dimensions: int | None = None
-
-
-class OldEmbedBody(Body):
-    """POST /api/embeddings, which newer clients no longer use."""
-
-    model: str
-    keep_alive: KeepAlive = None
-    prompt: str
-
-
-class ShowBody(Body):
-    """POST /api/show; older clients say name for model."""
-
-    model: str | None = None
-    name: str | None = None
-
-
-@router.post("/chat")
+@router.post("/chat", responses=_answers("OllamaChat", NDJSON))
 async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response:
     """Answer a conversation."""
     if any(message.get("images") for message in body.messages):
         raise RequestError(400, "A message holds images; only text is supported.", param="images")
     options = body.generate_options()
     if not body.messages:
-        return await _only_loaded(service, body, {"message": _message("")})
-    begin = time.perf_counter()
-    async with service.models.use(body.model, body.keep_alive) as loaded:
-        load_s = time.perf_counter() - begin
-        prepared = await service.conversation(
-            loaded.model,
-            body.messages,
-            options,
-            tools=read_tools(body.tools or ()),
-            choice=ToolChoice() if body.tools else None,
-            variables=body.variables(),
-            prefill=True,
-        )
-        job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
-    return await _respond(_ChatShape(job, body, prepared.parser(), load_s), request, service)
+        return await _only_loaded(service, body, {"message": message_of("")})
+    chosen = choose(body.tools, None)
+    chat = Chat(
+        read_messages(body.messages, silent=True),
+        options,
+        tools=chosen.tools,
+        choice=chosen.choice,
+        variables=body.variables(),
+        prefill=True,
+    )
+    return await _answer(service, request, body, chat.prompt, ChatShape)
 
 
-@router.post("/generate")
+@router.post("/generate", responses=_answers("OllamaGenerate", NDJSON))
 async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> Response:
-    """Answer a prompt; raw: continue it."""
-    for name in ("suffix", "template", "images"):
-        if getattr(body, name):
-            raise RequestError(400, f"{name} is not supported.", param=name)
+    """Answer a prompt; raw: continue it; suffix: fill in what is missing before it."""
+    if body.images:
+        raise RequestError(400, "images are not supported; only text is.", param="images")
     options = body.generate_options()
     if not body.prompt:
         return await _only_loaded(service, body, {"response": ""})
-    begin = time.perf_counter()
-    async with service.models.use(body.model, body.keep_alive) as loaded:
-        load_s = time.perf_counter() - begin
-        if body.raw:
-            encode = partial(loaded.model.tokenizer.encode, add_special=True, parse_special=True)
-            ids = await asyncio.to_thread(encode, body.prompt)
-            await asyncio.to_thread(loaded.model.compile_grammar, options)
-            job, parser = service.start(loaded, [ids], options), PartParser()
-        else:
-            messages = [{"role": "system", "content": body.system}] if body.system else []
-            messages.append({"role": "user", "content": body.prompt})
-            prepared = await service.conversation(loaded.model, messages, options, variables=body.variables())
-            job = service.start(loaded, [prepared.ids], prepared.options, shown=prepared.shown)
-            parser = prepared.parser()
-    return await _respond(_GenerateShape(job, body, parser, load_s), request, service)
+    if body.raw or body.template or body.suffix:
+        prepare: Callable[[Served], Awaitable[Prompt]] = partial(_continued, body, options)
+    else:
+        messages = [{"role": "system", "content": body.system}] if body.system else []
+        messages.append({"role": "user", "content": body.prompt})
+        prepare = Chat(messages, options, variables=body.variables()).prompt
+    return await _answer(service, request, body, prepare, GenerateShape)
 
 
-@router.post("/embed")
+async def _continued(body: GenerateBody, options: GenerateOptions, loaded: Served) -> Prompt:
+    """The prompt as it is, in the request's own template, or with the gap before a suffix."""
+    model, text = loaded.model, body.prompt
+    await asyncio.to_thread(model.compile_grammar, options)
+    if body.suffix:
+        return Prompt([await asyncio.to_thread(fill_in, model, text, body.suffix)], options)
+    if body.template and not body.raw:
+        text = expand(body.template, {"Prompt": text, "System": body.system, "Response": ""})
+    return Prompt(await tokenized(model, [text], parse_special=True), options)
+
+
+async def _answer(
+    service: Service,
+    request: Request,
+    body: B,
+    prepare: Callable[[Served], Awaitable[Prompt]],
+    shape: type[OllamaShape[B]],
+) -> Response:
+    """Answer in lines, unless the request says that it wants no stream."""
+    streams = body.stream is not False
+    keep_s, n_ctx = body.keep_alive, body.num_ctx
+    return await service.answer(request, body, prepare, shape, streams=streams, keep_s=keep_s, n_ctx=n_ctx)
+
+
+@router.post("/embed", responses=_answers("OllamaEmbeddings"))
 async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Response:
     """Embed texts."""
     if not body.input:
@@ -215,28 +121,30 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
         texts = [body.input] if isinstance(body.input, str) else body.input
         ids = await tokenized(loaded.model, texts)
         if body.truncate:
-            ids = [one[: loaded.model.n_ctx] for one in ids]
+            ids = [_cut(loaded.model, one) for one in ids]
         vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions))
     content = {
         "model": loaded.name,
         "embeddings": vectors.tolist(),
-        "total_duration": _ns(time.perf_counter() - begin),
-        "load_duration": _ns(load_s),
+        "total_duration": nanoseconds(time.perf_counter() - begin),
+        "load_duration": nanoseconds(load_s),
         "prompt_eval_count": sum(map(len, ids)),
     }
     return JSONResponse(content, headers=body.ignored())
 
 
-@router.post("/embeddings")
+@router.post("/embeddings", responses=_answers("OllamaEmbedding"))
 async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) -> Response:
     """Embed one text."""
+    if not body.prompt:
+        return await _only_loaded(service, body, {"embedding": []}, ends=False)
     async with service.models.use(body.model, body.keep_alive) as loaded:
         ids = await tokenized(loaded.model, [body.prompt])
         vectors = await unless_gone(request, service.embed(loaded, ids))
     return JSONResponse({"embedding": vectors[0].tolist()}, headers=body.ignored())
 
 
-@router.get("/tags")
+@router.get("/tags", responses=_answers("OllamaModels"))
 async def tags(service: ServiceOf) -> dict[str, Any]:
     """All models this server offers."""
     service.models.refresh()
@@ -249,7 +157,7 @@ async def tags(service: ServiceOf) -> dict[str, Any]:
     return {"models": models}
 
 
-@router.get("/ps")
+@router.get("/ps", responses=_answers("OllamaRunning"))
 async def ps(service: ServiceOf) -> dict[str, Any]:
     """The models in memory."""
     models = []
@@ -261,7 +169,7 @@ async def ps(service: ServiceOf) -> dict[str, Any]:
     return {"models": models}
 
 
-@router.post("/show")
+@router.post("/show", responses=_answers("OllamaModel"))
 async def show(body: ShowBody, service: ServiceOf) -> dict[str, Any]:
     """What a model is."""
     source = service.models.find(body.model or body.name)
@@ -279,147 +187,36 @@ async def show(body: ShowBody, service: ServiceOf) -> dict[str, Any]:
     }
 
 
-@router.get("/version")
+@router.get("/version", responses=_answers("Version"))
 async def version() -> dict[str, str]:
     """edgellm's version."""
     return {"version": __version__}
 
 
-class _Shape(ABC):
-    """One answer in the making: what is the same for chat and generate."""
-
-    def __init__(self, job: Job, body: GenerationBody, parser: PartParser, load_s: float) -> None:
-        self.job = job
-        self.body = body
-        self._load_s = load_s
-        self._blocks = Blocks(parser)
-        self._tokenizer = job.loaded.model.tokenizer
-
-    @abstractmethod
-    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
-        """An answer, whole or in part."""
-
-    def whole(self) -> dict[str, Any]:
-        """The answer, complete."""
-        answer: Answer = self.job.answers[0]
-        assert answer.finish is not None
-        blocks = self._blocks
-        blocks.read(answer.text)
-        text = self.text(blocks.text("words"), blocks.text("thought"), blocks.calls)
-        return self._last(text, answer.tokens, answer.finish)
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The stream's lines; a call is sent whole, once another block or the end follows it."""
-        n_sent = 0
-        try:
-            async for _, event in self.job.events():
-                ended = isinstance(event, Finish)
-                tokens = event.tokens if isinstance(event, Delta) else ()
-                pushed = self._blocks.push(event) if isinstance(event, Delta) else self._blocks.flush()
-                words, thoughts = "", ""
-                for block, added in pushed:
-                    words += added if block.kind == "words" else ""
-                    thoughts += added if block.kind == "thought" else ""
-                known = self._blocks.all if ended else self._blocks.all[:-1]
-                calls = [block for block in known[n_sent:] if block.kind == "call"]
-                n_sent = max(n_sent, len(known))
-                if words or thoughts or calls or (self.body.logprobs and tokens):
-                    yield _line(self._piece(self.text(words, thoughts, calls), tokens))
-                if isinstance(event, Finish):
-                    yield _line(self._last(self.text(""), (), event))
-        except EdgeLLMError as error:
-            yield _line(ollama_error(error))
-
-    def _piece(self, text: dict[str, Any], tokens: Sequence[Sampled]) -> dict[str, Any]:
-        return {**_head(self.job.loaded.name), **text, **self._logprobs(tokens), "done": False}
-
-    def _last(self, text: dict[str, Any], tokens: Sequence[Sampled], finish: Finish) -> dict[str, Any]:
-        stats = finish.stats
-        return {
-            **_head(self.job.loaded.name),
-            **text,
-            **self._logprobs(tokens),
-            "done": True,
-            "done_reason": "stop" if finish.reason == "stop" else "length",
-            "total_duration": _ns(self._load_s + stats.queue_s + stats.prompt_s + stats.generate_s),
-            "load_duration": _ns(self._load_s),
-            "prompt_eval_count": stats.n_prompt,
-            "prompt_eval_duration": _ns(stats.prompt_s),
-            "eval_count": stats.n_generated,
-            "eval_duration": _ns(stats.generate_s),
-        }
-
-    def _logprobs(self, tokens: Sequence[Sampled]) -> dict[str, Any]:
-        if not self.body.logprobs or not tokens:
-            return {}
-        n_top = self.body.top_logprobs or 0
-        found = [
-            {
-                **self._token(token.id, token.logprob),
-                "top_logprobs": [self._token(*p) for p in token.top[:n_top]],
-            }
-            for token in tokens
-        ]
-        return {"logprobs": found}
-
-    def _token(self, token: int, logprob: float | None) -> dict[str, Any]:
-        raw = self._tokenizer.token_bytes(token)
-        finite = -9999.0 if logprob is None or not math.isfinite(logprob) else logprob
-        return {"token": raw.decode("utf-8", "replace"), "logprob": finite, "bytes": list(raw)}
+def _cut(model: Model, ids: list[int]) -> list[int]:
+    """The beginning of a text that fits the context, with the tokens that end every text."""
+    if len(ids) <= model.n_ctx:
+        return ids
+    frame = model.tokenizer.encode("", add_special=True)
+    n_end = len(frame) - int(model.tokenizer.adds_bos)
+    return ids[: model.n_ctx - n_end] + ids[len(ids) - n_end :]
 
 
-class _ChatShape(_Shape):
-    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
-        message = _message(words)
-        if thoughts:
-            message["thinking"] = thoughts
-        # A call that was cut off is none.
-        complete = [(call.name, arguments) for call in calls if (arguments := call.arguments()) is not None]
-        if complete:
-            message["tool_calls"] = [{"function": {"name": n, "arguments": a}} for n, a in complete]
-        return {"message": message}
-
-
-class _GenerateShape(_Shape):
-    def text(self, words: str, thoughts: str = "", calls: Sequence[Block] = ()) -> dict[str, Any]:
-        return {"response": words, **({"thinking": thoughts} if thoughts else {})}
-
-
-async def _respond(shape: _Shape, request: Request, service: Service) -> Response:
-    """The lines, unless the request says that it wants no stream."""
-    streams = shape.body.stream is not False
-    return await service.respond(
-        request,
-        shape.job,
-        shape.body,
-        whole=shape.whole,
-        chunks=shape.chunks() if streams else None,
-        media_type="application/x-ndjson",
-        ping=b"",  # clients read every line as JSON
-    )
-
-
-async def _only_loaded(service: Service, body: GenerationBody | EmbedBody, text: dict[str, Any]) -> Response:
+async def _only_loaded(
+    service: Service,
+    body: GenerationBody | EmbedBody | OldEmbedBody,
+    text: dict[str, Any],
+    *,
+    ends: bool = True,
+) -> Response:
     """The answer to a request without a prompt, by which clients have a model loaded, or unloaded."""
     if body.keep_alive == 0:
         name, reason = service.models.unload(body.model).name, "unload"
     else:
         async with service.models.use(body.model, body.keep_alive) as loaded:
             name, reason = loaded.name, "load"
-    content = {**_head(name), **text, "done": True, "done_reason": reason}
+    content = {**head(name), **text, "done": True, "done_reason": reason} if ends else text
     return JSONResponse(content, headers=body.ignored())
-
-
-def _head(name: str) -> dict[str, Any]:
-    return {"model": name, "created_at": datetime.now(UTC).isoformat().replace("+00:00", "Z")}
-
-
-def _message(text: str) -> dict[str, Any]:
-    return {"role": "assistant", "content": text}
-
-
-def _line(value: dict[str, Any]) -> bytes:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _in(seconds: float) -> str:
@@ -427,10 +224,6 @@ def _in(seconds: float) -> str:
     if seconds > _FAR_S:
         return NEVER
     return (datetime.now(UTC) + timedelta(seconds=seconds)).isoformat()
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
 
 
 def _listed(source: Source) -> dict[str, Any]:

@@ -1,119 +1,188 @@
-"""What every API needs: the models, the limits, the counters, and options out of a request's fields."""
+"""The recipe of all APIs: use a model, prepare a prompt, run it, shape the response."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+import time
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, TypeVar
 
 import numpy as np
 from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from edgellm.chat.parts import PartParser
 from edgellm.chat.tools import Tool, ToolChoice
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from edgellm.engine.request import Stats
-from edgellm.engine.sampling_params import DEFAULTS
-from edgellm.errors import UnsupportedError, UsageError
-from edgellm.server.answers import Job
-from edgellm.server.conversation import Conversation, prepare
+from edgellm.engine.request import Finish, Stats
+from edgellm.engine.sampling import Sampled
+from edgellm.errors import ContextOverflowError, UnsupportedError
+from edgellm.server.answers import Answer, Job
+from edgellm.server.bodies import ModelBody, naming_header
+from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
 from edgellm.server.metrics import Metrics
-from edgellm.server.models import ModelManager, Served
+from edgellm.server.models import ModelManager
+from edgellm.server.served import Served
 from edgellm.server.settings import ServerSettings
 from edgellm.server.sse import Stream, unless_gone
 
-IGNORED_HEADER = "X-Edgellm-Ignored"
-_NAME = re.compile(r"[A-Za-z0-9_.$-]{1,64}")
+RELAXED_HEADER = "X-Edgellm-Relaxed"
 
 
-class Body(BaseModel):
-    """A request's fields; unknown ones are ignored and named in a header of the answer."""
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """Everything that answers start from: token ids of one or more prompts, options, how to read the answers.
 
-    model_config = ConfigDict(extra="allow", protected_namespaces=())
-
-    def unread(self) -> list[str]:
-        """The names of the fields nobody reads."""
-        return list(self.model_extra or {})
-
-    def ignored(self) -> dict[str, str]:
-        """The header that names the fields nobody reads."""
-        # Of names that a header cannot hold nothing is said.
-        names = [name for name in sorted(self.unread()) if _NAME.fullmatch(name)]
-        return {IGNORED_HEADER: ", ".join(names[:32])} if names else {}
-
-
-class AdapterScale(Body):
-    """An adapter by its number or name, and its scale; as llama.cpp's server has it."""
-
-    id: int | str
-    scale: float = 1.0
-
-
-class SamplingFields(Body):
-    """The sampling fields that all APIs share; None is the model's own choice.
-
-    lora: the adapters of the answer; those not named are not used.
+    shown: control tokens whose texts are part of the answers. parser: makes one for each answer. relaxed:
+    fields of tools that the grammar does not enforce. echoed: log-probabilities of each prompt's tokens.
     """
 
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: int | None = None
-    min_p: float | None = None
-    repeat_penalty: float | None = None
-    presence_penalty: float | None = None
-    frequency_penalty: float | None = None
-    penalty_last_n: int | None = None
-    seed: int | None = None
-    stop: str | list[str] | None = None
-    logit_bias: dict[str, float] | None = None
-    ignore_eos: bool = False
-    lora: list[AdapterScale] | None = None
+    ids: Sequence[Sequence[int]]
+    options: GenerateOptions
+    n: int = 1
+    shown: frozenset[int] = frozenset()
+    parser: Callable[[], PartParser] = PartParser
+    relaxed: tuple[str, ...] = ()
+    echoed: Sequence[Sequence[Sampled]] = ()
 
-    def options(self, *, max_tokens: int | None, logprobs: int | None = None) -> GenerateOptions:
-        """Generation options; UsageError for a value out of range."""
-        stop = [self.stop] if isinstance(self.stop, str) else self.stop or []
-        return GenerateOptions(
-            max_tokens=max_tokens,
-            seed=None if self.seed is None or self.seed < 0 else self.seed,
-            stop=tuple(stop),
-            logit_bias=_biases(self.logit_bias or {}),
-            logprobs=logprobs,
-            ignore_eos=self.ignore_eos,
-            lora=None if self.lora is None else {one.id: one.scale for one in self.lora},
-            **{name: getattr(self, name) for name in DEFAULTS},
+
+@dataclass(frozen=True, slots=True)
+class Chat:
+    """A conversation and what is asked of its answer; choice: None if no tool may be called.
+
+    prefill: a last message of the assistant is the beginning of the answer, which goes on from there.
+    """
+
+    messages: Sequence[Mapping[str, Any]]
+    options: GenerateOptions
+    tools: Sequence[Tool] = ()
+    choice: ToolChoice | None = None
+    variables: Mapping[str, Any] = field(default_factory=dict)
+    prefill: bool = False
+    n: int = 1
+
+    async def prompt(self, loaded: Served) -> Prompt:
+        """The conversation rendered and the grammar of its answers compiled, off the event loop.
+
+        RequestError for content that is not text.
+        """
+        messages, begun = list(self.messages), ""
+        if self.prefill and len(messages) > 1 and (last := messages[-1]).get("role") == "assistant":
+            content = last.get("content")
+            if isinstance(content, str) and not last.get("tool_calls"):
+                messages, begun = messages[:-1], content
+        work = partial(
+            prepare,
+            loaded.model,
+            messages,
+            self.options,
+            tools=self.tools,
+            choice=self.choice,
+            variables=template_variables(self.variables),
+            begun=begun,
         )
+        try:
+            made = await asyncio.to_thread(work)
+        except UnsupportedError as error:
+            raise RequestError(400, str(error), param="messages") from None
+        return Prompt([made.ids], made.options, self.n, made.shown, made.parser, made.relaxed)
+
+
+B = TypeVar("B", bound=ModelBody)
+
+
+class Shape(ABC, Generic[B]):
+    """The response to one request in the making, as one API writes it."""
+
+    media_type = "text/event-stream"
+    ping = b": ping\n\n"
+
+    def __init__(self, job: Job, body: B, prompt: Prompt, load_s: float) -> None:
+        self.job = job
+        self.body = body
+        self.prompt = prompt
+        self.load_s = load_s
+
+    @abstractmethod
+    def whole(self) -> Mapping[str, Any]:
+        """The response, complete, once the job is done."""
+
+    @abstractmethod
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The response as a stream."""
+
+    @property
+    def only(self) -> tuple[Answer, Finish]:
+        """The answer where there is one, and its end."""
+        answer = self.job.answers[0]
+        assert answer.finish is not None
+        return answer, answer.finish
 
 
 @dataclass(slots=True)
 class Service:
-    """What the routes work with."""
+    """The models, the limits and the counters that the routes work with."""
 
     settings: ServerSettings
     models: ModelManager
     metrics: Metrics = field(default_factory=Metrics)
 
-    def start(
+    async def answer(
         self,
-        loaded: Served,
-        prompts: Sequence[Sequence[int]],
-        options: GenerateOptions,
+        request: Request,
+        body: B,
+        prepare: Callable[[Served], Awaitable[Prompt]],
+        shape: type[Shape[B]],
         *,
-        n: int = 1,
-        shown: frozenset[int] = frozenset(),
-    ) -> Job:
-        """Start n answers to each prompt, within the limits; RequestError names one that is exceeded."""
-        limits = self.settings.limits
+        streams: bool,
+        keep_s: float | None = None,
+        n_ctx: int | None = None,
+    ) -> Response:
+        """Load the model if need be, prepare the prompt, run it, and respond: a stream or the whole.
+
+        The job ends with the response. keep_s, n_ctx: as in `ModelManager.use`.
+        """
+        begin = time.perf_counter()
+        async with self.models.use(body.model, keep_s, n_ctx) as loaded:
+            load_s = time.perf_counter() - begin
+            loaded.model.check_generates()
+            try:
+                prompt = await prepare(loaded)
+                job = self.start(loaded, prompt)
+            except ContextOverflowError as error:
+                raise _with_context(error, loaded.model, n_ctx) from None
+        made = shape(job, body, prompt, load_s)
+        headers = {**body.ignored(), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
+        if streams:
+            return Stream(
+                made.chunks(),
+                self.settings.limits,
+                on_end=job.end,
+                media_type=shape.media_type,
+                ping=shape.ping,
+                headers=headers,
+            )
+        try:
+            await unless_gone(request, job.collect())
+            return JSONResponse(made.whole(), headers=headers)
+        finally:
+            job.end()
+
+    def start(self, loaded: Served, prompt: Prompt) -> Job:
+        """Start the answers, within the limits; RequestError names one that is exceeded."""
+        limits, n, options = self.settings.limits, prompt.n, prompt.options
         if not 1 <= n <= limits.choices:
             raise RequestError(400, f"n is {n}; it must be between 1 and {limits.choices}.", param="n")
-        if not 1 <= len(prompts) <= limits.inputs:
-            raise RequestError(400, f"There are {len(prompts)} prompts; 1 to {limits.inputs} are accepted.")
+        if not 1 <= len(prompt.ids) <= limits.inputs:
+            raise RequestError(
+                400, f"There are {len(prompt.ids)} prompts; 1 to {limits.inputs} are accepted."
+            )
         allowed, asked = limits.output_tokens, options.max_tokens
         if allowed is not None:
             if asked is not None and asked > allowed:
@@ -121,42 +190,15 @@ class Service:
                     400, f"{asked} tokens were asked for; at most {allowed} are given.", param="max_tokens"
                 )
             options = replace(options, max_tokens=allowed if asked is None else asked)
-        return Job(loaded, prompts, options, self.metrics, n=n, shown=shown)
-
-    async def respond(
-        self,
-        request: Request,
-        job: Job,
-        body: Body,
-        *,
-        whole: Callable[[], Mapping[str, Any]],
-        chunks: AsyncIterator[bytes] | None,
-        media_type: str = "text/event-stream",
-        ping: bytes = b": ping\n\n",
-    ) -> Response:
-        """The stream of `chunks`, or without any the `whole` once the job is done; the job ends with it."""
-        headers = body.ignored()
-        if chunks is not None:
-            return Stream(
-                chunks,
-                self.settings.limits,
-                on_end=job.end,
-                media_type=media_type,
-                ping=ping,
-                headers=headers,
-            )
-        try:
-            await unless_gone(request, job.collect())
-            return JSONResponse(whole(), headers=headers)
-        finally:
-            job.end()
+        return Job(loaded, prompt.ids, options, self.metrics, n=n, shown=prompt.shown)
 
     async def embed(
         self, loaded: Served, texts: Sequence[Sequence[int]], dimensions: int | None = None
     ) -> NDArray[np.float32]:
         """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests.
 
-        dimensions: only so many of the first values, scaled to length 1 again.
+        dimensions: only so many of the first values, scaled to length 1 again. An empty text is the token
+        that begins or ends texts.
         """
         if not 1 <= len(texts) <= self.settings.limits.inputs:
             raise RequestError(
@@ -165,8 +207,9 @@ class Service:
                 param="input",
             )
         rows = []
+        blank = _blank(loaded.model)
         for ids in texts:
-            work = partial(loaded.model.embed_ids, ids, lora=loaded.lora)
+            work = partial(loaded.model.embed_ids, ids or blank, lora=loaded.lora)
             rows.append(await asyncio.wrap_future(loaded.runner.call(work)))
         vectors = np.stack(rows)
         if dimensions is not None:
@@ -178,41 +221,21 @@ class Service:
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
 
-    async def conversation(
-        self,
-        model: Model,
-        messages: Sequence[Mapping[str, Any]],
-        options: GenerateOptions,
-        *,
-        tools: Sequence[Tool] = (),
-        choice: ToolChoice | None = None,
-        variables: Mapping[str, Any] | None = None,
-        prefill: bool = False,
-    ) -> Conversation:
-        """A conversation rendered, the grammar of its answers compiled, and how to take them apart.
 
-        choice: None if no tool may be called. prefill: a last message of the assistant is the beginning of
-        the answer, which goes on from there. RequestError for content that is not text.
-        """
-        begun = ""
-        if prefill and len(messages) > 1 and (last := messages[-1]).get("role") == "assistant":
-            content = last.get("content")
-            if isinstance(content, str) and not last.get("tool_calls"):
-                messages, begun = messages[:-1], content
-        work = partial(
-            prepare,
-            model,
-            messages,
-            options,
-            tools=tools,
-            choice=choice,
-            variables=template_variables(variables),
-            begun=begun,
-        )
-        try:
-            return await asyncio.to_thread(work)
-        except UnsupportedError as error:
-            raise RequestError(400, str(error), param="messages") from None
+def _with_context(error: ContextOverflowError, model: Model, n_ctx: int | None) -> ContextOverflowError:
+    """The error with the num_ctx that was asked for and could not be had."""
+    if n_ctx is None or n_ctx <= model.n_ctx:
+        return error
+    return ContextOverflowError(
+        f"{error} num_ctx asks for {n_ctx}; the model runs with {model.n_ctx} (-c), and neither its training "
+        "nor memory allows more."
+    )
+
+
+def _blank(model: Model) -> list[int]:
+    """The tokens of a text without words."""
+    known = (model.tokenizer.bos_id, model.tokenizer.eos_id, *sorted(model.tokenizer.eog_ids))
+    return [token for token in known if token is not None][:1]
 
 
 def get_service(request: Request) -> Service:
@@ -226,7 +249,7 @@ ServiceOf = Annotated[Service, Depends(get_service)]
 
 
 def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """What a template is told besides the messages; RequestError for what requests say in other fields."""
+    """Template variables besides the messages; RequestError for those that other fields set."""
     taken = {"self", "messages", "tools", "add_generation_prompt"} & set(given or {})
     if taken:
         name = min(taken)
@@ -236,31 +259,17 @@ def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return given or {}
 
 
-def tool_choice(
-    tools: Sequence[Any] | None,
-    mode: Literal["none", "auto", "required"],
-    name: str | None = None,
-    *,
-    parallel: bool | None = None,
-) -> ToolChoice | None:
-    """Which tools may be called, or None if none may. name: the one that has to be, and once."""
-    if not tools:
-        if mode == "required":
-            raise RequestError(400, "tool_choice asks for a call and there are no tools.", param="tools")
-        return None
-    if mode == "none":
-        return None
-    return ToolChoice(mode, name, parallel=parallel is not False and name is None)
+async def tokenized(model: Model, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+    """Token ids of texts with the model's special tokens around each; long ones take a while.
 
-
-async def tokenized(model: Model, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of texts with the model's special tokens around each; long ones take a while."""
-    encode = partial(model.tokenizer.encode, add_special=True)
+    parse_special: the texts of control tokens become those tokens.
+    """
+    encode = partial(model.tokenizer.encode, add_special=True, parse_special=parse_special)
     return await asyncio.to_thread(lambda: [encode(text) for text in texts])
 
 
 def timings(stats: Stats) -> dict[str, float]:
-    """What a request cost, as llama.cpp's server writes it: counts, milliseconds, tokens per second."""
+    """The cost of a request, as llama.cpp's server writes it: counts, milliseconds, tokens per second."""
     computed = stats.n_prompt - stats.n_cached
     return {
         "cache_n": stats.n_cached,
@@ -276,10 +285,3 @@ def timings(stats: Stats) -> dict[str, float]:
         "draft_n_accepted": stats.n_accepted,
         "queue_ms": stats.queue_s * 1e3,
     }
-
-
-def _biases(given: Mapping[str, float]) -> dict[int, float]:
-    try:
-        return {int(token): bias for token, bias in given.items()}
-    except ValueError:
-        raise UsageError("logit_bias must map token ids to numbers.") from None

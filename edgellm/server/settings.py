@@ -1,4 +1,4 @@
-"""What a server is told on its command line."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one client may cost; each has its name in the error that it causes.
+    """The most that one client may cost; each limit has its name in the error that it causes.
 
     refusals_s: how many times a second one address is told that it sent no request, beyond a few.
     """
@@ -29,7 +29,7 @@ class Limits:
     queue: int = 64
     output_tokens: int | None = None
     choices: int = 16
-    inputs: int = 256
+    inputs: int = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +57,17 @@ class ServerSettings:
 
     @property
     def loopback(self) -> bool:
-        """Whether only programs on this machine can connect."""
+        """True if only programs on this machine can connect."""
         return is_loopback(self.host)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address to listen on, or that of a request, is this machine's own."""
+    """True if an address to listen on, or that of a request, is this machine's own."""
     return ipaddress.ip_address(host).is_loopback if is_address(host) else host == "localhost"
 
 
 def is_address(host: str) -> bool:
-    """Whether a host is written as an IP address."""
+    """True if a host is written as an IP address."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

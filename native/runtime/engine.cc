@@ -260,10 +260,19 @@ StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const u
 }
 
 StepStatus Engine::hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out) {
+    // Every token of an encoder sees every other one: its texts are one batch.
+    const bool encoder = program_.logits < 0;
+    if (n == 0 || (encoder && n > options_.batch)) return StepStatus::kTooManyTokens;
     const int32_t id = sequences_->open(std::move(scales));
-    const std::vector<int32_t> ids(n, id);
-    StepStatus status = make_batch(tokens, ids.data(), n);
-    if (status == StepStatus::kOk) executor_->run_hidden(out);
+    StepStatus status = StepStatus::kOk;
+    for (size_t start = 0; start < n && status == StepStatus::kOk; start += options_.batch) {
+        const size_t n_rows = std::min(options_.batch, n - start);
+        const std::vector<int32_t> ids(n_rows, id);
+        status = make_batch(tokens + start, ids.data(), n_rows);
+        if (status != StepStatus::kOk) break;
+        executor_->run_hidden(out + start * program_.width);
+        finish_batch();
+    }
     sequences_->close(id);
     return status;
 }

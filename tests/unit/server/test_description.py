@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgellm.server.app import create_app
-from edgellm.server.description import ANSWERS
 from edgellm.server.models import ModelManager
 from edgellm.server.settings import Limits, ServerSettings
 from tests.support.http_server import running, until_idle
@@ -33,6 +32,8 @@ MESSAGES = [{"role": "user", "content": "once"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": SCHEMA}}
 
+READABLE = ["/v1/models", "/v1/models/{name}", "/api/tags", "/api/ps", "/api/version", "/health", "/metrics"]
+READABLE += ["/props", "/lora-adapters"]
 # A request to each endpoint that works.
 WORKING: dict[str, dict[str, Any]] = {
     "/v1/chat/completions": {"messages": MESSAGES, "tools": [TOOL], "logprobs": True, "top_logprobs": 2},
@@ -54,6 +55,9 @@ WORKING: dict[str, dict[str, Any]] = {
     "/detokenize": {"tokens": [1, 2]},
     "/apply-template": {"messages": MESSAGES},
 }
+
+# A request that this model cannot serve: it has no tokens for it.
+REFUSED: dict[str, dict[str, Any]] = {"/infill": {"input_prefix": "once", "input_suffix": "time"}}
 
 
 @pytest.fixture(scope="module")
@@ -119,9 +123,9 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 
 
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == set(ANSWERS)
+    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED}
     posts = {path for path, operations in document["paths"].items() if "post" in operations}
-    assert posts == set(WORKING)
+    assert posts == {*WORKING, *REFUSED}
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert "422" not in json.dumps(document)
@@ -136,7 +140,7 @@ def test_the_key_is_described_where_one_is_asked_for(tiny_model: Path, document:
     assert "security" not in secured["paths"]["/health"]["get"]
 
 
-@pytest.mark.parametrize("path", sorted(set(ANSWERS) - set(WORKING)))
+@pytest.mark.parametrize("path", READABLE)
 def test_what_is_read_is_as_described(client: httpx.Client, document: dict[str, Any], path: str) -> None:
     response = client.get(path.replace("{name}", "tiny"))
     assert response.status_code == 200
@@ -151,7 +155,16 @@ def test_what_works_is_as_described(client: httpx.Client, document: dict[str, An
         check(document, "post", path, response)
 
 
-@pytest.mark.parametrize("path", sorted(WORKING))
+@pytest.mark.parametrize("path", sorted(REFUSED))
+def test_what_this_model_cannot_do_is_a_fault_of_the_request(
+    client: httpx.Client, document: dict[str, Any], path: str
+) -> None:
+    response = send(client, path, REFUSED[path])
+    assert response.status_code == 400, response.text
+    check(document, "post", path, response)
+
+
+@pytest.mark.parametrize("path", sorted({*WORKING, *REFUSED}))
 def test_whatever_is_sent_the_answer_is_as_described(
     client: httpx.Client, document: dict[str, Any], path: str
 ) -> None:
@@ -172,7 +185,7 @@ def test_whatever_is_sent_the_answer_is_as_described(
     @given(drawn, st.integers(0, 2))
     def run(changes: dict[str, Any], n_kept: int) -> None:
         kept = dict(list(changes.items())[: n_kept or None])
-        check(document, "post", path, send(client, path, {**WORKING[path], **kept}))
+        check(document, "post", path, send(client, path, {**(WORKING | REFUSED)[path], **kept}))
 
     run()
 

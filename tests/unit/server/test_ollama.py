@@ -158,7 +158,7 @@ def test_errors_are_in_ollama_s_shape(official: ollama.Client, client: httpx.Cli
         ("chat", {"options": {"temperature": -1}}, "temperature"),
         ("chat", {"options": {"num_predict": "many"}}, "num_predict"),
         ("generate", {"prompt": "x", "suffix": "y"}, "suffix"),
-        ("generate", {"prompt": "x", "template": "y"}, "template"),
+        ("generate", {"prompt": "x", "template": "{{ range .Messages }}{{ end }}"}, "template"),
     ],
 )
 def test_what_cannot_be_done_is_named(
@@ -170,10 +170,10 @@ def test_what_cannot_be_done_is_named(
 
 
 def test_unknown_fields_are_ignored_and_named(client: httpx.Client) -> None:
-    options = {**GREEDY, "num_ctx": 9999}
+    options = {**GREEDY, "num_keep": 4}
     response = client.post("/api/chat", json={**CHAT, "options": options, "context": [1]})
     assert response.status_code == 200
-    assert response.headers["x-edgellm-ignored"] == "context, options.num_ctx"
+    assert response.headers["x-edgellm-ignored"] == "context, options.num_keep"
 
 
 def test_a_client_that_goes_away_frees_its_place(server: Running) -> None:

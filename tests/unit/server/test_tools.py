@@ -171,7 +171,7 @@ def test_thoughts_are_kept_apart_from_words(client: httpx.Client) -> None:
     [
         ({"response_format": {"type": "json_schema"}}, "json_schema"),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"not": {}}}}}, "not"),
-        ({"response_format": FORMAT, "tools": TOOLS, "tool_choice": "required"}, "cannot be both"),
+        ({"grammar": 'start: "a"', "tools": TOOLS}, "grammar and tools"),
         ({"tool_choice": "required"}, "no tools"),
         ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}, "no tool has"),
         ({"tools": [{"type": "function"}]}, "name"),
