@@ -15,8 +15,8 @@ from edgellm.errors import UsageError
 IGNORED_HEADER = "X-Edgellm-Ignored"
 MAX_NAMED = 32
 _NAME = re.compile(r"[A-Za-z0-9_.$/-]{1,200}")
-# Values by which clients switch an option off, and the values that do; a nucleus of almost nothing holds only the
-# likeliest token.
+# Values by which clients switch an option off, and the values that do; a nucleus of almost nothing holds
+# only the likeliest token.
 _OFF: dict[tuple[str, object], float] = {("top_k", -1): 0, ("top_p", 0): 1e-9, ("repeat_penalty", 0): 1.0}
 
 

@@ -425,7 +425,7 @@ def test_anthropic_s_blocks_that_are_text(client: httpx.Client, block: dict[str,
     ids=lambda block: block["type"],
 )
 def test_anthropic_s_blocks_that_are_skipped(client: httpx.Client, block: dict[str, Any]) -> None:
-    turns = [
+    turns: list[dict[str, Any]] = [
         {"role": "user", "content": "a"},
         {"role": "assistant", "content": [block, {"type": "text", "text": "y"}]},
         {"role": "user", "content": "z"},

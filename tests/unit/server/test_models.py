@@ -12,8 +12,9 @@ from edgellm.commands.serve import check_draft
 from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import UnsupportedError, UsageError
 from edgellm.server.errors import RequestError
-from edgellm.server.models import Loaded, ModelManager
+from edgellm.server.models import ModelManager
 from edgellm.server.run import listen
+from edgellm.server.served import Loaded
 from edgellm.server.settings import ServerSettings
 from tests.support.http_server import running
 from tests.support.tiny_model import write_tiny_model
