@@ -21,7 +21,7 @@ from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.lora import Delta, read_adapter
 from edgellm.convert.pipeline import FilePlan, Pair, Tensor
 from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
-from edgellm.families.checkpoint import Part, canonical
+from edgellm.families.checkpoint import Part, canonical, same_weight
 from edgellm.families.registry import build, model_type, parts
 from edgellm.families.registry import plan as plan_family
 from edgellm.families.transforms import (
@@ -73,7 +73,7 @@ def base_of_folder(folder: Path) -> Base:
     """The base model as a checkpoint; raises as the conversion of that checkpoint would."""
     checkpoint = Checkpoint(folder)
     try:
-        planned = plan_family(checkpoint.config, checkpoint.tensors.shapes)
+        planned = plan_family(checkpoint.planned_config(), checkpoint.tensors.shapes)
         metadata = {"general.architecture": planned.architecture, **planned.metadata}
         program = build(metadata, {tensor.name: tensor.shape for tensor in planned.tensors})
         return Base(planned.architecture, parts(checkpoint.config), program)
@@ -128,7 +128,7 @@ def read_folder(folder: Path, base: Base) -> Adapter:
 def updates_of(deltas: Mapping[str, Delta], base: Base) -> Iterator[tuple[str, Update]]:
     """The updates of the file's weights that belong to deltas of the checkpoint's; raises as read_folder."""
     for name, delta in deltas.items():
-        places = [part for part in base.parts if canonical(name) in part.sources]
+        places = [part for part in base.parts if any(same_weight(name, source) for source in part.sources)]
         if not places and canonical(name) in _HEADS:
             places = [Part("output.weight", (name,))]
         if not places:

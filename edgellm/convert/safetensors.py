@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, NoReturn, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import FileError, FormatError, show
+from edgellm.errors import FileError, FormatError, UnsupportedError, show
 
 # Bytes per value of the types a checkpoint may hold.
 DTYPE_BYTES = {
@@ -104,6 +105,11 @@ class SafetensorsFile:
         if not isinstance(value, dict):
             self._refuse(field, f"a {type(value).__name__}", "an object")
         dtype, shape, offsets = value.get("dtype"), value.get("shape"), value.get("data_offsets")
+        if isinstance(dtype, str) and dtype not in DTYPE_BYTES and re.fullmatch(r"[A-Z]\d\w*", dtype):
+            raise UnsupportedError(
+                f"{self.path}: {field} is {show(dtype)}, a type that is not read here, expected one of "
+                f"{', '.join(DTYPE_BYTES)}; use the checkpoint before it was quantized"
+            )
         if not isinstance(dtype, str) or dtype not in DTYPE_BYTES:
             self._refuse(f"the dtype of {field}", show(dtype), f"one of {', '.join(DTYPE_BYTES)}")
         if not _counts(shape) or len(shape) > _MAX_DIMS:

@@ -75,7 +75,7 @@ def plan_conversion(
     its config or whose tokenizer cannot be expressed.
     """
     try:
-        planned = plan_family(checkpoint.config, checkpoint.tensors.shapes)
+        planned = plan_family(checkpoint.planned_config(), checkpoint.tensors.shapes)
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder}: {error}") from None
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}

@@ -23,6 +23,9 @@ _PREFIXES = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
+    ("model.text_model.", "model."),
+    ("text_model.model.", "model."),
+    ("model.lm_head.", "lm_head."),
     ("bert.", ""),
 )
 # Tensors that no family reads: cached constants, other modalities, heads of other tasks.
@@ -131,10 +134,10 @@ def plan_tensors(
 
     Raises ModelError for a missing tensor, one that does not fit, and one that the family does not know.
     """
-    actual = {canonical(name): name for name in shapes}
+    parts = checkpoint.parts(config).items
+    actual = _by_source(parts, shapes)
     planned: dict[str, PlannedTensor] = {}
     used: set[str] = set()
-    parts = checkpoint.parts(config).items
     for part in parts:
         if part.name in planned or not all(source in actual for source in part.sources):
             continue
@@ -147,11 +150,37 @@ def plan_tensors(
 
 
 def canonical(name: str) -> str:
-    """A tensor's name as families write it, without the prefixes around a text model."""
+    """A tensor's name as families write it: no prefixes around a text model, norms' weight and bias."""
     for prefix, plain in _PREFIXES:
         if name.startswith(prefix):
-            return plain + name.removeprefix(prefix)
+            name = plain + name.removeprefix(prefix)
+            break
+    for old, new in ((".gamma", ".weight"), (".beta", ".bias")):
+        if name.endswith(old):
+            name = name.removesuffix(old) + new
     return name
+
+
+def _by_source(parts: Sequence[Part], names: Iterable[str]) -> dict[str, str]:
+    """The checkpoint's names by those of the parts; a bare model's lack the first word (`model.`)."""
+    actual = {canonical(name): name for name in names}
+    for part in parts:
+        for source in part.sources:
+            bare = next((b for b in _without_model(source) if b in actual), None)
+            if source not in actual and bare is not None:
+                actual[source] = actual[bare]
+    return actual
+
+
+def _without_model(source: str) -> tuple[str, ...]:
+    """The names of a tensor in the checkpoint of a model without a head."""
+    bare = source.removeprefix("model.")
+    return () if bare == source else (bare, f"language_model.{bare}", f"text_model.{bare}")
+
+
+def same_weight(name: str, source: str) -> bool:
+    """True if a checkpoint or an adapter may write the name for a family's source."""
+    return canonical(name) in (source, *_without_model(source))
 
 
 def _shape(part: Part, sources: Sequence[str], shapes: Mapping[str, Shape]) -> Shape:
@@ -173,7 +202,10 @@ def _refuse_missing(parts: Sequence[Part], planned: Mapping[str, object], actual
 
 def _refuse_unknown(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> None:
     tied = (r"lm_head\.weight", r"embed_out\.weight") if config.tied else ()
-    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied)]
+    # Layers of multi-token prediction follow the model's own.
+    n_more = config.integer("num_nextn_predict_layers", default=0, minimum=0, maximum=64)
+    more = (rf"model\.layers\.{config.n_layers + i}\..*" for i in range(n_more))
+    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied, *more)]
     for name in names:
         if not any(pattern.fullmatch(canonical(name)) for pattern in patterns):
             raise ModelError(

@@ -56,5 +56,10 @@ def _rotated(c: Config) -> int:
 
 FAMILY = Family(
     build,
-    Checkpoint(("cohere2",), metadata, parts),
+    Checkpoint(
+        ("cohere2",),
+        metadata,
+        parts,
+        defaults={"cohere2": {"sliding_window": 4096, "logit_scale": 0.0625}},
+    ),
 )

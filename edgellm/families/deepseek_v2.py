@@ -232,7 +232,17 @@ def _yarn(c: Config) -> dict[str, Value]:
     }
 
 
+_DEFAULTS: dict[str, dict[str, Value]] = {
+    "deepseek_v2": {"n_shared_experts": 2},
+    "deepseek_v3": {
+        "first_k_dense_replace": 3,
+        "n_shared_experts": 1,
+        "routed_scaling_factor": 2.5,
+        "n_group": 8,
+        "topk_group": 4,
+    },
+}
 FAMILY = Family(
     build,
-    Checkpoint(("deepseek_v2", "deepseek_v3"), metadata, parts),
+    Checkpoint(("deepseek_v2", "deepseek_v3"), metadata, parts, defaults=_DEFAULTS),
 )

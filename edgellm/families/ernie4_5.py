@@ -43,5 +43,7 @@ def parts(c: Config) -> Parts:
 
 FAMILY = Family(
     build,
-    Checkpoint(("ernie4_5",), metadata, parts, defaults={"ernie4_5": {"rope_theta": 500000.0}}),
+    Checkpoint(
+        ("ernie4_5",), metadata, parts, defaults={"ernie4_5": {"head_dim": 128, "rope_theta": 500000.0}}
+    ),
 )

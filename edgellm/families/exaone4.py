@@ -60,5 +60,5 @@ def parts(c: Config) -> Parts:
 
 FAMILY = Family(
     build,
-    Checkpoint(("exaone4",), metadata, parts),
+    Checkpoint(("exaone4",), metadata, parts, defaults={"exaone4": {"sliding_window": 4096}}),
 )

@@ -60,7 +60,15 @@ def parts(c: Config) -> Parts:
     return p
 
 
+_DEFAULTS = {
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "tie_word_embeddings": True,
+}
 FAMILY = Family(
     build,
-    Checkpoint(("gemma2",), metadata, parts),
+    Checkpoint(("gemma2",), metadata, parts, defaults={"gemma2": _DEFAULTS}),
 )

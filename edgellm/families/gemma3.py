@@ -87,6 +87,7 @@ _DEFAULTS = {
     "max_position_embeddings": 131072,
     "rms_norm_eps": 1e-6,
     "rope_theta": 1000000.0,
+    "sliding_window": 4096,
     "tie_word_embeddings": True,
 }
 _TYPES = ("gemma3", "gemma3_text")

@@ -196,9 +196,24 @@ def _heads(c: Config) -> tuple[int, int]:
 
 # A layer that shares an earlier cache may still have weights of keys and values, which are not used.
 _UNUSED = r"blk\.\d+\.attn_(k|v|k_norm)\.weight"
+_TYPES = ("gemma4", "gemma4_text")
+_DEFAULTS = {
+    "head_dim": 256,
+    "hidden_size_per_layer_input": 256,
+    "sliding_window": 512,
+    "rope_parameters": {
+        "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+        "full_attention": {
+            "rope_type": "proportional",
+            "partial_rotary_factor": 0.25,
+            "rope_theta": 1000000.0,
+        },
+    },
+    "tie_word_embeddings": True,
+}
 FAMILY = Family(
     build,
-    Checkpoint(("gemma4", "gemma4_text"), metadata, parts),
+    Checkpoint(_TYPES, metadata, parts, defaults=dict.fromkeys(_TYPES, _DEFAULTS)),
     ignored=(_UNUSED,),
     f32=(r".*per_layer_model_proj\.weight",),
 )

@@ -54,5 +54,5 @@ def _rotated(c: Config) -> int:
 
 FAMILY = Family(
     build,
-    Checkpoint(("glm4",), metadata, parts),
+    Checkpoint(("glm4",), metadata, parts, defaults={"glm4": {"head_dim": 128}}),
 )

@@ -75,7 +75,21 @@ def parts(c: Config) -> Parts:
     return p
 
 
+# The rotation goes under its older name, so that a config's `rope_parameters` come first.
+_DEFAULTS = {
+    "head_dim": 64,
+    "sliding_window": 128,
+    "rope_theta": 150000.0,
+    "rope_scaling": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "beta_fast": 32.0,
+        "beta_slow": 1.0,
+        "truncate": False,
+        "original_max_position_embeddings": 4096,
+    },
+}
 FAMILY = Family(
     build,
-    Checkpoint(("gpt_oss",), metadata, parts, defaults={"gpt_oss": {"rope_theta": 150000.0}}),
+    Checkpoint(("gpt_oss",), metadata, parts, defaults={"gpt_oss": _DEFAULTS}),
 )

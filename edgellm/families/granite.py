@@ -53,7 +53,8 @@ def parts(c: Config) -> Parts:
     return p
 
 
+_MULTIPLIERS = ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling")
 FAMILY = Family(
     build,
-    Checkpoint(("granite",), metadata, parts),
+    Checkpoint(("granite",), metadata, parts, defaults={"granite": dict.fromkeys(_MULTIPLIERS, 1.0)}),
 )

@@ -76,7 +76,7 @@ FAMILY = Family(
         ("llama", "mistral", "mixtral"),
         metadata,
         parts,
-        defaults={"mixtral": {"rope_theta": 1000000.0}},
+        defaults={"mistral": {"sliding_window": 4096}, "mixtral": {"rope_theta": 1000000.0}},
         mixture="mixtral",
     ),
 )

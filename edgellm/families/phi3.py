@@ -75,5 +75,5 @@ def _rotated(c: Config) -> int:
 
 FAMILY = Family(
     build,
-    Checkpoint(("phi3",), metadata, parts),
+    Checkpoint(("phi3",), metadata, parts, defaults={"phi3": {"original_max_position_embeddings": 4096}}),
 )

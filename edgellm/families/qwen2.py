@@ -47,5 +47,10 @@ def parts(c: Config) -> Parts:
 
 FAMILY = Family(
     build,
-    Checkpoint(("qwen2",), metadata, parts),
+    Checkpoint(
+        ("qwen2",),
+        metadata,
+        parts,
+        defaults={"qwen2": {"sliding_window": 4096, "max_window_layers": 28}},
+    ),
 )

@@ -47,5 +47,10 @@ def parts(c: Config) -> Parts:
 
 FAMILY = Family(
     build,
-    Checkpoint(("qwen3",), metadata, parts),
+    Checkpoint(
+        ("qwen3",),
+        metadata,
+        parts,
+        defaults={"qwen3": {"head_dim": 128, "sliding_window": 4096, "max_window_layers": 28}},
+    ),
 )

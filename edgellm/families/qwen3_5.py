@@ -175,9 +175,10 @@ def _linear(c: Config) -> list[bool]:
     return [(i + 1) % every != 0 for i in range(c.n_layers)]
 
 
+_TYPES = ("qwen3_5", "qwen3_5_text")
 FAMILY = Family(
     build,
-    Checkpoint(("qwen3_5", "qwen3_5_text"), metadata, parts),
+    Checkpoint(_TYPES, metadata, parts, defaults={name: {"head_dim": 256} for name in _TYPES}),
     ignored=(r"blk\.\d+\.nextn\..*",),
     f32=(r".*ssm_conv1d\.weight",),
 )

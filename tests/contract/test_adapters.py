@@ -226,7 +226,7 @@ def test_names_and_row_orders_are_those_of_the_family(name: str) -> None:
 
 
 # Config values that families need and do not write into their files.
-NEEDS_CHECKPOINT = {"deepseek_v2", "gemma4", "lfm2", "mamba2", "qwen3_5", "qwen3_next"}
+NEEDS_CHECKPOINT = {"deepseek_v2", "lfm2", "mamba2", "qwen3_5", "qwen3_next"}
 
 
 @pytest.mark.parametrize("name", [*OFFICIAL, *CHECKPOINTS_ONLY])

@@ -32,7 +32,10 @@ CONFIG: dict[str, Any] = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-_NUMPY = {"F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+_NUMPY = {
+    "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E8M0": "u1", "U8": "u1", "I8": "i1",
+    "I32": "<i4", "U32": "<u4", "I64": "<i8",
+}  # fmt: skip
 
 
 def weights() -> dict[str, NDArray[np.float32]]:

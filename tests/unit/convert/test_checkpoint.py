@@ -111,7 +111,13 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[EdgeLLMError], str]] = {
     "header a list": (
         lambda f: _header(f, lambda h: [1]), FormatError, "its header is a list",
     ),
-    "unknown dtype": (lambda f: _header(f, lambda h: _first(h).update(dtype="F4")), FormatError, "dtype"),
+    "unknown dtype": (lambda f: _header(f, lambda h: _first(h).update(dtype="X")), FormatError, "dtype"),
+    "packed dtype": (
+        lambda f: _header(f, lambda h: _first(h).update(dtype="F4")), UnsupportedError, "is 'F4', a type",
+    ),
+    "maker's form": (
+        lambda f: (f / "config.json").rename(f / "params.json"), UnsupportedError, "params.json instead",
+    ),
     "wrong shape": (
         lambda f: _header(f, lambda h: _first(h).update(shape=[7])), FormatError, "size of",
     ),
