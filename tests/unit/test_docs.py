@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
 from pathlib import Path
 from types import ModuleType
 
@@ -34,3 +35,20 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+def test_each_recipe_of_contributing_names_a_commit_of_this_history() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^## (Add .*?)\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)
+    assert len(recipes) >= 4
+    shallow = subprocess.run(
+        ["git", "rev-parse", "--is-shallow-repository"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if shallow.stdout.strip() != "false":
+        pytest.skip("needs a git checkout with its history")
+    for title, body in recipes:
+        commits = re.findall(r"\b(?=[a-f]*\d)(?=\d*[a-f])[0-9a-f]{7,40}\b", body)
+        assert commits, f"{title}: names no commit"
+        for commit in commits:
+            found = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
+            assert subprocess.run(found, cwd=ROOT, capture_output=True, check=False).returncode == 0, commit

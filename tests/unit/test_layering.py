@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.families.registry import FAMILIES
+from edgellm.families.registry import FAMILIES, model_types
 from tests.support.paths import ROOT
 
 PACKAGE = ROOT / "edgellm"
@@ -204,12 +204,64 @@ def test_a_wrong_include_is_found() -> None:
     assert not include_faults("runtime/plan.cc", '#include "base/half.h"\n#include <vector>')
 
 
+def family_pattern() -> re.Pattern[str]:
+    """Names of families as whole words; llama.cpp, its tools and its bindings are no family."""
+    names = sorted({*FAMILIES, *FAMILIES.values(), *model_types()}, reverse=True)
+    listed = "|".join(re.escape(name).replace("_", "[_-]?") for name in names)
+    return re.compile(rf"(?<![a-z0-9])({listed})(?![a-z0-9])(?![._-](cpp|bench|cli))", re.IGNORECASE)
+
+
+FAMILY_NAMES = family_pattern()
+
+
 @pytest.mark.parametrize("path", native_sources(), ids=native_name)
 def test_native_code_knows_no_family(path: Path) -> None:
-    names = sorted({*FAMILIES, *FAMILIES.values()})
-    pattern = rf"(?<![a-z0-9])({'|'.join(map(re.escape, names))})(?![a-z0-9])"
     text = f"{native_name(path)}\n{path.read_text(encoding='utf-8')}"
-    assert re.findall(pattern, text, re.IGNORECASE) == []
+    assert FAMILY_NAMES.findall(text) == []
+
+
+# Names that a format or a library has taken from a model: they are values of that format, not families.
+FORMAT_NAMES: dict[str, set[str]] = {
+    # tokenizer.ggml.model and tokenizer.ggml.pre of GGUF, and models by name where GGUF lacks a field.
+    "edgellm.tokenizer": {
+        *("gpt2", "gpt-2", "gemma4", "llama", "bert", "glm4", "lfm2", "exaone4", "qwen2", "qwen35"),
+        *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
+    },
+    "edgellm.convert": {"gpt2", "gpt-2", "llama", "bert", "qwen2", "qwen35", "deepseek-v3"},
+    # Tokenizer classes of transformers, and the library mistral-common.
+    "edgellm.convert.plain_tokenizers": {"gptneox", "mistral"},
+    # Forms of tool calls, as the parsers of vLLM are named.
+    "edgellm.chat.tools": {"mistral"},
+}
+
+
+def family_faults(module: str, text: str) -> set[str]:
+    """Names of families in the string constants of a module, apart from docstrings."""
+    tree = ast.parse(text)
+    docstrings = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    allowed: set[str] = set().union(*(names for m, names in FORMAT_NAMES.items() if module.startswith(m)))
+    return {
+        found.group(1)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in docstrings
+        for found in FAMILY_NAMES.finditer(node.value)
+        if found.group(1).lower() not in allowed
+    }
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=module_name)
+def test_python_outside_families_knows_no_family(path: Path) -> None:
+    module = module_name(path)
+    if not module.startswith("edgellm.families"):
+        assert family_faults(module, path.read_text(encoding="utf-8")) == set()
+
+
+def test_the_name_of_a_family_is_found() -> None:
+    assert family_faults("edgellm.engine.model", 'if architecture == "qwen3moe": pass') == {"qwen3moe"}
+    assert family_faults("edgellm.convert.recipes", 'x = f"{y} mixtral"') == {"mixtral"}
+    assert family_faults("edgellm.chat.tools", 'x = "gemma3"') == {"gemma3"}
+    assert not family_faults("edgellm.chat.tools", 'x = "llama.cpp", "llama-cpp-python", "mistral-list"')
+    assert not family_faults("edgellm.engine.model", '"""A file of gemma3."""')
 
 
 def imported_after(*modules: str) -> set[str]:
