@@ -65,9 +65,15 @@ struct PyEngine {
     PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
              size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
              const std::string& isa)
-        : engine(program, types, options(threads, context, cache_tokens, batch, kv_type, isa)),
+        : engine(program, tensor_types(types), options(threads, context, cache_tokens, batch, kv_type, isa)),
           logits_buffer(batch,
                         engine.program().logits < 0 ? 0 : static_cast<size_t>(engine.program().n_vocab)) {}
+
+    static std::vector<TensorType> tensor_types(const std::vector<std::pair<std::string, uint32_t>>& types) {
+        std::vector<TensorType> named;
+        for (const auto& [name, type] : types) named.push_back({name, type});
+        return named;
+    }
 
     static EngineOptions options(size_t threads, size_t context, size_t cache_tokens, size_t batch,
                                  const std::string& kv_type, const std::string& isa) {

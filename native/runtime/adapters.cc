@@ -2,6 +2,7 @@
 #include "runtime/adapters.h"
 
 #include <algorithm>
+#include <variant>
 
 #include "base/error.h"
 
@@ -12,7 +13,7 @@ namespace {
     throw ModelError("an adapter changes " + source.weight + ", " + what);
 }
 
-// Throws for a weight that any operation uses otherwise than by multiplying rows with it.
+// Throws for a weight that an operation other than a linear uses.
 void check_use(const Program& program, int weight, const UpdateSource& source) {
     for (const Op& op : program.ops) {
         for (const auto& [role, used] : op.weights) {
@@ -25,7 +26,7 @@ void check_use(const Program& program, int weight, const UpdateSource& source) {
 }  // namespace
 
 void Adapters::add(const std::vector<UpdateSource>& sources) {
-    products_.resize(plan_.stages.size());
+    projections_.resize(plan_.stages.size());
     updates_.resize(plan_.matrices.size());
     for (const UpdateSource& source : sources) {
         const auto it = std::find_if(program_.weights.begin(), program_.weights.end(),
@@ -49,29 +50,32 @@ void Adapters::add(const std::vector<UpdateSource>& sources) {
 }
 
 void Adapters::add_to_stage(size_t stage, int weight, const UpdateSource& source) {
-    std::vector<LowProduct>& products = products_[stage];
-    const size_t first = products.size();
-    // The matrices of one weight share a product, unless they multiply different values.
+    std::vector<ProjectionA>& projections = projections_[stage];
+    const size_t first = projections.size();
+    // Matrices of one weight share a projection, unless they multiply different values.
     const auto column_of = [&](const ValueRef& in) {
-        for (size_t i = first; i < products.size(); ++i) {
-            const ValueRef& known = products[i].in;
-            if (known.buffer == in.buffer && known.column == in.column) return products[i].column;
+        for (size_t i = first; i < projections.size(); ++i) {
+            const ValueRef& known = projections[i].in;
+            if (known.buffer == in.buffer && known.column == in.column) return projections[i].column;
         }
         size_t column = 0;
-        if (!products.empty()) {
-            const LowProduct& last = products.back();
+        if (!projections.empty()) {
+            const ProjectionA& last = projections.back();
             column = last.column + align_up(last.a.packed.n_out, kPanelRows);
         }
-        low_floats_ = std::max(low_floats_, column + align_up(source.rank, kPanelRows));
-        products.push_back({n_adapters_, in, describe(source.a_type, source.rank, in.width, source.a, weight),
-                            column, source.scale});
+        lora_a_floats_ = std::max(lora_a_floats_, column + align_up(source.rank, kPanelRows));
+        projections.push_back({n_adapters_, in,
+                               describe(source.a_type, source.rank, in.width, source.a, weight), column,
+                               source.scale});
         return column;
     };
     const size_t b_row = row_bytes(*find_format(source.b_type), source.rank);
-    for (const LinearTask& task : plan_.stages[stage].linears) {
-        for (const int index : {task.matrix, task.up}) {
+    const auto* linear = std::get_if<LinearStage>(&plan_.stages[stage]);
+    if (linear == nullptr) return;
+    for (const LinearTask& task : linear->tasks) {
+        for (const MatrixId index : {task.matrix, task.up}) {
             if (index < 0) continue;
-            const MatrixUse& use = plan_.matrices[static_cast<size_t>(index)];
+            const MatrixUse& use = plan_.matrix(index);
             if (use.weight != weight) continue;
             const size_t column = column_of(task.in);
             updates_[static_cast<size_t>(index)].push_back(
@@ -93,11 +97,11 @@ AdapterMatrix Adapters::describe(uint32_t type, size_t n_out, size_t n_in, const
 void Adapters::pack() {
     if (n_adapters_ == 0) return;
     region_ = Region(n_bytes_, false);
-    for (auto& products : products_) {
-        for (LowProduct& p : products) pack(&p.a);
+    for (auto& projections : projections_) {
+        for (ProjectionA& p : projections) pack(&p.a);
     }
     for (auto& updates : updates_) {
-        for (Update& u : updates) pack(&u.b);
+        for (UpdateB& u : updates) pack(&u.b);
     }
 }
 

@@ -2,9 +2,9 @@
 // Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = W x + sum over adapters of scale * B (A x), for
 // the rows of those sequences that ask for it.
 //
-// A linear stage first makes every A x that it needs, scaled, once for all matrices of one weight; each tile
-// of results then gets its rows of B times that. Both products run on the float linear kernels, whose results
-// do not depend on the batch, and rows without adapters are not touched.
+// A linear stage first computes scale * A x, once for all matrices of one weight. B times that is then added
+// to each tile of results. Both products run on the float linear kernels, whose results do not depend on the
+// batch. Rows without adapters are not touched.
 #pragma once
 
 #include <cstddef>
@@ -32,11 +32,11 @@ struct AdapterMatrix {
     PackedMatrix packed;    // data is set when all are packed
     const uint8_t* source;  // row 0
     size_t offset;          // bytes into the adapters' memory
-    int weight;             // that it belongs to, by index
+    int weight;             // index into Program::weights
 };
 
-// A product A x of a stage; its results, as many as the rank, are at `column` of a row of low values.
-struct LowProduct {
+// A projection scale * A x of a stage: `rank` values from `column` on in a row of lora_a_out.
+struct ProjectionA {
     size_t adapter;
     ValueRef in;
     AdapterMatrix a;
@@ -44,8 +44,8 @@ struct LowProduct {
     float scale;
 };
 
-// What an adapter adds to a matrix of the plan: b times the low values at `column`.
-struct Update {
+// An adapter's addend to the results of a matrix: B times the values at `column` of lora_a_out.
+struct UpdateB {
     size_t adapter;
     AdapterMatrix b;
     size_t column;
@@ -53,7 +53,7 @@ struct Update {
 
 class Adapters {
   public:
-    Adapters(const Plan& plan, const Program& program) : plan_(plan), program_(program) {}
+    Adapters(const ExecutionPlan& plan, const Program& program) : plan_(plan), program_(program) {}
 
     // Declares an adapter; its data must outlive `pack`. Throws ModelError for a weight that is not only
     // multiplied with rows, for matrices that do not fit it, and for formats other than floats.
@@ -63,23 +63,25 @@ class Adapters {
 
     size_t size() const { return n_adapters_; }
     size_t weight_bytes() const { return n_bytes_; }
-    // Low values of one row, for the stage that has most of them.
-    size_t low_floats() const { return low_floats_; }
+    // Floats of a row of lora_a_out, for the stage that has most of them.
+    size_t lora_a_floats() const { return lora_a_floats_; }
 
     // Of a plan that has adapters.
-    const std::vector<LowProduct>& products(size_t stage) const { return products_[stage]; }
-    const std::vector<Update>& updates(int matrix) const { return updates_[static_cast<size_t>(matrix)]; }
+    const std::vector<ProjectionA>& projections(size_t stage) const { return projections_[stage]; }
+    const std::vector<UpdateB>& updates(MatrixId matrix) const {
+        return updates_[static_cast<size_t>(matrix)];
+    }
 
   private:
     void add_to_stage(size_t stage, int weight, const UpdateSource& source);
     AdapterMatrix describe(uint32_t type, size_t n_out, size_t n_in, const uint8_t* rows, int weight);
     void pack(AdapterMatrix* matrix);
 
-    const Plan& plan_;
+    const ExecutionPlan& plan_;
     const Program& program_;
-    size_t n_adapters_ = 0, n_bytes_ = 0, low_floats_ = 0;
-    std::vector<std::vector<LowProduct>> products_;  // by stage
-    std::vector<std::vector<Update>> updates_;       // by matrix of the plan
+    size_t n_adapters_ = 0, n_bytes_ = 0, lora_a_floats_ = 0;
+    std::vector<std::vector<ProjectionA>> projections_;  // by stage
+    std::vector<std::vector<UpdateB>> updates_;          // by matrix of the plan
     Region region_;
 };
 

@@ -14,7 +14,7 @@ size_t blocks_for(size_t n_tokens) {
 
 }  // namespace
 
-SequenceStore::SequenceStore(const Plan& plan, size_t cache_tokens, size_t context)
+SequenceStore::SequenceStore(const ExecutionPlan& plan, size_t cache_tokens, size_t context)
     : plan_(plan), context_(context) {
     cache_offset_.resize(plan.cache_shapes.size());
     for (size_t c = 0; c < plan.cache_shapes.size(); ++c) {
@@ -40,7 +40,7 @@ SequenceStore::SequenceStore(const Plan& plan, size_t cache_tokens, size_t conte
     }
 }
 
-size_t SequenceStore::bytes_per_token(const Plan& plan) {
+size_t SequenceStore::bytes_per_token(const ExecutionPlan& plan) {
     size_t bytes = 0;
     for (const AttentionShape& s : plan.cache_shapes) bytes += kv_block_bytes(s) / kKvBlockTokens;
     return bytes;

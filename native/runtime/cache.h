@@ -32,7 +32,7 @@ struct Sequence {
 class SequenceStore {
   public:
     // cache_tokens: capacity of each pool; context: most tokens of one sequence. Throws std::bad_alloc.
-    SequenceStore(const Plan& plan, size_t cache_tokens, size_t context);
+    SequenceStore(const ExecutionPlan& plan, size_t cache_tokens, size_t context);
 
     // A new sequence's number. scales: of each adapter, or none.
     int open(std::vector<float> scales = {});
@@ -61,7 +61,7 @@ class SequenceStore {
     size_t context() const { return context_; }
     // Tokens for which every group still has free blocks.
     size_t free_tokens() const;
-    static size_t bytes_per_token(const Plan& plan);
+    static size_t bytes_per_token(const ExecutionPlan& plan);
 
     // One sequence's whole past as bytes, and back. restore returns -1 if there is no room or the bytes do
     // not fit this model.
@@ -92,7 +92,7 @@ class SequenceStore {
     void set_block(Sequence* s, size_t group, size_t index, int id);
     void drop_after(Sequence* s, size_t n_blocks);
 
-    const Plan& plan_;
+    const ExecutionPlan& plan_;
     size_t context_;
     std::vector<Group> groups_;
     std::vector<size_t> cache_offset_;  // of a cache's part within its group's block

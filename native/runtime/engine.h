@@ -9,12 +9,12 @@
 #include <string_view>
 #include <vector>
 
-#include "base/memory.h"
 #include "base/thread_pool.h"
 #include "runtime/adapters.h"
 #include "runtime/cache.h"
 #include "runtime/executor.h"
 #include "runtime/plan.h"
+#include "runtime/weights.h"
 
 namespace edgellm {
 
@@ -27,13 +27,6 @@ struct EngineOptions {
     Isa isa = Isa::kScalar;
 };
 
-struct TensorSource {
-    std::string name;
-    uint32_t type;
-    const uint8_t* data;
-    size_t n_bytes;
-};
-
 struct MemoryUse {
     size_t weights, cache, state_per_sequence, scratch, adapters;
 };
@@ -42,20 +35,16 @@ enum class StepStatus : uint8_t { kOk, kBadSequence, kBadToken, kTooManyTokens, 
 
 class Engine {
   public:
-    // `types`: (weight name, format number) of every weight of the program. Throws ModelError,
-    // std::bad_alloc.
-    Engine(std::string_view program, const std::vector<std::pair<std::string, uint32_t>>& types,
-           const EngineOptions& options);
+    // types: of every weight of the program. Throws ModelError, std::bad_alloc.
+    Engine(std::string_view program, const std::vector<TensorType>& types, const EngineOptions& options);
 
     // Declares a low-rank adapter, before `load`; its data must live until then. Sequences choose the scale
     // of each adapter, in the order in which they were added. Throws ModelError.
     void add_adapter(const std::vector<UpdateSource>& updates) { adapters_.add(updates); }
     size_t n_adapters() const { return adapters_.size(); }
 
-    // Packs the weights, all threads together, tensor by tensor. The data must outlive the engine: embedding
-    // rows are read where they are. release: let the system drop packed source pages; only for data in a file
-    // mapping, from which they come back when they are read again. Throws ModelError naming the tensor that
-    // is missing, misshapen or not finite.
+    // Loads the weights (Weights::load); the data must outlive the engine. An engine that could not load is
+    // as it was. Throws ModelError, std::bad_alloc.
     void load(const std::vector<TensorSource>& tensors, bool release);
 
     MemoryUse memory() const;
@@ -67,34 +56,36 @@ class Engine {
     const EngineOptions& options() const { return options_; }
 
     // Appends tokens[i] to sequences[i]; a sequence's tokens are consecutive. Writes one row of n_vocab
-    // logits for each i with outputs[i] != 0, in order. n_largest: so many of a row's largest logits are
-    // wanted, and others may be anything below them; 0: all. On any other status than kOk nothing has
+    // logits for each i with outputs[i] != 0, in order. Only the n_largest largest logits of each row are
+    // exact; the others hold some smaller value. 0: all exact. On any other status than kOk nothing has
     // changed.
     StepStatus step(const int32_t* tokens, const int32_t* sequences, const uint8_t* outputs, size_t n,
                     size_t n_largest, float* logits);
-    // Bytes of weights that steps have not had to read, since the engine was loaded.
-    uint64_t unread_bytes() const { return executor_->unread_bytes; }
+    // Bytes of weights that all steps so far skipped thanks to n_largest.
+    uint64_t unread_bytes() const { return executor_->unread_bytes(); }
     // The hidden rows (n, width) of one new sequence that is closed again. scales: of each adapter, or none.
     StepStatus hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out);
 
   private:
     StepStatus make_batch(const int32_t* tokens, const int32_t* sequences, size_t n);
+    // The batch's segments, one for each sequence, without their sizes.
+    StepStatus make_segments(const int32_t* sequences, size_t n);
+    // Sizes and positions of the segments; reserves their places in the cache, all or none.
+    StepStatus reserve_segments();
     void finish_batch();
-    void load_all(const std::vector<TensorSource>& tensors, bool release);
-    void load_vector(size_t id, const TensorSource& source);
 
     EngineOptions options_;
     Program program_;
-    std::vector<uint32_t> types_;
-    Plan plan_;
+    std::vector<const FormatInfo*> formats_;
+    ExecutionPlan plan_;
+    Weights weights_;
     Adapters adapters_;
     ThreadPool pool_;
     std::unique_ptr<SequenceStore> sequences_;
     std::unique_ptr<Executor> executor_;
-    Region weights_;
     std::vector<int32_t> segment_ids_;
     bool release_ = false;
-    size_t embedded_rows_ = 0;  // since embedding pages were last let go of
+    size_t embedded_rows_ = 0;  // since embedding pages were last dropped
 };
 
 }  // namespace edgellm

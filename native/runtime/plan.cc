@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The order of the work: what is ready becomes a stage, level by level.
+// The order of the work: operations that are ready become stages, level by level.
 #include <algorithm>
 #include <array>
 
@@ -28,9 +28,7 @@ Activation parse_activation(const Op& op, const std::string& name) {
     fail(op, "unknown activation '" + name + "'");
 }
 
-Plan Planner::make() {
-    if (types_.size() != p_.weights.size())
-        throw ModelError("the tensors do not match the program's weights");
+ExecutionPlan Planner::make() {
     prepare_state();
     count_uses();
     make_nodes();
@@ -142,43 +140,55 @@ bool Planner::row_local(const Node& n, OpKind kind) {
     }
 }
 
-void Planner::schedule() {
-    size_t left = nodes_.size();
-    while (left > 0) {
-        Stage stage;
-        stage.kind = StageKind::kRows;
-        size_t placed = 0;
-        // All row-local work that is ready, and what becomes ready by it.
-        for (bool more = true; more;) {
-            more = false;
-            for (Node& n : nodes_) {
-                if (n.done || is_linear(n) || !row_local(n, op(n.op).kind) || !ready(n)) continue;
-                place_row(n, &stage);
-                n.done = true;
-                ++placed;
-                more = true;
-            }
-        }
-        std::vector<Node*> linears;
+std::vector<RowOp> Planner::place_ready_rows() {
+    std::vector<RowOp> ops;
+    for (bool more = true; more;) {
+        more = false;
         for (Node& n : nodes_) {
-            if (!n.done && is_linear(n) && ready(n)) linears.push_back(&n);
+            if (n.done || is_linear(n) || !row_local(n, op(n.op).kind) || !ready(n)) continue;
+            place_row(n, &ops);
+            n.done = true;
+            more = true;
         }
-        if (!linears.empty()) {
-            stage.kind = StageKind::kLinear;
-            placed += place_linears(linears, &stage);
+    }
+    return ops;
+}
+
+bool Planner::place_ready_linears(std::vector<RowOp>* ops) {
+    std::vector<Node*> linears;
+    for (Node& n : nodes_) {
+        if (!n.done && is_linear(n) && ready(n)) linears.push_back(&n);
+    }
+    if (linears.empty()) return false;
+    LinearStage stage;
+    stage.prologue = std::move(*ops);
+    place_linears(linears, &stage);
+    plan_.stages.emplace_back(std::move(stage));
+    return true;
+}
+
+void Planner::place_ready_own_stages() {
+    for (Node& n : nodes_) {
+        if (n.done || row_local(n, op(n.op).kind) || is_linear(n) || !ready(n)) continue;
+        place_own_stage(n.op);
+        n.done = true;
+    }
+}
+
+size_t Planner::n_waiting() const {
+    return static_cast<size_t>(
+        std::count_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return !n.done; }));
+}
+
+void Planner::schedule() {
+    while (const size_t before = n_waiting()) {
+        std::vector<RowOp> ops = place_ready_rows();
+        if (!place_ready_linears(&ops)) {
+            if (!ops.empty()) plan_.stages.emplace_back(RowStage{std::move(ops)});
+            place_ready_own_stages();
         }
-        if (!stage.rows.empty() || !stage.linears.empty()) plan_.stages.push_back(std::move(stage));
-        if (linears.empty()) {
-            for (Node& n : nodes_) {
-                if (n.done || row_local(n, op(n.op).kind) || is_linear(n) || !ready(n)) continue;
-                place_heavy(n);
-                n.done = true;
-                ++placed;
-            }
-        }
-        if (placed == 0) throw ModelError("the program cannot be ordered: an operation waits for itself");
-        left = static_cast<size_t>(
-            std::count_if(nodes_.begin(), nodes_.end(), [](const Node& n) { return !n.done; }));
+        if (n_waiting() == before)
+            throw ModelError("the program cannot be ordered: an operation waits for itself");
     }
 }
 
@@ -250,8 +260,9 @@ size_t Planner::positive(const Op& o, std::string_view attr) const {
     return static_cast<size_t>(v);
 }
 
-Plan make_plan(const Program& program, const std::vector<uint32_t>& types, const PlanOptions& options) {
-    return Planner(program, types, options).make();
+ExecutionPlan make_plan(const Program& program, const std::vector<const FormatInfo*>& formats,
+                        const PlanOptions& options) {
+    return Planner(program, formats, options).make();
 }
 
 }  // namespace edgellm

@@ -6,38 +6,41 @@
 
 namespace edgellm {
 
-size_t Planner::place_linears(const std::vector<Node*>& ready_linears, Stage* stage) {
+void Planner::place_linears(const std::vector<Node*>& ready_linears, LinearStage* stage) {
     std::vector<int> made_here;  // values of this stage: no epilogue may read them
-    size_t placed = 0;
     for (Node* n : ready_linears) {
         if (n->done) continue;
         n->done = true;
-        ++placed;
-        if (op(n->op).kind == OpKind::kLinearGroups) {
-            place_groups(n->op, stage);
-            made_here.push_back(n->op);
-            continue;
+        int value = n->op;
+        if (op(value).kind == OpKind::kLinearGroups) {
+            place_groups(value, stage);
+        } else {
+            stage->tasks.push_back(make_linear(*n, ready_linears, made_here, &value));
         }
-        const Op& linear = op(linear_source(n->op));
-        LinearTask task;
-        task.in = use(linear.ins[0]);
-        task.matrix = make_linear_matrix(n->op, linear);
-        task.bias = sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
-        int value = fuse_glu(*n, ready_linears, &task);
-        value = absorb_epilogue(value, made_here, &task.epilogue);
-        task.out = new_value(value);
         made_here.push_back(value);
-        stage->linears.push_back(std::move(task));
     }
-    // The integer kernels read quantized rows: the prologue ends by making them, once per distinct input.
-    for (LinearTask& task : stage->linears) {
-        if (matrix(task.matrix).packed.input == InputKind::kInt8) task.quant = quant_slot(task.in, stage);
-        if (task.up >= 0 && matrix(task.up).packed.input == InputKind::kInt8) quant_slot(task.in, stage);
+    // Int8 matrices multiply quantized rows: the prologue ends by making them, once per distinct input.
+    const auto int8 = [this](MatrixId m) { return plan_.matrix(m).packed.input == InputKind::kInt8; };
+    for (LinearTask& task : stage->tasks) {
+        if (int8(task.matrix)) task.quant = quant_slot(task.in, stage);
+        if (task.up >= 0 && int8(task.up)) quant_slot(task.in, stage);
     }
-    return placed;
 }
 
-void Planner::place_groups(int i, Stage* stage) {
+LinearTask Planner::make_linear(const Node& n, const std::vector<Node*>& ready_linears,
+                                const std::vector<int>& same_stage, int* value) {
+    const Op& linear = op(linear_source(n.op));
+    LinearTask task;
+    task.in = use(linear.ins[0]);
+    task.matrix = make_linear_matrix(n.op, linear);
+    task.bias = sized_vector(linear, "bias", static_cast<size_t>(linear.width), nullptr);
+    *value = fuse_glu(n, ready_linears, &task);
+    *value = absorb_epilogue(*value, same_stage, &task.epilogue);
+    task.out = new_value(*value);
+    return task;
+}
+
+void Planner::place_groups(int i, LinearStage* stage) {
     const Op& o = op(i);
     const size_t groups = positive(o, "groups");
     const int weight = o.weight("weight");
@@ -58,11 +61,11 @@ void Planner::place_groups(int i, Stage* stage) {
         task.out.column += g * n_out;
         task.out.width = n_out;
         task.matrix = new_matrix(o, weight, g * n_out, n_out, n_in);
-        stage->linears.push_back(std::move(task));
+        stage->tasks.push_back(std::move(task));
     }
 }
 
-int Planner::make_linear_matrix(int value, const Op& linear) {
+MatrixId Planner::make_linear_matrix(int value, const Op& linear) {
     const int weight = linear.weight("weight");
     const auto& shape = decl(weight).shape;
     const size_t n_in = width_of(linear.ins[0]);
@@ -83,21 +86,19 @@ std::pair<size_t, size_t> Planner::weight_rows(int value) const {
     return {static_cast<size_t>(start), static_cast<size_t>(size)};
 }
 
-int Planner::new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,
-                        size_t n_experts, size_t expert_rows) {
+MatrixId Planner::new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,
+                             size_t n_experts, size_t expert_rows) {
     MatrixUse m;
     m.weight = weight;
     m.row_first = row_first;
     m.n_experts = n_experts;
     m.expert_rows = expert_rows == 0 ? n_out : expert_rows;
-    const uint32_t type = types_[static_cast<size_t>(weight)];
-    const FormatInfo* format = find_format(type);
-    if (format == nullptr || !kernels_.describe(static_cast<GGMLType>(type), n_out, n_in, &m.packed)) {
+    if (!kernels_.describe(format(weight).type, n_out, n_in, &m.packed)) {
         fail(o, "the format of " + decl(weight).name + " cannot hold rows of " + std::to_string(n_in) +
                     " values");
     }
     plan_.matrices.push_back(m);
-    return static_cast<int>(plan_.matrices.size() - 1);
+    return static_cast<MatrixId>(plan_.matrices.size() - 1);
 }
 
 int Planner::fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task) {
@@ -113,10 +114,10 @@ int Planner::fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, Li
     for (Node* m : ready_linears) {
         if (m->done || m->op != other) continue;
         const Op& linear = op(linear_source(other));
-        const int other_matrix = make_linear_matrix(other, linear);
+        const MatrixId other_matrix = make_linear_matrix(other, linear);
         const Op& mine = op(linear_source(n.op));
         if (mine.ins[0] != linear.ins[0] ||
-            matrix(other_matrix).packed.input != matrix(task->matrix).packed.input) {
+            plan_.matrix(other_matrix).packed.input != plan_.matrix(task->matrix).packed.input) {
             plan_.matrices.pop_back();
             return n.op;
         }
@@ -141,33 +142,9 @@ int Planner::fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, Li
 int Planner::absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue) {
     while (!is_output(value) && uses_[static_cast<size_t>(value)].size() == 1) {
         const int next = uses_[static_cast<size_t>(value)][0];
-        const Op& o = op(next);
-        const size_t width = width_of(next);
-        if (made_[static_cast<size_t>(next)] || width != width_of(value)) break;
+        if (made_[static_cast<size_t>(next)] || width_of(next) != width_of(value)) break;
         Epilogue e{};
-        if (o.kind == OpKind::kAffine) {
-            e.kind = EpilogueKind::kAffine;
-            e.factor = static_cast<float>(o.number("factor"));
-            e.weight = sized_vector(o, "weight", width, &e.weight_scalar);
-            e.bias = sized_vector(o, "bias", width, &e.bias_scalar);
-        } else if (o.kind == OpKind::kActivation) {
-            e.kind = EpilogueKind::kActivation;
-            e.fn = parse_activation(o, o.text("fn"));
-            require(e.fn != Activation::kSwigluOai, o, "not an activation");
-        } else if (o.kind == OpKind::kSoftcap) {
-            e.kind = EpilogueKind::kSoftcap;
-            e.cap = static_cast<float>(o.number("cap"));
-            require(e.cap > 0, o, "cap must be positive");
-        } else if (o.kind == OpKind::kAdd || o.kind == OpKind::kMul) {
-            const int other = o.ins[0] == value ? o.ins[1] : o.ins[0];
-            const bool here = std::find(same_stage.begin(), same_stage.end(), other) != same_stage.end();
-            if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width)
-                break;
-            e.kind = o.kind == OpKind::kAdd ? EpilogueKind::kAdd : EpilogueKind::kMul;
-            e.operand = use(other);
-        } else {
-            break;
-        }
+        if (!make_epilogue(value, next, same_stage, &e)) break;
         epilogue->push_back(e);
         mark_done(next);
         value = next;
@@ -175,7 +152,39 @@ int Planner::absorb_epilogue(int value, const std::vector<int>& same_stage, std:
     return value;
 }
 
-int Planner::quant_slot(const ValueRef& value, Stage* stage) {
+bool Planner::make_epilogue(int value, int next, const std::vector<int>& same_stage, Epilogue* e) {
+    const Op& o = op(next);
+    const size_t width = width_of(next);
+    if (o.kind == OpKind::kAffine) {
+        e->kind = EpilogueKind::kAffine;
+        e->factor = static_cast<float>(o.number("factor"));
+        e->weight = sized_vector(o, "weight", width, &e->weight_scalar);
+        e->bias = sized_vector(o, "bias", width, &e->bias_scalar);
+        return true;
+    }
+    if (o.kind == OpKind::kActivation) {
+        e->kind = EpilogueKind::kActivation;
+        e->fn = parse_activation(o, o.text("fn"));
+        require(e->fn != Activation::kSwigluOai, o, "not an activation");
+        return true;
+    }
+    if (o.kind == OpKind::kSoftcap) {
+        e->kind = EpilogueKind::kSoftcap;
+        e->cap = static_cast<float>(o.number("cap"));
+        require(e->cap > 0, o, "cap must be positive");
+        return true;
+    }
+    if (o.kind != OpKind::kAdd && o.kind != OpKind::kMul) return false;
+    const int other = o.ins[0] == value ? o.ins[1] : o.ins[0];
+    const bool here = std::find(same_stage.begin(), same_stage.end(), other) != same_stage.end();
+    if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width)
+        return false;
+    e->kind = o.kind == OpKind::kAdd ? EpilogueKind::kAdd : EpilogueKind::kMul;
+    e->operand = use(other);
+    return true;
+}
+
+int Planner::quant_slot(const ValueRef& value, LinearStage* stage) {
     for (size_t i = 0; i < stage->quants.size(); ++i) {
         const ValueRef& v = stage->quants[i].value;
         if (v.buffer == value.buffer && v.column == value.column && v.width == value.width)
@@ -189,7 +198,7 @@ int Planner::quant_slot(const ValueRef& value, Stage* stage) {
     r.kind = RowOpKind::kQuantize;
     r.a = value;
     r.index = static_cast<int>(stage->quants.size() - 1);
-    stage->rows.push_back(r);
+    stage->prologue.push_back(r);
     return r.index;
 }
 

@@ -5,32 +5,39 @@
 
 namespace edgellm {
 
-void Planner::place_row(const Node& n, Stage* stage) {
+void Planner::place_row(const Node& n, std::vector<RowOp>* ops) {
     const Op& o = op(n.op);
     if (n.part == Part::kKvWrite) {
-        place_kv_write(n.op, stage);
+        place_kv_write(n.op, ops);
         written_[static_cast<size_t>(n.op)] = true;
-        return;
-    }
-    if (n.part == Part::kRoute) {
-        place_route(n.op, stage);
+    } else if (n.part == Part::kRoute) {
+        place_route(n.op, ops);
         written_[static_cast<size_t>(n.op)] = true;
-        return;
+    } else if (is_column_slice(o)) {
+        place_view(n.op);
+    } else {
+        RowOp r = row_op(o, width_of(n.op));
+        r.out = new_value(n.op);
+        ops->push_back(r);
     }
-    if (is_column_slice(o)) {  // a view of its input
-        const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
-        require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(n.op), o,
-                "the slice leaves its input");
-        if (is_output(n.op)) fail(o, "an output cannot be a slice");
-        ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
-        ref.column += start;
-        ref.width = size;
-        refs_[static_cast<size_t>(n.op)] = ref;
-        made_[static_cast<size_t>(n.op)] = true;
-        return;
-    }
+}
+
+// A slice of columns is a view of its input.
+void Planner::place_view(int i) {
+    const Op& o = op(i);
+    const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
+    require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(i), o,
+            "the slice leaves its input");
+    if (is_output(i)) fail(o, "an output cannot be a slice");
+    ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
+    ref.column += start;
+    ref.width = size;
+    refs_[static_cast<size_t>(i)] = ref;
+    made_[static_cast<size_t>(i)] = true;
+}
+
+RowOp Planner::row_op(const Op& o, size_t width) {
     RowOp r{};
-    const size_t width = width_of(n.op);
     if (!o.ins.empty()) r.a = use(o.ins[0]);
     if (o.ins.size() > 1) r.b = use(o.ins[1]);
     switch (o.kind) {
@@ -41,27 +48,16 @@ void Planner::place_row(const Node& n, Stage* stage) {
             row_norm(o, width, &r);
             break;
         case OpKind::kAffine:
-            r.kind = RowOpKind::kAffine;
-            r.factor = static_cast<float>(o.number("factor"));
-            r.weight = sized_vector(o, "weight", width, &r.weight_scalar);
-            r.bias = sized_vector(o, "bias", width, &r.bias_scalar);
-            require(r.a.width == width, o, "width differs from its input's");
+            row_affine(o, width, &r);
             break;
         case OpKind::kRope:
             row_rope(o, width, &r);
             break;
         case OpKind::kGlu:
-            r.kind = RowOpKind::kGlu;
-            r.fn = parse_activation(o, o.text("activation"));
-            r.limit = static_cast<float>(o.number("limit"));
-            r.alpha = static_cast<float>(o.number("alpha"));
-            require(r.a.width == width && r.b.width == width, o, "gate and up differ in width");
+            row_glu(o, width, &r);
             break;
         case OpKind::kActivation:
-            r.kind = RowOpKind::kActivation;
-            r.fn = parse_activation(o, o.text("fn"));
-            require(r.a.width == width && r.fn != Activation::kSwigluOai, o,
-                    "not an activation of its input's width");
+            row_activation(o, width, &r);
             break;
         case OpKind::kAdd:
             r.kind = RowOpKind::kAdd;
@@ -77,37 +73,71 @@ void Planner::place_row(const Node& n, Stage* stage) {
             require(r.a.width == width && r.cap > 0, o, "cap must be positive");
             break;
         case OpKind::kSlice:
-            r.kind = RowOpKind::kSlice;
-            r.groups = positive(o, "groups");
-            r.size = positive(o, "size");
-            r.start = static_cast<size_t>(o.integer("start"));
-            require(o.integer("start") >= 0 && r.a.width % r.groups == 0 &&
-                        r.start + r.size <= r.a.width / r.groups && width == r.groups * r.size,
-                    o, "the slice leaves its groups");
+            row_slice(o, width, &r);
             break;
         case OpKind::kConcat:
-            r.kind = RowOpKind::kConcat;
-            r.groups = positive(o, "groups");
-            r.repeat_a = o.boolean("repeat_a");
-            r.repeat_b = o.boolean("repeat_b");
-            require((r.repeat_a || r.a.width % r.groups == 0) && (r.repeat_b || r.b.width % r.groups == 0) &&
-                        width == (r.repeat_a ? r.a.width * r.groups : r.a.width) +
-                                     (r.repeat_b ? r.b.width * r.groups : r.b.width),
-                    o, "the inputs' groups do not make its width");
+            row_concat(o, width, &r);
             break;
         case OpKind::kRepeat:
-            r.kind = RowOpKind::kRepeat;
-            r.groups = positive(o, "groups");
-            r.times = positive(o, "times");
-            r.interleave = o.boolean("interleave");
-            require(r.a.width % r.groups == 0 && r.a.width * r.times == width, o,
-                    "groups times times is not its width");
+            row_repeat(o, width, &r);
             break;
         default:
             fail(o, "is not a row operation");
     }
-    r.out = new_value(n.op);
-    stage->rows.push_back(r);
+    return r;
+}
+
+void Planner::row_affine(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kAffine;
+    r->factor = static_cast<float>(o.number("factor"));
+    r->weight = sized_vector(o, "weight", width, &r->weight_scalar);
+    r->bias = sized_vector(o, "bias", width, &r->bias_scalar);
+    require(r->a.width == width, o, "width differs from its input's");
+}
+
+void Planner::row_glu(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kGlu;
+    r->fn = parse_activation(o, o.text("activation"));
+    r->limit = static_cast<float>(o.number("limit"));
+    r->alpha = static_cast<float>(o.number("alpha"));
+    require(r->a.width == width && r->b.width == width, o, "gate and up differ in width");
+}
+
+void Planner::row_activation(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kActivation;
+    r->fn = parse_activation(o, o.text("fn"));
+    require(r->a.width == width && r->fn != Activation::kSwigluOai, o,
+            "not an activation of its input's width");
+}
+
+void Planner::row_slice(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kSlice;
+    r->groups = positive(o, "groups");
+    r->size = positive(o, "size");
+    r->start = static_cast<size_t>(o.integer("start"));
+    require(o.integer("start") >= 0 && r->a.width % r->groups == 0 &&
+                r->start + r->size <= r->a.width / r->groups && width == r->groups * r->size,
+            o, "the slice leaves its groups");
+}
+
+void Planner::row_concat(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kConcat;
+    r->groups = positive(o, "groups");
+    r->repeat_a = o.boolean("repeat_a");
+    r->repeat_b = o.boolean("repeat_b");
+    require((r->repeat_a || r->a.width % r->groups == 0) && (r->repeat_b || r->b.width % r->groups == 0) &&
+                width == (r->repeat_a ? r->a.width * r->groups : r->a.width) +
+                             (r->repeat_b ? r->b.width * r->groups : r->b.width),
+            o, "the inputs' groups do not make its width");
+}
+
+void Planner::row_repeat(const Op& o, size_t width, RowOp* r) {
+    r->kind = RowOpKind::kRepeat;
+    r->groups = positive(o, "groups");
+    r->times = positive(o, "times");
+    r->interleave = o.boolean("interleave");
+    require(r->a.width % r->groups == 0 && r->a.width * r->times == width, o,
+            "groups times times is not its width");
 }
 
 void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
@@ -123,9 +153,7 @@ void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
     if (r->source == EmbedSource::kToken) {
         require(decl(w).shape[0] >= p_.n_vocab, o, "the embedding has fewer rows than the vocabulary");
     }
-    const FormatInfo* format = find_format(types_[static_cast<size_t>(w)]);
-    require(format != nullptr && width % format->block_size == 0, o,
-            "the embedding's format does not fit its width");
+    require(width % format(w).block_size == 0, o, "the embedding's format does not fit its width");
     r->index = static_cast<int>(plan_.embeddings.size());
     plan_.embeddings.push_back(w);
 }
@@ -165,18 +193,20 @@ void Planner::row_rope(const Op& o, size_t width, RowOp* r) {
             "the table is longer than a head");
     const VectorId factors = vector(o, "factors");
     if (factors >= 0) require(vector_size(factors) == n_pairs, o, "factors do not match the table");
-    for (size_t i = 0; i < plan_.angles.size(); ++i) {
-        if (plan_.angles[i].table == table && plan_.angles[i].factors == factors)
-            r->index = static_cast<int>(i);
-    }
-    if (r->index < 0) {
-        r->index = static_cast<int>(plan_.angles.size());
-        plan_.angles.push_back({table, factors, plan_.angle_floats_per_row, n_pairs});
-        plan_.angle_floats_per_row += align_up(2 * n_pairs, 16);
-    }
+    r->index = angle_set(table, factors);
 }
 
-void Planner::place_kv_write(int i, Stage* stage) {
+int Planner::angle_set(int table, VectorId factors) {
+    for (size_t i = 0; i < plan_.angles.size(); ++i) {
+        if (plan_.angles[i].table == table && plan_.angles[i].factors == factors) return static_cast<int>(i);
+    }
+    const size_t n_pairs = p_.tables[static_cast<size_t>(table)].inv_freq.size();
+    plan_.angles.push_back({table, factors, plan_.angle_floats_per_row, n_pairs});
+    plan_.angle_floats_per_row += align_up(2 * n_pairs, 16);
+    return static_cast<int>(plan_.angles.size() - 1);
+}
+
+void Planner::place_kv_write(int i, std::vector<RowOp>* ops) {
     const Op& o = op(i);
     const int cache = cache_index(o);
     const AttentionShape& c = plan_.cache_shapes[static_cast<size_t>(cache)];
@@ -188,18 +218,19 @@ void Planner::place_kv_write(int i, Stage* stage) {
     r.a = use(o.ins[1]);
     r.b = use(o.ins[2]);
     r.index = cache;
-    stage->rows.push_back(r);
+    ops->push_back(r);
 }
 
-void Planner::place_route(int i, Stage* stage) {
+void Planner::place_route(int i, std::vector<RowOp>* ops) {
     RowOp r{};
     r.kind = RowOpKind::kRoute;
     r.routing = make_routing(op(i));
     r.routing.slot = plan_.n_moe++;
     moe_slots_[i] = r.routing.slot;
     plan_.max_used = std::max<size_t>(plan_.max_used, r.routing.n_used);
+    plan_.max_experts = std::max<size_t>(plan_.max_experts, r.routing.n_experts);
     r.a = use(op(i).ins[1]);
-    stage->rows.push_back(r);
+    ops->push_back(r);
 }
 
 }  // namespace edgellm

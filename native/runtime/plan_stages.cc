@@ -7,29 +7,32 @@
 
 namespace edgellm {
 
-void Planner::place_heavy(const Node& n) {
-    Stage stage;
-    const Op& o = op(n.op);
-    switch (o.kind) {
-        case OpKind::kAttention:
-        case OpKind::kAttentionShared:
-            place_attend(n.op, &stage);
-            break;
-        case OpKind::kMoe:
-            place_moe(n.op, &stage);
-            break;
-        default:
-            place_state(n.op, &stage);
-            break;
-    }
-    if (stage.kind != StageKind::kMoe) plan_.select_after = stage_index();
-    plan_.stages.push_back(std::move(stage));
+void Planner::place_own_stage(int i) {
+    const auto stage = [&]() -> Stage {
+        switch (op(i).kind) {
+            case OpKind::kAttention:
+            case OpKind::kAttentionShared:
+                return attention_stage(i);
+            case OpKind::kMoe:
+                return moe_stage(i);
+            case OpKind::kShortConv:
+                return short_conv_stage(i);
+            case OpKind::kGatedDelta:
+                return gated_delta_stage(i);
+            case OpKind::kSsm:
+                return ssm_stage(i);
+            default:
+                fail(op(i), "has no stage of its own");
+        }
+    };
+    Stage made = stage();
+    if (op(i).kind != OpKind::kMoe) plan_.select_after = stage_index();
+    plan_.stages.push_back(std::move(made));
 }
 
-void Planner::place_attend(int i, Stage* stage) {
+AttentionStage Planner::attention_stage(int i) {
     const Op& o = op(i);
-    stage->kind = StageKind::kAttend;
-    AttendStage& a = stage->attend;
+    AttentionStage a;
     a.cache = cache_index(o);
     a.shape = plan_.cache_shapes[static_cast<size_t>(a.cache)];
     a.shape.n_heads = static_cast<uint32_t>(positive(o, "n_heads"));
@@ -49,6 +52,7 @@ void Planner::place_attend(int i, Stage* stage) {
     a.out = new_value(i);
     require(a.out.width == size_t{a.shape.n_heads} * a.shape.value_dim, o,
             "its width is not heads times value size");
+    return a;
 }
 
 int Planner::cache_index(const Op& o) {
@@ -80,51 +84,55 @@ int Planner::encoder_cache(const Op& o) {
     return static_cast<int>(plan_.cache_shapes.size() - 1);
 }
 
-void Planner::place_moe(int i, Stage* stage) {
+MoeStage Planner::moe_stage(int i) {
     const Op& o = op(i);
-    stage->kind = StageKind::kMoe;
-    MoeStage& m = stage->moe;
+    MoeStage m;
     m.routing = make_routing(o);
     m.routing.slot = moe_slots_.at(i);
     m.x = use(o.ins[0]);
     m.width = m.x.width;
-    const auto shape3 = [&](int w) {
-        const auto& s = decl(w).shape;
-        require(s.size() == 3 && s[0] == m.routing.n_experts, o,
-                decl(w).name + " is not (experts, rows, columns)");
-        return s;
-    };
-    const int down = o.weight("down");
-    const auto ds = shape3(down);
-    m.n_ff = static_cast<size_t>(ds[2]);
-    require(ds[1] == static_cast<int64_t>(width_of(i)), o, "down does not make its width");
-    const auto in_matrix = [&](int w, size_t first, size_t rows) {
-        const auto s = shape3(w);
-        require(s[1] == static_cast<int64_t>(rows) && s[2] == static_cast<int64_t>(m.width), o,
-                decl(w).name + " does not fit the other experts");
-        return new_matrix(o, w, first, m.n_ff, m.width, m.routing.n_experts, rows);
-    };
-    if (const int w = o.weight("gate_up"); w >= 0) {
-        require(o.weight("gate") < 0 && o.weight("up") < 0, o, "has gate_up and gate or up");
-        m.gate = in_matrix(w, 0, 2 * m.n_ff);
-        m.up = in_matrix(w, m.n_ff, 2 * m.n_ff);
-    } else {
-        require(o.weight("up") >= 0, o, "needs the weight 'up'");
-        if (o.weight("gate") >= 0) m.gate = in_matrix(o.weight("gate"), 0, m.n_ff);
-        m.up = in_matrix(o.weight("up"), 0, m.n_ff);
-    }
-    m.down = new_matrix(o, down, 0, width_of(i), m.n_ff, m.routing.n_experts, width_of(i));
-    m.gate_bias = sized_vector(o, "gate_bias", m.routing.n_experts * m.n_ff, nullptr);
-    m.up_bias = sized_vector(o, "up_bias", m.routing.n_experts * m.n_ff, nullptr);
-    m.down_bias = sized_vector(o, "down_bias", m.routing.n_experts * width_of(i), nullptr);
+    moe_matrices(o, &m);
+    const size_t n_out = width_of(i), n_experts = m.routing.n_experts;
+    m.gate_bias = sized_vector(o, "gate_bias", n_experts * m.n_ff, nullptr);
+    m.up_bias = sized_vector(o, "up_bias", n_experts * m.n_ff, nullptr);
+    m.down_bias = sized_vector(o, "down_bias", n_experts * n_out, nullptr);
     m.fn = parse_activation(o, o.text("activation"));
     m.limit = static_cast<float>(o.number("limit"));
     m.alpha = static_cast<float>(o.number("alpha"));
     m.out = new_value(i);
-    const size_t row =
-        quant_row_bytes(align_up(m.width, 32)) + quant_row_bytes(align_up(m.n_ff, 32)) +
-        sizeof(float) * (align_up(m.width, 16) + align_up(m.n_ff, 16) + align_up(m.out.width, 16));
+    const size_t row = quant_row_bytes(align_up(m.width, 32)) + quant_row_bytes(align_up(m.n_ff, 32)) +
+                       sizeof(float) * (align_up(m.width, 16) + align_up(m.n_ff, 16) + align_up(n_out, 16));
     plan_.moe_row_bytes = std::max(plan_.moe_row_bytes, row);
+    return m;
+}
+
+void Planner::moe_matrices(const Op& o, MoeStage* m) {
+    const size_t n_experts = m->routing.n_experts, n_out = static_cast<size_t>(o.width);
+    const int down = o.weight("down");
+    const auto& shape = decl(down).shape;
+    require(shape.size() == 3 && shape[0] == static_cast<int64_t>(n_experts), o,
+            decl(down).name + " is not (experts, rows, columns)");
+    require(shape[1] == static_cast<int64_t>(n_out), o, "down does not make its width");
+    m->n_ff = static_cast<size_t>(shape[2]);
+    if (const int both = o.weight("gate_up"); both >= 0) {
+        require(o.weight("gate") < 0 && o.weight("up") < 0, o, "has gate_up and gate or up");
+        m->gate = moe_in_matrix(o, *m, both, 0, 2 * m->n_ff);
+        m->up = moe_in_matrix(o, *m, both, m->n_ff, 2 * m->n_ff);
+    } else {
+        require(o.weight("up") >= 0, o, "needs the weight 'up'");
+        if (const int gate = o.weight("gate"); gate >= 0) m->gate = moe_in_matrix(o, *m, gate, 0, m->n_ff);
+        m->up = moe_in_matrix(o, *m, o.weight("up"), 0, m->n_ff);
+    }
+    m->down = new_matrix(o, down, 0, n_out, m->n_ff, n_experts, n_out);
+}
+
+MatrixId Planner::moe_in_matrix(const Op& o, const MoeStage& m, int weight, size_t first, size_t rows) {
+    const auto& shape = decl(weight).shape;
+    require(shape.size() == 3 && shape[0] == m.routing.n_experts, o,
+            decl(weight).name + " is not (experts, rows, columns)");
+    require(shape[1] == static_cast<int64_t>(rows) && shape[2] == static_cast<int64_t>(m.width), o,
+            decl(weight).name + " does not fit the other experts");
+    return new_matrix(o, weight, first, m.n_ff, m.width, m.routing.n_experts, rows);
 }
 
 Routing Planner::make_routing(const Op& o) {
@@ -148,57 +156,78 @@ Routing Planner::make_routing(const Op& o) {
     return r;
 }
 
-void Planner::place_state(int i, Stage* stage) {
-    const Op& o = op(i);
-    stage->kind = StageKind::kState;
-    StateStage& s = stage->state;
-    s.kind = o.kind;
+size_t Planner::state_offset(const Op& o, size_t n) const {
     const int64_t index = o.integer("state");
     require(index >= 0 && index < static_cast<int64_t>(p_.states.size()), o, "no such state");
-    s.state_offset = plan_.state_offsets[static_cast<size_t>(index)];
-    for (int in : o.ins) s.ins.push_back(use(in));
-    size_t floats = 0;
+    const auto size = static_cast<size_t>(p_.states[static_cast<size_t>(index)].size);
+    require(size == n, o, "its state has " + std::to_string(size) + " values, expected " + std::to_string(n));
+    return plan_.state_offsets[static_cast<size_t>(index)];
+}
+
+ShortConvStage Planner::short_conv_stage(int i) {
+    const Op& o = op(i);
     const size_t width = width_of(i);
-    if (o.kind == OpKind::kShortConv) {
-        const auto& shape = decl(o.weight("weight")).shape;
-        require(shape.size() == 2 && shape[0] == static_cast<int64_t>(width) && s.ins[0].width == width, o,
-                "the kernel is not (width, taps)");
-        s.taps = static_cast<size_t>(shape[1]);
-        s.weight = vector(o, "weight");
-        s.bias = sized_vector(o, "bias", width, nullptr);
-        require(o.text("activation") == "silu" || o.text("activation") == "none", o, "unknown activation");
-        s.silu = o.text("activation") == "silu";
-        floats = (s.taps - 1) * width;
-    } else if (o.kind == OpKind::kGatedDelta) {
-        s.n_heads = positive(o, "n_heads");
-        s.n_key_heads = positive(o, "n_key_heads");
-        s.scale = static_cast<float>(o.number("scale"));
-        s.tiled = o.boolean("tiled");
-        require(s.n_heads % s.n_key_heads == 0 && s.ins[0].width % s.n_key_heads == 0 &&
-                    width % s.n_heads == 0 && s.ins[1].width == s.ins[0].width && s.ins[2].width == width &&
-                    s.ins[3].width == s.n_heads && s.ins[4].width == s.n_heads,
-                o, "its inputs do not agree in heads");
-        s.key_dim = s.ins[0].width / s.n_key_heads;
-        s.value_dim = width / s.n_heads;
-        floats = s.n_heads * s.key_dim * s.value_dim;
-    } else {
-        s.n_heads = positive(o, "n_heads");
-        s.n_key_heads = positive(o, "n_groups");
-        s.key_dim = positive(o, "d_state");
-        require(width % s.n_heads == 0 && s.n_heads % s.n_key_heads == 0 && s.ins[0].width == width &&
-                    s.ins[1].width == s.n_key_heads * s.key_dim && s.ins[2].width == s.ins[1].width &&
-                    s.ins[3].width == s.n_heads,
-                o, "its inputs do not agree in heads");
-        s.value_dim = width / s.n_heads;
-        s.a = sized_vector(o, "a", s.n_heads, nullptr);
-        s.d = sized_vector(o, "d", s.n_heads, nullptr);
-        s.dt_bias = sized_vector(o, "dt_bias", s.n_heads, nullptr);
-        floats = width * s.key_dim;
-    }
-    require(static_cast<size_t>(p_.states[static_cast<size_t>(index)].size) == floats, o,
-            "its state has " + std::to_string(p_.states[static_cast<size_t>(index)].size) +
-                " values, expected " + std::to_string(floats));
+    ShortConvStage s;
+    s.x = use(o.ins[0]);
+    const auto& shape = decl(o.weight("weight")).shape;
+    require(shape.size() == 2 && shape[0] == static_cast<int64_t>(width) && s.x.width == width, o,
+            "the kernel is not (width, taps)");
+    s.taps = static_cast<size_t>(shape[1]);
+    s.weight = vector(o, "weight");
+    s.bias = sized_vector(o, "bias", width, nullptr);
+    const std::string& activation = o.text("activation");
+    require(activation == "silu" || activation == "none", o, "unknown activation '" + activation + "'");
+    s.silu = activation == "silu";
+    s.state_offset = state_offset(o, (s.taps - 1) * width);
     s.out = new_value(i);
+    return s;
+}
+
+GatedDeltaStage Planner::gated_delta_stage(int i) {
+    const Op& o = op(i);
+    const size_t width = width_of(i);
+    GatedDeltaStage s;
+    s.q = use(o.ins[0]);
+    s.k = use(o.ins[1]);
+    s.v = use(o.ins[2]);
+    s.decay = use(o.ins[3]);
+    s.beta = use(o.ins[4]);
+    s.n_heads = positive(o, "n_heads");
+    s.n_key_heads = positive(o, "n_key_heads");
+    s.scale = static_cast<float>(o.number("scale"));
+    s.tiled = o.boolean("tiled");
+    require(s.n_heads % s.n_key_heads == 0 && s.q.width % s.n_key_heads == 0 && width % s.n_heads == 0 &&
+                s.k.width == s.q.width && s.v.width == width && s.decay.width == s.n_heads &&
+                s.beta.width == s.n_heads,
+            o, "its inputs do not agree in heads");
+    s.key_dim = s.q.width / s.n_key_heads;
+    s.value_dim = width / s.n_heads;
+    s.state_offset = state_offset(o, s.n_heads * s.key_dim * s.value_dim);
+    s.out = new_value(i);
+    return s;
+}
+
+SsmStage Planner::ssm_stage(int i) {
+    const Op& o = op(i);
+    const size_t width = width_of(i);
+    SsmStage s;
+    s.x = use(o.ins[0]);
+    s.b = use(o.ins[1]);
+    s.c = use(o.ins[2]);
+    s.dt = use(o.ins[3]);
+    s.n_heads = positive(o, "n_heads");
+    s.n_groups = positive(o, "n_groups");
+    s.d_state = positive(o, "d_state");
+    require(width % s.n_heads == 0 && s.n_heads % s.n_groups == 0 && s.x.width == width &&
+                s.b.width == s.n_groups * s.d_state && s.c.width == s.b.width && s.dt.width == s.n_heads,
+            o, "its inputs do not agree in heads");
+    s.head_dim = width / s.n_heads;
+    s.a = sized_vector(o, "a", s.n_heads, nullptr);
+    s.d = sized_vector(o, "d", s.n_heads, nullptr);
+    s.dt_bias = sized_vector(o, "dt_bias", s.n_heads, nullptr);
+    s.state_offset = state_offset(o, width * s.d_state);
+    s.out = new_value(i);
+    return s;
 }
 
 }  // namespace edgellm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The planner's insides: each plan*.cc lowers one sort of operation. plan.h is what others see.
+// The planner, which plan.h's make_plan runs; each plan*.cc lowers one sort of operation.
 #pragma once
 
 #include <map>
@@ -27,18 +27,19 @@ struct Node {
 
 class Planner {
   public:
-    Planner(const Program& program, const std::vector<uint32_t>& types, const PlanOptions& options)
-        : p_(program), types_(types), kernels_(linear_kernels(options.isa)) {
+    Planner(const Program& program, const std::vector<const FormatInfo*>& formats, const PlanOptions& options)
+        : p_(program), formats_(formats), kernels_(linear_kernels(options.isa)) {
         plan_.options = options;
     }
 
-    Plan make();
+    ExecutionPlan make();
 
   private:
-    // ---- what the program says ----
+    // ---- the program ----
 
     const Op& op(int i) const { return p_.ops[static_cast<size_t>(i)]; }
     const WeightDecl& decl(int weight) const { return p_.weights[static_cast<size_t>(weight)]; }
+    const FormatInfo& format(int weight) const { return *formats_[static_cast<size_t>(weight)]; }
     size_t width_of(int value) const { return static_cast<size_t>(op(value).width); }
     bool is_output(int value) const { return value == p_.hidden || value == p_.logits; }
     bool is_column_slice(const Op& o) const { return o.kind == OpKind::kSlice && o.integer("groups") == 1; }
@@ -57,6 +58,12 @@ class Planner {
     bool ready(const Node& n) const;
     static bool row_local(const Node& n, OpKind kind);
     void schedule();
+    // Row-local work that is ready, and work that becomes ready by it; returns the operations for a stage.
+    std::vector<RowOp> place_ready_rows();
+    // The linears that are ready, after their prologue `ops`; false if there are none.
+    bool place_ready_linears(std::vector<RowOp>* ops);
+    void place_ready_own_stages();
+    size_t n_waiting() const;
     void mark_done(int value);
     int stage_index() const { return static_cast<int>(plan_.stages.size()); }
 
@@ -74,48 +81,67 @@ class Planner {
 
     // ---- row-local operations (plan_rows.cc) ----
 
-    void place_row(const Node& n, Stage* stage);
+    void place_row(const Node& n, std::vector<RowOp>* ops);
+    void place_view(int i);
+    RowOp row_op(const Op& o, size_t width);
+    void row_affine(const Op& o, size_t width, RowOp* r);
+    void row_glu(const Op& o, size_t width, RowOp* r);
+    void row_activation(const Op& o, size_t width, RowOp* r);
+    void row_slice(const Op& o, size_t width, RowOp* r);
+    void row_concat(const Op& o, size_t width, RowOp* r);
+    void row_repeat(const Op& o, size_t width, RowOp* r);
     void row_embed(const Op& o, size_t width, RowOp* r);
     void row_norm(const Op& o, size_t width, RowOp* r);
     void row_rope(const Op& o, size_t width, RowOp* r);
-    void place_kv_write(int i, Stage* stage);
-    void place_route(int i, Stage* stage);
+    int angle_set(int table, VectorId factors);
+    void place_kv_write(int i, std::vector<RowOp>* ops);
+    void place_route(int i, std::vector<RowOp>* ops);
 
     // ---- linears (plan_linear.cc) ----
 
-    size_t place_linears(const std::vector<Node*>& ready_linears, Stage* stage);
+    void place_linears(const std::vector<Node*>& ready_linears, LinearStage* stage);
+    LinearTask make_linear(const Node& n, const std::vector<Node*>& ready_linears,
+                           const std::vector<int>& same_stage, int* value);
     // Each group is a linear of its own, from a column range of the input to one of the output.
-    void place_groups(int i, Stage* stage);
-    int make_linear_matrix(int value, const Op& linear);
+    void place_groups(int i, LinearStage* stage);
+    MatrixId make_linear_matrix(int value, const Op& linear);
     // Rows [first, first + n) of the weight that compute `value`.
     std::pair<size_t, size_t> weight_rows(int value) const;
-    int new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in, size_t n_experts = 1,
-                   size_t expert_rows = 0);
-    MatrixUse& matrix(int i) { return plan_.matrices[static_cast<size_t>(i)]; }
+    MatrixId new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,
+                        size_t n_experts = 1, size_t expert_rows = 0);
     // If `n` is one half of a gate/up pair whose other half is ready too, both become one task. Returns the
     // value it makes.
     int fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task);
     // Follows the element-wise operations that alone consume `value` and whose other operand is there;
     // returns the last value.
     int absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue);
-    int quant_slot(const ValueRef& value, Stage* stage);
+    // True with `epilogue` set if `next` can follow `value` in its epilogue.
+    bool make_epilogue(int value, int next, const std::vector<int>& same_stage, Epilogue* epilogue);
+    int quant_slot(const ValueRef& value, LinearStage* stage);
 
     // ---- attention, experts, recurrent state (plan_stages.cc) ----
 
-    void place_heavy(const Node& n);
-    void place_attend(int i, Stage* stage);
-    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: all its layers use
-    // one after another the same blocks, which the step's own tokens fill.
+    void place_own_stage(int i);
+    AttentionStage attention_stage(int i);
+    // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: its layers take
+    // turns with the same blocks, which the step's own tokens fill.
     int cache_index(const Op& o);
     int encoder_cache(const Op& o);
-    void place_moe(int i, Stage* stage);
+    MoeStage moe_stage(int i);
+    void moe_matrices(const Op& o, MoeStage* m);
+    // A matrix of the experts' first product: rows [first, first + n_ff) of each expert's `rows`.
+    MatrixId moe_in_matrix(const Op& o, const MoeStage& m, int weight, size_t first, size_t rows);
     Routing make_routing(const Op& o);
-    void place_state(int i, Stage* stage);
+    ShortConvStage short_conv_stage(int i);
+    GatedDeltaStage gated_delta_stage(int i);
+    SsmStage ssm_stage(int i);
+    // Floats into a sequence's state of an op whose state has n values.
+    size_t state_offset(const Op& o, size_t n) const;
 
     const Program& p_;
-    const std::vector<uint32_t>& types_;
+    const std::vector<const FormatInfo*>& formats_;
     const LinearKernels& kernels_;
-    Plan plan_;
+    ExecutionPlan plan_;
     std::vector<std::vector<int>> uses_;
     std::vector<ValueRef> refs_;
     std::vector<Node> nodes_;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
-// What adapters add to linear stages: runtime/adapters.h has the arithmetic.
-#include <algorithm>
+#include "runtime/run_adapters.h"
 
-#include "runtime/executor.h"
+#include <algorithm>
 
 namespace edgellm {
 namespace {
+
+constexpr size_t kUnitRows = 96;  // rows of one unit of work of project_a
 
 // Calls fn(first, n) for each run of rows in [begin, end) whose scales are not zero.
 template <class Fn>
@@ -18,70 +19,78 @@ void for_each_run(const float* scales, size_t begin, size_t end, const Fn& fn) {
     }
 }
 
-constexpr size_t kUnitRows = 96;
-
 }  // namespace
 
-void Executor::prepare_scales() {
-    adapted_ = std::any_of(batch.segments.begin(), batch.segments.end(),
-                           [](const Segment& s) { return !s.sequence->scales.empty(); });
-    if (!adapted_) return;
+AdapterRunner::AdapterRunner(RunContext* context, const Adapters& adapters, size_t tile_floats)
+    : context_(*context),
+      adapters_(adapters),
+      lora_a_out_(context->plan.options.batch * adapters.lora_a_floats()),
+      scales_(context->plan.options.batch * adapters.size()),
+      scratch_(context->pool.size(), adapters.size() > 0 ? tile_floats * sizeof(float) : 0) {}
+
+void AdapterRunner::read_scales() {
+    const std::vector<Segment>& segments = context_.batch.segments;
+    active_ = std::any_of(segments.begin(), segments.end(),
+                          [](const Segment& s) { return !s.sequence->scales.empty(); });
+    if (!active_) return;
     for (size_t a = 0; a < adapters_.size(); ++a) {
-        for (const Segment& s : batch.segments) {
-            std::fill_n(row_scales(a) + s.first_row, s.n_rows,
+        for (const Segment& s : segments) {
+            std::fill_n(scales(a) + s.first_row, s.n_rows,
                         s.sequence->scales.empty() ? 0.0f : s.sequence->scales[a]);
         }
     }
 }
 
-void Executor::select_scales() {
+void AdapterRunner::select_scales() {
+    if (!active_) return;
+    const std::vector<uint32_t>& rows = context_.batch.output_rows;
     for (size_t a = 0; a < adapters_.size(); ++a) {
-        float* scales = row_scales(a);
-        for (size_t r = 0; r < batch.output_rows.size(); ++r) scales[r] = scales[batch.output_rows[r]];
+        float* of = scales(a);
+        for (size_t r = 0; r < rows.size(); ++r) of[r] = of[rows[r]];
     }
 }
 
-// All threads together; ends before a barrier.
-void Executor::make_low_values(size_t s, uint8_t* memory) {
-    const size_t rows = n_rows_, n_tiles = (rows + kUnitRows - 1) / kUnitRows;
-    const size_t ld = adapters_.low_floats();
-    const std::vector<LowProduct>& products = adapters_.products(s);
+void AdapterRunner::project_a(size_t stage, const Thread& thread) {
+    const size_t n_tiles = (context_.n_rows + kUnitRows - 1) / kUnitRows;
+    const std::vector<ProjectionA>& projections = adapters_.projections(stage);
     size_t n_units = 0;
-    for (const LowProduct& p : products) n_units += p.a.packed.n_panels * n_tiles;
-    auto& counter = counters_[s * kPhases + 1].next;
-    for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_units;) {
-        size_t left = i;
-        auto p = products.begin();
-        for (; left >= p->a.packed.n_panels * n_tiles; ++p) left -= p->a.packed.n_panels * n_tiles;
-        const size_t panel = left / n_tiles, begin = left % n_tiles * kUnitRows;
-        const size_t n = std::min(kPanelRows, p->a.packed.n_out - panel * kPanelRows);
-        const float* scales = row_scales(p->adapter);
-        for_each_run(scales, begin, std::min(rows, begin + kUnitRows), [&](size_t first, size_t count) {
-            float* low = low_ + first * ld + p->column + panel * kPanelRows;
-            const QuantRows unused{};
-            linear_.matmul(p->a.packed, panel, panel + 1, &unused, at(p->in, 0, memory), p->in.ld, first,
-                           count, low, ld);
-            for (size_t r = 0; r < count; ++r) {
-                rows_.affine({.factor = p->scale * scales[first + r]}, low + r * ld, n, low + r * ld);
-            }
-        });
+    for (const ProjectionA& p : projections) n_units += p.a.packed.n_panels * n_tiles;
+    for (size_t i; (i = context_.take(stage, 1)) < n_units;) {
+        auto p = projections.begin();
+        for (; i >= p->a.packed.n_panels * n_tiles; ++p) i -= p->a.packed.n_panels * n_tiles;
+        project_panel(*p, i / n_tiles, i % n_tiles * kUnitRows, thread);
     }
 }
 
-void Executor::add_updates(int matrix, size_t first_panel, size_t last_panel, size_t row, size_t count,
-                           float* values, size_t ld, float* scratch) {
-    for (const Update& u : adapters_.updates(matrix)) {
+// Results of one panel for kUnitRows rows from `row` on.
+void AdapterRunner::project_panel(const ProjectionA& p, size_t panel, size_t row, const Thread& thread) {
+    const size_t n = std::min(kPanelRows, p.a.packed.n_out - panel * kPanelRows);
+    const size_t end = std::min(context_.n_rows, row + kUnitRows), ld = adapters_.lora_a_floats();
+    const float* scale = scales(p.adapter);
+    for_each_run(scale, row, end, [&](size_t first, size_t count) {
+        float* out = lora_a_out_.data() + first * ld + p.column + panel * kPanelRows;
+        const QuantRows unused{};
+        context_.kernels.linear.matmul(p.a.packed, panel, panel + 1, &unused, context_.at(p.in, 0, thread),
+                                       p.in.ld, first, count, out, ld);
+        for (size_t r = 0; r < count; ++r) {
+            context_.kernels.rows.affine({p.scale * scale[first + r]}, out + r * ld, n, out + r * ld);
+        }
+    });
+}
+
+void AdapterRunner::add_updates(MatrixId matrix, const Tile& tile, float* values, size_t ld,
+                                const Thread& thread) {
+    float* scratch = scratch_.floats(thread.index);
+    for (const UpdateB& u : adapters_.updates(matrix)) {
         const PackedMatrix& b = u.b.packed;
-        const size_t column = first_panel * kPanelRows;
-        const size_t n = std::min(size_t{b.n_out}, last_panel * kPanelRows) - column;
-        const size_t scratch_ld = (last_panel - first_panel) * kPanelRows;
-        for_each_run(row_scales(u.adapter), row, row + count, [&](size_t first, size_t n_rows) {
+        const size_t n = std::min(size_t{b.n_out}, tile.last * kPanelRows) - tile.column();
+        for_each_run(scales(u.adapter), tile.row, tile.row + tile.n_rows, [&](size_t first, size_t n_rows) {
             const QuantRows unused{};
-            linear_.matmul(b, first_panel, last_panel, &unused, low_ + u.column, adapters_.low_floats(),
-                           first, n_rows, scratch, scratch_ld);
+            context_.kernels.linear.matmul(b, tile.first, tile.last, &unused, lora_a_out_.data() + u.column,
+                                           adapters_.lora_a_floats(), first, n_rows, scratch, tile.width());
             for (size_t r = 0; r < n_rows; ++r) {
-                float* to = values + (first - row + r) * ld;
-                rows_.add(to, scratch + r * scratch_ld, n, to);
+                float* to = values + (first - tile.row + r) * ld;
+                context_.kernels.rows.add(to, scratch + r * tile.width(), n, to);
             }
         });
     }

@@ -1,210 +1,230 @@
 // SPDX-License-Identifier: MIT
-// Linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an epilogue
-// on each tile of results while it is in cache.
-#include <algorithm>
-#include <cstring>
+#include "runtime/run_linear.h"
 
-#include "runtime/executor.h"
+#include <algorithm>
 
 namespace edgellm {
 namespace {
 
-// Fewer rows than this: a stage is so short that a thread which waits for another one at its end shows.
+// With fewer rows than this a stage is so short that waiting for another thread at its end shows.
 constexpr size_t kStreamRows = 33;
-// All but a fifth of a matrix's panels are given out beforehand; the rest in some pieces for each thread, but
-// none smaller than what is worth the while.
-constexpr size_t kOwnParts = 5;
+// 4/5 of the panels are split statically; threads take the rest in pieces of at least kPieceBytes.
+constexpr size_t kSharedFraction = 5;
 constexpr size_t kPiecesPerThread = 4;
 constexpr size_t kPieceBytes = 24 << 10;
-constexpr size_t kTileTokens = QuantRows::kGroup;
+constexpr size_t kTileRows = QuantRows::kGroup;
 // Most panels of a chunk of work: few enough that threads end together.
 constexpr size_t kChunkPanels = 12;
 
+// Panels [0, shared) of a matrix, split evenly among threads, and n_pieces pieces of the rest.
+struct PanelSplit {
+    size_t shared, piece, n_pieces;
+};
+
+PanelSplit split_panels(const PackedMatrix& m, size_t n_threads) {
+    if (n_threads == 1) return {m.n_panels, 1, 0};
+    const size_t own = m.n_panels * (kSharedFraction - 1) / kSharedFraction / n_threads;
+    const size_t left = m.n_panels - own * n_threads;
+    const size_t piece =
+        std::max({size_t{1}, kPieceBytes / m.panel_stride, left / (kPiecesPerThread * n_threads)});
+    return {own * n_threads, piece, (left + piece - 1) / piece};
+}
+
 }  // namespace
 
-void Executor::run_linear(size_t s, size_t t, bool prologue_only) {
-    const Stage& stage = plan_.stages[s];
-    const size_t rows = n_rows_;
-    uint8_t* memory = nullptr;
-    if (!stage.rows.empty()) {
-        if (rows < pool_->size() && !prologue_only) {
+LinearRunner::LinearRunner(RunContext* context, RowRunner* rows, AdapterRunner* adapters,
+                           TopLogits* top_logits)
+    : context_(*context),
+      rows_(*rows),
+      adapters_(*adapters),
+      top_logits_(*top_logits),
+      tiles_(context->pool.size(), kTileFloats * sizeof(float)),
+      up_tiles_(context->pool.size(), kTileFloats * sizeof(float)),
+      private_rows_(context->pool.size(), context->plan.private_bytes) {}
+
+void LinearRunner::run_prologue(const LinearStage& stage, size_t t) {
+    const auto [begin, end] = context_.share(context_.n_rows, t);
+    rows_.run(stage.prologue, stage.quants, begin, end, Thread{t});
+}
+
+void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
+    Thread thread{t};
+    if (!stage.prologue.empty()) {
+        if (context_.n_rows < context_.n_threads()) {
             // Every thread computes the few rows for itself: cheaper than a barrier.
-            memory = threads_[t].private_memory;
-            run_rows(stage, 0, rows, memory, t);
+            thread.private_rows = private_rows_.bytes(t);
+            rows_.run(stage.prologue, stage.quants, 0, context_.n_rows, thread);
         } else {
-            const auto [begin, end] = share(rows, t);
-            run_rows(stage, begin, end, nullptr, t);
-            pool_->barrier();
+            run_prologue(stage, t);
+            context_.pool.barrier();
         }
     }
-    if (prologue_only) return;
-    if (adapted_ && !adapters_.products(s).empty()) {
-        make_low_values(s, memory);
-        pool_->barrier();
+    if (adapters_.projects(s)) {
+        adapters_.project_a(s, thread);
+        context_.pool.barrier();
     }
-
-    multiply_panels(stage, s, t, memory);
-    if (finds_largest(stage)) {
-        pool_->barrier();
-        find_largest(stage, t, memory);
+    if (context_.n_rows < kStreamRows) {
+        stream_panels(s, stage, thread);
+    } else {
+        share_panels(s, stage, thread);
+    }
+    if (top_logits_.applies(stage)) {
+        context_.pool.barrier();
+        top_logits_.find(stage, thread);
     }
 }
 
-void Executor::multiply_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory) {
-    if (n_rows_ < kStreamRows) {
-        stream_panels(stage, s, t, memory);
-        return;
-    }
-    // Many rows: chunks of panels, as even as they can be, taken as threads come free.
-    const auto chunks_of = [this](const LinearTask& task) {
-        const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
-        const size_t n = (n_panels + kChunkPanels - 1) / kChunkPanels;
-        return std::min(n_panels, (n + pool_->size() - 1) / pool_->size() * pool_->size());
-    };
-    size_t n_chunks = 0;
-    for (const LinearTask& task : stage.linears) n_chunks += chunks_of(task);
-    auto& counter = counters_[s * kPhases].next;
-    for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
-        size_t left = i;
-        for (const LinearTask& task : stage.linears) {
-            const size_t n_panels = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
-            const size_t chunks = chunks_of(task);
-            if (left < chunks) {
-                linear_chunk(stage, task, n_panels * left / chunks, n_panels * (left + 1) / chunks, memory,
-                             t);
-                break;
-            }
-            left -= chunks;
-        }
+// Chunks of a task, as even as they can be.
+size_t LinearRunner::n_chunks(const LinearTask& task) const {
+    const size_t n_panels = context_.weights.matrix(task.matrix).n_panels, threads = context_.n_threads();
+    const size_t n = (n_panels + kChunkPanels - 1) / kChunkPanels;
+    return std::min(n_panels, (n + threads - 1) / threads * threads);
+}
+
+// Many rows: threads take chunks of panels as they come free.
+void LinearRunner::share_panels(size_t s, const LinearStage& stage, const Thread& thread) {
+    size_t total = 0;
+    for (const LinearTask& task : stage.tasks) total += n_chunks(task);
+    for (size_t i; (i = context_.take(s, 0)) < total;) {
+        auto task = stage.tasks.begin();
+        for (; i >= n_chunks(*task); ++task) i -= n_chunks(*task);
+        const size_t n_panels = context_.weights.matrix(task->matrix).n_panels, n = n_chunks(*task);
+        multiply_chunk(stage, *task, n_panels * i / n, n_panels * (i + 1) / n, thread);
     }
 }
 
 // Few rows: most panels of a matrix are the threads' own, one range each, read in one go; the last are taken
 // in pieces as threads come free, so that one that was held up delays the others little.
-void Executor::stream_panels(const Stage& stage, size_t s, size_t t, uint8_t* memory) {
-    const size_t threads = pool_->size();
-    struct Split {
-        size_t shared, piece, n_pieces;  // panels [shared, n_panels) in pieces
-    };
-    const auto split = [this, threads](const LinearTask& task) {
-        const PackedMatrix& m = plan_.matrices[static_cast<size_t>(task.matrix)].packed;
-        if (threads == 1) return Split{m.n_panels, 1, 0};
-        const size_t own = m.n_panels * (kOwnParts - 1) / kOwnParts / threads;
-        const size_t left = m.n_panels - own * threads;
-        const size_t piece =
-            std::max({size_t{1}, kPieceBytes / m.panel_stride, left / (kPiecesPerThread * threads)});
-        return Split{own * threads, piece, (left + piece - 1) / piece};
+void LinearRunner::stream_panels(size_t s, const LinearStage& stage, const Thread& thread) {
+    const size_t threads = context_.n_threads();
+    const auto split = [&](const LinearTask& task) {
+        return split_panels(context_.weights.matrix(task.matrix), threads);
     };
     size_t n_pieces = 0;
-    for (const LinearTask& task : stage.linears) {
-        const Split at = split(task);
-        const size_t own = at.shared / threads;
-        if (own > 0) linear_chunk(stage, task, own * t, own * (t + 1), memory, t);
-        n_pieces += at.n_pieces;
+    for (const LinearTask& task : stage.tasks) {
+        const PanelSplit panels = split(task);
+        const size_t own = panels.shared / threads;
+        if (own > 0) multiply_chunk(stage, task, own * thread.index, own * (thread.index + 1), thread);
+        n_pieces += panels.n_pieces;
     }
-    auto& counter = counters_[s * kPhases].next;
-    for (size_t i; (i = counter.fetch_add(1, std::memory_order_relaxed)) < n_pieces;) {
-        for (const LinearTask& task : stage.linears) {
-            const Split at = split(task);
-            if (i < at.n_pieces) {
-                const size_t first = at.shared + i * at.piece;
-                const size_t last = plan_.matrices[static_cast<size_t>(task.matrix)].packed.n_panels;
-                linear_chunk(stage, task, first, std::min(last, first + at.piece), memory, t);
-                break;
-            }
-            i -= at.n_pieces;
-        }
+    for (size_t i; (i = context_.take(s, 0)) < n_pieces;) {
+        auto task = stage.tasks.begin();
+        for (; i >= split(*task).n_pieces; ++task) i -= split(*task).n_pieces;
+        const PanelSplit panels = split(*task);
+        const size_t first = panels.shared + i * panels.piece;
+        const size_t last = context_.weights.matrix(task->matrix).n_panels;
+        multiply_chunk(stage, *task, first, std::min(last, first + panels.piece), thread);
     }
 }
 
-void Executor::linear_chunk(const Stage& stage, const LinearTask& task, size_t first, size_t last,
-                            uint8_t* memory, size_t t) {
-    const size_t rows = n_rows_;
-    const PackedMatrix m = matrix(task.matrix);
-    QuantRows quant{};
-    if (task.quant >= 0) quant = quant_rows(stage, task.quant, memory);
-    const size_t tokens = std::min(rows, kTileTokens);
-    const bool updated = adapted_ && !adapters_.updates(task.matrix).empty();
-    const bool direct = task.bias < 0 && task.up < 0 && task.epilogue.empty();
-    size_t panels = std::max<size_t>(1, kTileFloats / kPanelRows / tokens);
-    if (direct && !updated) panels = last - first;
+size_t LinearRunner::n_columns(MatrixId matrix, const Tile& tile) const {
+    const size_t n_out = context_.weights.matrix(matrix).n_out;
+    return std::min(n_out, tile.last * kPanelRows) - tile.column();
+}
+
+size_t LinearRunner::tile_panels(const LinearTask& task, size_t tile_rows) const {
     // The panels of gate and up alternate in memory: few rows read them in that order.
-    if (task.up >= 0 && rows < kStreamRows) panels = 1;
-    Thread& thread = threads_[t];
+    if (task.up >= 0 && context_.n_rows < kStreamRows) return 1;
+    return std::max<size_t>(1, kTileFloats / kPanelRows / tile_rows);
+}
+
+// Panels [first, last) for all rows, tile by tile.
+void LinearRunner::multiply_chunk(const LinearStage& stage, const LinearTask& task, size_t first, size_t last,
+                                  const Thread& thread) {
+    const size_t n_rows = context_.n_rows, tile_rows = std::min(n_rows, kTileRows);
+    const bool direct = task.direct();
+    const bool whole = direct && !adapters_.updates(task.matrix);
+    const size_t panels = whole ? last - first : tile_panels(task, tile_rows);
+    QuantRows quant{};
+    if (task.quant >= 0) quant = context_.quant_rows(stage.quants[static_cast<size_t>(task.quant)], thread);
     for (size_t p = first; p < last; p += panels) {
-        const size_t p_end = std::min(last, p + panels);
-        const size_t ld = (p_end - p) * kPanelRows;
-        const size_t column = p * kPanelRows;
-        const size_t n = std::min(size_t{m.n_out}, p_end * kPanelRows) - column;
-        for (size_t row = 0; row < rows; row += tokens) {
-            const size_t count = std::min(tokens, rows - row);
-            const float* x = at(task.in, 0, memory);
+        for (size_t row = 0; row < n_rows; row += tile_rows) {
+            const Tile tile{p, std::min(last, p + panels), row, std::min(tile_rows, n_rows - row)};
             if (direct) {
-                float* y = at(task.out, row, memory) + column;
-                if (finds_largest(stage)) {
-                    linear_.approximate(m, p, p_end, &quant, row, count, y, task.out.ld);
-                    continue;
-                }
-                linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, y, task.out.ld);
-                if (updated) add_updates(task.matrix, p, p_end, row, count, y, task.out.ld, thread.update);
-                continue;
-            }
-            linear_.matmul(m, p, p_end, &quant, x, task.in.ld, row, count, thread.tile, ld);
-            if (adapted_) add_updates(task.matrix, p, p_end, row, count, thread.tile, ld, thread.update);
-            if (task.up >= 0) {
-                linear_.matmul(matrix(task.up), p, p_end, &quant, x, task.in.ld, row, count, thread.tile2,
-                               ld);
-                if (adapted_) add_updates(task.up, p, p_end, row, count, thread.tile2, ld, thread.update);
-            }
-            for (size_t i = 0; i < count; ++i) {
-                // The last operation writes to where the result belongs.
-                float* values = thread.tile + i * ld;
-                float* out = at(task.out, row + i, memory) + column;
-                float* end = task.epilogue.empty() ? out : values;
-                if (task.bias >= 0) {
-                    const size_t at_bias =
-                        plan_.matrices[static_cast<size_t>(task.matrix)].row_first + column;
-                    rows_.add(values, vector(task.bias) + at_bias, n, task.up >= 0 ? values : end);
-                }
-                if (task.up >= 0) {
-                    float* up = thread.tile2 + i * ld;
-                    if (task.up_bias >= 0) {
-                        const size_t at_bias =
-                            plan_.matrices[static_cast<size_t>(task.up)].row_first + column;
-                        rows_.add(up, vector(task.up_bias) + at_bias, n, up);
-                    }
-                    rows_.glu(task.glu, values, up, n, task.limit, task.alpha, end);
-                }
-                apply_epilogue(task, column, n, row + i, values, out, memory);
+                multiply_direct(stage, task, quant, tile, thread);
+            } else {
+                multiply_tile(task, quant, tile, thread);
             }
         }
     }
 }
 
-void Executor::apply_epilogue(const LinearTask& task, size_t column, size_t n, size_t row, float* values,
-                              float* out, uint8_t* memory) {
+// Products that are the results.
+void LinearRunner::multiply_direct(const LinearStage& stage, const LinearTask& task, const QuantRows& quant,
+                                   const Tile& tile, const Thread& thread) {
+    const LinearKernels& kernels = context_.kernels.linear;
+    const PackedMatrix& m = context_.weights.matrix(task.matrix);
+    float* y = context_.at(task.out, tile.row, thread) + tile.column();
+    if (top_logits_.applies(stage))
+        return kernels.approximate(m, tile.first, tile.last, &quant, tile.row, tile.n_rows, y, task.out.ld);
+    kernels.matmul(m, tile.first, tile.last, &quant, context_.at(task.in, 0, thread), task.in.ld, tile.row,
+                   tile.n_rows, y, task.out.ld);
+    if (adapters_.updates(task.matrix)) adapters_.add_updates(task.matrix, tile, y, task.out.ld, thread);
+}
+
+void LinearRunner::multiply_tile(const LinearTask& task, const QuantRows& quant, const Tile& tile,
+                                 const Thread& thread) {
+    const float* x = context_.at(task.in, 0, thread);
+    const auto multiply = [&](MatrixId matrix, float* values) {
+        context_.kernels.linear.matmul(context_.weights.matrix(matrix), tile.first, tile.last, &quant, x,
+                                       task.in.ld, tile.row, tile.n_rows, values, tile.width());
+        if (adapters_.updates(matrix)) adapters_.add_updates(matrix, tile, values, tile.width(), thread);
+    };
+    float* values = tiles_.floats(thread.index);
+    float* up = up_tiles_.floats(thread.index);
+    multiply(task.matrix, values);
+    if (task.up >= 0) multiply(task.up, up);
+    for (size_t i = 0; i < tile.n_rows; ++i) {
+        finish_row(task, tile, tile.row + i, values + i * tile.width(), up + i * tile.width(), thread);
+    }
+}
+
+void LinearRunner::add_bias(VectorId bias, MatrixId matrix, const Tile& tile, const float* values,
+                            float* out) {
+    const size_t first = context_.plan.matrix(matrix).row_first + tile.column();
+    context_.kernels.rows.add(values, context_.weights.vector(bias) + first, n_columns(matrix, tile), out);
+}
+
+// The last operation writes to where the result belongs.
+void LinearRunner::finish_row(const LinearTask& task, const Tile& tile, size_t row, float* values, float* up,
+                              const Thread& thread) {
+    float* out = context_.at(task.out, row, thread) + tile.column();
+    float* end = task.epilogue.empty() ? out : values;
+    if (task.bias >= 0) add_bias(task.bias, task.matrix, tile, values, task.up >= 0 ? values : end);
+    if (task.up >= 0) {
+        if (task.up_bias >= 0) add_bias(task.up_bias, task.up, tile, up, up);
+        context_.kernels.rows.glu(task.glu, values, up, n_columns(task.matrix, tile), task.limit, task.alpha,
+                                  end);
+    }
+    apply_epilogue(task, tile, row, values, out, thread);
+}
+
+void LinearRunner::apply_epilogue(const LinearTask& task, const Tile& tile, size_t row, float* values,
+                                  float* out, const Thread& thread) {
+    const RowKernels& kernels = context_.kernels.rows;
+    const size_t n = n_columns(task.matrix, tile), column = tile.column();
     for (const Epilogue& e : task.epilogue) {
         float* to = &e == &task.epilogue.back() ? out : values;
         switch (e.kind) {
             case EpilogueKind::kAffine: {
-                const float* w = vector(e.weight);
-                const float* b = vector(e.bias);
-                rows_.affine({e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
-                              b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar},
-                             values, n, to);
+                const float* w = context_.weights.vector(e.weight);
+                const float* b = context_.weights.vector(e.bias);
+                kernels.affine({e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
+                                b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar},
+                               values, n, to);
                 break;
             }
             case EpilogueKind::kActivation:
-                rows_.activation(e.fn, values, n, to);
+                kernels.activation(e.fn, values, n, to);
                 break;
             case EpilogueKind::kSoftcap:
-                rows_.softcap(values, n, e.cap, to);
+                kernels.softcap(values, n, e.cap, to);
                 break;
             case EpilogueKind::kAdd:
-                rows_.add(values, at(e.operand, row, memory) + column, n, to);
+                kernels.add(values, context_.at(e.operand, row, thread) + column, n, to);
                 break;
             case EpilogueKind::kMul:
-                rows_.mul(values, at(e.operand, row, memory) + column, n, to);
+                kernels.mul(values, context_.at(e.operand, row, thread) + column, n, to);
                 break;
         }
     }

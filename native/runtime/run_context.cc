@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+#include "runtime/run_context.h"
+
+#include <cstring>
+
+namespace edgellm {
+
+RunContext::RunContext(const ExecutionPlan& plan, const Program& program, const Weights& weights,
+                       ThreadPool* pool, size_t context)
+    : plan(plan),
+      program(program),
+      weights(weights),
+      pool(*pool),
+      kernels(plan.options.isa),
+      max_context(context),
+      arena_region_(sizeof(float) * plan.options.batch * plan.arena_floats_per_row + 64, false),
+      quant_region_(plan.options.batch * plan.quant_bytes_per_row + 64, false),
+      arena_(reinterpret_cast<float*>(arena_region_.data())),
+      counters_(std::make_unique<Counter[]>(plan.stages.size() * kPhases)) {
+    batch.tokens.reserve(plan.options.batch);
+    batch.positions.reserve(plan.options.batch);
+    batch.segments.reserve(plan.options.batch);
+    batch.output_rows.reserve(plan.options.batch);
+}
+
+void RunContext::start(float* logits) {
+    logits_ = logits;
+    n_rows = batch.n_rows;
+    for (size_t i = 0; i < plan.stages.size() * kPhases; ++i)
+        counters_[i].next.store(0, std::memory_order_relaxed);
+}
+
+void RunContext::select_rows(size_t t) {
+    const auto [begin, end] = share(plan.selected.size(), t);
+    for (size_t i = begin; i < end; ++i) {
+        const Buffer& b = plan.buffers[static_cast<size_t>(plan.selected[i])];
+        float* base = arena_ + b.offset * plan.options.batch;
+        // Ascending: a row never overwrites one that is still to move.
+        for (size_t r = 0; r < batch.output_rows.size(); ++r) {
+            const size_t from = batch.output_rows[r];
+            if (from == r) continue;
+            std::memcpy(base + r * b.floats_per_row, base + from * b.floats_per_row,
+                        b.floats_per_row * sizeof(float));
+        }
+    }
+}
+
+QuantRows RunContext::quant_rows(const QuantSlot& slot, const Thread& thread) const {
+    if (thread.private_rows != nullptr)
+        return quant_rows_in(thread.private_rows + slot.private_offset, slot.n_in, plan.private_rows, n_rows);
+    return quant_rows_in(quant_region_.data() + slot.offset * plan.options.batch, slot.n_in,
+                         plan.options.batch, n_rows);
+}
+
+}  // namespace edgellm

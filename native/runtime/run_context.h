@@ -1,0 +1,130 @@
+// SPDX-License-Identifier: MIT
+// What the runners of all kinds of stages share during a step: the batch, values' memory, weights, kernels.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "base/memory.h"
+#include "base/thread_pool.h"
+#include "kernels/attention/attention.h"
+#include "kernels/linear/linear.h"
+#include "kernels/rows/rows.h"
+#include "kernels/state/state.h"
+#include "runtime/cache.h"
+#include "runtime/plan.h"
+#include "runtime/weights.h"
+
+namespace edgellm {
+
+// Rows of a step that belong to one sequence: consecutive in the batch and in the sequence.
+struct Segment {
+    Sequence* sequence;
+    size_t first_row, n_rows;
+    size_t position;  // of the first row
+};
+
+struct Batch {
+    size_t n_rows = 0;
+    std::vector<int32_t> tokens;
+    std::vector<uint32_t> positions;
+    std::vector<Segment> segments;
+    std::vector<uint32_t> output_rows;  // ascending
+};
+
+struct Kernels {
+    explicit Kernels(Isa isa)
+        : linear(linear_kernels(isa)),
+          rows(row_kernels(isa)),
+          attention(attention_kernels(isa)),
+          state(state_kernels(isa)) {}
+
+    const LinearKernels& linear;
+    const RowKernels& rows;
+    const AttentionKernels& attention;
+    const StateKernels& state;
+};
+
+// A thread of the pool. private_rows: its own memory while it runs a linear stage privately, prologue
+// included; nullptr: values are in shared memory.
+struct Thread {
+    size_t index;
+    uint8_t* private_rows = nullptr;
+};
+
+// Memory of each thread's own, on pages of its own.
+class ThreadScratch {
+  public:
+    ThreadScratch() = default;
+    ThreadScratch(size_t n_threads, size_t n_bytes)
+        : stride_(align_up(n_bytes, 4096)), memory_(stride_ * n_threads, false) {}
+
+    uint8_t* bytes(size_t thread) const { return memory_.data() + thread * stride_; }
+    float* floats(size_t thread) const { return reinterpret_cast<float*>(bytes(thread)); }
+
+  private:
+    size_t stride_ = 0;
+    Region memory_;
+};
+
+// All memory is allocated when it is made.
+class RunContext {
+  public:
+    // context: most tokens of one sequence.
+    RunContext(const ExecutionPlan& plan, const Program& program, const Weights& weights, ThreadPool* pool,
+               size_t context);
+
+    // Zeroes the work counters of all stages.
+    void start(float* logits);
+    // Moves the rows whose outputs are asked for to the front of every buffer that lives on; thread t's
+    // share.
+    void select_rows(size_t t);
+
+    float* at(const ValueRef& v, size_t row) const {
+        if (v.buffer == kLogitsBuffer) return logits_ + row * v.ld + v.column;
+        return arena_ + v.offset + row * v.ld;
+    }
+    float* at(const ValueRef& v, size_t row, const Thread& thread) const {
+        if (thread.private_rows != nullptr && v.private_offset >= 0)
+            return reinterpret_cast<float*>(thread.private_rows) + v.private_offset + row * v.ld;
+        return at(v, row);
+    }
+    QuantRows quant_rows(const QuantSlot& slot, const Thread& thread) const;
+    // The next unit of work of a stage that no thread has taken yet.
+    size_t take(size_t stage, size_t phase) {
+        return counters_[stage * kPhases + phase].next.fetch_add(1, std::memory_order_relaxed);
+    }
+    // Thread t's share of n units.
+    std::pair<size_t, size_t> share(size_t n, size_t t) const {
+        return {n * t / n_threads(), n * (t + 1) / n_threads()};
+    }
+    // Threads of the run.
+    size_t n_threads() const { return pool.active(); }
+
+    const ExecutionPlan& plan;
+    const Program& program;
+    const Weights& weights;
+    ThreadPool& pool;
+    const Kernels kernels;
+    const size_t max_context;
+    Batch batch;
+    size_t n_rows = 0;  // of the stage that runs: all of the batch, or after the selection those with outputs
+
+  private:
+    // On cache lines of their own: all threads count on them.
+    struct alignas(64) Counter {
+        std::atomic<uint32_t> next{0};
+    };
+    static constexpr size_t kPhases = 2;
+
+    Region arena_region_, quant_region_;
+    float* arena_;
+    float* logits_ = nullptr;
+    std::unique_ptr<Counter[]> counters_;
+};
+
+}  // namespace edgellm

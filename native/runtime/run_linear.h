@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: MIT
+// Runs linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an
+// epilogue on each tile of results while it is in cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "runtime/run_adapters.h"
+#include "runtime/run_context.h"
+#include "runtime/run_rows.h"
+#include "runtime/run_top_logits.h"
+
+namespace edgellm {
+
+class LinearRunner {
+  public:
+    LinearRunner(RunContext* context, RowRunner* rows, AdapterRunner* adapters, TopLogits* top_logits);
+
+    // Stage number s.
+    void run(size_t s, const LinearStage& stage, size_t t);
+    // The prologue alone, into shared memory.
+    void run_prologue(const LinearStage& stage, size_t t);
+
+    // Floats of the largest tile.
+    static constexpr size_t kTileFloats = 96 * 192;
+
+  private:
+    void share_panels(size_t s, const LinearStage& stage, const Thread& thread);
+    void stream_panels(size_t s, const LinearStage& stage, const Thread& thread);
+    size_t n_chunks(const LinearTask& task) const;
+    void multiply_chunk(const LinearStage& stage, const LinearTask& task, size_t first, size_t last,
+                        const Thread& thread);
+    size_t tile_panels(const LinearTask& task, size_t tile_rows) const;
+    void multiply_direct(const LinearStage& stage, const LinearTask& task, const QuantRows& quant,
+                         const Tile& tile, const Thread& thread);
+    void multiply_tile(const LinearTask& task, const QuantRows& quant, const Tile& tile,
+                       const Thread& thread);
+    // Bias, gate and epilogue of row `row` of the batch; `values` and `up` are its row of the tile.
+    void finish_row(const LinearTask& task, const Tile& tile, size_t row, float* values, float* up,
+                    const Thread& thread);
+    void add_bias(VectorId bias, MatrixId matrix, const Tile& tile, const float* values, float* out);
+    void apply_epilogue(const LinearTask& task, const Tile& tile, size_t row, float* values, float* out,
+                        const Thread& thread);
+    // Columns of a tile that the matrix has.
+    size_t n_columns(MatrixId matrix, const Tile& tile) const;
+
+    RunContext& context_;
+    RowRunner& rows_;
+    AdapterRunner& adapters_;
+    TopLogits& top_logits_;
+    ThreadScratch tiles_, up_tiles_, private_rows_;
+};
+
+}  // namespace edgellm

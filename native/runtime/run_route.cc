@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+#include "runtime/run_route.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace edgellm {
+namespace {
+
+// A group's score: that of its best expert, or the sum of its best two.
+float group_score(const float* score, size_t n, bool top2) {
+    float best = -INFINITY, second = -INFINITY;
+    for (size_t i = 0; i < n; ++i) {
+        if (score[i] > best) {
+            second = best;
+            best = score[i];
+        } else if (score[i] > second) {
+            second = score[i];
+        }
+    }
+    return top2 && n > 1 ? best + second : best;
+}
+
+// Sets the scores of all but the best n_groups_used groups to -infinity. group: scratch, n_groups floats.
+void drop_groups(const Routing& r, float* score, float* group) {
+    const size_t size = r.n_experts / r.n_groups;
+    for (size_t g = 0; g < r.n_groups; ++g) group[g] = group_score(score + g * size, size, r.group_top2);
+    for (size_t drop = r.n_groups_used; drop < r.n_groups; ++drop) {
+        size_t worst = r.n_groups;
+        for (size_t g = 0; g < r.n_groups; ++g) {
+            if (group[g] != INFINITY && (worst == r.n_groups || group[g] <= group[worst])) worst = g;
+        }
+        group[worst] = INFINITY;  // dropped; a later group of equal score goes first
+        std::fill(score + worst * size, score + (worst + 1) * size, -INFINITY);
+    }
+}
+
+// The first of the largest of n values, of those that are not NaN.
+size_t largest(const float* score, size_t n) {
+    size_t best = 0;
+    while (best + 1 < n && !(score[best] == score[best])) ++best;
+    for (size_t i = best + 1; i < n; ++i) {
+        if (score[i] > score[best]) best = i;
+    }
+    return best;
+}
+
+}  // namespace
+
+Router::Router(const RunContext& context)
+    : context_(context),
+      scratch_(context.pool.size(), 3 * context.plan.max_experts * sizeof(float)),
+      experts_(static_cast<size_t>(context.plan.n_moe)),
+      weights_(static_cast<size_t>(context.plan.n_moe)) {
+    const size_t n = context.plan.options.batch * context.plan.max_used;
+    for (auto& slot : experts_) slot.resize(n);
+    for (auto& slot : weights_) slot.resize(n);
+}
+
+void Router::route(const Routing& r, const float* logits, size_t row, size_t thread) {
+    const size_t n = r.n_experts;
+    float* p = scratch_.floats(thread);  // probability of each expert (softmax_chosen: its logit)
+    float* score = p + n;                // experts are chosen by it; -infinity: not at all
+    const RowKernels& rows = context_.kernels.rows;
+    std::memcpy(p, logits, n * sizeof(float));
+    if (r.gating == Gating::kSoftmax) rows.softmax(p, n);
+    if (r.gating == Gating::kSigmoid) rows.activation(Activation::kSigmoid, p, n, p);
+    const float* bias = context_.weights.vector(r.selection_bias);
+    for (size_t i = 0; i < n; ++i) score[i] = bias == nullptr ? p[i] : p[i] + bias[i];
+    if (r.n_groups > 1) drop_groups(r, score, score + n);
+
+    int32_t* chosen = experts_[static_cast<size_t>(r.slot)].data() + row * r.n_used;
+    float* weight = weights_[static_cast<size_t>(r.slot)].data() + row * r.n_used;
+    for (size_t k = 0; k < r.n_used; ++k) {
+        const size_t best = largest(score, n);
+        chosen[k] = static_cast<int32_t>(best);
+        weight[k] = p[best];
+        score[best] = -INFINITY;
+    }
+    if (r.gating == Gating::kSoftmaxChosen) rows.softmax(weight, r.n_used);
+    float scale = r.factor;
+    if (r.normalize) {
+        float sum = 0;
+        for (size_t k = 0; k < r.n_used; ++k) sum += weight[k];
+        scale /= sum + 1e-20f;
+    }
+    for (size_t k = 0; k < r.n_used; ++k) weight[k] *= scale;
+}
+
+}  // namespace edgellm
