@@ -28,6 +28,9 @@ struct Segment {
     size_t position;  // of the first row
 };
 
+// With fewer rows than this a stage is so short that waiting for another thread at its end shows.
+constexpr size_t kStreamRows = 33;
+
 struct Batch {
     size_t n_rows = 0;
     std::vector<int32_t> tokens;

@@ -6,8 +6,6 @@
 namespace edgellm {
 namespace {
 
-// With fewer rows than this a stage is so short that waiting for another thread at its end shows.
-constexpr size_t kStreamRows = 33;
 // 4/5 of the panels are split statically; threads take the rest in pieces of at least kPieceBytes.
 constexpr size_t kSharedFraction = 5;
 constexpr size_t kPiecesPerThread = 4;
