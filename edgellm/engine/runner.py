@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -37,9 +38,17 @@ class EngineThread:
         self._wake = threading.Event()
         self._posted: dict[asyncio.AbstractEventLoop, list[Callable[[], None]]] = {}
         self._stopping = False
+        self._step_began: float | None = None
+        self.longest_step_s = 0.0
         self._gate = threading.Lock()  # held so that nothing is queued after the thread's last look
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    @property
+    def step_s(self) -> float:
+        """Seconds since the step, or job, under way began; 0: none is under way."""
+        began = self._step_began
+        return 0.0 if began is None else time.monotonic() - began
 
     @property
     def scheduler(self) -> Scheduler:
@@ -103,7 +112,8 @@ class EngineThread:
             self._wake.clear()
             while not self._stopping and (self._scheduler.busy or not self._jobs.empty()):
                 self._run_jobs()
-                self._scheduler.step()
+                with self._timed():
+                    self._scheduler.step()
                 self._make_calls()
         self._scheduler.stop()
         self._make_calls()
@@ -118,7 +128,16 @@ class EngineThread:
 
     def _run_jobs(self) -> None:
         while not self._jobs.empty():
-            self._jobs.get()()
+            with self._timed():
+                self._jobs.get()()
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """Times a step or a job; one that raises is never over, as the thread ends with it."""
+        begin = self._step_began = time.monotonic()
+        yield
+        self._step_began = None
+        self.longest_step_s = max(self.longest_step_s, time.monotonic() - begin)
 
 
 def _call_all(calls: list[Callable[[], None]]) -> None:

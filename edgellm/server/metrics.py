@@ -68,6 +68,9 @@ class Metrics:
         for loaded in models.loaded:
             labels = f'{{model="{_label(loaded.name)}"}}'
             add("model_memory_bytes", "gauge", "What a model takes at most.", loaded.n_bytes, labels)
+        for loaded in models.loaded:
+            labels, longest = f'{{model="{_label(loaded.name)}"}}', loaded.runner.longest_step_s
+            add("step_seconds_max", "gauge", "The longest step of the engine.", longest, labels)
         return "\n".join(lines) + "\n"
 
 
