@@ -46,7 +46,8 @@ Executor::Executor(const ExecutionPlan& plan, const Program& program, const Weig
       top_logits_(context_, adapters_),
       linear_(&context_, &rows_, &adapters_, &top_logits_),
       attention_(&context_),
-      moe_(&context_, router_) {}
+      moe_(&context_, router_),
+      choices_{ThreadChoice(pool->size()), ThreadChoice(pool->size())} {}
 
 void Executor::run(float* logits, size_t n_largest) {
     top_logits_.start(n_largest);
@@ -68,7 +69,15 @@ void Executor::run_hidden(float* hidden) {
 void Executor::run_stages(float* logits, size_t last_stage) {
     context_.start(logits);
     adapters_.read_scales();
-    context_.pool.run([this, last_stage](size_t t) { run_thread(t, last_stage); });
+    const size_t rows = context_.n_rows;
+    ThreadChoice& choice = choices_[rows < kStreamRows ? 0 : 1];
+    ThreadPool& pool = context_.pool;
+    pool.set_active(choice.threads(rows));
+    const std::chrono::nanoseconds slept = pool.slept();
+    const uint64_t begin = now_ns();
+    pool.run([this, last_stage](size_t t) { run_thread(t, last_stage); });
+    choice.record(rows, static_cast<double>(now_ns() - begin) * 1e-9,
+                  std::chrono::duration<double>(pool.slept() - slept).count());
 }
 
 void Executor::run_thread(size_t t, size_t last_stage) {

@@ -3,9 +3,11 @@
 // nor throws.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include "base/thread_choice.h"
 #include "runtime/adapters.h"
 #include "runtime/profile.h"
 #include "runtime/run_adapters.h"
@@ -56,6 +58,7 @@ class Executor {
     LinearRunner linear_;
     AttentionRunner attention_;
     MoeRunner moe_;
+    std::array<ThreadChoice, 2> choices_;  // for steps of few rows, and of many
 };
 
 }  // namespace edgellm

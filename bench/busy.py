@@ -1,0 +1,110 @@
+"""Speed beside other busy processes: 0, 1, 2 and 4 of them, with 1 and more threads, in turn.
+
+    python bench/busy.py -m model.gguf --threads 1,2 --busy 0,1,2,4 --rounds 5
+
+A busy process only counts. The model is loaded once for each number of threads; within a round all take turns
+beside the same processes, each for a prompt and an answer. Printed are medians of tokens per second over the
+rounds, and what part of the speed of one thread several threads have at least. The exit status is 1 if
+several threads are slower than one by more than a tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import edgellm
+from edgellm.engine.options import GenerateOptions
+
+Answer = Callable[[int, int], tuple[float, float]]
+
+WORST = 0.9
+CONTEXT = 1024
+
+
+@contextmanager
+def busy(n: int) -> Iterator[None]:
+    """So many processes that only count."""
+    command = [sys.executable, "-c", "while True: pass"]
+    # Each in a session of its own: Linux shares time among sessions first.
+    processes = [subprocess.Popen(command, start_new_session=True) for _ in range(n)]
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def engine(model: Path, threads: int, stack: ExitStack) -> Answer:
+    """A function that times a prompt and an answer on so many threads."""
+    loaded = stack.enter_context(edgellm.load(model, threads=threads, context=CONTEXT, draft_max=0))
+
+    def answer(n_prompt: int, n_generate: int) -> tuple[float, float]:
+        ids = [100 + i % 50 for i in range(n_prompt)]
+        options = GenerateOptions(max_tokens=n_generate, temperature=0.0, ignore_eos=True)
+        loaded.scheduler.stop()  # forgets the prompts it has read
+        generation = loaded.generate(ids, options)
+        for _ in generation:
+            pass
+        stats = generation.stats
+        assert stats is not None
+        return stats.prompt_tok_s, stats.generate_tok_s
+
+    return answer
+
+
+def measure(
+    answers: dict[int, Answer], rounds: int, n_prompt: int, n_generate: int
+) -> dict[int, tuple[float, float]]:
+    """Medians of (prompt, answer) tokens per second."""
+    found: dict[int, list[tuple[float, float]]] = {threads: [] for threads in answers}
+    for _ in range(rounds):
+        for threads, answer in answers.items():
+            found[threads].append(answer(n_prompt, n_generate))
+    return {
+        threads: (statistics.median(p for p, _ in figures), statistics.median(g for _, g in figures))
+        for threads, figures in found.items()
+    }
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers of a list with commas."""
+    return [int(part) for part in text.split(",")]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("-m", "--model", required=True, type=Path)
+    parser.add_argument("--threads", type=numbers, default=[1, 2])
+    parser.add_argument("--busy", type=numbers, default=[0, 1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("-p", "--prompt-tokens", type=int, default=256)
+    parser.add_argument("-n", "--max-tokens", type=int, default=96)
+    given = parser.parse_args(arguments)
+    worst = 1.0
+    print(f"{'busy':>4}  {'threads':>7} {'prompt tok/s':>13} {'answer tok/s':>13}")
+    with ExitStack() as stack:
+        answers = {n: engine(given.model, n, stack) for n in sorted(given.threads)}
+        measure(answers, 1, given.prompt_tokens, given.max_tokens)
+        for n_busy in given.busy:
+            with busy(n_busy):
+                medians = measure(answers, given.rounds, given.prompt_tokens, given.max_tokens)
+            for threads, (prompt, answer) in medians.items():
+                print(f"{n_busy:>4}  {threads:>7} {prompt:>13.1f} {answer:>13.1f}", flush=True)
+                if 1 in medians:
+                    worst = min(worst, prompt / medians[1][0], answer / medians[1][1])
+    print(f"least speed of several threads beside one thread's: {worst:.2f}")
+    return 0 if worst >= WORST else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
