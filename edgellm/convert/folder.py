@@ -21,6 +21,15 @@ class Folder:
 
     def json(self, name: str) -> Any:
         """The object in a JSON file of the folder; None if there is no such file."""
+        value = self.value(name)
+        if value is not None and not isinstance(value, dict):
+            raise FormatError(
+                f"{self.folder / name}: a {type(value).__name__}, expected an object; download it again"
+            )
+        return value
+
+    def value(self, name: str) -> Any:
+        """The value in a JSON file of the folder; None if there is no such file."""
         text = self.text(name)
         if text is None:
             return None
@@ -30,10 +39,8 @@ class Folder:
             raise FormatError(
                 f"{self.folder / name}: not JSON ({error}), expected an object; download it again"
             ) from None
-        if not isinstance(value, dict):
-            raise FormatError(
-                f"{self.folder / name}: a {type(value).__name__}, expected an object; download it again"
-            )
+        if value is None:
+            raise FormatError(f"{self.folder / name}: null, expected an object; download it again")
         return value
 
     def text(self, name: str) -> str | None:

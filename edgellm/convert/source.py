@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
 from edgellm.convert.recipes import Override, Recipe, choose_types
+from edgellm.convert.sentence_transformers import bounded, pooling
 from edgellm.convert.vocabulary import tokenizer_metadata
 from edgellm.errors import ModelError
 from edgellm.families.checkpoint import Plan, PlannedTensor
@@ -75,7 +76,7 @@ def plan_conversion(
     its config or whose tokenizer cannot be expressed.
     """
     try:
-        planned = plan_family(checkpoint.planned_config(), checkpoint.tensors.shapes)
+        planned = bounded(checkpoint, plan_family(checkpoint.planned_config(), checkpoint.tensors.shapes))
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder}: {error}") from None
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
@@ -114,7 +115,7 @@ def _general(checkpoint: Checkpoint, planned: Plan, chosen: Recipe, name: str | 
         found[key] = Pair(value, _kind(value))
     found["general.file_type"] = Pair(chosen.file_type)
     found["general.quantization_version"] = Pair(2)
-    return found | _pooling(checkpoint, planned.architecture) | _sampling(checkpoint)
+    return found | pooling(checkpoint, planned.architecture) | _sampling(checkpoint)
 
 
 def _kind(value: Any) -> ValueType | None:
@@ -154,20 +155,6 @@ def _rounded(count: int) -> str:
             scaled = count / 10**power
             return f"{scaled:.{max(0, 2 - len(str(round(scaled))))}f}{letter}"
     raise AssertionError
-
-
-def _pooling(checkpoint: Checkpoint, architecture: str) -> dict[str, Pair]:
-    """How a sentence-transformers model makes one row of many."""
-    settings = checkpoint.json("1_Pooling/config.json")
-    if settings is None:
-        return {}
-    for number, mode in ((1, "mean_tokens"), (2, "cls_token"), (3, "lasttoken")):
-        if settings.get(f"pooling_mode_{mode}"):
-            return {f"{architecture}.pooling_type": Pair(number)}
-    raise ModelError(
-        f"{checkpoint.folder / '1_Pooling/config.json'}: none of mean, cls and last token is chosen, "
-        "expected one of them"
-    )
 
 
 def _sampling(checkpoint: Checkpoint) -> dict[str, Pair]:

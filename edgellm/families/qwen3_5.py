@@ -179,6 +179,5 @@ _TYPES = ("qwen3_5", "qwen3_5_text")
 FAMILY = Family(
     build,
     Checkpoint(_TYPES, metadata, parts, defaults={name: {"head_dim": 256} for name in _TYPES}),
-    ignored=(r"blk\.\d+\.nextn\..*",),
     f32=(r".*ssm_conv1d\.weight",),
 )

@@ -70,6 +70,5 @@ def parts(c: Config) -> Parts:
 FAMILY = Family(
     build,
     Checkpoint(("qwen3_next",), metadata, parts, defaults={"qwen3_next": {"head_dim": 256}}),
-    ignored=(r"blk\.\d+\.nextn\..*",),
     f32=(r".*ssm_conv1d\.weight",),
 )

@@ -12,6 +12,7 @@ from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families.checkpoint import Part, Plan, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
+from edgellm.families.metadata import MAX_LAYERS
 from edgellm.families.source import Shape, Source
 from edgellm.program import Program
 from edgellm.program.exported import is_exported, stored_program
@@ -122,6 +123,16 @@ def _architecture(config: Mapping[str, Any]) -> str:
     return found
 
 
+# Values of general.type and general.architecture of files that are no models.
+_OTHER_FILES = {
+    "adapter": "a LoRA adapter, expected a model; load its model with --lora FILE",
+    "imatrix": "an importance matrix, expected a model; use it with `edgellm convert --imatrix FILE`",
+    "mmproj": "the image or audio part of a model (mmproj), expected its text model; load that file instead",
+    "clip": "the image or audio part of a model (mmproj), expected its text model; load that file instead",
+    "controlvector": "a control vector, expected a model; control vectors are not implemented",
+}
+
+
 def build(
     metadata: Mapping[str, Any], tensors: Mapping[str, Shape], *, context: int | None = None
 ) -> Program:
@@ -134,9 +145,11 @@ def build(
     if is_exported(metadata) and not tensors:
         return stored_program(metadata)
     architecture = _architecture_of_file(metadata)
+    if not tensors and "tokenizer.ggml.tokens" in metadata:
+        raise UnsupportedError("the file holds a vocabulary without weights, expected a model")
     made_by = family(architecture)
     program = made_by.build(Source(metadata, architecture, tensors, context))
-    _refuse_unknown(made_by, program, tensors)
+    _refuse_unknown(made_by, program, tensors, _unused_blocks(metadata, architecture, program))
     return program
 
 
@@ -150,11 +163,11 @@ def trained_context(metadata: Mapping[str, Any]) -> int:
 
 
 def _architecture_of_file(metadata: Mapping[str, Any]) -> str:
-    if metadata.get("general.type") == "adapter":
-        raise UnsupportedError(
-            "the file is a LoRA adapter, expected a model; load its model with --lora FILE"
-        )
     architecture = metadata.get("general.architecture")
+    kinds = (metadata.get("general.type"), architecture)
+    for kind, described in _OTHER_FILES.items():
+        if kind in kinds:
+            raise UnsupportedError(f"the file is {described}")
     if not isinstance(architecture, str):
         raise ModelError(
             "metadata 'general.architecture' is missing; the file is not a language model, "
@@ -163,13 +176,21 @@ def _architecture_of_file(metadata: Mapping[str, Any]) -> str:
     return architecture
 
 
-def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Shape]) -> None:
+def _unused_blocks(metadata: Mapping[str, Any], architecture: str, program: Program) -> range:
+    """The blocks of multi-token prediction, which follow the model's own and are not run."""
+    source = Source(metadata, architecture, {})
+    if not source.metadata.has("nextn_predict_layers"):
+        return range(0)
+    return range(program.n_layers, source.metadata.integer("block_count", maximum=MAX_LAYERS))
+
+
+def _refuse_unknown(made_by: Family, program: Program, tensors: Mapping[str, Shape], unused: range) -> None:
     """Refuse a tensor that the program does not read: ignoring it would give wrong output silently."""
     extra = [name for name in tensors if name not in program.weights]
     patterns = [
         re.compile(pattern)
         for pattern in (r"rope_(freqs|factors_long|factors_short)\.weight", *made_by.ignored)
-    ]
+    ] + [re.compile(rf"blk\.{block}\..*") for block in unused]
     for name in extra:
         if not any(pattern.fullmatch(name) for pattern in patterns):
             raise UnsupportedError(

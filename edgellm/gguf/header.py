@@ -17,6 +17,7 @@ from edgellm.gguf.metadata import (
     Metadata,
     Value,
     end_of_strings,
+    is_needed,
     refuse,
 )
 from edgellm.gguf.types import LAYOUTS, GGMLType, ValueType
@@ -119,8 +120,11 @@ class _Cursor:
         value: int = _U64.unpack_from(self.file, self.need(8, field))[0]
         return value
 
-    def text(self, field: str, limit: int | None = None) -> str:
-        """A length-prefixed UTF-8 string; one with a `limit` is a name: not empty, at most `limit` bytes."""
+    def text(self, field: str, limit: int | None = None, *, lenient: bool = False) -> str:
+        """A length-prefixed UTF-8 string; one with a `limit` is a name: not empty, at most `limit` bytes.
+
+        lenient: bytes that are not UTF-8 become U+FFFD.
+        """
         length = self.u64(f"the length of {field}")
         if limit is not None and not 0 < length <= limit:
             refuse(self.path, f"the length of {field}", f"{length}", f"1 to {limit} bytes")
@@ -131,6 +135,8 @@ class _Cursor:
         try:
             return raw.decode()
         except UnicodeDecodeError:
+            if lenient:
+                return raw.decode("utf-8", "replace")
             refuse(self.path, field, f"{raw[:32]!r}", "valid UTF-8")
 
     def value_type(self, field: str) -> ValueType:
@@ -142,7 +148,7 @@ class _Cursor:
     def value(self, key: str, kind: ValueType) -> Value | ArrayRef:
         field = f"metadata key {show(key)}"
         if kind is ValueType.STRING:
-            return self.text(field)
+            return self.text(field, lenient=not is_needed(key))
         if kind is ValueType.ARRAY:
             return self.array(field)
         return self.scalar(field, kind)
@@ -286,12 +292,12 @@ def _alignment(path: str, metadata: Metadata) -> int:
         refuse(path, f"the type of metadata key '{key}'", kind.name, "UINT32")
     alignment = metadata[key]
     assert isinstance(alignment, int)
-    if not MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
+    if not MIN_ALIGNMENT <= alignment <= MAX_ALIGNMENT or alignment % MIN_ALIGNMENT:
         refuse(
             path,
             f"metadata key '{key}'",
             f"{alignment}",
-            f"a power of two from {MIN_ALIGNMENT} to {MAX_ALIGNMENT}",
+            f"a multiple of {MIN_ALIGNMENT} up to {MAX_ALIGNMENT}",
         )
     return alignment
 

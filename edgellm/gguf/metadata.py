@@ -30,12 +30,18 @@ SCALARS: dict[ValueType, struct.Struct] = {
     ValueType.FLOAT64: struct.Struct("<d"),
 }
 
+_NEEDED = ("general.architecture", "general.type")
 FETCH_AGAIN = "the file is damaged or incomplete: fetch it again"
 
 
 def refuse(path: str, field: str, found: str, expected: str, advice: str = FETCH_AGAIN) -> NoReturn:
     """Raise the FormatError that says what is wrong with one field of a file."""
     raise FormatError(f"{path}: {field} is {found}, expected {expected}; {advice}")
+
+
+def is_needed(key: str) -> bool:
+    """True for keys whose text decides how a model runs and must be UTF-8; others may be damaged."""
+    return key in _NEEDED or not key.startswith(("general.", "quantize.", "imatrix.", "mergekit."))
 
 
 class StringArray(NamedTuple):
@@ -73,7 +79,7 @@ def end_of_strings(path: str, field: str, data: memoryview, start: int, count: i
 class Metadata(Mapping[str, Value]):
     """The key-value pairs of a GGUF file, in file order; an array becomes a list on first use.
 
-    Getting an array may raise FormatError: text that is not UTF-8, a bool that is neither 0 nor 1.
+    Getting an array may raise FormatError: text of a needed key that is not UTF-8, a bool neither 0 nor 1.
     """
 
     def __init__(
@@ -156,6 +162,8 @@ class Metadata(Mapping[str, Value]):
 
     def _decode_strings(self, key: str, ref: ArrayRef) -> Value:
         decoded: list[Value] = []
+        if not is_needed(key):
+            return [raw.decode("utf-8", "replace") for raw in read_strings(self._data, ref.start, ref.n)]
         try:
             decoded.extend(map(bytes.decode, read_strings(self._data, ref.start, ref.n)))
         except UnicodeDecodeError as error:

@@ -267,7 +267,7 @@ def alignments() -> Iterator[Malformed]:
     for value in (0, 1, 3, 4, 7, 12, 31, 33, 100, 2**22, 2**31, 2**32 - 1):
         raw = GGUFBuilder().kv("general.alignment", value).tensor("a", F32, (4,)).build()
         yield Malformed(
-            f"alignment {value}", raw, f"'general.alignment' is {value}, expected a power of two from 8"
+            f"alignment {value}", raw, f"'general.alignment' is {value}, expected a multiple of 8"
         )
     typed: tuple[tuple[ValueType, object], ...] = (
         (ValueType.UINT64, 32),

@@ -154,3 +154,27 @@ def test_text_that_is_not_utf8_is_refused_on_use(tmp_path: Path) -> None:
         FormatError, match=r"string 1 of metadata key 'k' is b'\\xff\\xfe', expected valid UTF-8"
     ):
         metadata["k"]
+
+
+@pytest.mark.parametrize("alignment", [8, 24, 40, 64, 1000])
+def test_alignments_are_multiples_of_eight(alignment: int, tmp_path: Path) -> None:
+    builder = GGUFBuilder(alignment=alignment).kv("general.alignment", alignment)
+    builder.tensor("a", GGMLType.F32, (3,), np.arange(3, dtype="<f4").tobytes())
+    builder.tensor("b", GGMLType.F32, (2,), np.arange(2, dtype="<f4").tobytes())
+    with GGUFFile.open(builder.write(tmp_path / "x.gguf")) as file:
+        assert file.data("a").view("<f4").tolist() == [0, 1, 2]
+        assert file.data("b").view("<f4").tolist() == [0, 1]
+        assert file.tensors["b"].offset % alignment == file.tensors["a"].offset % alignment == 0
+
+
+def test_text_that_nobody_needs_may_be_damaged(tmp_path: Path) -> None:
+    builder = GGUFBuilder().kv("general.architecture", "llama")
+    for key in ("general.author", "general.description", "quantize.imatrix.file"):
+        builder.kv(key, b"a\xff\xfeb", ValueType.STRING)
+    builder.kv("general.tags", [b"ok", b"\xc3"], ValueType.ARRAY, ValueType.STRING)
+    with GGUFFile.open(builder.write(tmp_path / "x.gguf")) as file:
+        assert file.metadata["general.author"] == "a\ufffd\ufffdb"
+        assert file.metadata["general.tags"] == ["ok", "\ufffd"]
+    for key in ("general.architecture", "general.type", "tokenizer.ggml.model", "llama.rope.scaling.type"):
+        with pytest.raises(FormatError, match="expected valid UTF-8"):
+            GGUFFile.open(GGUFBuilder().kv(key, b"\xff", ValueType.STRING).write(tmp_path / "y.gguf"))
