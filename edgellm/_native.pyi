@@ -126,7 +126,10 @@ def measure_limits(threads: int, isa: str, seconds: float = 0.25, n_bytes: int =
     """
 
 class TokenSampler:
-    def __init__(self, *, temperature: float, top_k: int, top_p: float, min_p: float, repeat_penalty: float, presence_penalty: float, frequency_penalty: float, logit_bias: Sequence[tuple[int, float]], n_probs: int, isa: str = '') -> None: ...
+    def __init__(self, *, temperature: float, top_k: int, top_p: float, min_p: float, penalties: tuple[float, float, float], logit_bias: Sequence[tuple[int, float]], n_probs: int, isa: str = '') -> None:
+        """
+        penalties: repeat, presence and frequency. n_probs: number of likeliest tokens; -1: no log probabilities.
+        """
 
     def sample(self, logits: Buffer | numpy.typing.NDArray[numpy.float32], history: Buffer | numpy.typing.NDArray[numpy.int32], mask: Buffer | numpy.typing.NDArray[numpy.uint32] | None, seed: int, step: int) -> tuple[int, float, list[tuple[int, float]]]:
         """

@@ -54,9 +54,7 @@ class Sampler:
             top_k=params.top_k,
             top_p=params.top_p,
             min_p=params.min_p,
-            repeat_penalty=params.repeat_penalty,
-            presence_penalty=params.presence_penalty,
-            frequency_penalty=params.frequency_penalty,
+            penalties=(params.repeat_penalty, params.presence_penalty, params.frequency_penalty),
             logit_bias=bias,
             n_probs=-1 if params.logprobs is None else params.logprobs,
         )

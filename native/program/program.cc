@@ -10,9 +10,8 @@
 namespace edgellm {
 namespace {
 
-// The signature of an op: how many inputs, which weight roles (optional ones end in '?'), which attributes.
-// The Python twin, with the meaning of each, is SPECS in edgellm/program/ops.py; a test holds the two
-// together.
+// Signature of an op: number of inputs, weight roles (optional ones end in '?'), attributes. SPECS in
+// edgellm/program/ops.py has the same with the meaning of each; a test compares them.
 struct Spec {
     const char* name;
     OpKind kind;
@@ -136,65 +135,78 @@ int find_value(const Names& names, std::string_view name, int line) {
     return it->second;
 }
 
-Op parse_op(const Line& line, const Names& names) {
-    const auto& f = line.fields;
-    if (f.size() < 5 || f[1] != "=" || f[f.size() - 2] != "->") {
-        fail(line.number, "expected 'name = op inputs role:weight attr=value -> width'");
+const Spec& find_spec(std::string_view name, int line) {
+    for (const Spec& spec : specs()) {
+        if (name == spec.name) return spec;
     }
-    const Spec* spec = nullptr;
-    for (const Spec& s : specs()) {
-        if (f[2] == s.name) spec = &s;
-    }
-    if (spec == nullptr) fail(line.number, "unknown operation '" + std::string(f[2]) + "'");
+    fail(line, "unknown operation '" + std::string(name) + "'");
+}
 
-    Op op;
-    op.kind = spec->kind;
-    op.name = f[0];
-    op.width = parse_size(f.back(), line.number, "width", 1);
-    size_t i = 3;
+// Inputs, weights and attributes of an op: the fields between its name and "->".
+void parse_operands(const Line& line, const Names& names, Op* op) {
+    const auto& f = line.fields;
     const size_t last = f.size() - 2;
+    size_t i = 3;
     for (; i < last && f[i].find_first_of(":=") == std::string_view::npos; ++i) {
-        op.ins.push_back(find_value(names, f[i], line.number));
-    }
-    if (static_cast<int>(op.ins.size()) != spec->n_inputs) {
-        fail(line.number, std::string(spec->name) + " takes " + std::to_string(spec->n_inputs) +
-                              " inputs, found " + std::to_string(op.ins.size()));
+        op->ins.push_back(find_value(names, f[i], line.number));
     }
     for (; i < last && f[i].find('=') > f[i].find(':'); ++i) {
         const size_t colon = f[i].find(':');
-        const auto role = f[i].substr(0, colon);
         const auto weight = names.weights.find(f[i].substr(colon + 1));
         if (weight == names.weights.end())
             fail(line.number, "weight in '" + std::string(f[i]) + "' is not declared");
-        op.weights.emplace(role, weight->second);
+        op->weights.emplace(f[i].substr(0, colon), weight->second);
     }
     for (; i < last; ++i) {
         const size_t equals = f[i].find('=');
         if (equals == std::string_view::npos)
             fail(line.number, "found '" + std::string(f[i]) + "', expected attr=value");
-        op.attrs.emplace(f[i].substr(0, equals), f[i].substr(equals + 1));
+        op->attrs.emplace(f[i].substr(0, equals), f[i].substr(equals + 1));
     }
+}
 
+void check_weights(const Op& op, const Spec& spec, int line) {
     size_t known = 0;
-    for (const char* role : spec->roles) {
+    for (const char* role : spec.roles) {
         std::string_view name = role;
         const bool optional = name.back() == '?';
         if (optional) name.remove_suffix(1);
         if (op.weights.count(name) != 0) {
             ++known;
         } else if (!optional) {
-            fail(line.number, std::string(spec->name) + " needs the weight '" + std::string(name) + "'");
+            fail(line, std::string(spec.name) + " needs the weight '" + std::string(name) + "'");
         }
     }
     if (known != op.weights.size())
-        fail(line.number, std::string(spec->name) + " has a weight role it does not know");
-    for (const char* attr : spec->attrs) {
+        fail(line, std::string(spec.name) + " has a weight role it does not know");
+}
+
+void check_attrs(const Op& op, const Spec& spec, int line) {
+    for (const char* attr : spec.attrs) {
         if (op.attrs.count(attr) == 0)
-            fail(line.number, std::string(spec->name) + " needs the attribute '" + attr + "'");
+            fail(line, std::string(spec.name) + " needs the attribute '" + attr + "'");
     }
-    if (op.attrs.size() != spec->attrs.size()) {
-        fail(line.number, std::string(spec->name) + " has an attribute it does not know");
+    if (op.attrs.size() != spec.attrs.size())
+        fail(line, std::string(spec.name) + " has an attribute it does not know");
+}
+
+Op parse_op(const Line& line, const Names& names) {
+    const auto& f = line.fields;
+    if (f.size() < 5 || f[1] != "=" || f[f.size() - 2] != "->") {
+        fail(line.number, "expected 'name = op inputs role:weight attr=value -> width'");
     }
+    const Spec& spec = find_spec(f[2], line.number);
+    Op op;
+    op.kind = spec.kind;
+    op.name = f[0];
+    op.width = parse_size(f.back(), line.number, "width", 1);
+    parse_operands(line, names, &op);
+    if (static_cast<int>(op.ins.size()) != spec.n_inputs) {
+        fail(line.number, std::string(spec.name) + " takes " + std::to_string(spec.n_inputs) +
+                              " inputs, found " + std::to_string(op.ins.size()));
+    }
+    check_weights(op, spec, line.number);
+    check_attrs(op, spec, line.number);
     return op;
 }
 
@@ -219,6 +231,66 @@ RopeTable parse_table(const Line& line) {
         list = comma == std::string_view::npos ? std::string_view{} : list.substr(comma + 1);
     }
     return table;
+}
+
+CacheDecl parse_cache(const Line& line, size_t n_caches) {
+    if (line.fields.size() < 2 ||
+        parse_size(line.fields[1], line.number, "cache", 0) != static_cast<int>(n_caches)) {
+        fail(line.number, "caches must be numbered from 0 up");
+    }
+    return {parse_size(keyed(line, 2, "n_kv_heads"), line.number, "n_kv_heads", 1),
+            parse_size(keyed(line, 3, "key_dim"), line.number, "key_dim", 1),
+            parse_size(keyed(line, 4, "value_dim"), line.number, "value_dim", 1),
+            parse_size(keyed(line, 5, "window"), line.number, "window", 0)};
+}
+
+StateDecl parse_state(const Line& line, size_t n_states) {
+    if (line.fields.size() < 2 ||
+        parse_size(line.fields[1], line.number, "state", 0) != static_cast<int>(n_states)) {
+        fail(line.number, "states must be numbered from 0 up");
+    }
+    return {std::string(keyed(line, 2, "kind")), parse_size(keyed(line, 3, "size"), line.number, "size", 1)};
+}
+
+WeightDecl parse_weight(const Line& line) {
+    const size_t n = line.fields.size();
+    if (n < 3 || n > 6) fail(line.number, "expected 'weight name dim ...' with 1 to 4 dimensions");
+    WeightDecl w{std::string(line.fields[1]), {}};
+    int64_t elements = 1;
+    for (size_t i = 2; i < n; ++i) {
+        w.shape.push_back(parse_size(line.fields[i], line.number, "dimension", 1));
+        if (elements > (int64_t{1} << 48) / w.shape.back()) fail(line.number, "the weight is too large");
+        elements *= w.shape.back();
+    }
+    return w;
+}
+
+// A line after the first, which is the header.
+void parse_line(const Line& line, Names* names, Program* p) {
+    const std::string_view head = line.fields[0];
+    if (head == "table") {
+        p->tables.push_back(parse_table(line));
+    } else if (head == "cache") {
+        p->caches.push_back(parse_cache(line, p->caches.size()));
+    } else if (head == "state") {
+        p->states.push_back(parse_state(line, p->states.size()));
+    } else if (head == "weight") {
+        WeightDecl w = parse_weight(line);
+        if (!names->weights.emplace(w.name, p->weights.size()).second)
+            fail(line.number, "the weight is declared twice");
+        p->weights.push_back(std::move(w));
+    } else {
+        Op op = parse_op(line, *names);
+        if (!names->values.emplace(op.name, p->ops.size()).second)
+            fail(line.number, "the value is made twice");
+        p->ops.push_back(std::move(op));
+    }
+}
+
+void parse_output(const Line& line, const Names& names, Program* p) {
+    p->hidden = find_value(names, keyed(line, 1, "hidden"), line.number);
+    const std::string_view logits = keyed(line, 2, "logits");
+    if (logits != "-") p->logits = find_value(names, logits, line.number);
 }
 
 }  // namespace
@@ -269,52 +341,15 @@ Program parse_program(std::string_view text) {
     bool closed = false;
     for (const Line& line : split(text)) {
         const std::string_view head = line.fields[0];
-        const size_t n = line.fields.size();
         if (closed) fail(line.number, "found a line after 'output'");
         if (p.family.empty() != (head == "program")) fail(line.number, "expected one 'program' line, first");
         if (head == "program") {
             parse_header(line, &p);
-        } else if (head == "table") {
-            p.tables.push_back(parse_table(line));
-        } else if (head == "cache") {
-            if (n < 2 ||
-                parse_size(line.fields[1], line.number, "cache", 0) != static_cast<int>(p.caches.size())) {
-                fail(line.number, "caches must be numbered from 0 up");
-            }
-            p.caches.push_back({parse_size(keyed(line, 2, "n_kv_heads"), line.number, "n_kv_heads", 1),
-                                parse_size(keyed(line, 3, "key_dim"), line.number, "key_dim", 1),
-                                parse_size(keyed(line, 4, "value_dim"), line.number, "value_dim", 1),
-                                parse_size(keyed(line, 5, "window"), line.number, "window", 0)});
-        } else if (head == "state") {
-            if (n < 2 ||
-                parse_size(line.fields[1], line.number, "state", 0) != static_cast<int>(p.states.size())) {
-                fail(line.number, "states must be numbered from 0 up");
-            }
-            p.states.push_back({std::string(keyed(line, 2, "kind")),
-                                parse_size(keyed(line, 3, "size"), line.number, "size", 1)});
-        } else if (head == "weight") {
-            if (n < 3 || n > 6) fail(line.number, "expected 'weight name dim ...' with 1 to 4 dimensions");
-            WeightDecl w{std::string(line.fields[1]), {}};
-            int64_t elements = 1;
-            for (size_t i = 2; i < n; ++i) {
-                w.shape.push_back(parse_size(line.fields[i], line.number, "dimension", 1));
-                if (elements > (int64_t{1} << 48) / w.shape.back())
-                    fail(line.number, "the weight is too large");
-                elements *= w.shape.back();
-            }
-            if (!names.weights.emplace(w.name, p.weights.size()).second)
-                fail(line.number, "the weight is declared twice");
-            p.weights.push_back(std::move(w));
         } else if (head == "output") {
-            p.hidden = find_value(names, keyed(line, 1, "hidden"), line.number);
-            const std::string_view logits = keyed(line, 2, "logits");
-            if (logits != "-") p.logits = find_value(names, logits, line.number);
+            parse_output(line, names, &p);
             closed = true;
         } else {
-            Op op = parse_op(line, names);
-            if (!names.values.emplace(op.name, p.ops.size()).second)
-                fail(line.number, "the value is made twice");
-            p.ops.push_back(std::move(op));
+            parse_line(line, &names, &p);
         }
     }
     if (!closed) throw ModelError("program text: the 'output' line is missing");

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// edgellm._native.TokenSampler: parameters and room for one sampler. edgellm/engine/sampling.py checks the
-// parameters.
+// edgellm._native.TokenSampler: parameters and memory of one sampler. The caller checks the parameters.
 #include "kernels/sampling/sampling.h"
 
 #include <nanobind/nanobind.h>
@@ -41,8 +40,8 @@ Isa chosen_isa(const std::string& name) {
     return name.empty() ? best_isa(detect_cpu()) : usable_isa(name);
 }
 
-// Of the calling thread, for all samplers on it: a server makes one for every answer, and megabytes each
-// would scatter over the allocator's memory.
+// One workspace for all samplers of the calling thread: a server makes a sampler for every answer, and
+// megabytes for each would fragment the allocator's memory.
 SamplingWorkspace& workspace(size_t n_vocab) {
     thread_local std::unique_ptr<SamplingWorkspace> work;
     if (!work || work->n_vocab != n_vocab) {
@@ -54,13 +53,14 @@ SamplingWorkspace& workspace(size_t n_vocab) {
 
 class TokenSampler {
   public:
-    TokenSampler(float temperature, uint32_t top_k, float top_p, float min_p, float repeat_penalty,
-                 float presence_penalty, float frequency_penalty,
+    // penalties: repeat, presence, frequency.
+    TokenSampler(float temperature, uint32_t top_k, float top_p, float min_p,
+                 const std::tuple<float, float, float>& penalties,
                  const std::vector<std::pair<uint32_t, float>>& bias, int64_t n_probs, const std::string& isa)
         : kernels_(sampling_kernels(chosen_isa(isa))), n_probs_(n_probs) {
         for (const auto& [id, value] : bias) bias_.push_back({id, value});
-        params_ = {temperature,       top_k, top_p, min_p, repeat_penalty, presence_penalty,
-                   frequency_penalty, bias_};
+        const auto& [repeat, presence, frequency] = penalties;
+        params_ = {temperature, top_k, top_p, min_p, repeat, presence, frequency, bias_};
     }
     TokenSampler(const TokenSampler&) = delete;
 
@@ -130,11 +130,12 @@ class TokenSampler {
 void bind_sampling(nb::module_& m) {
     using namespace nb::literals;
     nb::class_<TokenSampler>(m, "TokenSampler")
-        .def(nb::init<float, uint32_t, float, float, float, float, float,
+        .def(nb::init<float, uint32_t, float, float, const std::tuple<float, float, float>&,
                       const std::vector<std::pair<uint32_t, float>>&, int64_t, const std::string&>(),
              nb::call_guard<FloatMode>(), nb::kw_only(), "temperature"_a, "top_k"_a, "top_p"_a, "min_p"_a,
-             "repeat_penalty"_a, "presence_penalty"_a, "frequency_penalty"_a, "logit_bias"_a, "n_probs"_a,
-             "isa"_a = "")
+             "penalties"_a, "logit_bias"_a, "n_probs"_a, "isa"_a = "",
+             "penalties: repeat, presence and frequency. n_probs: number of likeliest tokens; -1: no log "
+             "probabilities.")
         .def("sample", &TokenSampler::sample, nb::call_guard<FloatMode>(), "logits"_a, "history"_a,
              "mask"_a.none(), "seed"_a, "step"_a,
              nb::sig("def sample(self, logits: " EDGELLM_FLOAT32 ", history: " EDGELLM_INT32

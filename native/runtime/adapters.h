@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Low-rank adapters (Hu et al. 2021, arXiv 2106.09685): y = W x + sum over adapters of scale * B (A x), for
-// the rows of those sequences that ask for it.
+// rows of sequences that use adapters.
 //
 // A linear stage first computes scale * A x, once for all matrices of one weight. B times that is then added
 // to each tile of results. Both products run on the float linear kernels, whose results do not depend on the

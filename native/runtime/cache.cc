@@ -20,7 +20,7 @@ SequenceStore::SequenceStore(const ExecutionPlan& plan, size_t cache_tokens, siz
     for (size_t c = 0; c < plan.cache_shapes.size(); ++c) {
         const AttentionShape& shape = plan.cache_shapes[c];
         auto it = std::find_if(groups_.begin(), groups_.end(),
-                               [&](const Group& g) { return g.window == shape.window; });
+                               [&](const WindowGroup& g) { return g.window == shape.window; });
         if (it == groups_.end()) {
             groups_.emplace_back();
             it = groups_.end() - 1;
@@ -31,7 +31,7 @@ SequenceStore::SequenceStore(const ExecutionPlan& plan, size_t cache_tokens, siz
         it->caches.push_back(static_cast<int>(c));
     }
     const size_t n_blocks = blocks_for(cache_tokens);
-    for (Group& g : groups_) {
+    for (WindowGroup& g : groups_) {
         // Pages come one by one as blocks are first used: an empty cache costs nothing.
         g.region = Region(g.block_bytes * n_blocks, false);
         g.refs.assign(n_blocks, 0);
@@ -48,7 +48,7 @@ size_t SequenceStore::bytes_per_token(const ExecutionPlan& plan) {
 
 size_t SequenceStore::free_tokens() const {
     size_t blocks = SIZE_MAX;
-    for (const Group& g : groups_) blocks = std::min(blocks, g.free_ids.size());
+    for (const WindowGroup& g : groups_) blocks = std::min(blocks, g.free_ids.size());
     return groups_.empty() ? context_ : blocks * kKvBlockTokens;
 }
 
@@ -67,12 +67,12 @@ int SequenceStore::open(std::vector<float> scales) {
     return static_cast<int>(i);
 }
 
-void SequenceStore::release(Group* group, int id) {
+void SequenceStore::release(WindowGroup* group, int id) {
     if (id < 0) return;
     if (--group->refs[static_cast<size_t>(id)] == 0) group->free_ids.push_back(id);
 }
 
-int SequenceStore::take(Group* group) {
+int SequenceStore::take(WindowGroup* group) {
     if (group->free_ids.empty()) return -1;
     const int id = group->free_ids.back();
     group->free_ids.pop_back();
@@ -81,7 +81,7 @@ int SequenceStore::take(Group* group) {
 }
 
 void SequenceStore::set_block(Sequence* s, size_t group, size_t index, int id) {
-    Group& g = groups_[group];
+    WindowGroup& g = groups_[group];
     auto& ids = s->ids[group];
     if (index == ids.size()) ids.push_back(-1);
     ids[index] = id;
@@ -155,9 +155,8 @@ bool SequenceStore::truncate(int id, size_t n_tokens) {
     if (!valid(id)) return false;
     Sequence& s = at(id);
     if (!past_held(s, n_tokens)) return false;
-    // A shared last block would be written through by both owners: forks copy partly filled blocks, so only a
-    // block that was full when it was shared can be cut here; it gets a copy of its own. All copies are taken
-    // before anything is dropped.
+    // A last block that is cut and shared is copied, or both owners would write to it. Forks copy partly
+    // filled blocks: it was full when it was shared. All copies are taken before anything is dropped.
     const size_t last = n_tokens / kKvBlockTokens;
     std::vector<int> copies(groups_.size(), -1);
     for (size_t g = 0; g < groups_.size() && n_tokens % kKvBlockTokens != 0; ++g) {
@@ -256,7 +255,7 @@ int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes, std::vector<flo
     bool ok = get(s.state.data(), s.state.size() * sizeof(float)) && reserve(id, n_tokens);
     for (size_t g = 0; ok && g < groups_.size(); ++g) {
         uint64_t first = 0;
-        // What the next token's window reaches must be there.
+        // Tokens in the window of the next one must be there.
         const uint64_t window = groups_[g].window;
         ok = get(&first, sizeof(first)) && first % kKvBlockTokens == 0 &&
              (first == 0 || (window > 0 && n_tokens + 1 >= window && first <= n_tokens + 1 - window));

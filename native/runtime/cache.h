@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// What sequences remember: paged keys and values, and fixed-size recurrent states.
+// Sequences: their paged keys and values, and their recurrent states of fixed size.
 //
-// Caches with the same window form a group. A group's memory is a pool of blocks of 32 tokens (all its layers
-// together); a sequence holds a list of block numbers per group. Full blocks are shared between sequences by
-// reference count; windowed groups give back blocks that have left the window.
+// Caches with the same window form a window group. A group's memory is a pool of cache blocks of 32 tokens,
+// all its layers together; a sequence holds a list of block numbers for each group. Full blocks are shared
+// between sequences by reference count. Groups with a window free blocks that have left it.
 #pragma once
 
 #include <cstddef>
@@ -15,18 +15,18 @@
 
 namespace edgellm {
 
-// Tokens that a windowed group keeps beyond its window, so that a rejected draft or an edited last answer can
-// be taken back without reading the prompt again.
+// Tokens that a window group keeps beyond its window: rejected drafts and an edited last answer are truncated
+// without computing the prompt again.
 constexpr size_t kWindowSlack = 256;
 
 struct Sequence {
     bool open = false;
     size_t n_tokens = 0;
-    std::vector<std::vector<int>> ids;          // per group: block number by position / 32; -1: given back
+    std::vector<std::vector<int>> ids;          // per group: block number by position / 32; -1: freed
     std::vector<std::vector<uint8_t*>> blocks;  // per cache: address of its part of each block
     std::vector<size_t> first_kept;             // per group: positions before it are gone
     std::vector<float> state;
-    std::vector<float> scales;  // of each adapter; empty: none is used
+    std::vector<float> scales;  // of each adapter; empty: it uses none
 };
 
 class SequenceStore {
@@ -47,15 +47,15 @@ class SequenceStore {
     // A new sequence that starts with the first n_tokens of `id`; -1 if that past is no longer held (windows,
     // states) or the pool has no block for the copy of a partly filled one.
     int fork(int id, size_t n_tokens);
-    // Forgets all but the first n_tokens; false if that past is no longer held.
+    // Drops all but the first n_tokens; false if that past is no longer held.
     bool truncate(int id, size_t n_tokens);
 
     // Makes room for n_new tokens after the sequence's end; false (nothing changed) if the pool or the
     // context is too small.
     bool reserve(int id, size_t n_new);
-    // Gives back what reserve took, where no tokens were written after all.
+    // Frees blocks that reserve took, if no tokens were written.
     void unreserve(int id);
-    // Counts n_new tokens as written and gives back blocks that no later token can see.
+    // Counts n_new tokens as written and frees blocks that no later token can see.
     void advance(int id, size_t n_new);
 
     size_t context() const { return context_; }
@@ -68,16 +68,16 @@ class SequenceStore {
     std::vector<uint8_t> save(int id) const;
     int restore(const uint8_t* bytes, size_t n_bytes, std::vector<float> scales = {});
 
-    // Whether sequences consist of blocks alone: no windows, no states.
+    // True if sequences consist of cache blocks alone: no windows, no states.
     bool only_blocks() const;
-    // The keys and values of whole blocks of one sequence; empty if it does not hold them or is more than
-    // blocks.
+    // Keys and values of whole blocks of one sequence. Empty if it does not hold them, or has windows or
+    // states.
     std::vector<uint8_t> save_blocks(int id, size_t first, size_t n_blocks) const;
     // Appends such bytes to a sequence of whole blocks; false (nothing changed) if they do not fit.
     bool append_blocks(int id, const uint8_t* bytes, size_t n_bytes);
 
   private:
-    struct Group {
+    struct WindowGroup {
         size_t window = 0;
         size_t block_bytes = 0;
         std::vector<int> caches;
@@ -87,14 +87,14 @@ class SequenceStore {
     };
 
     bool past_held(const Sequence& s, size_t n_tokens) const;
-    void release(Group* group, int id);
-    int take(Group* group);
+    void release(WindowGroup* group, int id);
+    int take(WindowGroup* group);
     void set_block(Sequence* s, size_t group, size_t index, int id);
     void drop_after(Sequence* s, size_t n_blocks);
 
     const ExecutionPlan& plan_;
     size_t context_;
-    std::vector<Group> groups_;
+    std::vector<WindowGroup> groups_;
     std::vector<size_t> cache_offset_;  // of a cache's part within its group's block
     std::vector<Sequence> sequences_;
 };

@@ -46,8 +46,7 @@ class Executor {
     void run_thread(size_t t, size_t last_stage);
     // Returns the sum of the profile that the stage's time goes to.
     uint64_t Profile::* run_stage(size_t s, size_t t, bool hidden_only);
-    // No later stage touches a sequence: only the rows whose outputs are asked for go on. False if there are
-    // none.
+    // After the last stage that reads or writes a sequence: only output rows go on. False if there are none.
     bool select_rows(size_t t);
 
     RunContext context_;

@@ -2,8 +2,8 @@
 // The execution plan of a program: stages with everything resolved to offsets, made once at load.
 //
 // A stage is work that all threads share, closed by a barrier. Operations that touch one token's row only are
-// gathered into row programs; where a row program feeds linears it becomes their prologue, and with fewer
-// rows than threads every thread runs it for itself into private memory instead of waiting at a barrier.
+// gathered into row stages. One that feeds linears becomes their prologue; with fewer rows than threads every
+// thread runs it for itself into private memory instead of waiting at a barrier.
 // Element-wise operations after a linear become its epilogue. So a transformer layer is about six stages.
 #pragma once
 
@@ -67,7 +67,7 @@ struct ExecutionPlan {
     int n_moe = 0;              // routing slots
     size_t max_used = 0;        // most experts per token over all slots
     size_t max_experts = 0;     // most experts over all slots
-    int select_after = -1;      // stage after which only the rows whose outputs are asked for go on
+    int select_after = -1;      // stage after which only output rows go on
     std::vector<int> selected;  // buffers that live across it
     ValueRef hidden;
     int hidden_stage = -1;  // stage that makes `hidden`

@@ -16,7 +16,7 @@ namespace edgellm {
 void require(bool ok, const Op& op, const std::string& what);
 Activation parse_activation(const Op& op, const std::string& name);
 
-// Work the scheduler places: an op, or a part of one.
+// Work to place: an op, or a part of one.
 enum class Part : uint8_t { kWhole, kKvWrite, kAttend, kRoute, kExperts };
 
 struct Node {
@@ -45,8 +45,8 @@ class Planner {
     bool is_column_slice(const Op& o) const { return o.kind == OpKind::kSlice && o.integer("groups") == 1; }
     void prepare_state();
     void count_uses();
-    // A linear that is only cut into column ranges is several linears over row ranges of its weight: nothing
-    // is copied, and fused checkpoints (one QKV or gate/up tensor) run like separate ones.
+    // A linear that only column slices read is planned as one linear per slice, over weight rows: nothing is
+    // copied, and fused checkpoints (one QKV or gate/up tensor) run like separate ones.
     bool splits_into_slices(int i) const;
     void make_nodes();
     // The linear that computes value i by rows of its weight, or -1.
@@ -102,18 +102,18 @@ class Planner {
     void place_linears(const std::vector<Node*>& ready_linears, LinearStage* stage);
     LinearTask make_linear(const Node& n, const std::vector<Node*>& ready_linears,
                            const std::vector<int>& same_stage, int* value);
-    // Each group is a linear of its own, from a column range of the input to one of the output.
+    // One linear for each group, from a column range of the input to one of the output.
     void place_groups(int i, LinearStage* stage);
     MatrixId make_linear_matrix(int value, const Op& linear);
     // Rows [first, first + n) of the weight that compute `value`.
     std::pair<size_t, size_t> weight_rows(int value) const;
     MatrixId new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,
                         size_t n_experts = 1, size_t expert_rows = 0);
-    // If `n` is one half of a gate/up pair whose other half is ready too, both become one task. Returns the
-    // value it makes.
+    // Fuses a gate/up pair into one task if `n` is one half of it and the other is ready too. Returns the
+    // value that the task makes.
     int fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, LinearTask* task);
-    // Follows the element-wise operations that alone consume `value` and whose other operand is there;
-    // returns the last value.
+    // Takes element-wise operations that alone read `value` into the epilogue, while their other operand is
+    // made. Returns the last value.
     int absorb_epilogue(int value, const std::vector<int>& same_stage, std::vector<Epilogue>* epilogue);
     // True with `epilogue` set if `next` can follow `value` in its epilogue.
     bool make_epilogue(int value, int next, const std::vector<int>& same_stage, Epilogue* epilogue);
@@ -135,7 +135,7 @@ class Planner {
     ShortConvStage short_conv_stage(int i);
     GatedDeltaStage gated_delta_stage(int i);
     SsmStage ssm_stage(int i);
-    // Floats into a sequence's state of an op whose state has n values.
+    // Offset in a sequence's state, in floats, of an op with n state values.
     size_t state_offset(const Op& o, size_t n) const;
 
     const Program& p_;

@@ -78,7 +78,7 @@ void AdapterRunner::project_panel(const ProjectionA& p, size_t panel, size_t row
     });
 }
 
-void AdapterRunner::add_updates(MatrixId matrix, const Tile& tile, float* values, size_t ld,
+void AdapterRunner::add_updates(MatrixId matrix, const OutputTile& tile, float* values, size_t ld,
                                 const Thread& thread) {
     float* scratch = scratch_.floats(thread.index);
     for (const UpdateB& u : adapters_.updates(matrix)) {

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Adapters' part of linear stages: runtime/adapters.h has the arithmetic.
+// Runs adapters within linear stages; runtime/adapters.h has the formula.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 
 namespace edgellm {
 
-// Results of a matrix's panels [first, last) for n_rows rows from `row` on.
-struct Tile {
+// Results of a matrix's panels [first, last) for n_rows rows from `row` on: computed and finished together.
+struct OutputTile {
     size_t first, last;
     size_t row, n_rows;
 
@@ -24,9 +24,9 @@ class AdapterRunner {
     // tile_floats: the most floats of a tile.
     AdapterRunner(RunContext* context, const Adapters& adapters, size_t tile_floats);
 
-    // Before a run: reads from the batch's sequences the scale of each adapter for each row.
+    // Before a run: reads each row's scales of the adapters from the batch's sequences.
     void read_scales();
-    // After the selection of rows: keeps the scales of those left.
+    // After the selection of rows: moves their scales as well.
     void select_scales();
 
     // True if the stage has projections for the batch.
@@ -36,7 +36,7 @@ class AdapterRunner {
 
     bool updates(MatrixId matrix) const { return active_ && !adapters_.updates(matrix).empty(); }
     // Adds the updates to a tile of the matrix's results, whose rows have the stride ld.
-    void add_updates(MatrixId matrix, const Tile& tile, float* values, size_t ld, const Thread& thread);
+    void add_updates(MatrixId matrix, const OutputTile& tile, float* values, size_t ld, const Thread& thread);
 
   private:
     void project_panel(const ProjectionA& projection, size_t panel, size_t row, const Thread& thread);
@@ -44,7 +44,7 @@ class AdapterRunner {
 
     RunContext& context_;
     const Adapters& adapters_;
-    bool active_ = false;                     // a row of the batch asks for an adapter
+    bool active_ = false;                     // a sequence of the batch has adapters
     std::vector<float> lora_a_out_, scales_;  // [row][lora_a_floats], [adapter][row]
     ThreadScratch scratch_;                   // a tile each
 };

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// What the runners of all kinds of stages share during a step: the batch, values' memory, weights, kernels.
+// Shared state of the runners of all kinds of stages: the batch, values' memory, weights, kernels.
 #pragma once
 
 #include <atomic>
@@ -83,8 +83,7 @@ class RunContext {
 
     // Zeroes the work counters of all stages.
     void start(float* logits);
-    // Moves the rows whose outputs are asked for to the front of every buffer that lives on; thread t's
-    // share.
+    // Moves output rows to the front of the buffers that later stages read; thread t's share.
     void select_rows(size_t t);
 
     float* at(const ValueRef& v, size_t row) const {
@@ -115,7 +114,7 @@ class RunContext {
     const Kernels kernels;
     const size_t max_context;
     Batch batch;
-    size_t n_rows = 0;  // of the stage that runs: all of the batch, or after the selection those with outputs
+    size_t n_rows = 0;  // of the stage that runs: the batch, or after the selection the output rows
 
   private:
     // On cache lines of their own: all threads count on them.

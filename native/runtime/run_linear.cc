@@ -11,8 +11,8 @@ constexpr size_t kSharedFraction = 5;
 constexpr size_t kPiecesPerThread = 4;
 constexpr size_t kPieceBytes = 24 << 10;
 constexpr size_t kTileRows = QuantRows::kGroup;
-// Most panels of a chunk of work: few enough that threads end together.
-constexpr size_t kChunkPanels = 12;
+// Most panels of a unit of work: few enough that threads end together.
+constexpr size_t kUnitPanels = 12;
 
 // Panels [0, shared) of a matrix, split evenly among threads, and n_pieces pieces of the rest.
 struct PanelSplit {
@@ -49,7 +49,7 @@ void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
     Thread thread{t};
     if (!stage.prologue.empty()) {
         if (context_.n_rows < context_.n_threads()) {
-            // Every thread computes the few rows for itself: cheaper than a barrier.
+            // Every thread computes the few rows for itself, which is cheaper than a barrier.
             thread.private_rows = private_rows_.bytes(t);
             rows_.run(stage.prologue, stage.quants, 0, context_.n_rows, thread);
         } else {
@@ -72,27 +72,27 @@ void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
     }
 }
 
-// Chunks of a task, as even as they can be.
-size_t LinearRunner::n_chunks(const LinearTask& task) const {
+// Units of work of a task with many rows, as even as they can be.
+size_t LinearRunner::n_units(const LinearTask& task) const {
     const size_t n_panels = context_.weights.matrix(task.matrix).n_panels, threads = context_.n_threads();
-    const size_t n = (n_panels + kChunkPanels - 1) / kChunkPanels;
+    const size_t n = (n_panels + kUnitPanels - 1) / kUnitPanels;
     return std::min(n_panels, (n + threads - 1) / threads * threads);
 }
 
-// Many rows: threads take chunks of panels as they come free.
+// Many rows: threads take units of panels as they come free.
 void LinearRunner::share_panels(size_t s, const LinearStage& stage, const Thread& thread) {
     size_t total = 0;
-    for (const LinearTask& task : stage.tasks) total += n_chunks(task);
+    for (const LinearTask& task : stage.tasks) total += n_units(task);
     for (size_t i; (i = context_.take(s, 0)) < total;) {
         auto task = stage.tasks.begin();
-        for (; i >= n_chunks(*task); ++task) i -= n_chunks(*task);
-        const size_t n_panels = context_.weights.matrix(task->matrix).n_panels, n = n_chunks(*task);
-        multiply_chunk(stage, *task, n_panels * i / n, n_panels * (i + 1) / n, thread);
+        for (; i >= n_units(*task); ++task) i -= n_units(*task);
+        const size_t n_panels = context_.weights.matrix(task->matrix).n_panels, n = n_units(*task);
+        multiply_panels(stage, *task, n_panels * i / n, n_panels * (i + 1) / n, thread);
     }
 }
 
-// Few rows: most panels of a matrix are the threads' own, one range each, read in one go; the last are taken
-// in pieces as threads come free, so that one that was held up delays the others little.
+// Few rows: each thread reads a range of a matrix's panels in one go. The last panels are taken in pieces as
+// threads come free, so that a delayed thread delays the others little.
 void LinearRunner::stream_panels(size_t s, const LinearStage& stage, const Thread& thread) {
     const size_t threads = context_.n_threads();
     const auto split = [&](const LinearTask& task) {
@@ -102,7 +102,7 @@ void LinearRunner::stream_panels(size_t s, const LinearStage& stage, const Threa
     for (const LinearTask& task : stage.tasks) {
         const PanelSplit panels = split(task);
         const size_t own = panels.shared / threads;
-        if (own > 0) multiply_chunk(stage, task, own * thread.index, own * (thread.index + 1), thread);
+        if (own > 0) multiply_panels(stage, task, own * thread.index, own * (thread.index + 1), thread);
         n_pieces += panels.n_pieces;
     }
     for (size_t i; (i = context_.take(s, 0)) < n_pieces;) {
@@ -111,11 +111,11 @@ void LinearRunner::stream_panels(size_t s, const LinearStage& stage, const Threa
         const PanelSplit panels = split(*task);
         const size_t first = panels.shared + i * panels.piece;
         const size_t last = context_.weights.matrix(task->matrix).n_panels;
-        multiply_chunk(stage, *task, first, std::min(last, first + panels.piece), thread);
+        multiply_panels(stage, *task, first, std::min(last, first + panels.piece), thread);
     }
 }
 
-size_t LinearRunner::n_columns(MatrixId matrix, const Tile& tile) const {
+size_t LinearRunner::n_columns(MatrixId matrix, const OutputTile& tile) const {
     const size_t n_out = context_.weights.matrix(matrix).n_out;
     return std::min(n_out, tile.last * kPanelRows) - tile.column();
 }
@@ -127,8 +127,8 @@ size_t LinearRunner::tile_panels(const LinearTask& task, size_t tile_rows) const
 }
 
 // Panels [first, last) for all rows, tile by tile.
-void LinearRunner::multiply_chunk(const LinearStage& stage, const LinearTask& task, size_t first, size_t last,
-                                  const Thread& thread) {
+void LinearRunner::multiply_panels(const LinearStage& stage, const LinearTask& task, size_t first,
+                                   size_t last, const Thread& thread) {
     const size_t n_rows = context_.n_rows, tile_rows = std::min(n_rows, kTileRows);
     const bool direct = task.direct();
     const bool whole = direct && !adapters_.updates(task.matrix);
@@ -137,7 +137,7 @@ void LinearRunner::multiply_chunk(const LinearStage& stage, const LinearTask& ta
     if (task.quant >= 0) quant = context_.quant_rows(stage.quants[static_cast<size_t>(task.quant)], thread);
     for (size_t p = first; p < last; p += panels) {
         for (size_t row = 0; row < n_rows; row += tile_rows) {
-            const Tile tile{p, std::min(last, p + panels), row, std::min(tile_rows, n_rows - row)};
+            const OutputTile tile{p, std::min(last, p + panels), row, std::min(tile_rows, n_rows - row)};
             if (direct) {
                 multiply_direct(stage, task, quant, tile, thread);
             } else {
@@ -147,9 +147,9 @@ void LinearRunner::multiply_chunk(const LinearStage& stage, const LinearTask& ta
     }
 }
 
-// Products that are the results.
+// Products without bias, gate or epilogue are the results.
 void LinearRunner::multiply_direct(const LinearStage& stage, const LinearTask& task, const QuantRows& quant,
-                                   const Tile& tile, const Thread& thread) {
+                                   const OutputTile& tile, const Thread& thread) {
     const LinearKernels& kernels = context_.kernels.linear;
     const PackedMatrix& m = context_.weights.matrix(task.matrix);
     float* y = context_.at(task.out, tile.row, thread) + tile.column();
@@ -160,7 +160,7 @@ void LinearRunner::multiply_direct(const LinearStage& stage, const LinearTask& t
     if (adapters_.updates(task.matrix)) adapters_.add_updates(task.matrix, tile, y, task.out.ld, thread);
 }
 
-void LinearRunner::multiply_tile(const LinearTask& task, const QuantRows& quant, const Tile& tile,
+void LinearRunner::multiply_tile(const LinearTask& task, const QuantRows& quant, const OutputTile& tile,
                                  const Thread& thread) {
     const float* x = context_.at(task.in, 0, thread);
     const auto multiply = [&](MatrixId matrix, float* values) {
@@ -177,15 +177,15 @@ void LinearRunner::multiply_tile(const LinearTask& task, const QuantRows& quant,
     }
 }
 
-void LinearRunner::add_bias(VectorId bias, MatrixId matrix, const Tile& tile, const float* values,
+void LinearRunner::add_bias(VectorId bias, MatrixId matrix, const OutputTile& tile, const float* values,
                             float* out) {
     const size_t first = context_.plan.matrix(matrix).row_first + tile.column();
     context_.kernels.rows.add(values, context_.weights.vector(bias) + first, n_columns(matrix, tile), out);
 }
 
-// The last operation writes to where the result belongs.
-void LinearRunner::finish_row(const LinearTask& task, const Tile& tile, size_t row, float* values, float* up,
-                              const Thread& thread) {
+// The last operation writes to the result.
+void LinearRunner::finish_row(const LinearTask& task, const OutputTile& tile, size_t row, float* values,
+                              float* up, const Thread& thread) {
     float* out = context_.at(task.out, row, thread) + tile.column();
     float* end = task.epilogue.empty() ? out : values;
     if (task.bias >= 0) add_bias(task.bias, task.matrix, tile, values, task.up >= 0 ? values : end);
@@ -197,7 +197,7 @@ void LinearRunner::finish_row(const LinearTask& task, const Tile& tile, size_t r
     apply_epilogue(task, tile, row, values, out, thread);
 }
 
-void LinearRunner::apply_epilogue(const LinearTask& task, const Tile& tile, size_t row, float* values,
+void LinearRunner::apply_epilogue(const LinearTask& task, const OutputTile& tile, size_t row, float* values,
                                   float* out, const Thread& thread) {
     const RowKernels& kernels = context_.kernels.rows;
     const size_t n = n_columns(task.matrix, tile), column = tile.column();

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Runs linear stages: a prologue of row operations, the matrices' panels shared out among threads, and an
-// epilogue on each tile of results while it is in cache.
+// Runs linear stages: a prologue of row operations, products with the matrices' panels, which threads share,
+// and an epilogue on each output tile while it is in cache.
 #pragma once
 
 #include <cstddef>
@@ -28,22 +28,22 @@ class LinearRunner {
   private:
     void share_panels(size_t s, const LinearStage& stage, const Thread& thread);
     void stream_panels(size_t s, const LinearStage& stage, const Thread& thread);
-    size_t n_chunks(const LinearTask& task) const;
-    void multiply_chunk(const LinearStage& stage, const LinearTask& task, size_t first, size_t last,
-                        const Thread& thread);
+    size_t n_units(const LinearTask& task) const;
+    void multiply_panels(const LinearStage& stage, const LinearTask& task, size_t first, size_t last,
+                         const Thread& thread);
     size_t tile_panels(const LinearTask& task, size_t tile_rows) const;
     void multiply_direct(const LinearStage& stage, const LinearTask& task, const QuantRows& quant,
-                         const Tile& tile, const Thread& thread);
-    void multiply_tile(const LinearTask& task, const QuantRows& quant, const Tile& tile,
+                         const OutputTile& tile, const Thread& thread);
+    void multiply_tile(const LinearTask& task, const QuantRows& quant, const OutputTile& tile,
                        const Thread& thread);
     // Bias, gate and epilogue of row `row` of the batch; `values` and `up` are its row of the tile.
-    void finish_row(const LinearTask& task, const Tile& tile, size_t row, float* values, float* up,
+    void finish_row(const LinearTask& task, const OutputTile& tile, size_t row, float* values, float* up,
                     const Thread& thread);
-    void add_bias(VectorId bias, MatrixId matrix, const Tile& tile, const float* values, float* out);
-    void apply_epilogue(const LinearTask& task, const Tile& tile, size_t row, float* values, float* out,
+    void add_bias(VectorId bias, MatrixId matrix, const OutputTile& tile, const float* values, float* out);
+    void apply_epilogue(const LinearTask& task, const OutputTile& tile, size_t row, float* values, float* out,
                         const Thread& thread);
     // Columns of a tile that the matrix has.
-    size_t n_columns(MatrixId matrix, const Tile& tile) const;
+    size_t n_columns(MatrixId matrix, const OutputTile& tile) const;
 
     RunContext& context_;
     RowRunner& rows_;

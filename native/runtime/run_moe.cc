@@ -27,7 +27,7 @@ MoeRunner::MoeRunner(RunContext* context, const Router& router) : context_(*cont
 
 void MoeRunner::run(size_t s, const MoeStage& moe, size_t t) {
     const Rows rows = rows_of(moe);
-    if (t == 0) group_by_expert(moe);
+    if (t == 0) order_by_expert(moe);
     context_.pool.barrier();
     gather_inputs(moe, rows, t);
     context_.pool.barrier();
@@ -60,7 +60,7 @@ MoeRunner::Rows MoeRunner::rows_of(const MoeStage& moe) const {
     return r;
 }
 
-void MoeRunner::group_by_expert(const MoeStage& moe) {
+void MoeRunner::order_by_expert(const MoeStage& moe) {
     const size_t n_used = moe.routing.n_used, n_experts = moe.routing.n_experts, n = n_entries(moe);
     const int32_t* chosen = router_.experts(moe.routing.slot);
     std::fill(expert_begin_.begin(), expert_begin_.end(), 0u);

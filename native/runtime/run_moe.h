@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Runs mixtures of experts: the batch's (token, expert) pairs, the entries, are ordered by expert, so that
-// each expert's matrices are read once and multiply all of its tokens together, in prefill as in decode.
+// Runs mixtures of experts. The batch's (token, expert) pairs, called entries, are ordered by expert: each
+// expert's matrices are read once and multiply all of its tokens together, in prefill as in decode.
 #pragma once
 
 #include <cstddef>
@@ -34,7 +34,7 @@ class MoeRunner {
     };
 
     Rows rows_of(const MoeStage& moe) const;
-    void group_by_expert(const MoeStage& moe);
+    void order_by_expert(const MoeStage& moe);
     void gather_inputs(const MoeStage& moe, const Rows& rows, size_t t);
     void quantize_hidden(const MoeStage& moe, const Rows& rows, size_t t);
     // hidden = activation(gate x) * up x, or activation(up x).

@@ -8,7 +8,7 @@
 namespace edgellm {
 namespace {
 
-// A group's score: that of its best expert, or the sum of its best two.
+// Score of an expert group: that of its best expert, or the sum of its best two.
 float group_score(const float* score, size_t n, bool top2) {
     float best = -INFINITY, second = -INFINITY;
     for (size_t i = 0; i < n; ++i) {
@@ -36,7 +36,7 @@ void drop_groups(const Routing& r, float* score, float* group) {
     }
 }
 
-// The first of the largest of n values, of those that are not NaN.
+// Index of the largest of n values, the first among equals; NaN counts as none.
 size_t largest(const float* score, size_t n) {
     size_t best = 0;
     while (best + 1 < n && !(score[best] == score[best])) ++best;

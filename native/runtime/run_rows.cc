@@ -71,7 +71,7 @@ void RowRunner::run(std::span<const RowOp> ops, std::span<const QuantSlot> quant
 
 void RowRunner::run_op(const RowOp& op, std::span<const QuantSlot> quants, size_t row, const Thread& thread) {
     const bool is_private = thread.private_rows != nullptr;
-    // Where every thread runs the row for itself, one of them acts on shared memory.
+    // If every thread runs the row for itself, thread 0 alone writes to shared memory.
     const bool owner = !is_private || thread.index == 0;
     const float* a = op.a.buffer == -1 ? nullptr : context_.at(op.a, row, thread);
     const float* b = op.b.buffer == -1 ? nullptr : context_.at(op.b, row, thread);
@@ -141,7 +141,7 @@ void RowRunner::rope(const RowOp& op, size_t row, const float* a, float* out) co
                                set.n_pairs);
 }
 
-// b has a value for each of a, or one for each slice of a.
+// b holds a factor for each value of a, or for each slice of it.
 void RowRunner::mul(const RowOp& op, const float* a, const float* b, float* out) const {
     const RowKernels& kernels = context_.kernels.rows;
     const size_t n = op.out.width;

@@ -12,14 +12,14 @@
 namespace edgellm {
 namespace {
 
-// The most logits, of all rows of a step together, that are found by bounds.
+// Most logits of a run, all rows together, that are bounded.
 constexpr size_t kMostLogits = 64;
-// Single panels are read at half the speed of a stream, and whole: finding pays while fewer than one panel in
+// Single panels are read at half the speed of a stream: bounds pay while fewer than one panel in
 // kPanelsPerExact is computed exactly.
 constexpr size_t kPanelsPerExact = 8;
 constexpr size_t kRunsUntilRetry = 256;
 
-// The k panels with the largest values, of those offered.
+// The k panels with the largest values.
 class BestPanels {
   public:
     explicit BestPanels(size_t k) : k_(k) {}

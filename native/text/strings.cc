@@ -18,7 +18,7 @@ uint64_t read_length(const uint8_t* data) {
 
 constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
 
-// a * b modulo 2^61 - 1, not always the least, but below 2^61 + 4; a below 2^62, b below 2^61.
+// a * b modulo 2^61 - 1, not fully reduced: below 2^61 + 4. a below 2^62, b below 2^61.
 uint64_t multiply(uint64_t a, uint64_t b) {
     const auto product = static_cast<unsigned __int128>(a) * b;
     const uint64_t sum = static_cast<uint64_t>(product & kPrime) + static_cast<uint64_t>(product >> 61);
@@ -28,7 +28,7 @@ uint64_t multiply(uint64_t a, uint64_t b) {
 constexpr size_t kWordBytes = 7;  // so that a word is below the prime
 constexpr size_t kAtOnce = 16;    // strings whose slots are fetched ahead
 
-// n <= kWordBytes bytes as a number.
+// Number made of n <= kWordBytes bytes.
 uint64_t read_word(const char* text, size_t n) {
     uint64_t word = 0;
     for (size_t i = 0; i < n; ++i) word |= uint64_t{static_cast<uint8_t>(text[i])} << (8 * i);
@@ -41,7 +41,7 @@ uint64_t spread(uint64_t x) {
     return x ^ (x >> 32);
 }
 
-// Of a hash whose low bits choose the slot.
+// Tag of a hash; its low bits choose the slot.
 uint32_t tag_of(uint64_t hash) {
     return static_cast<uint32_t>(hash >> 32);
 }

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// The strings of a GGUF array where they lie: each a length of 8 bytes, little-endian, and then its bytes.
+// Strings of a GGUF array, in place: each a length of 8 bytes, little-endian, and then its bytes.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +13,7 @@ namespace edgellm {
 
 constexpr size_t kStringLengthBytes = sizeof(uint64_t);
 
-// How far a walk over strings has come: `n` of them were whole, the last ends at `position`.
+// Result of a walk over strings: `n` of them were whole, the last ends at `position`.
 struct StringWalk {
     size_t n;
     size_t position;
@@ -27,8 +27,8 @@ StringWalk skip_strings(const uint8_t* data, size_t n_bytes, size_t position, si
 // vocabulary of 262,144 tokens; takes the strings' bytes and 16 to 28 bytes more for each.
 class StringTable {
   public:
-    // The strings of a whole walk: std::invalid_argument if one leaves the data, or if they are more bytes or
-    // more strings than 32 bits can count.
+    // Throws std::invalid_argument if a string leaves the data, or if bytes or strings are too many for 32
+    // bits.
     StringTable(const uint8_t* data, size_t n_bytes, size_t position, size_t count);
 
     size_t size() const { return ends_.size() - 1; }
@@ -39,19 +39,17 @@ class StringTable {
     }
     // The lowest index of `text`, -1 if it is not in the table.
     int64_t find(std::string_view text) const;
-    // The indices of the first string, not empty, that occurs again, and of where it does.
+    // Indices of the first string, not empty, that occurs again, and of its second occurrence.
     std::optional<std::pair<size_t, size_t>> repeated() const { return repeated_; }
 
   private:
-    // Where a string is found: its index + 1, 0 if the slot is free, and a part of its hash that tells it
-    // from nearly all others without reading it.
     struct Slot {
-        uint32_t tag;
-        uint32_t number;
+        uint32_t tag;     // part of the string's hash: differs from nearly all others'
+        uint32_t number;  // index + 1; 0: the slot is free
     };
 
     uint64_t hash(std::string_view text) const;
-    // The slot that holds `text`, whose hash it is, or the free one where it belongs.
+    // The slot of `text`, or the free one for it. hash: that of the text.
     size_t slot_of(std::string_view text, uint64_t hash) const;
 
     uint64_t seed_;

@@ -167,9 +167,7 @@ def test_large_vocabularies_keep_what_the_definition_keeps(isa: str, n: int, opt
     expected = distribution(logits, temperature=1e6, **known)  # all but even over what is kept
     sampler = TokenSampler(
         temperature=1e6,
-        repeat_penalty=1.0,
-        presence_penalty=0.0,
-        frequency_penalty=0.0,
+        penalties=(1.0, 0.0, 0.0),
         logit_bias=[],
         n_probs=-1,
         isa=isa,
@@ -255,9 +253,7 @@ def test_logprobs_are_those_of_the_logits_as_they_came(n_probs: int | None) -> N
 def test_every_instruction_set_finds_the_maximum_and_the_sum(isa: str, n: int) -> None:
     options: dict[str, Any] = {
         "temperature": 0.0,
-        "repeat_penalty": 1.0,
-        "presence_penalty": 0.0,
-        "frequency_penalty": 0.0,
+        "penalties": (1.0, 0.0, 0.0),
         "logit_bias": [],
         "n_probs": 3,
         "isa": isa,

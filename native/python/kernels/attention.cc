@@ -37,8 +37,7 @@ AttentionShape make_shape(uint32_t n_heads, uint32_t n_kv_heads, uint32_t key_di
     return s;
 }
 
-// The layer's cache for one sequence. Memory starts as NaN, so that a read of an unwritten key or value
-// shows.
+// A layer with the cache of one sequence. Its memory starts as NaN: reads of unwritten keys and values show.
 class AttentionLayer {
   public:
     AttentionLayer(const std::string& isa, const AttentionShape& shape, size_t n_ctx,
@@ -72,7 +71,7 @@ class AttentionLayer {
         }
     }
 
-    // Forgets whole blocks before `position`: to touch one crashes.
+    // Drops whole blocks before `position`: a read of one crashes.
     void drop_before(uint32_t position) {
         for (size_t i = 0; i < position / kKvBlockTokens && i < blocks_.size(); ++i) blocks_[i] = nullptr;
     }

@@ -53,7 +53,7 @@ Out to_numpy(T* data, std::initializer_list<size_t> shape) {
     return Out(data, shape.size(), shape.begin(), owner);
 }
 
-// Activation rows of their own memory.
+// Quantized activation rows that own their memory.
 struct OwnedRows {
     Buffer<uint8_t> memory;
     QuantRows rows;
@@ -120,7 +120,7 @@ class Linear {
 
     size_t nbytes() const { return matrix_bytes(matrix_); }
 
-    // `step` panels a call; tokens from `token0` in one call.
+    // Multiplies `step` panels a call; tokens from `token0` on in one call.
     FloatsOut matmul(Matrix x, size_t step, size_t token0) const {
         require(x.shape(1) == matrix_.n_in && token0 <= x.shape(0) && step > 0, "x is (n_tokens, n_in)");
         const size_t n = x.shape(0), n_tokens = n - token0, ldy = matrix_.n_out;
@@ -141,7 +141,7 @@ class Linear {
         return out;
     }
 
-    // Of a split matrix: approximate products, and how far from `matmul` they can be.
+    // Approximate products of a split matrix, and bounds of their errors.
     std::tuple<FloatsOut, FloatsOut> approximate(Matrix x) const {
         require(matrix_.split && x.shape(1) == matrix_.n_in, "x is (n_tokens, n_in), the matrix is split");
         const size_t n = x.shape(0), n_out = matrix_.n_out;
