@@ -34,8 +34,8 @@ class Engine:
 
     def load(self, tensors: Sequence[tuple[str, int, Buffer | numpy.typing.NDArray[numpy.uint8]]], release: bool = False) -> None:
         """
-        Packs the weights: (name, GGML type number, bytes) each. release: lets the system drop the bytes'
-        pages; only for a file mapping.
+        Packs the weights: (name, GGML type number, bytes) each. release: lets the system drop the pages
+        of the bytes; only for a file mapping.
         """
 
     def memory(self) -> dict[str, int]:
@@ -58,6 +58,11 @@ class Engine:
         """
         Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each adapter, or none.
         """
+
+    def set_profile(self, on: bool) -> None: ...
+
+    def profile(self) -> dict[str, int]:
+        """Nanoseconds by kind of stage, since set_profile."""
 
     def open_sequence(self, scales: Sequence[float] = []) -> int:
         """The number of a new sequence."""
@@ -90,11 +95,6 @@ class Engine:
 
     def append_blocks(self, sequence: int, saved: bytes) -> bool:
         """False, and nothing changed, if they do not fit."""
-
-    def set_profile(self, on: bool) -> None: ...
-
-    def profile(self) -> dict[str, int]:
-        """Nanoseconds by kind of stage, since set_profile."""
 
     @property
     def free_tokens(self) -> int: ...

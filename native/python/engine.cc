@@ -234,17 +234,9 @@ struct PyEngine {
     }
 };
 
-}  // namespace
-
-void bind_engine(nb::module_& m) {
+void bind_steps(nb::class_<PyEngine>& engine) {
     using namespace nb::literals;
-    nb::exception<ModelError>(m, "ModelError", PyExc_ValueError);
-    nb::exception<ContextFull>(m, "ContextFull", PyExc_RuntimeError);
-    nb::exception<CacheFull>(m, "CacheFull", PyExc_RuntimeError);
-
-    m.attr("WINDOW_SLACK") = kWindowSlack;
-
-    nb::class_<PyEngine>(m, "Engine", "A model's program, planned, and after `load` ready to run.")
+    engine
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
                       size_t, size_t, size_t, const std::string&, const std::string&>(),
              nb::call_guard<FloatMode>(), "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a,
@@ -260,8 +252,8 @@ void bind_engine(nb::module_& m) {
              nb::sig("def load(self, tensors: collections.abc.Sequence[tuple[str, int, " EDGELLM_BYTES
                      "]], release: bool = False) -> None"),
              "Packs the weights: (name, GGML type number, bytes) each. release: lets the system drop the "
-             "bytes'"
-             "\npages; only for a file mapping.")
+             "pages\n"
+             "of the bytes; only for a file mapping.")
         .def("memory", &PyEngine::memory,
              "Bytes of weights, cache, scratch, adapters, and state_per_sequence; also before `load`.")
         .def("step", &PyEngine::step, nb::call_guard<FloatMode>(), "tokens"_a, "sequences"_a, "outputs"_a,
@@ -280,6 +272,14 @@ void bind_engine(nb::module_& m) {
                      ", scales: collections.abc.Sequence[float] = ()) -> memoryview"),
              "Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each "
              "adapter, or none.")
+        .def(
+            "set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; }, "on"_a)
+        .def("profile", &PyEngine::profile, "Nanoseconds by kind of stage, since set_profile.");
+}
+
+void bind_sequences(nb::class_<PyEngine>& engine) {
+    using namespace nb::literals;
+    engine
         .def(
             "open_sequence",
             [](PyEngine& e, const std::vector<float>& scales) {
@@ -312,9 +312,18 @@ void bind_engine(nb::module_& m) {
              "states.")
         .def("append_blocks", &PyEngine::append_blocks, "sequence"_a, "saved"_a,
              "False, and nothing changed, if they do not fit.")
-        .def(
-            "set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; }, "on"_a)
-        .def("profile", &PyEngine::profile, "Nanoseconds by kind of stage, since set_profile.")
         .def_prop_ro("free_tokens", [](PyEngine& e) { return e.loaded().sequences().free_tokens(); })
         .def_prop_ro("block_tokens", [](const PyEngine&) { return kKvBlockTokens; });
+}
+
+}  // namespace
+
+void bind_engine(nb::module_& m) {
+    nb::exception<ModelError>(m, "ModelError", PyExc_ValueError);
+    nb::exception<ContextFull>(m, "ContextFull", PyExc_RuntimeError);
+    nb::exception<CacheFull>(m, "CacheFull", PyExc_RuntimeError);
+    m.attr("WINDOW_SLACK") = kWindowSlack;
+    nb::class_<PyEngine> engine(m, "Engine", "A model's program, planned, and after `load` ready to run.");
+    bind_steps(engine);
+    bind_sequences(engine);
 }

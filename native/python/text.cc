@@ -52,6 +52,38 @@ void check_position(const Bytes& data, size_t position) {
     if (position > data.size()) throw std::invalid_argument("the strings start behind the end of the data");
 }
 
+void bind_table(nb::module_& m) {
+    nb::class_<StringTable>(m, "StringTable", "GGUF strings in place, hashed for look-ups.")
+        .def(
+            "__init__",
+            [](StringTable* table, const Bytes& data, size_t position, size_t count) {
+                check_position(data, position);
+                nb::gil_scoped_release unlocked;
+                new (table) StringTable(data.data(), data.size(), position, count);
+            },
+            nb::arg("data"), nb::arg("position"), nb::arg("count"),
+            nb::sig("def __init__(self, data: " EDGELLM_BYTES ", position: int, count: int) -> None"))
+        .def("__len__", &StringTable::size)
+        .def_prop_ro("longest", &StringTable::longest, "Bytes of the longest string.")
+        .def("repeated", &StringTable::repeated,
+             "Indices of the first string (not the empty one) that occurs again, and of its second "
+             "occurrence.")
+        .def(
+            "raw",
+            [](const StringTable& table, size_t index) {
+                if (index >= table.size()) throw nb::index_error("there is no such string");
+                const std::string_view text = table.at(index);
+                return nb::bytes(text.data(), text.size());
+            },
+            nb::arg("index"))
+        .def(
+            "find",
+            [](const StringTable& table, const nb::bytes& text) {
+                return table.find({text.c_str(), text.size()});
+            },
+            nb::arg("text"), "The lowest index of a string, -1 if it is not there.");
+}
+
 }  // namespace
 
 void bind_text(nb::module_& m) {
@@ -90,33 +122,5 @@ void bind_text(nb::module_& m) {
           nb::sig("def first_outside(numbers: typing_extensions.Buffer, low: float, high: float) -> int"),
           "The index of the first number outside [low, high], or NaN; -1 if there is none.");
 
-    nb::class_<StringTable>(m, "StringTable", "GGUF strings in place, hashed for look-ups.")
-        .def(
-            "__init__",
-            [](StringTable* table, const Bytes& data, size_t position, size_t count) {
-                check_position(data, position);
-                nb::gil_scoped_release unlocked;
-                new (table) StringTable(data.data(), data.size(), position, count);
-            },
-            nb::arg("data"), nb::arg("position"), nb::arg("count"),
-            nb::sig("def __init__(self, data: " EDGELLM_BYTES ", position: int, count: int) -> None"))
-        .def("__len__", &StringTable::size)
-        .def_prop_ro("longest", &StringTable::longest, "Bytes of the longest string.")
-        .def("repeated", &StringTable::repeated,
-             "Indices of the first string (not the empty one) that occurs again, and of its second "
-             "occurrence.")
-        .def(
-            "raw",
-            [](const StringTable& table, size_t index) {
-                if (index >= table.size()) throw nb::index_error("there is no such string");
-                const std::string_view text = table.at(index);
-                return nb::bytes(text.data(), text.size());
-            },
-            nb::arg("index"))
-        .def(
-            "find",
-            [](const StringTable& table, const nb::bytes& text) {
-                return table.find({text.c_str(), text.size()});
-            },
-            nb::arg("text"), "The lowest index of a string, -1 if it is not there.");
+    bind_table(m);
 }
