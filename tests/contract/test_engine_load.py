@@ -1,4 +1,4 @@
-"""Loading the native engine's weights: every tensor is there, planned and of its size, or named in a refusal."""
+"""Loading the native engine's weights: a tensor that is missing or not as planned is named in the refusal."""
 
 from __future__ import annotations
 
