@@ -140,7 +140,7 @@ def api_keys(settings: Settings) -> tuple[str, ...]:
 
 def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings:
     """Address of the server, and the clients that it answers."""
-    from edgellm.server.settings import Limits, ServerSettings
+    from edgellm.server.settings import STEP_TIMEOUT_S, Limits, ServerSettings
 
     return ServerSettings(
         host=settings["host"],
@@ -149,6 +149,7 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
         allowed_hosts=tuple(settings["allowed_host"] or ()),
         origins=tuple(settings["allowed_origin"] or ()),
         limits=Limits(output_tokens=settings["max_output"]),
+        step_timeout_s=STEP_TIMEOUT_S if settings["step_timeout"] is None else settings["step_timeout"],
     )
 
 
@@ -220,6 +221,13 @@ OPTIONS = (
     ),
     Option("cache_size", ("--cache-size",), "most that --cache-dir may take; otherwise 2G", BYTES, "SIZE"),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
+    Option(
+        "step_timeout",
+        ("--step-timeout",),
+        "end the server, with its threads in the log, when a step takes this long; -1: never; otherwise 10m",
+        DURATION,
+        "TIME",
+    ),
     Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
     Option(
         "install_service",

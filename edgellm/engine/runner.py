@@ -45,10 +45,9 @@ class EngineThread:
         self._thread.start()
 
     @property
-    def step_s(self) -> float:
-        """Seconds since the step, or job, under way began; 0: none is under way."""
-        began = self._step_began
-        return 0.0 if began is None else time.monotonic() - began
+    def step_began(self) -> float | None:
+        """When the step, or job, under way began, on the monotonic clock; None if there is none."""
+        return self._step_began
 
     @property
     def scheduler(self) -> Scheduler:

@@ -11,6 +11,7 @@ from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Event, Finish, Request
 from edgellm.engine.sampling import Sampled
 from edgellm.engine.session import make_request
+from edgellm.errors import EdgeLLMError
 from edgellm.server.metrics import Metrics
 from edgellm.server.served import Served
 
@@ -47,7 +48,7 @@ class Job:
         self.answers: list[Answer] = []
         self._metrics = metrics
         self._shown = shown
-        self._events: asyncio.Queue[tuple[Answer, Event]] = asyncio.Queue()
+        self._events: asyncio.Queue[tuple[Answer, Event] | EdgeLLMError] = asyncio.Queue()
         self._loop = asyncio.get_running_loop()
         self._ended = False
         loaded.acquire()
@@ -63,7 +64,10 @@ class Job:
     async def events(self) -> AsyncIterator[tuple[int, Event]]:
         """(index of the answer, event) as they come; raises what the engine failed with."""
         while any(answer.finish is None for answer in self.answers):
-            answer, event = await self._events.get()
+            come = await self._events.get()
+            if isinstance(come, EdgeLLMError):
+                raise come
+            answer, event = come
             if isinstance(event, Delta):
                 answer.text += event.text
                 answer.tokens.extend(event.tokens)
@@ -79,6 +83,10 @@ class Job:
         async for _ in self.events():
             pass
         return [answer.finish for answer in self.answers if answer.finish is not None]
+
+    def fail(self, error: EdgeLLMError) -> None:
+        """End all answers with an error, whether or not the engine goes on."""
+        self._events.put_nowait(error)
 
     def end(self) -> None:
         """Cancel what has not ended and let go of the model."""

@@ -52,6 +52,11 @@ class RequestError(EdgeLLMError):
         self.code = code
 
 
+def stopping_error() -> RequestError:
+    """The error of a request that the end of the server cuts off."""
+    return RequestError(503, "The server is stopping; try again.", code="server_stopping")
+
+
 def status_of(error: Exception) -> int:
     """The HTTP status of an error."""
     if isinstance(error, RequestError):

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgellm.server import page
-from edgellm.server.errors import RequestError, error_response
+from edgellm.server.errors import RequestError, error_response, stopping_error
 from edgellm.server.logs import FIELDS
 from edgellm.server.settings import Limits, ServerSettings, is_address, is_loopback
 
@@ -79,6 +79,9 @@ class Guard:
             await self._app(scope, body.receive, send_with_id)
         except RequestError as error:
             await error_response(scope["path"], error)(scope, receive, send_with_id)
+        except asyncio.CancelledError:  # by the end of the server; a stream that has begun just ends
+            if not status:
+                await error_response(scope["path"], stopping_error())(scope, receive, send_with_id)
         except HTTPException as error:
             if status:
                 raise

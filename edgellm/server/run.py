@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -10,19 +12,26 @@ import socket
 import sys
 import threading
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.server.app import create_app
 from edgellm.server.connection import connection_class
+from edgellm.server.errors import stopping_error
 from edgellm.server.models import ModelManager
+from edgellm.server.service import Service
 from edgellm.server.settings import ServerSettings
+from edgellm.server.watchdog import EXIT_STALLED, Watchdog
 
 log = logging.getLogger("edgellm.server")
 
-DRAIN_S = 30
+DRAIN_S = 30.0
+# How long requests may take to say that they are cut off.
+CUT_OFF_S = 1.0
 KEEP_ALIVE_S = 75
+EXIT_INTERRUPTED = 130
 
 
 class Server(uvicorn.Server):
@@ -31,10 +40,13 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, models: ModelManager) -> None:
         super().__init__(config)
         self._models = models
+        self._service: Service = config.app.state.service  # type: ignore[union-attr]
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.ready = threading.Event()
         self.failure: EdgeLLMError | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        self._loop = asyncio.get_running_loop()
         await super().startup(sockets)
         try:
             if not self.should_exit:
@@ -46,11 +58,50 @@ class Server(uvicorn.Server):
         finally:
             self.ready.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let answers end, and after a while cut them off."""
+        ending = asyncio.create_task(self._cut_off_late())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            ending.cancel()
+
+    async def _cut_off_late(self) -> None:
+        await asyncio.sleep(DRAIN_S)
+        log.warning("requests still under way after %g s are cut off", DRAIN_S)
+        await self.cut_off()
+
+    async def cut_off(self) -> None:
+        """End every request with status 503, or a stream with its error."""
+        self._service.fail_all(stopping_error())
+        await asyncio.sleep(CUT_OFF_S)
+        for task in list(self.server_state.tasks):
+            task.cancel()
+        await asyncio.sleep(CUT_OFF_S)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Stop accepting and let answers end; a second Ctrl+C does not wait for them."""
+        """Stop accepting and let answers end; a second Ctrl+C ends the process at once."""
+        if self.should_exit and sig == signal.SIGINT:
+            leave(EXIT_INTERRUPTED)
         notify("STOPPING=1")
-        self.force_exit = self.should_exit and sig == signal.SIGINT
         self.should_exit = True
+
+    def stalled(self) -> None:
+        """From another thread: end all requests and the process, without the thread of an engine."""
+        notify("STOPPING=1")
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError, TimeoutError):
+                asyncio.run_coroutine_threadsafe(self.cut_off(), self._loop).result(5 * CUT_OFF_S)
+        leave(EXIT_STALLED)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process at once: threads that are in the engine would abort an ordinary end."""
+    with contextlib.suppress(RuntimeError, OSError):  # interrupted while it wrote
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(status)
 
 
 def serve(settings: ServerSettings, models: ModelManager) -> None:
@@ -62,7 +113,8 @@ def serve(settings: ServerSettings, models: ModelManager) -> None:
     host, port = listener.getsockname()[:2]
     print(f"edgellm: listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
     server = Server(make_config(settings, models), models)
-    server.run([listener])
+    with Watchdog(models, settings.step_timeout_s, server.stalled):
+        server.run([listener])
     if server.failure is not None:
         raise server.failure
 
@@ -79,7 +131,7 @@ def make_config(settings: ServerSettings, models: ModelManager) -> uvicorn.Confi
         server_header=False,
         h11_max_incomplete_event_size=settings.limits.header_bytes,
         timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=DRAIN_S,
+        timeout_graceful_shutdown=int(DRAIN_S + 5 * CUT_OFF_S),
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
+from weakref import WeakSet
 
 import numpy as np
 from fastapi import Depends, Request
@@ -21,7 +22,7 @@ from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Finish, Stats
 from edgellm.engine.sampling import Sampled
-from edgellm.errors import ContextOverflowError, UnsupportedError
+from edgellm.errors import ContextOverflowError, EdgeLLMError, UnsupportedError
 from edgellm.server.answers import Answer, Job
 from edgellm.server.bodies import ModelBody, naming_header
 from edgellm.server.conversation import prepare
@@ -132,6 +133,12 @@ class Service:
     settings: ServerSettings
     models: ModelManager
     metrics: Metrics = field(default_factory=Metrics)
+    _jobs: WeakSet[Job] = field(default_factory=WeakSet, init=False)
+
+    def fail_all(self, error: EdgeLLMError) -> None:
+        """End every answer under way with an error."""
+        for job in list(self._jobs):
+            job.fail(error)
 
     async def answer(
         self,
@@ -190,7 +197,9 @@ class Service:
                     400, f"{asked} tokens were asked for; at most {allowed} are given.", param="max_tokens"
                 )
             options = replace(options, max_tokens=allowed if asked is None else asked)
-        return Job(loaded, prompt.ids, options, self.metrics, n=n, shown=prompt.shown)
+        job = Job(loaded, prompt.ids, options, self.metrics, n=n, shown=prompt.shown)
+        self._jobs.add(job)
+        return job
 
     async def embed(
         self, loaded: Served, texts: Sequence[Sequence[int]], dimensions: int | None = None

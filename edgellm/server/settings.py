@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from edgellm.errors import UsageError
 
 MIB = 1024 * 1024
+STEP_TIMEOUT_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class ServerSettings:
 
     api_keys: any of them is asked for; empty: none is. allowed_hosts: names that a Host header may carry
     besides those of the address itself. origins: web pages of other origins that may call ("*": all).
+    step_timeout_s: a step of the engine that makes no end for so long ends the server (infinite: never).
     """
 
     host: str = "127.0.0.1"
@@ -46,12 +48,15 @@ class ServerSettings:
     allowed_hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
+    step_timeout_s: float = STEP_TIMEOUT_S
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UsageError(f"port is {self.port}; it must be between 0 and 65535.")
         if not self.loopback and not self.api_keys:
             raise UsageError(f"host is {self.host}, which others can reach; an API key is needed for that.")
+        if not self.step_timeout_s > 0:
+            raise UsageError("The step timeout is 0; give a time such as 10m, or -1 for none.")
         if "" in self.api_keys:
             raise UsageError("An API key is empty.")
 
