@@ -19,6 +19,7 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from edgellm import _native
 from edgellm import _native_kernels as kernels
+from edgellm.convert.recipes import fitting
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 
@@ -32,7 +33,7 @@ LAYERS = {
     "smollm2-up": (1536, 576, "Q4_1"),
     "smollm2-down": (576, 1536, "Q4_1"),
     "smollm2-head": (49152, 576, "Q4_1"),
-    "gemma3-up": (2048, 640, "Q5_0"),
+    "gemma3-up": (2048, 640, fitting(GGMLType.Q4_K, 640).name),
     "gemma3-down": (640, 2048, "Q4_K"),
     "gemma3-head": (65536, 640, "Q8_0"),
     "qwen2.5-up": (8960, 1536, "Q4_K"),

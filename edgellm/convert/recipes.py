@@ -1,4 +1,4 @@
-"""Which tensor gets which format: the mixes that llama.cpp made usual, by the same rules and names.
+"""Formats of a file's tensors: the mixes that llama.cpp made usual, by the same rules and names.
 
 A mix has a base format; tensors that matter more get a better one: the head, part of the values and of
 the down projections. Rows that are not whole blocks get a format of smaller blocks.
@@ -21,48 +21,24 @@ Override = tuple[re.Pattern[str], GGMLType]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A type that `--type` names: its base format and its number in `general.file_type`."""
+    """A type that `--type` names: its base format and its number in `general.file_type`.
+
+    only_experts: of a mixture of experts, only the experts' matrices have the base format.
+    """
 
     name: str
     base: GGMLType
     file_type: int
+    only_experts: bool
 
 
 RECIPES: dict[str, Recipe] = {
-    recipe.name: recipe
-    for recipe in (
-        Recipe("F32", GGMLType.F32, 0),
-        Recipe("F16", GGMLType.F16, 1),
-        Recipe("BF16", GGMLType.BF16, 32),
-        Recipe("Q8_0", GGMLType.Q8_0, 7),
-        Recipe("Q4_0", GGMLType.Q4_0, 2),
-        Recipe("Q4_1", GGMLType.Q4_1, 3),
-        Recipe("Q5_0", GGMLType.Q5_0, 8),
-        Recipe("Q5_1", GGMLType.Q5_1, 9),
-        Recipe("Q2_K", GGMLType.Q2_K, 10),
-        Recipe("Q3_K_S", GGMLType.Q3_K, 11),
-        Recipe("Q3_K_M", GGMLType.Q3_K, 12),
-        Recipe("Q4_K_S", GGMLType.Q4_K, 14),
-        Recipe("Q4_K_M", GGMLType.Q4_K, 15),
-        Recipe("Q5_K_S", GGMLType.Q5_K, 16),
-        Recipe("Q5_K_M", GGMLType.Q5_K, 17),
-        Recipe("Q6_K", GGMLType.Q6_K, 18),
-        Recipe("IQ4_NL", GGMLType.IQ4_NL, 25),
-        Recipe("IQ4_XS", GGMLType.IQ4_XS, 30),
-        Recipe("MXFP4", GGMLType.MXFP4, 38),
-    )
+    mix.recipe: Recipe(mix.recipe, kind, mix.number, mix.name.endswith("_MOE"))
+    for kind in GGMLType
+    for mix in kind.mixes
+    if mix.recipe
 }
 _FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
-
-# Instead of a format whose blocks of 256 do not fill a row: one of similar size in blocks of 32.
-_SMALLER_BLOCKS = {
-    GGMLType.Q2_K: GGMLType.IQ4_NL,
-    GGMLType.Q3_K: GGMLType.IQ4_NL,
-    GGMLType.IQ4_XS: GGMLType.IQ4_NL,
-    GGMLType.Q4_K: GGMLType.Q5_0,
-    GGMLType.Q5_K: GGMLType.Q5_1,
-    GGMLType.Q6_K: GGMLType.Q8_0,
-}
 
 
 def recipe(name: str) -> Recipe:
@@ -116,7 +92,7 @@ def choose_types(
         elif not is_quantized(name, shape):
             types[name] = GGMLType.F32
         else:
-            types[name] = _fitting(mix.type_of(name, shape), shape[-1])
+            types[name] = fitting(mix.type_of(name, shape), shape[-1])
     return types
 
 
@@ -140,7 +116,7 @@ class _Mix:
             return base
         if name == "output.weight" or (name == "token_embd.weight" and not self.has_output):
             return base if base == GGMLType.Q8_0 else GGMLType.Q6_K if shape[-1] % 256 == 0 else GGMLType.Q8_0
-        if mix == "MXFP4" and self.n_experts:
+        if self.recipe.only_experts and self.n_experts:
             return base if "_exps." in name else GGMLType.Q8_0
         if name in self.values:
             return self._value(mix, base, self.values.index(name), len(self.values))
@@ -166,7 +142,7 @@ class _Mix:
                 return GGMLType.Q6_K if _more_bits(index, n) else base
             case "Q4_K_S":
                 return GGMLType.Q5_K if index < 4 else base
-            case "IQ4_NL" | "IQ4_XS":
+            case _ if mix.startswith("IQ4"):
                 return GGMLType.Q5_K if self.n_gqa >= 4 else base
         return base
 
@@ -178,7 +154,7 @@ class _Mix:
                 return GGMLType.Q5_K if index < n // 16 else GGMLType.Q4_K
             case "Q4_K_M" | "Q5_K_M":
                 return GGMLType.Q6_K if _more_bits(index, n) else base
-            case "Q4_K_S" | "IQ4_NL" | "IQ4_XS":
+            case _ if mix == "Q4_K_S" or mix.startswith("IQ4"):
                 return GGMLType.Q5_K if index < n // 8 else base
         return base
 
@@ -188,8 +164,8 @@ def _more_bits(index: int, n: int) -> bool:
     return index < n // 8 or index >= 7 * n // 8 or (index - n // 8) % 3 == 2
 
 
-def _fitting(kind: GGMLType, cols: int) -> GGMLType:
+def fitting(kind: GGMLType, cols: int) -> GGMLType:
     """The format, or for rows that are not whole blocks of it one that fits."""
-    if cols % LAYOUTS[kind].block_size:
-        kind = _SMALLER_BLOCKS.get(kind, GGMLType.F16)
-    return kind if cols % LAYOUTS[kind].block_size == 0 else GGMLType.F16
+    if cols % kind.block_size:
+        kind = GGMLType[kind.smaller or "F16"]
+    return kind if cols % kind.block_size == 0 else GGMLType.F16

@@ -1,4 +1,4 @@
-"""What a format is, and the bit unpacking that the codecs share."""
+"""The codec of a format, and the bit unpacking that codecs share."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def fields(packed: Bytes, bits: int) -> Bytes:
 
 
 def refusal(kind: GGMLType, what: str) -> ModelError:
-    """The error for values that a format cannot hold because one is `what`."""
+    """Error for values that a format cannot hold because one is `what`, such as "too large"."""
     return ModelError(
         f"a value is {what}, expected finite values that {kind.name} can hold; "
         "the checkpoint is damaged or needs a format of larger range such as F32"

@@ -13,26 +13,7 @@ import numpy as np
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.quant.format import Bytes, Floats, refusal
 
-ENCODERS = frozenset(
-    {
-        GGMLType.F32,
-        GGMLType.F16,
-        GGMLType.BF16,
-        GGMLType.Q4_0,
-        GGMLType.Q4_1,
-        GGMLType.Q5_0,
-        GGMLType.Q5_1,
-        GGMLType.Q8_0,
-        GGMLType.Q2_K,
-        GGMLType.Q3_K,
-        GGMLType.Q4_K,
-        GGMLType.Q5_K,
-        GGMLType.Q6_K,
-        GGMLType.IQ4_NL,
-        GGMLType.IQ4_XS,
-        GGMLType.MXFP4,
-    }
-)
+ENCODERS = frozenset(kind for kind in GGMLType if kind.has_encoder)
 
 
 def encode_rows(
@@ -79,7 +60,7 @@ def decode_values(kind: GGMLType, raw: Bytes, shape: tuple[int, ...], *, threads
 def square_error(
     kind: GGMLType, raw: Bytes, values: Floats, importance: Floats | None = None, *, threads: int
 ) -> tuple[float, float]:
-    """(Weighted) sum of square differences, and of squares.
+    """Sums of (weighted) square differences and of (weighted) squares.
 
     raw: the encoded bytes of values (rows, cols); importance: (cols,) or None.
     """

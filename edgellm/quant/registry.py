@@ -45,10 +45,9 @@ def encode(kind: GGMLType, values: Floats, importance: Floats | None = None) -> 
     """The bytes of a tensor: (n_bytes,) uint8 from values of any shape whose rows are whole blocks.
 
     `importance` weighs the square error of each value: of the same shape, or one row for all. Formats that
-    store each value alone, and Q8_0, do not need it. The K formats, IQ4_NL, IQ4_XS and MXFP4 are encoded by
-    the native encoders, with the same importance for all rows. Raises UnsupportedError for a format without
-    encoder, ModelError for values that the format cannot hold (NaN, or too large), ValueError for rows that
-    are not whole blocks.
+    store each value alone, and Q8_0, do not need it. Formats without a NumPy encoder take the native one,
+    with one row for all. Raises UnsupportedError for a format without encoder, ModelError for values that the
+    format cannot hold (NaN, or too large), ValueError for rows that are not whole blocks.
     """
     format = FORMATS[kind]
     size = LAYOUTS[kind].block_size
@@ -83,7 +82,7 @@ def encode(kind: GGMLType, values: Floats, importance: Floats | None = None) -> 
 
 
 def _overflowed(format: Format, values: Floats, blocks: Blocks) -> bool:
-    """Whether finite values became infinite: in the scales of blocks, or themselves."""
+    """True if finite values became infinite: in the scales of blocks, or themselves."""
     names = blocks.dtype.names
     if names is None:
         return bool((np.isinf(format.decode(blocks)) & np.isfinite(values)).any())

@@ -5,9 +5,11 @@
 #include <bit>
 #include <cstdint>
 
+#include "base/inline.h"
+
 namespace edgellm {
 
-inline float half_to_float(uint16_t h) {
+EDGELLM_INLINE float half_to_float(uint16_t h) {
     const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
     const uint32_t magnitude = h & 0x7fffu;
     // Shift the exponent and mantissa into place, then repair the exponent's bias by a multiplication:
@@ -18,7 +20,7 @@ inline float half_to_float(uint16_t h) {
 }
 
 // Rounds to nearest, ties to even.
-inline uint16_t float_to_half(float value) {
+EDGELLM_INLINE uint16_t float_to_half(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     const uint16_t sign = static_cast<uint16_t>((bits >> 16) & 0x8000u);
     uint32_t x = bits & 0x7fffffffu;
@@ -33,12 +35,12 @@ inline uint16_t float_to_half(float value) {
     return static_cast<uint16_t>(sign | (x >> 13));
 }
 
-inline float bf16_to_float(uint16_t h) {
+EDGELLM_INLINE float bf16_to_float(uint16_t h) {
     return std::bit_cast<float>(static_cast<uint32_t>(h) << 16);
 }
 
 // Rounds to nearest, ties to even; NaN stays NaN.
-inline uint16_t float_to_bf16(float value) {
+EDGELLM_INLINE uint16_t float_to_bf16(float value) {
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((bits >> 16) | 0x40u);
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);

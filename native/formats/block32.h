@@ -9,108 +9,228 @@
 
 #include "formats/floats.h"
 #include "formats/levels.h"
+#include "formats/packing.h"
 
 namespace edgellm {
 
-// Halves are kept as bytes: blocks lie at any address of a file.
-struct BlockQ4_0 {  // d * (q - 8)
-    uint8_t d[2];
-    uint8_t qs[16];
-};
-struct BlockQ4_1 {  // d * q + m
-    uint8_t d[2];
-    uint8_t m[2];
-    uint8_t qs[16];
-};
-struct BlockQ5_0 {  // d * (q - 16); qh: fifth bits, bit i for value i
-    uint8_t d[2];
-    uint8_t qh[4];
-    uint8_t qs[16];
-};
-struct BlockQ5_1 {  // d * q + m
-    uint8_t d[2];
-    uint8_t m[2];
-    uint8_t qh[4];
-    uint8_t qs[16];
-};
-struct BlockQ8_0 {  // d * q
-    uint8_t d[2];
-    int8_t qs[32];
-};
-struct BlockIQ4_NL {  // d * kIQ4Levels[q]
-    uint8_t d[2];
-    uint8_t qs[16];
-};
-struct BlockMXFP4 {  // 2^(e - 128) * kMXFP4Levels[q]
-    uint8_t e;
-    uint8_t qs[16];
-};
-static_assert(sizeof(BlockQ4_0) == 18 && sizeof(BlockQ4_1) == 20 && sizeof(BlockQ5_0) == 22);
-static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(BlockIQ4_NL) == 18);
-static_assert(sizeof(BlockMXFP4) == 17);
-
 // 2^(e - 128): the e8m0 scale 2^(e - 127), halved because the levels are doubled. The first two are
 // subnormal.
-inline float mxfp4_scale(uint8_t e) {
+EDGELLM_INLINE float e8m0_half(uint8_t e) {
     return std::bit_cast<float>(e < 2 ? 0x00200000u << e : (uint32_t{e} - 1) << 23);
 }
 
-inline int nibble(const uint8_t* qs, int i) {
+EDGELLM_INLINE int nibble(const uint8_t* qs, int i) {
     return i < 16 ? qs[i] & 15 : qs[i - 16] >> 4;
 }
-inline int fifth_bit(const uint8_t* qh, int i) {
+EDGELLM_INLINE int fifth_bit(const uint8_t* qh, int i) {
     return ((qh[i / 8] >> (i % 8)) & 1) << 4;
 }
 
-template <class Block, class Value>
-void decode_blocks32(const uint8_t* bytes, size_t n_blocks, float* out, Value value) {
-    for (size_t b = 0; b < n_blocks; ++b) {
-        Block block;
-        std::memcpy(&block, bytes + b * sizeof(Block), sizeof(Block));
-        for (int i = 0; i < 32; ++i) out[32 * b + i] = value(block, i);
-    }
+// The packed form of one row's nibbles is that of the file.
+inline void pack_nibbles(const PackedBlockRow& to, const uint8_t* qs) {
+    for (size_t j = 0; j < 4; ++j) to.word(j, load_u32(qs + 4 * j));
 }
 
-inline void decode_q4_0(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockQ4_0>(bytes, n, out, [](const BlockQ4_0& b, int i) {
+// Bits 0..3 of `bits` to bit 0 of bytes 0..3.
+inline uint32_t spread_bits(uint32_t bits) {
+    return (bits * 0x00204081u) & 0x01010101u;
+}
+
+// Fifth bits in column order to the plane whose byte c holds bit j for column 4 j + c.
+inline void pack_fifth_bits(const PackedBlockRow& to, uint32_t columns) {
+    uint32_t plane = 0;
+    for (unsigned j = 0; j < 8; ++j) plane |= spread_bits(columns >> (4 * j) & 15) << j;
+    to.word(4, plane);
+}
+
+namespace formats {
+
+// Halves are kept as bytes: blocks lie at any address of a file.
+struct Q4_0 : QuantizedDefaults {  // d * (q - 8)
+    static constexpr const char* kName = "Q4_0";
+    static constexpr GGMLType kType{2};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = Nibbles;
+    using Scales = HalfScales;
+    static constexpr int kOffset = 8;
+    static constexpr SymmetricEncoding kEncoding{};
+
+    struct Block {
+        uint8_t d[2];
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 18);
+
+    static float value(const Block& b, int i) {
         return load_half(b.d) * static_cast<float>(nibble(b.qs, i) - 8);
-    });
-}
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        pack_nibbles(to.block(0), b.qs);
+        return finite_half(b.d);
+    }
+};
 
-inline void decode_q4_1(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockQ4_1>(bytes, n, out, [](const BlockQ4_1& b, int i) {
+struct Q4_1 : QuantizedDefaults {  // d * q + m
+    static constexpr const char* kName = "Q4_1";
+    static constexpr GGMLType kType{3};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = Nibbles;
+    using Scales = HalfScalesMinimums;
+    static constexpr AffineEncoding kEncoding{};
+
+    struct Block {
+        uint8_t d[2];
+        uint8_t m[2];
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 20);
+
+    static float value(const Block& b, int i) {
         return load_half(b.d) * static_cast<float>(nibble(b.qs, i)) + load_half(b.m);
-    });
-}
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        to.block(0).half(1, b.m);
+        pack_nibbles(to.block(0), b.qs);
+        return finite_half(b.d) && finite_half(b.m);
+    }
+};
 
-inline void decode_q5_0(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockQ5_0>(bytes, n, out, [](const BlockQ5_0& b, int i) {
+struct Q5_0 : QuantizedDefaults {  // d * (q - 16); qh: fifth bits, bit i for value i
+    static constexpr const char* kName = "Q5_0";
+    static constexpr GGMLType kType{6};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = FiveBits;
+    using Scales = HalfScales;
+    static constexpr int kOffset = 16;
+    static constexpr SymmetricEncoding kEncoding{};
+
+    struct Block {
+        uint8_t d[2];
+        uint8_t qh[4];
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 22);
+
+    static float value(const Block& b, int i) {
         return load_half(b.d) * static_cast<float>((nibble(b.qs, i) | fifth_bit(b.qh, i)) - 16);
-    });
-}
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        pack_nibbles(to.block(0), b.qs);
+        pack_fifth_bits(to.block(0), load_u32(b.qh));
+        return finite_half(b.d);
+    }
+};
 
-inline void decode_q5_1(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockQ5_1>(bytes, n, out, [](const BlockQ5_1& b, int i) {
+struct Q5_1 : QuantizedDefaults {  // d * q + m
+    static constexpr const char* kName = "Q5_1";
+    static constexpr GGMLType kType{7};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = FiveBits;
+    using Scales = HalfScalesMinimums;
+    static constexpr AffineEncoding kEncoding{};
+
+    struct Block {
+        uint8_t d[2];
+        uint8_t m[2];
+        uint8_t qh[4];
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 24);
+
+    static float value(const Block& b, int i) {
         return load_half(b.d) * static_cast<float>(nibble(b.qs, i) | fifth_bit(b.qh, i)) + load_half(b.m);
-    });
-}
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        to.block(0).half(1, b.m);
+        pack_nibbles(to.block(0), b.qs);
+        pack_fifth_bits(to.block(0), load_u32(b.qh));
+        return finite_half(b.d) && finite_half(b.m);
+    }
+};
 
-inline void decode_q8_0(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockQ8_0>(bytes, n, out, [](const BlockQ8_0& b, int i) {
-        return load_half(b.d) * static_cast<float>(b.qs[i]);
-    });
-}
+struct Q8_0 : QuantizedDefaults {  // d * q
+    static constexpr const char* kName = "Q8_0";
+    static constexpr GGMLType kType{8};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = SignedBytes;
+    using Scales = HalfScales;
+    static constexpr int kOffset = 128;
+    static constexpr ByteEncoding kEncoding{};
 
-inline void decode_iq4_nl(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockIQ4_NL>(bytes, n, out, [](const BlockIQ4_NL& b, int i) {
+    struct Block {
+        uint8_t d[2];
+        int8_t qs[32];
+    };
+    static_assert(sizeof(Block) == 34);
+
+    static float value(const Block& b, int i) { return load_half(b.d) * static_cast<float>(b.qs[i]); }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        for (size_t j = 0; j < 8; ++j) {
+            uint32_t codes;
+            std::memcpy(&codes, b.qs + 4 * j, 4);
+            to.block(0).word(j, codes);
+        }
+        return finite_half(b.d);
+    }
+};
+
+struct IQ4_NL : QuantizedDefaults {  // d * kIQ4Levels[q]
+    static constexpr const char* kName = "IQ4_NL";
+    static constexpr GGMLType kType{20};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = Nibbles;
+    using Scales = HalfScales;
+    static constexpr int kOffset = 128;
+    static constexpr const int8_t* kLevels = kIQ4Levels;
+    static constexpr SymmetricEncoding kEncoding{};
+
+    struct Block {
+        uint8_t d[2];
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 18);
+
+    static float value(const Block& b, int i) {
         return load_half(b.d) * static_cast<float>(kIQ4Levels[nibble(b.qs, i)]);
-    });
-}
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).half(0, b.d);
+        pack_nibbles(to.block(0), b.qs);
+        return finite_half(b.d);
+    }
+};
 
-inline void decode_mxfp4(const uint8_t* bytes, size_t n, float* out) {
-    decode_blocks32<BlockMXFP4>(bytes, n, out, [](const BlockMXFP4& b, int i) {
-        return mxfp4_scale(b.e) * static_cast<float>(kMXFP4Levels[nibble(b.qs, i)]);
-    });
-}
+struct MXFP4 : QuantizedDefaults {  // 2^(e - 128) * kE2M1Levels[q]
+    static constexpr const char* kName = "MXFP4";
+    static constexpr GGMLType kType{39};
+    static constexpr uint32_t kBlockSize = 32;
+    using Codes = Nibbles;
+    using Scales = ExponentScales;
+    static constexpr int kOffset = 12;
+    static constexpr const int8_t* kLevels = kE2M1Levels;
+    static constexpr ExponentEncoding kEncoding{};
 
+    struct Block {
+        uint8_t e;
+        uint8_t qs[16];
+    };
+    static_assert(sizeof(Block) == 17);
+
+    static float value(const Block& b, int i) {
+        return e8m0_half(b.e) * static_cast<float>(kE2M1Levels[nibble(b.qs, i)]);
+    }
+    // An exponent of 255 is NaN in OCP MX.
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.block(0).byte(0, b.e);
+        pack_nibbles(to.block(0), b.qs);
+        return b.e != 255;
+    }
+};
+
+}  // namespace formats
 }  // namespace edgellm

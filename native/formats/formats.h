@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Every block format a GGUF tensor may have: sizes and a scalar decoder. One header per format family holds
-// the struct and the decoder; this file is the table over them.
+// Weight formats of GGUF: number, block size and decoder of each. list.h names them, one description each.
 #pragma once
 
 #include <cstddef>
@@ -8,34 +7,8 @@
 
 namespace edgellm {
 
-// Numbers as in the file.
-enum class GGMLType : uint32_t {
-    F32 = 0,
-    F16 = 1,
-    Q4_0 = 2,
-    Q4_1 = 3,
-    Q5_0 = 6,
-    Q5_1 = 7,
-    Q8_0 = 8,
-    Q2_K = 10,
-    Q3_K = 11,
-    Q4_K = 12,
-    Q5_K = 13,
-    Q6_K = 14,
-    IQ2_XXS = 16,
-    IQ2_XS = 17,
-    IQ3_XXS = 18,
-    IQ1_S = 19,
-    IQ4_NL = 20,
-    IQ3_S = 21,
-    IQ2_S = 22,
-    IQ4_XS = 23,
-    IQ1_M = 29,
-    BF16 = 30,
-    TQ1_0 = 34,
-    TQ2_0 = 35,
-    MXFP4 = 39,
-};
+// A tensor type's number in the file. A description in this folder gives a format its number.
+enum class GGMLType : uint32_t {};
 
 struct FormatInfo {
     GGMLType type;

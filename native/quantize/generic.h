@@ -2,24 +2,18 @@
 // The encoders, compiled once per instruction set. Each writes the blocks that native/formats describes.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 
-#include "formats/block32.h"
-#include "formats/iq4_xs.h"
-#include "formats/k_quants.h"
+#include "formats/list.h"
 #include "quantize/k_search.h"
 #include "quantize/quantize.h"
 #include "quantize/search.h"
 
 namespace edgellm {
 namespace {
-
-void store_half(uint8_t* bytes, float value) {
-    const uint16_t half = float_to_half(value);
-    std::memcpy(bytes, &half, 2);
-}
 
 // Without importances the plain formats are searched less widely: they are chosen to be made fast.
 constexpr int kSymmetricSteps = 3, kPlainSymmetricSteps = 1;
@@ -29,37 +23,18 @@ const float* offset_or_null(const float* importance, size_t offset) {
     return importance == nullptr ? nullptr : importance + offset;
 }
 
-EncodeStatus encode_f32(const float* x, const float*, size_t n, uint8_t* out) {
-    std::memcpy(out, x, n * 4);
-    return EncodeStatus::kDone;
-}
-
-EncodeStatus encode_f16(const float* x, const float*, size_t n, uint8_t* out) {
+template <class Format>
+EncodeStatus encode(const NumberEncoding&, const float* x, const float*, size_t n, uint8_t* out) {
+    using Number = typename Format::Block;
     bool too_large = false;
     for (size_t i = 0; i < n; ++i) {
-        const uint16_t half = float_to_half(x[i]);
-        std::memcpy(out + 2 * i, &half, 2);
-        too_large |= (half & 0x7fff) == 0x7c00 && is_finite(x[i]);
+        const Number number = Format::round(x[i]);
+        std::memcpy(out + i * sizeof(number), &number, sizeof(number));
+        // The sign is not part of the mask.
+        const Number magnitude = static_cast<Number>(number << 1) >> 1;
+        too_large |= magnitude == Format::kExponentMask && is_finite(x[i]);
     }
     return too_large ? EncodeStatus::kTooLarge : EncodeStatus::kDone;
-}
-
-EncodeStatus encode_bf16(const float* x, const float*, size_t n, uint8_t* out) {
-    bool too_large = false;
-    for (size_t i = 0; i < n; ++i) {
-        const uint16_t half = float_to_bf16(x[i]);
-        std::memcpy(out + 2 * i, &half, 2);
-        too_large |= (half & 0x7fff) == 0x7f80 && is_finite(x[i]);
-    }
-    return too_large ? EncodeStatus::kTooLarge : EncodeStatus::kDone;
-}
-
-// Codes of 32 values; those above 15 have a fifth bit.
-void pack_codes(const uint8_t* codes, uint8_t* qs, uint8_t* qh = nullptr) {
-    for (int i = 0; i < 16; ++i) qs[i] = static_cast<uint8_t>((codes[i] & 15) | codes[i + 16] << 4);
-    if (qh == nullptr) return;
-    std::memset(qh, 0, 4);
-    for (int i = 0; i < 32; ++i) qh[i / 8] |= static_cast<uint8_t>((codes[i] >> 4) << i % 8);
 }
 
 // Eight blocks of 32 at a time. encode(groups, x, n, blocks): encodes the first n lanes, which hold the
@@ -79,12 +54,8 @@ EncodeStatus encode_blocks32(const float* x, const float* importance, size_t n_b
     return EncodeStatus::kDone;
 }
 
-// The codes of a block of 32, eight to a vector. Byte i of qs holds those of values i and i + 16; qh, for
-// codes above 15, the fifth bit of value i in its bit i.
-EDGELLM_INLINE void store_codes32(const I* codes, uint8_t* qs, uint8_t* qh = nullptr) {
-    store_codes(qs, (codes[0] & 15) | (codes[2] & 15) << 4);
-    store_codes(qs + 8, (codes[1] & 15) | (codes[3] & 15) << 4);
-    if (qh == nullptr) return;
+// Bit i: fifth bit of value i.
+EDGELLM_INLINE void store_fifth_bits(const I* codes, uint8_t* qh) {
     const I lane = {0, 1, 2, 3, 4, 5, 6, 7};
     I bits = codes[0] >> 4 | codes[1] >> 4 << 8 | codes[2] >> 4 << 16 | codes[3] >> 4 << 24;
     bits <<= lane;
@@ -95,8 +66,28 @@ EDGELLM_INLINE void store_codes32(const I* codes, uint8_t* qs, uint8_t* qh = nul
     std::memcpy(qh, &word, 4);
 }
 
-template <class Block, class Levels, bool kWeighted>
+// Codes of a block of 32, eight to a vector. Byte i of qs holds those of values i and i + 16.
+template <class Block>
+EDGELLM_INLINE void store_codes32(const I* codes, Block& block) {
+    store_codes(block.qs, (codes[0] & 15) | (codes[2] & 15) << 4);
+    store_codes(block.qs + 8, (codes[1] & 15) | (codes[3] & 15) << 4);
+    if constexpr (requires { block.qh; }) store_fifth_bits(codes, block.qh);
+}
+
+// All integers that a format's codes can be, or its table of levels.
+template <class Format>
+auto levels_of() {
+    if constexpr (Format::kLevels == nullptr) {
+        return Integers<-Format::kOffset, Format::Codes::kMax - Format::kOffset>{};
+    } else {
+        return TableLevels<Format>{};
+    }
+}
+
+template <class Format, bool kWeighted>
 EncodeStatus search_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    using Block = typename Format::Block;
+    using Levels = decltype(levels_of<Format>());
     const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
         const F found = kWeighted ? search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep, 2)
                                   : search_scale<Levels>(g, kPlainSymmetricSteps, kPlainSymmetricStep, 0);
@@ -108,25 +99,24 @@ EncodeStatus search_symmetric(const float* x, const float* importance, size_t n_
             for (int i = 0; i < 4; ++i)
                 codes[i] = Levels::code(load(values + 32 * lane + kLanes * i) * inverse);
             store_half(blocks[lane].d, d[lane]);
-            if constexpr (sizeof(blocks->qs) + 2 == sizeof(Block)) {
-                store_codes32(codes, blocks[lane].qs);
-            } else {
-                store_codes32(codes, blocks[lane].qs, blocks[lane].qh);
-            }
+            store_codes32(codes, blocks[lane]);
         }
         return true;
     };
     return encode_blocks32<Block, kWeighted>(x, importance, n_blocks, out, encode);
 }
 
-template <class Block, class Levels>
-EncodeStatus encode_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    return importance == nullptr ? search_symmetric<Block, Levels, false>(x, nullptr, n_blocks, out)
-                                 : search_symmetric<Block, Levels, true>(x, importance, n_blocks, out);
+template <class Format>
+EncodeStatus encode(const SymmetricEncoding&, const float* x, const float* importance, size_t n_blocks,
+                    uint8_t* out) {
+    return importance == nullptr ? search_symmetric<Format, false>(x, nullptr, n_blocks, out)
+                                 : search_symmetric<Format, true>(x, importance, n_blocks, out);
 }
 
-template <class Block, int top, bool kWeighted>
+template <class Format, bool kWeighted>
 EncodeStatus search_offset(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    using Block = typename Format::Block;
+    constexpr int top = Format::Codes::kMax;
     const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
         const Affine found = kWeighted ? search_affine<top, false>(g, -1, 1, 0.5f / top, 2)
                                        : search_affine<top, false>(g, 0, 0, 0.5f / top, 1);
@@ -149,21 +139,18 @@ EncodeStatus search_offset(const float* x, const float* importance, size_t n_blo
             }
             store_half(blocks[lane].d, d[lane]);
             store_half(blocks[lane].m, m[lane]);
-            if constexpr (top == 15) {
-                store_codes32(codes, blocks[lane].qs);
-            } else {
-                store_codes32(codes, blocks[lane].qs, blocks[lane].qh);
-            }
+            store_codes32(codes, blocks[lane]);
         }
         return true;
     };
     return encode_blocks32<Block, kWeighted>(x, importance, n_blocks, out, encode);
 }
 
-template <class Block, int top>
-EncodeStatus encode_affine(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    return importance == nullptr ? search_offset<Block, top, false>(x, nullptr, n_blocks, out)
-                                 : search_offset<Block, top, true>(x, importance, n_blocks, out);
+template <class Format>
+EncodeStatus encode(const AffineEncoding&, const float* x, const float* importance, size_t n_blocks,
+                    uint8_t* out) {
+    return importance == nullptr ? search_offset<Format, false>(x, nullptr, n_blocks, out)
+                                 : search_offset<Format, true>(x, importance, n_blocks, out);
 }
 
 EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
@@ -190,8 +177,10 @@ EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_bloc
 }
 
 // The largest magnitude becomes 127; with 8 bits a search gains nothing to speak of.
-EncodeStatus encode_q8_0(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    for (size_t b = 0; b < n_blocks; ++b, x += 32, out += sizeof(BlockQ8_0)) {
+template <class Format>
+EncodeStatus encode(const ByteEncoding&, const float* x, const float*, size_t n_blocks, uint8_t* out) {
+    using Block = typename Format::Block;
+    for (size_t b = 0; b < n_blocks; ++b, x += 32, out += sizeof(Block)) {
         F values[4], most = splat(0.0f), bad = splat(0.0f);
         for (int i = 0; i < 4; ++i) {
             values[i] = load(x + i * kLanes);
@@ -203,7 +192,7 @@ EncodeStatus encode_q8_0(const float* x, const float* importance, size_t n_block
         for (int lane = 0; lane < kLanes; ++lane) largest = most[lane] > largest ? most[lane] : largest;
         const float d = round_to_half(largest / 127);
         if (!is_finite(d)) return EncodeStatus::kTooLarge;
-        BlockQ8_0 block;
+        Block block;
         store_half(block.d, d);
         const F inverse = splat(d == 0 ? 0.0f : 1.0f / d);
         for (int i = 0; i < 4; ++i) {
@@ -215,11 +204,14 @@ EncodeStatus encode_q8_0(const float* x, const float* importance, size_t n_block
     return EncodeStatus::kDone;
 }
 
-// The e2m1 numbers, doubled.
-struct E2M1 {
+// A format's table of eight magnitudes in ascending order, and the same with a sign.
+template <class Format>
+struct SignedLevels {
+    static constexpr const int8_t* kLevels = Format::kLevels;
+
     static EDGELLM_INLINE F magnitude(F x) {
         F found = splat(0.0f);
-        for (int i = 1; i < 8; ++i) found = x > splat(border(i)) ? splat(kMXFP4Levels[i]) : found;
+        for (int i = 1; i < 8; ++i) found = x > splat(border(i)) ? splat(kLevels[i]) : found;
         return found;
     }
     static EDGELLM_INLINE I code(F x) {
@@ -230,14 +222,16 @@ struct E2M1 {
 
   private:
     // Between level i - 1 and level i.
-    static constexpr float border(int i) {
-        return 0.5f * static_cast<float>(kMXFP4Levels[i - 1] + kMXFP4Levels[i]);
-    }
+    static constexpr float border(int i) { return 0.5f * static_cast<float>(kLevels[i - 1] + kLevels[i]); }
 };
 
 // Of the powers of two that put the largest magnitude near the largest level, the one of least error.
-EncodeStatus encode_mxfp4(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    const auto encode = [](const Groups<32>& g, const float* values, int n, BlockMXFP4* blocks) {
+template <class Format>
+EncodeStatus encode(const ExponentEncoding&, const float* x, const float* importance, size_t n_blocks,
+                    uint8_t* out) {
+    using Block = typename Format::Block;
+    using Levels = SignedLevels<Format>;
+    const auto encode = [](const Groups<32>& g, const float* values, int n, Block* blocks) {
         F largest = splat(0.0f);
         for (const F& value : g.x) largest = lanes_max(largest, lanes_abs(value));
         const I exponents = (I)largest >> 23;
@@ -248,12 +242,12 @@ EncodeStatus encode_mxfp4(const float* x, const float* importance, size_t n_bloc
             F scale;
             for (int lane = 0; lane < kLanes; ++lane) {
                 e[lane] = e[lane] < 0 ? 0 : e[lane] > 254 ? 254 : e[lane];
-                scale[lane] = mxfp4_scale(static_cast<uint8_t>(e[lane]));
+                scale[lane] = e8m0_half(static_cast<uint8_t>(e[lane]));
             }
             F error = splat(0.0f);
             for (int i = 0; i < 32; ++i) {
                 const F magnitude = lanes_abs(g.x[i]);
-                const F off = E2M1::magnitude(magnitude / scale) * scale - magnitude;
+                const F off = Levels::magnitude(magnitude / scale) * scale - magnitude;
                 error += g.w[i] * off * off;
             }
             const I better = error < best;
@@ -262,37 +256,15 @@ EncodeStatus encode_mxfp4(const float* x, const float* importance, size_t n_bloc
         }
         for (int lane = 0; lane < n; ++lane) {
             blocks[lane].e = static_cast<uint8_t>(chosen[lane]);
-            const F scale = splat(mxfp4_scale(blocks[lane].e));
-            uint8_t codes[32];
-            for (int i = 0; i < 32; i += kLanes)
-                store_codes(codes + i, E2M1::code(load(values + 32 * lane + i) / scale));
-            pack_codes(codes, blocks[lane].qs);
+            const F scale = splat(e8m0_half(blocks[lane].e));
+            I codes[4];
+            for (int i = 0; i < 4; ++i)
+                codes[i] = Levels::code(load(values + 32 * lane + kLanes * i) / scale);
+            store_codes32(codes, blocks[lane]);
         }
         return true;
     };
-    return encode_blocks32<BlockMXFP4>(x, importance, n_blocks, out, encode);
-}
-
-// One block of 256 after another. store(search, codes, stored): fills `stored`; returns false where a scale
-// is too large.
-template <class Stored, class Search, bool kWeigh = false, class Store>
-EncodeStatus encode_blocks256(const float* x, const float* importance, size_t n_blocks, uint8_t* out,
-                              int steps, float step, Store store) {
-    for (size_t b = 0; b < n_blocks; ++b) {
-        Search search;
-        if (!search.read(x + 256 * b, offset_or_null(importance, 256 * b))) return EncodeStatus::kNotFinite;
-        if constexpr (kWeigh) {
-            if (importance == nullptr) search.weigh_by_magnitude();
-        }
-        search.search(steps, step);
-        uint8_t codes[256];
-        search.codes(x + 256 * b, codes);
-        Stored stored;
-        std::memset(&stored, 0, sizeof(stored));
-        if (!store(search, codes, stored)) return EncodeStatus::kTooLarge;
-        std::memcpy(out + b * sizeof(stored), &stored, sizeof(stored));
-    }
-    return EncodeStatus::kDone;
+    return encode_blocks32<Block>(x, importance, n_blocks, out, encode);
 }
 
 // Group g's integer out of the batches of a search.
@@ -301,148 +273,85 @@ int integer(const Vectors& vectors, int group) {
     return static_cast<int>(vectors[group / kLanes][group % kLanes]);
 }
 
-// 2-bit codes: byte i of a half holds values i, i + 32, i + 64, i + 96 of its 128.
-void store_two_bits(const uint8_t* codes, uint8_t* qs) {
-    for (int i = 0; i < 64; ++i) {
-        const uint8_t* c = codes + i / 32 * 128 + i % 32;
-        qs[i] = static_cast<uint8_t>((c[0] & 3) | (c[32] & 3) << 2 | (c[64] & 3) << 4 | (c[96] & 3) << 6);
-    }
-}
-
-EncodeStatus encode_q2_k(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Search = AffineBlock<16, 3, 15>;
-    return encode_blocks256<BlockQ2_K, Search>(
-        x, importance, n_blocks, out, 5, 0.06f, [](const Search& s, const uint8_t* codes, BlockQ2_K& block) {
-            for (int g = 0; g < 16; ++g) {
-                block.scales[g] = static_cast<uint8_t>(integer(s.scale, g) | integer(s.minimum, g) << 4);
-            }
-            store_two_bits(codes, block.qs);
-            store_half(block.d, s.d);
-            store_half(block.dmin, s.m);
-            return is_finite(s.d) && is_finite(s.m);
-        });
-}
-
-EncodeStatus encode_q3_k(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Levels = Integers<-4, 3>;
-    using Search = ScaledBlock<16, Levels, -32, 31>;
-    return encode_blocks256<BlockQ3_K, Search>(
-        x, importance, n_blocks, out, 4, 0.06f, [](const Search& s, const uint8_t* codes, BlockQ3_K& block) {
-            for (int g = 0; g < 16; ++g) {
-                const int scale = integer(s.scale, g) + 32;
-                block.scales[g % 8] |= static_cast<uint8_t>((scale & 15) << (g < 8 ? 0 : 4));
-                block.scales[8 + g % 4] |= static_cast<uint8_t>((scale >> 4) << 2 * (g / 4));
-            }
-            store_two_bits(codes, block.qs);
-            for (int i = 0; i < 256; ++i)
-                block.hmask[i % 32] |= static_cast<uint8_t>((codes[i] >> 2) << i / 32);
-            store_half(block.d, s.d);
-            return is_finite(s.d);
-        });
-}
-
-// The eight 6-bit scales and minimums of Q4_K and Q5_K; see unpack_k_scales.
-template <class Search>
-void store_k_scales(const Search& s, uint8_t* packed) {
-    for (int g = 0; g < 8; ++g) {
-        const int scale = integer(s.scale, g), minimum = integer(s.minimum, g);
-        if (g < 4) {
-            packed[g] |= static_cast<uint8_t>(scale);
-            packed[g + 4] |= static_cast<uint8_t>(minimum);
-        } else {
-            packed[g + 4] = static_cast<uint8_t>((scale & 15) | (minimum & 15) << 4);
-            packed[g - 4] |= static_cast<uint8_t>((scale >> 4) << 6);
-            packed[g] |= static_cast<uint8_t>((minimum >> 4) << 6);
+// One block of 256 after another.
+template <class Format, class Search, bool kWeigh, class Encoding>
+EncodeStatus encode_blocks256(const Encoding& encoding, const float* x, const float* importance,
+                              size_t n_blocks, uint8_t* out) {
+    for (size_t b = 0; b < n_blocks; ++b) {
+        Search search;
+        if (!search.read(x + 256 * b, offset_or_null(importance, 256 * b))) return EncodeStatus::kNotFinite;
+        if constexpr (kWeigh) {
+            if (importance == nullptr) search.weigh_by_magnitude();
         }
+        search.search(encoding.tries, encoding.step);
+        EncodedSuper found;
+        found.d = search.d;
+        found.dmin = 0.0f;
+        for (int g = 0; g < 256 / encoding.values_per_scale; ++g) found.scale[g] = integer(search.scale, g);
+        if constexpr (requires { search.minimum; }) {
+            found.dmin = search.m;
+            for (int g = 0; g < 256 / encoding.values_per_scale; ++g)
+                found.minimum[g] = integer(search.minimum, g);
+        }
+        if (!is_finite(found.d) || !is_finite(found.dmin)) return EncodeStatus::kTooLarge;
+        search.codes(x + 256 * b, found.codes);
+        typename Format::Block block;
+        std::memset(&block, 0, sizeof(block));
+        Format::store(found, block);
+        std::memcpy(out + b * sizeof(block), &block, sizeof(block));
+    }
+    return EncodeStatus::kDone;
+}
+
+template <class Format>
+EncodeStatus encode(const AffineSuperEncoding&, const float* x, const float* importance, size_t n_blocks,
+                    uint8_t* out) {
+    constexpr AffineSuperEncoding kEncoding = Format::kEncoding;
+    using Search = AffineBlock<kEncoding.values_per_scale, kEncoding.largest_code, kEncoding.largest_scale>;
+    return encode_blocks256<Format, Search, kEncoding.by_magnitude>(kEncoding, x, importance, n_blocks, out);
+}
+
+template <class Format>
+auto super_levels() {
+    constexpr ScaledSuperEncoding kEncoding = Format::kEncoding;
+    if constexpr (kEncoding.lowest_level == kEncoding.highest_level) {
+        return TableLevels<Format>{};
+    } else {
+        return Integers<kEncoding.lowest_level, kEncoding.highest_level>{};
     }
 }
 
-// 4-bit codes: byte i holds values i and i + 32 of its 64.
-void store_four_bits(const uint8_t* codes, uint8_t* qs) {
-    for (int i = 0; i < 128; ++i) {
-        const uint8_t* c = codes + i / 32 * 64 + i % 32;
-        qs[i] = static_cast<uint8_t>((c[0] & 15) | (c[32] & 15) << 4);
-    }
+template <class Format>
+EncodeStatus encode(const ScaledSuperEncoding&, const float* x, const float* importance, size_t n_blocks,
+                    uint8_t* out) {
+    constexpr ScaledSuperEncoding kEncoding = Format::kEncoding;
+    using Search = ScaledBlock<kEncoding.values_per_scale, decltype(super_levels<Format>()),
+                               kEncoding.lowest_scale, kEncoding.highest_scale>;
+    return encode_blocks256<Format, Search, false>(kEncoding, x, importance, n_blocks, out);
 }
 
-EncodeStatus encode_q4_k(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Search = AffineBlock<32, 15, 63>;
-    return encode_blocks256<BlockQ4_K, Search, true>(
-        x, importance, n_blocks, out, 3, 0.03f, [](const Search& s, const uint8_t* codes, BlockQ4_K& block) {
-            store_half(block.d, s.d);
-            store_half(block.dmin, s.m);
-            store_k_scales(s, block.scales);
-            store_four_bits(codes, block.qs);
-            return is_finite(s.d) && is_finite(s.m);
-        });
+template <class Format>
+EncodeStatus encode_format(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    return encode<Format>(Format::kEncoding, x, importance, n_blocks, out);
 }
 
-EncodeStatus encode_q5_k(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Search = AffineBlock<32, 31, 63>;
-    return encode_blocks256<BlockQ5_K, Search, true>(
-        x, importance, n_blocks, out, 3, 0.015f, [](const Search& s, const uint8_t* codes, BlockQ5_K& block) {
-            store_half(block.d, s.d);
-            store_half(block.dmin, s.m);
-            store_k_scales(s, block.scales);
-            store_four_bits(codes, block.qs);
-            for (int i = 0; i < 256; ++i) block.qh[i % 32] |= static_cast<uint8_t>((codes[i] >> 4) << i / 32);
-            return is_finite(s.d) && is_finite(s.m);
-        });
+template <class Format>
+constexpr bool kHasEncoding = requires { Format::kEncoding; };
+
+// The formats with an encoding, and kZero4.
+template <class... Formats>
+constexpr auto make_table(FormatList<Formats...>) {
+    std::array<Encoder, (kHasEncoding<Formats> + ...) + 1> table{};
+    size_t n = 0;
+    const auto add = [&]<class Format>() {
+        if constexpr (kHasEncoding<Format>) table[n++] = {Format::kType, encode_format<Format>};
+    };
+    (add.template operator()<Formats>(), ...);
+    table[n] = {kZero4, encode_zero4};
+    return table;
 }
 
-EncodeStatus encode_q6_k(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Levels = Integers<-32, 31>;
-    using Search = ScaledBlock<16, Levels, -128, 127>;
-    return encode_blocks256<BlockQ6_K, Search>(
-        x, importance, n_blocks, out, 5, 0.005f, [](const Search& s, const uint8_t* codes, BlockQ6_K& block) {
-            for (int g = 0; g < 16; ++g) block.scales[g] = static_cast<int8_t>(integer(s.scale, g));
-            for (int i = 0; i < 128; ++i) {
-                const uint8_t* c = codes + i / 64 * 128 + i % 64;
-                block.ql[i] = static_cast<uint8_t>((c[0] & 15) | (c[64] & 15) << 4);
-            }
-            uint8_t high[256];
-            for (int i = 0; i < 256; ++i) high[i] = codes[i] >> 4;
-            store_two_bits(high, block.qh);
-            store_half(block.d, s.d);
-            return is_finite(s.d);
-        });
-}
-
-EncodeStatus encode_iq4_xs(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    using Search = ScaledBlock<32, IQ4Levels, -32, 31>;
-    return encode_blocks256<BlockIQ4_XS, Search>(
-        x, importance, n_blocks, out, 3, 0.04f,
-        [](const Search& s, const uint8_t* codes, BlockIQ4_XS& block) {
-            store_half(block.d, s.d);
-            for (int g = 0; g < 8; ++g) {
-                const int scale = integer(s.scale, g) + 32;
-                block.scales_l[g / 2] |= static_cast<uint8_t>((scale & 15) << (g % 2 * 4));
-                block.scales_h[g / 4] |= static_cast<uint8_t>((scale >> 4) << (g % 4 * 2));
-                pack_codes(codes + 32 * g, block.qs + 16 * g);
-            }
-            return is_finite(s.d);
-        });
-}
-
-constexpr Encoder kTable[] = {
-    {GGMLType::F32, encode_f32},
-    {GGMLType::F16, encode_f16},
-    {GGMLType::BF16, encode_bf16},
-    {GGMLType::Q4_0, encode_symmetric<BlockQ4_0, Integers<-8, 7>>},
-    {GGMLType::Q4_1, encode_affine<BlockQ4_1, 15>},
-    {GGMLType::Q5_0, encode_symmetric<BlockQ5_0, Integers<-16, 15>>},
-    {GGMLType::Q5_1, encode_affine<BlockQ5_1, 31>},
-    {GGMLType::Q8_0, encode_q8_0},
-    {GGMLType::Q2_K, encode_q2_k},
-    {GGMLType::Q3_K, encode_q3_k},
-    {GGMLType::Q4_K, encode_q4_k},
-    {GGMLType::Q5_K, encode_q5_k},
-    {GGMLType::Q6_K, encode_q6_k},
-    {GGMLType::IQ4_NL, encode_symmetric<BlockIQ4_NL, IQ4Levels>},
-    {GGMLType::IQ4_XS, encode_iq4_xs},
-    {GGMLType::MXFP4, encode_mxfp4},
-    {kZero4, encode_zero4},
-};
+constexpr auto kTable = make_table(AllFormats{});
 
 }  // namespace
 }  // namespace edgellm

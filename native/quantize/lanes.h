@@ -9,8 +9,7 @@
 #include <cstring>
 
 #include "base/half.h"
-
-#define EDGELLM_INLINE inline __attribute__((always_inline))
+#include "base/inline.h"
 
 namespace edgellm {
 namespace {

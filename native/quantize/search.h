@@ -6,7 +6,6 @@
 // it stays.
 #pragma once
 
-#include "formats/block32.h"
 #include "quantize/lanes.h"
 
 namespace edgellm {
@@ -20,14 +19,14 @@ struct Integers {
     static EDGELLM_INLINE I code(F x) { return __builtin_convertvector(level(x), I) - low; }
 };
 
-// The sixteen levels of IQ4_NL and IQ4_XS.
-struct IQ4Levels {
-    static constexpr float kLow = -127, kHigh = 113;
+// A format's table of sixteen levels in ascending order.
+template <class Format>
+struct TableLevels {
+    static constexpr const int8_t* kLevels = Format::kLevels;
+    static constexpr float kLow = kLevels[0], kHigh = kLevels[15];
     static EDGELLM_INLINE F level(F x) {
-        F found = splat(kIQ4Levels[0]);
-        for (int i = 1; i < 16; ++i) {
-            found = x > splat(border(i)) ? splat(kIQ4Levels[i]) : found;
-        }
+        F found = splat(kLevels[0]);
+        for (int i = 1; i < 16; ++i) found = x > splat(border(i)) ? splat(kLevels[i]) : found;
         return found;
     }
     static EDGELLM_INLINE I code(F x) {
@@ -38,9 +37,7 @@ struct IQ4Levels {
 
   private:
     // Between level i - 1 and level i.
-    static constexpr float border(int i) {
-        return 0.5f * static_cast<float>(kIQ4Levels[i - 1] + kIQ4Levels[i]);
-    }
+    static constexpr float border(int i) { return 0.5f * static_cast<float>(kLevels[i - 1] + kLevels[i]); }
 };
 
 // Candidates whose sums are taken together: their chains of additions run side by side.

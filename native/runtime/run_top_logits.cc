@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "kernels/linear/layout.h"
+#include "kernels/linear/pack.h"
 
 namespace edgellm {
 namespace {

@@ -21,12 +21,12 @@
 #include <limits>
 #include <type_traits>
 
-#include "kernels/linear/layout.h"
+#include "base/inline.h"
+#include "kernels/linear/pack.h"
 
 namespace edgellm {
 namespace {
 
-#define EDGELLM_INLINE [[gnu::always_inline]] inline
 // A set whose registers are arrays (scalar) defines it empty.
 #ifndef EDGELLM_UNROLL
 #define EDGELLM_UNROLL _Pragma("GCC unroll 64")
@@ -127,10 +127,10 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
 }
 
 // Levels of a format as unsigned bytes, `offset` added.
-template <GGMLType type, int offset>
+template <class F, int offset>
 constexpr std::array<uint8_t, 16> level_table() {
     std::array<uint8_t, 16> table{};
-    for (size_t i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(levels_of(type)[i] + offset);
+    for (size_t i = 0; i < 16; ++i) table[i] = static_cast<uint8_t>(F::kLevels[i] + offset);
     return table;
 }
 

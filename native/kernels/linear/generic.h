@@ -3,6 +3,7 @@
 // instruction set has the tiles. Everything has internal linkage; see common.h.
 #pragma once
 
+#include "formats/list.h"
 #include "kernels/linear/tiles.h"
 
 namespace edgellm {
@@ -97,9 +98,9 @@ void multiply_packed(const Call& c) {
 // Chunks of at most kMost blocks, as equal as they can be, of whole headers.
 template <class Source, size_t kMost>
 size_t chunk_blocks(size_t n_blocks) {
-    static_assert(kMost % 8 == 0);
+    static_assert(kMost % kHeaderBlocks == 0);
     const size_t n_chunks = (n_blocks + kMost - 1) / kMost;
-    constexpr size_t unit = Source::kHeaderBytes > 0 ? 8 : 1;
+    constexpr size_t unit = Source::kHeaderBytes > 0 ? kHeaderBlocks : 1;
     return (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
 }
 
@@ -162,7 +163,7 @@ void multiply_tabled(const Call& c) {
     const auto multiply = [&](size_t p, size_t b, size_t n, size_t t0, size_t n_tokens, const Source& next) {
         const Source source(c.m, p, b);
         const bool is_whole = (p + 1) * kPanelRows <= c.m.n_out, is_last = b + n == n_blocks;
-        const size_t n_lines = packed_bytes(Source::kLayout, n) / 64;
+        const size_t n_lines = packed_bytes<typename Source::Format>(n) / 64;
         table_scales<S>(source, n, table);
         for (size_t t = t0, line = 0; t < t0 + n_tokens;) {
             E::Tiles::pick(t0 + n_tokens - t, [&]<int T>() {
@@ -243,31 +244,31 @@ void multiply_words(const Call& c) {
         });
 }
 
-template <class E, GGMLType type>
+template <class E, class F>
 void multiply_floats(const Call& c) {
     using S = typename E::Simd;
-    constexpr size_t kColumnBytes = type == GGMLType::F32 ? 64 : 32;
     constexpr size_t kColumns = 256;
     constexpr size_t kLargest = E::Tiles::kLargest;
     alignas(64) float sums[kLargest * kPanelRows];
     alignas(64) float scratch[kColumns * kPanelRows];
-    const bool widen = type != GGMLType::F32 && c.n_tokens > kLargest;
+    constexpr bool kIsWide = std::is_same_v<F, formats::F32>;
+    const bool widen = !kIsWide && c.n_tokens > kLargest;
     for (size_t t0 = 0; t0 < c.n_tokens; t0 += kBlockTokens) {
         const size_t t_end = std::min(c.n_tokens, t0 + kBlockTokens);
         for (size_t p = c.first; p < c.last; ++p) {
             for (size_t k = 0; k < c.m.n_in; k += kColumns) {
                 const size_t n = std::min(kColumns, c.m.n_in - k);
-                const uint8_t* columns = c.panel(p) + k * kColumnBytes;
-                if (widen) widen_columns<S, type>(columns, n, scratch);
+                const uint8_t* columns = c.panel(p) + k * kColumnBytes<F>;
+                if (widen) widen_columns<S, F>(columns, n, scratch);
                 for (size_t t = t0; t < t_end;) {
                     E::Tiles::pick(t_end - t, [&]<int T>() {
                         const float* x = c.x + (c.token0 + t) * c.ldx + k;
                         c.template load<S, T>(p, t, k == 0, sums);
                         if (widen) {
                             const auto* wide = reinterpret_cast<const uint8_t*>(scratch);
-                            float_tile<S, GGMLType::F32, T>(wide, n, x, c.ldx, sums);
+                            float_tile<S, formats::F32, T>(wide, n, x, c.ldx, sums);
                         } else {
-                            float_tile<S, type, T>(columns, n, x, c.ldx, sums);
+                            float_tile<S, F, T>(columns, n, x, c.ldx, sums);
                         }
                         c.template store<S, T>(p, t, sums);
                         t += T;
@@ -288,45 +289,34 @@ void multiply_wide(const Call& c) {
     }
 }
 
+template <class E, class F>
+void multiply(const Call& c) {
+    constexpr KernelKind kKind = kernel_kind<F>();
+    if constexpr (kKind == KernelKind::kFloats) {
+        multiply_floats<E, F>(c);
+    } else {
+        using Source = PackedSource<typename E::Simd, F>;
+        if constexpr (kKind == KernelKind::kBytes) multiply_bytes<E, Source>(c);
+        if constexpr (kKind == KernelKind::kWide) multiply_wide<E, Source>(c);
+        if constexpr (kKind == KernelKind::kWords) multiply_words<E, Source>(c);
+    }
+}
+
+// By a format's number; `describe` refuses numbers that are none.
+template <class E>
+constexpr auto multiply_table() {
+    std::array<void (*)(const Call&), AllFormats::largest_type() + 1> table{};
+    AllFormats::for_each([&]<class F>() { table[static_cast<size_t>(F::kType)] = multiply<E, F>; });
+    return table;
+}
+
 template <class E>
 void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x, size_t ldx,
             size_t token0, size_t n_tokens, float* y, size_t ldy) {
+    static constexpr auto kMultiply = multiply_table<E>();
     const Call call{m, first, last, xq, x, ldx, token0, n_tokens, y, ldy};
     if (m.split) return multiply_wide<E, SplitSource<typename E::Simd>>(call);
-    switch (m.type) {
-        case GGMLType::F32:
-            return multiply_floats<E, GGMLType::F32>(call);
-        case GGMLType::F16:
-            return multiply_floats<E, GGMLType::F16>(call);
-        case GGMLType::BF16:
-            return multiply_floats<E, GGMLType::BF16>(call);
-#define EDGELLM_CASE(kind, type) \
-    case GGMLType::type:         \
-        return multiply_##kind<E, PackedSource<typename E::Simd, GGMLType::type>>(call);
-            EDGELLM_CASE(bytes, Q4_0)
-            EDGELLM_CASE(bytes, Q4_1)
-            EDGELLM_CASE(bytes, Q5_0)
-            EDGELLM_CASE(bytes, Q5_1)
-            EDGELLM_CASE(bytes, Q4_K)
-            EDGELLM_CASE(bytes, Q5_K)
-            EDGELLM_CASE(bytes, Q6_K)
-            EDGELLM_CASE(bytes, MXFP4)
-            EDGELLM_CASE(wide, Q8_0)
-            EDGELLM_CASE(wide, IQ4_NL)
-            EDGELLM_CASE(wide, IQ4_XS)
-            EDGELLM_CASE(words, Q2_K)
-            EDGELLM_CASE(words, Q3_K)
-            EDGELLM_CASE(words, IQ1_S)
-            EDGELLM_CASE(words, IQ1_M)
-            EDGELLM_CASE(words, IQ2_XXS)
-            EDGELLM_CASE(words, IQ2_XS)
-            EDGELLM_CASE(words, IQ2_S)
-            EDGELLM_CASE(words, IQ3_XXS)
-            EDGELLM_CASE(words, IQ3_S)
-            EDGELLM_CASE(words, TQ1_0)
-            EDGELLM_CASE(words, TQ2_0)
-#undef EDGELLM_CASE
-    }
+    kMultiply[static_cast<size_t>(m.type)](call);
 }
 
 template <class E>

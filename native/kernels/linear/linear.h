@@ -3,7 +3,7 @@
 //
 // A weight matrix (n_out, n_in) is packed once at load into ceil(n_out / 16) panels. A panel holds 16 rows,
 // interleaved so that a vector lane is a row: quantized formats in blocks of 16 rows x 32 columns (8 groups
-// of 4 columns; see layout.h), float formats column by column. Rows past n_out are zero.
+// of 4 columns; see formats/packing.h), float formats column by column. Rows past n_out are zero.
 //
 // Results are batch-invariant: y[t][r] is computed by one fixed sequence of operations (integer dots of a
 // 32-column block are exact; blocks are added in ascending order by float fma), whatever n_tokens is.
@@ -13,12 +13,9 @@
 #include <cstdint>
 
 #include "base/arch.h"
-#include "formats/formats.h"
+#include "formats/packing.h"
 
 namespace edgellm {
-
-constexpr size_t kPanelRows = 16;
-constexpr size_t kBlockColumns = 32;
 
 // What a packed matrix multiplies: float rows, or rows quantized to int8.
 enum class InputKind : uint8_t { kFloat, kInt8 };
@@ -71,7 +68,7 @@ struct PackedMatrix {
     size_t panel_bytes;   // bytes of one packed panel, a multiple of 64
     size_t panel_stride;  // distance between panels: panel_bytes, or more where two matrices are interleaved
     bool fetch_far;       // on this processor, lines to come of wide codes are fetched into L2, not L1
-    bool split;           // codes are in two parts, of which `approximate` reads the first (layout.h)
+    bool split;           // codes are in two parts, of which `approximate` reads the first (pack.h)
     const uint8_t* data;  // 64-byte aligned
 };
 

@@ -116,9 +116,9 @@ struct Scalar {
         const Bytes bits = take_bits(b, shift, mask);
         return bytes([&](int i) { return a.v[i] | bits.v[i]; });
     }
-    template <GGMLType type, int offset>
+    template <class F, int offset>
     static Bytes lookup(const Bytes& a) {
-        return bytes([&](int i) { return levels_of(type)[a.v[i]] + offset; });
+        return bytes([&](int i) { return F::kLevels[a.v[i]] + offset; });
     }
     // Signed bytes 0 and 2 (1 and 3) of each lane as words.
     static Bytes even_words(const Bytes& a) {

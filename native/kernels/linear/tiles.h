@@ -114,43 +114,38 @@ void word_tile(const WordBlock* w, size_t n_blocks, WordRows x, float* y) {
 
 // ---- Floats ----
 
-template <class S, GGMLType type>
+template <class F>
+constexpr size_t kColumnBytes = kPanelRows * sizeof(typename F::Block);
+
+template <class S, class F>
 EDGELLM_INLINE typename S::Floats load_float_column(const uint8_t* data, int part) {
-    constexpr int kLanes = 16 / S::kParts;
-    if constexpr (type == GGMLType::F32) {
-        return S::load_floats(reinterpret_cast<const float*>(data) + part * kLanes);
-    } else if constexpr (type == GGMLType::F16) {
-        return S::load_halves(data + 2 * part * kLanes);
-    } else {
-        return S::load_bfloats(data + 2 * part * kLanes);
-    }
+    return F::template load<S>(data + static_cast<size_t>(part) * (kColumnBytes<F> / S::kParts));
 }
 
-template <class S, GGMLType type>
+template <class S, class F>
 void widen_columns(const uint8_t* w, size_t n_columns, float* out) {
-    for (size_t k = 0; k < n_columns; ++k, w += 32, out += 16) {
+    for (size_t k = 0; k < n_columns; ++k, w += kColumnBytes<F>, out += 16) {
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
-            S::store_floats(out + part * (16 / S::kParts), load_float_column<S, type>(w, part));
+            S::store_floats(out + part * (16 / S::kParts), load_float_column<S, F>(w, part));
         }
     }
 }
 
 // One panel; sums are added to, column by column in order.
-template <class S, GGMLType type, int T>
+template <class S, class F, int T>
 void float_tile(const uint8_t* w, size_t n_columns, const float* x, size_t ldx, float* y) {
-    constexpr size_t kColumnBytes = type == GGMLType::F32 ? 64 : 32;
     typename S::Floats sum[T][S::kParts];
     EDGELLM_UNROLL
     for (int t = 0; t < T; ++t) {
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) sum[t][part] = S::load_floats(sums_of<S, T>(y, part, t));
     }
-    for (size_t k = 0; k < n_columns; ++k, w += kColumnBytes) {
-        if (k % (64 / kColumnBytes) == 0) __builtin_prefetch(w + kPrefetchBytes);
+    for (size_t k = 0; k < n_columns; ++k, w += kColumnBytes<F>) {
+        if (k % (64 / kColumnBytes<F>) == 0) __builtin_prefetch(w + kPrefetchBytes);
         typename S::Floats column[S::kParts];
         EDGELLM_UNROLL
-        for (int part = 0; part < S::kParts; ++part) column[part] = load_float_column<S, type>(w, part);
+        for (int part = 0; part < S::kParts; ++part) column[part] = load_float_column<S, F>(w, part);
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) {
             const auto value = S::broadcast(x[static_cast<size_t>(t) * ldx + k]);

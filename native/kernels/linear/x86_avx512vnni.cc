@@ -66,9 +66,9 @@ struct Avx512Vnni {
                : shift > 0 ? _mm512_slli_epi16(a, static_cast<unsigned>(shift))
                            : _mm512_srli_epi16(a, static_cast<unsigned>(-shift));
     }
-    template <GGMLType type, int offset>
+    template <class F, int offset>
     EDGELLM_INLINE static Bytes lookup(Bytes a) {
-        alignas(16) static constexpr auto kTable = level_table<type, offset>();
+        alignas(16) static constexpr auto kTable = level_table<F, offset>();
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load16(kTable.data())), a);
     }
     // Signed bytes 0 and 2 (1 and 3) of each lane as words.

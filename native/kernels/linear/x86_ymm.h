@@ -58,9 +58,9 @@ struct YmmPrimitives {
     EDGELLM_INLINE static Bytes or_bits(Bytes a, Bytes b, int shift, int mask) {
         return _mm256_or_si256(a, take_bits(b, shift, mask));
     }
-    template <GGMLType type, int offset>
+    template <class F, int offset>
     EDGELLM_INLINE static Bytes lookup(Bytes a) {
-        alignas(16) static constexpr auto kTable = level_table<type, offset>();
+        alignas(16) static constexpr auto kTable = level_table<F, offset>();
         const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kTable.data()));
         return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a);
     }
