@@ -15,7 +15,7 @@
 namespace edgellm {
 namespace {
 
-// Without importances the plain formats are searched less widely: they are chosen to be made fast.
+// Without importances the search of plain formats is narrow: they are chosen to be made fast.
 constexpr int kSymmetricSteps = 3, kPlainSymmetricSteps = 1;
 constexpr float kSymmetricStep = 0.04f, kPlainSymmetricStep = 0.05f;
 
@@ -176,7 +176,7 @@ EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_bloc
     return encode_blocks32<BlockZero4>(x, importance, n_blocks, out, encode);
 }
 
-// The largest magnitude becomes 127; with 8 bits a search gains nothing to speak of.
+// The largest magnitude becomes 127. With 8 bits a search gains next to nothing.
 template <class Format>
 EncodeStatus encode(const ByteEncoding&, const float* x, const float*, size_t n_blocks, uint8_t* out) {
     using Block = typename Format::Block;
@@ -225,7 +225,7 @@ struct SignedLevels {
     static constexpr float border(int i) { return 0.5f * static_cast<float>(kLevels[i - 1] + kLevels[i]); }
 };
 
-// Of the powers of two that put the largest magnitude near the largest level, the one of least error.
+// The power of two of least error, among those that put the largest magnitude near the largest level.
 template <class Format>
 EncodeStatus encode(const ExponentEncoding&, const float* x, const float* importance, size_t n_blocks,
                     uint8_t* out) {

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Eight groups of values side by side, one per lane: what is summed over a group is summed lane by lane.
-// Written with the compiler's own vectors, without fused operations, so that every instruction set rounds
-// alike.
+// Eight groups of values side by side, one to a lane, so that sums over a group are sums lane by lane. The
+// code is the compiler's own vectors without fused operations: every instruction set rounds alike.
 #pragma once
 
 #include <cstddef>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// From float values to the blocks of a format, and what that loses. The same bytes come out on every machine:
+// Encoding of float values to the blocks of a format, and its error. The bytes are the same on every machine:
 // all instruction sets run the same float operations in the same order.
 #pragma once
 
@@ -25,8 +25,7 @@ struct Encoder {
 };
 
 // 32 values d * (q - zero), q and zero in 0 .. 15; byte i of qs holds q of values 2i and 2i + 1. These are
-// the weights of onnxruntime's MatMulNBits, block by block; GGUF knows no such format, so its number is not
-// theirs.
+// the weights of onnxruntime's MatMulNBits. GGUF has no such format; the number is this project's own.
 struct BlockZero4 {
     uint8_t d[4];  // float
     uint8_t zero;

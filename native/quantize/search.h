@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 // Scales and levels of least weighted square error for eight groups at once.
 //
-// A search tries several ranges; the levels each gives are held fixed while scale (and offset) move to their
-// least-squares optimum, whose error follows from a few sums. The best is then moved and rounded again until
-// it stays.
+// A search tries several ranges of levels. For each it rounds the values to levels, holds these fixed and
+// moves scale (and offset) to their least-squares optimum; the error follows from a few sums. It rounds the
+// best once more, and again until nothing changes.
 #pragma once
 
 #include "quantize/lanes.h"
@@ -40,7 +40,7 @@ struct TableLevels {
     static constexpr float border(int i) { return 0.5f * static_cast<float>(kLevels[i - 1] + kLevels[i]); }
 };
 
-// Candidates whose sums are taken together: their chains of additions run side by side.
+// Candidates summed in one loop, so that their chains of additions overlap.
 constexpr int kTogether = 3;
 
 // x ~ d * level, lane by lane.
@@ -86,7 +86,7 @@ F search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits)
     for (const F& value : g.x) extreme = lanes_abs(value) > lanes_abs(extreme) ? value : extreme;
     const F inverse_extreme = quotient(splat(1.0f), extreme);
     F best_d = extreme * (1.0f / Levels::kLow), best = splat(0.0f);
-    // Maximizes lx^2 / ll, which is what the levels explain of the sum of squares.
+    // Maximizes lx^2 / ll, the part of the sum of squares that the levels explain.
     const auto consider = [&](const LevelSums& s) {
         const F d = quotient(s.lx, s.ll);
         const F explained = s.lx * d;
@@ -149,7 +149,7 @@ Affine search_affine(const Groups<N, kWeighted>& g, int first, int last, float s
     if (negative) low = lanes_min(low, splat(0.0f));
     const F range = high - low;
     Affine best{range * (1.0f / top), low};
-    // What the levels explain of the sum of squares around zero: the error is that sum less this.
+    // Part of the sum of squares around zero that the levels explain; the rest is the error.
     F explained = splat(-__FLT_MAX__);
     const auto consider = [&](F inverse, F b) {
         const F start = splat(0.0f) - b * inverse;
@@ -187,7 +187,7 @@ Affine search_affine(const Groups<N, kWeighted>& g, int first, int last, float s
     return best;
 }
 
-// The same with b held at the lowest value, for values that already lie on evenly spaced levels.
+// As search_affine with b held at the lowest value, for values that already lie on evenly spaced levels.
 template <int top, int N, bool kWeighted>
 F search_range(const Groups<N, kWeighted>& g, F low, int steps, float step) {
     F high = g.x[0];
@@ -211,8 +211,8 @@ F search_range(const Groups<N, kWeighted>& g, F low, int steps, float step) {
     return best_d;
 }
 
-// The same without a search: the whole range or, with 31 steps, the 15 that an encoding by Q4_1 leaves
-// behind.
+// As search_range without a search: the whole range or, with 31 steps, the 15 that an encoding in 4 bits
+// leaves behind.
 template <int top, int N, bool kWeighted>
 F plain_range(const Groups<N, kWeighted>& g, F low) {
     F high = g.x[0];

@@ -70,8 +70,8 @@ void AdapterRunner::project_panel(const ProjectionA& p, size_t panel, size_t row
     for_each_run(scale, row, end, [&](size_t first, size_t count) {
         float* out = lora_a_out_.data() + first * ld + p.column + panel * kPanelRows;
         const QuantRows unused{};
-        context_.kernels.linear.matmul(p.a.packed, panel, panel + 1, &unused, context_.at(p.in, 0, thread),
-                                       p.in.ld, first, count, out, ld);
+        context_.kernels.linear.matmul({p.a.packed, panel, panel + 1, &unused, context_.at(p.in, 0, thread),
+                                        p.in.ld, first, count, out, ld});
         for (size_t r = 0; r < count; ++r) {
             context_.kernels.rows.affine({p.scale * scale[first + r]}, out + r * ld, n, out + r * ld);
         }
@@ -86,8 +86,8 @@ void AdapterRunner::add_updates(MatrixId matrix, const OutputTile& tile, float* 
         const size_t n = std::min(size_t{b.n_out}, tile.last * kPanelRows) - tile.column();
         for_each_run(scales(u.adapter), tile.row, tile.row + tile.n_rows, [&](size_t first, size_t n_rows) {
             const QuantRows unused{};
-            context_.kernels.linear.matmul(b, tile.first, tile.last, &unused, lora_a_out_.data() + u.column,
-                                           adapters_.lora_a_floats(), first, n_rows, scratch, tile.width());
+            context_.kernels.linear.matmul({b, tile.first, tile.last, &unused, lora_a_out_.data() + u.column,
+                                            adapters_.lora_a_floats(), first, n_rows, scratch, tile.width()});
             for (size_t r = 0; r < n_rows; ++r) {
                 float* to = values + (first - tile.row + r) * ld;
                 context_.kernels.rows.add(to, scratch + r * tile.width(), n, to);

@@ -154,9 +154,10 @@ void LinearRunner::multiply_direct(const LinearStage& stage, const LinearTask& t
     const PackedMatrix& m = context_.weights.matrix(task.matrix);
     float* y = context_.at(task.out, tile.row, thread) + tile.column();
     if (top_logits_.applies(stage))
-        return kernels.approximate(m, tile.first, tile.last, &quant, tile.row, tile.n_rows, y, task.out.ld);
-    kernels.matmul(m, tile.first, tile.last, &quant, context_.at(task.in, 0, thread), task.in.ld, tile.row,
-                   tile.n_rows, y, task.out.ld);
+        return kernels.approximate(
+            {m, tile.first, tile.last, &quant, nullptr, 0, tile.row, tile.n_rows, y, task.out.ld});
+    kernels.matmul({m, tile.first, tile.last, &quant, context_.at(task.in, 0, thread), task.in.ld, tile.row,
+                    tile.n_rows, y, task.out.ld});
     if (adapters_.updates(task.matrix)) adapters_.add_updates(task.matrix, tile, y, task.out.ld, thread);
 }
 
@@ -164,8 +165,8 @@ void LinearRunner::multiply_tile(const LinearTask& task, const QuantRows& quant,
                                  const Thread& thread) {
     const float* x = context_.at(task.in, 0, thread);
     const auto multiply = [&](MatrixId matrix, float* values) {
-        context_.kernels.linear.matmul(context_.weights.matrix(matrix), tile.first, tile.last, &quant, x,
-                                       task.in.ld, tile.row, tile.n_rows, values, tile.width());
+        context_.kernels.linear.matmul({context_.weights.matrix(matrix), tile.first, tile.last, &quant, x,
+                                        task.in.ld, tile.row, tile.n_rows, values, tile.width()});
         if (adapters_.updates(matrix)) adapters_.add_updates(matrix, tile, values, tile.width(), thread);
     };
     float* values = tiles_.floats(thread.index);

@@ -127,8 +127,8 @@ void MoeRunner::multiply_in(const MoeStage& moe, const Rows& rows, const Panels&
     float* gate_tile = gate_tiles_.floats(t);
     for_entries(p.expert, [&](size_t entry, size_t count) {
         const auto multiply = [&](MatrixId matrix, float* tile) {
-            context_.kernels.linear.matmul(context_.weights.expert(matrix, p.expert), p.first, p.last,
-                                           &rows.x_quant, rows.x, rows.x_ld, entry, count, tile, ld);
+            context_.kernels.linear.matmul({context_.weights.expert(matrix, p.expert), p.first, p.last,
+                                            &rows.x_quant, rows.x, rows.x_ld, entry, count, tile, ld});
         };
         multiply(moe.up, up_tile);
         if (moe.gate >= 0) multiply(moe.gate, gate_tile);
@@ -152,9 +152,9 @@ void MoeRunner::multiply_down(const MoeStage& moe, const Rows& rows, const Panel
     const size_t width = moe.out.width, n = std::min(width, p.last * kPanelRows) - column;
     float* tile = tiles_.floats(t);
     for_entries(p.expert, [&](size_t entry, size_t count) {
-        context_.kernels.linear.matmul(context_.weights.expert(moe.down, p.expert), p.first, p.last,
-                                       &rows.hidden_quant, rows.hidden, rows.hidden_ld, entry, count, tile,
-                                       ld);
+        context_.kernels.linear.matmul({context_.weights.expert(moe.down, p.expert), p.first, p.last,
+                                        &rows.hidden_quant, rows.hidden, rows.hidden_ld, entry, count, tile,
+                                        ld});
         for (size_t j = 0; j < count; ++j) {
             float* values = tile + j * ld;
             add_bias(moe.down_bias, p.expert * width + column, n, values);

@@ -97,7 +97,7 @@ float TopLogits::bound(const LinearTask& task, const QuantRows& quant, size_t ro
     for (size_t i = 0; i < best.size(); ++i) {
         const size_t p = best.panel(i), n = std::min(kPanelRows, m.n_out - p * kPanelRows);
         float* out = logits + p * kPanelRows;
-        context_.kernels.linear.matmul(m, p, p + 1, &quant, nullptr, 0, row, 1, out, task.out.ld);
+        context_.kernels.linear.matmul({m, p, p + 1, &quant, nullptr, 0, row, 1, out, task.out.ld});
         std::copy_n(out, n, exact.begin() + n_exact);
         n_exact += n;
     }
@@ -121,7 +121,7 @@ size_t TopLogits::compute_reaching(const LinearTask& task, const QuantRows& quan
         bool reaches = false;
         for (const float* upper = begin; upper < end; ++upper) reaches |= *upper >= threshold;
         if (!reaches) continue;
-        context_.kernels.linear.matmul(m, p, p + 1, &quant, nullptr, 0, row, 1, begin, task.out.ld);
+        context_.kernels.linear.matmul({m, p, p + 1, &quant, nullptr, 0, row, 1, begin, task.out.ld});
         ++n_exact;
     }
     return n_exact;

@@ -1,17 +1,7 @@
 // SPDX-License-Identifier: MIT
-// What every body of the linear kernels starts from. These headers are included by one file per instruction
-// set, each compiled with flags of its own, so everything in them has internal linkage.
-//
-// A set of primitives S works on one register at a time; 64 bytes (16 rows x 4 columns) are S::kParts
-// registers.
-//   Bytes          codes of kLanes rows x 4 columns
-//   Ints, Floats   kLanes = 16 / kParts lanes, a row each
-//   kSigned        codes of 8 bits are wanted signed; else + 128, unsigned
-//   centre(max, offset)  what sums of unsigned codes up to max are of codes less, a power of two or 0; they
-//                  begin at minus that times the sum of the activations
-//   multiplier(factor)   QuantTerms::multiplier
-//   tables_scales()      where kParts is 1: whether tiles of many tokens take scales from tables
-//   (tabled_tile)
+// Constants of the linear kernels, and the quantizing of activations. These headers are included by one file
+// per instruction set, each compiled with flags of its own, so everything in them has internal linkage.
+// S is a LinearSimd (simd.h).
 #pragma once
 
 #include <algorithm>
@@ -23,6 +13,7 @@
 
 #include "base/inline.h"
 #include "kernels/linear/pack.h"
+#include "kernels/linear/simd.h"
 
 namespace edgellm {
 namespace {
@@ -32,16 +23,16 @@ namespace {
 #define EDGELLM_UNROLL _Pragma("GCC unroll 64")
 #endif
 
-// Columns in work at a time, in blocks of 32, with codes of that type: what a tile reads of them stays in L1.
+// Blocks of 32 columns in work at a time, with codes of that type: their codes stay in L1.
 template <class Code>
 constexpr size_t kChunkBlocks = sizeof(Code) == 1 ? 24 : 16;
-constexpr size_t kTableBlocks = 32;                 // of tables of scales; half as many where they are pairs
-constexpr size_t kL2Blocks = 64;                    // of a group of tokens with their terms are 370 KB
-constexpr size_t kBlockTokens = QuantRows::kGroup;  // that meet an expanded chunk
-constexpr size_t kPrefetchBytes = 2048;             // ahead of the block in work, into L1,
-constexpr size_t kFarPrefetchBytes = 6144;          // or into L2
+constexpr size_t kTableBlocks = 32;  // blocks of a table of scales; half as many where they are pairs
+constexpr size_t kL2Blocks = 64;     // these of a group of tokens, with their terms, take 370 KB
+constexpr size_t kBlockTokens = QuantRows::kGroup;  // tokens that multiply one expanded chunk
+constexpr size_t kPrefetchBytes = 2048;             // distance of prefetches into L1
+constexpr size_t kFarPrefetchBytes = 6144;          // distance of prefetches into L2
 
-// Nothing read through y before this is known after it: keeps a tile's sums out of the registers that dots
+// The compiler forgets values that it read through y. So a tile's sums stay out of the registers that dots
 // need.
 EDGELLM_INLINE void keep_in_memory(float*& y) {
     __asm__ volatile("" : "+r"(y));
@@ -60,27 +51,41 @@ constexpr int exponent_of(int factor) {
     return static_cast<int>(std::bit_width(static_cast<unsigned>(factor))) - 1;
 }
 
-// The centre of sets whose sums have room for any: the whole offset, where shifting applies it.
+// The zero point of a set whose sums have room for any: the whole offset, where a shift applies it.
 constexpr int exact_centre(int offset) {
     return std::has_single_bit(static_cast<unsigned>(offset)) ? offset : 0;
 }
 
-// Of a block's codes: the sums of its first and last 16, and what dots start with.
-struct CodeSums {
+// A quantized block: sums of its first and last 16 codes, and an instruction set's own terms.
+template <class Terms>
+struct QuantizedBlock {
     int low, high;
-    int32_t start, low_start, high_start;  // of QuantTerms
-
-    // Of sets that sum in 32 bits.
-    static CodeSums of(int low, int high) { return {low, high, -(low + high), -32 * low, -32 * high}; }
+    Terms terms;
 };
 
-// S::largest(x): the largest magnitude of 32 values; NaN counts as more than infinity.
-// S::quantize_block(x, inverse, q): 32 codes, x * inverse rounded to even.
-//
-// A row's blocks have integers as scales, times the row's unit, so that they can be multiplied in before sums
-// become floats. They are rounded up, also to kFactorBits significant bits, so that tables of scales are
-// short: by at most an eighth. A block's codes use at least half of their range where its magnitude is more
-// than 1/7680 of the row's.
+// Terms of sets whose dots are sums of 32 bits.
+struct DotTerms {
+    // Accumulator's start for a zero point of 1 over all 32 columns: minus the sum of the codes. And for a
+    // zero point of 32 over the first and last 16 columns.
+    int32_t start, low_start, high_start;
+    int32_t shift;  // exponent of the factor's power of two; tables of scales have the rest (expanded.h)
+
+    static QuantizedBlock<DotTerms> of(int low, int high, int factor) {
+        return {low, high, {-(low + high), -32 * low, -32 * high, exponent_of(factor)}};
+    }
+};
+
+// An instruction set's own terms.
+template <class S>
+EDGELLM_INLINE const typename S::Terms& terms_of(const QuantTerms& terms) {
+    static_assert(sizeof(typename S::Terms) == sizeof(terms.extra));
+    return reinterpret_cast<const typename S::Terms&>(terms.extra);
+}
+
+// The scale of a block is an integer times the row's unit, so that it can be multiplied in before sums become
+// floats. It is rounded up, also to kFactorBits significant bits, by at most an eighth: tables of scales stay
+// short. The codes use at least half of their range where the block's magnitude is more than 1/7680 of the
+// row's.
 constexpr int round_factor_up(int factor) {
     const int dropped =
         std::max(static_cast<int>(std::bit_width(static_cast<unsigned>(factor))) - kFactorBits, 0);
@@ -93,12 +98,12 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
     const size_t first = out.index(token, 0), stride = out.group_rows(token);
     int8_t* q = out.q + 32 * first;
     QuantTerms* terms = out.terms + first;
-    // Blocks' magnitudes, which wait in their terms: their order as integers is theirs as floats, NaN above
+    // A block's magnitude waits as its factor. Magnitudes compare as integers as they do as floats, NaN above
     // infinity.
     int32_t largest_bits = 0;
     for (size_t b = 0; b < out.n_blocks; ++b) {
-        terms[b * stride].start = std::bit_cast<int32_t>(S::largest(x + 32 * b));
-        largest_bits = std::max(largest_bits, terms[b * stride].start);
+        terms[b * stride].factor = S::largest(x + 32 * b);
+        largest_bits = std::max(largest_bits, std::bit_cast<int32_t>(terms[b * stride].factor));
     }
     const float largest = std::bit_cast<float>(largest_bits);
     // Magnitudes too small to divide by count as zero.
@@ -112,17 +117,13 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
             *terms = {};
             continue;
         }
-        const auto magnitude = std::bit_cast<float>(terms->start);
+        const float magnitude = terms->factor;
         const int factor = round_factor_up(std::min(static_cast<int>(magnitude * ratio) + 1, kLargestFactor));
-        const CodeSums sums = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), q);
-        const int sum = sums.low + sums.high;
-        *terms = {static_cast<float>(factor),
-                  S::multiplier(factor),
-                  sums.start,
-                  sums.low_start,
-                  sums.high_start,
-                  static_cast<float>(factor * sum),
-                  static_cast<float>(factor * sums.high)};
+        const auto block = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), factor, q);
+        terms->factor = static_cast<float>(factor);
+        terms->sum = static_cast<float>(factor * (block.low + block.high));
+        terms->high = static_cast<float>(factor * block.high);
+        std::memcpy(terms->extra, &block.terms, sizeof(terms->extra));
     }
 }
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Chunks of panels as a tile reads them when there are many tokens: expanded, or only their scales.
+// Chunks of panels for tiles of many tokens: expanded, or only their scales.
 #pragma once
 
 #include <bit>
@@ -9,7 +9,7 @@
 namespace edgellm {
 namespace {
 
-// Unsigned codes, one per byte.
+// Codes, one per byte.
 struct alignas(64) ByteBlock {
     uint8_t codes[8][64];
     float scale[16];
@@ -28,11 +28,11 @@ struct alignas(64) WordBlock {
     uint8_t codes[16][64];  // [2 group + odd]
     float scale[16];
     float minimum[16];       // of all 32 columns
-    float minimum_high[16];  // what columns 16..31 have more
+    float minimum_high[16];  // minimum of columns 16..31 less that of columns 0..15
 };
 
-// Scales times all that a factor of activations can have beside its power of two: what a tile picks from
-// instead of multiplying. Products are exact, as scales have at most 19 bits.
+// Scales times each mantissa that a factor of activations can have: a tile picks a product instead of
+// multiplying. Products are exact, as scales have at most 19 bits.
 constexpr size_t kMantissas = 1 << (kFactorBits - 1);
 template <bool kPairs>
 struct alignas(64) ScaleBlock {
@@ -40,25 +40,42 @@ struct alignas(64) ScaleBlock {
     float minimum[16];
 };
 
-// Where in a ScaleBlock's scales a factor's are, in floats.
+// Offset of a factor's products in a ScaleBlock's scales, in floats.
 EDGELLM_INLINE size_t mantissa_offset(float factor) {
     constexpr int kBits = kFactorBits - 1;
     return (std::bit_cast<uint32_t>(factor) >> (23 - kBits)) % kMantissas * 16;
 }
 
-// kPanels panels in turn, kChunkBlocks blocks each, of any format whose codes are at most kMaxCode.
-template <class S, int kMaxCode, bool kHasPairs, bool kIsCentred, bool kHasMin, int kPanels>
+// Properties that tiles of expanded blocks depend on. Formats that agree in them share their tiles.
+struct ByteTraits {
+    int max;  // largest code, or of its class (code_class of the engine)
+    bool signed_codes, pairs, integer_pairs, centred, has_minimum;
+
+    template <class Source>
+    static constexpr ByteTraits of(int max) {
+        return {max,
+                Source::kSignedCodes,
+                Source::kPairs,
+                Source::kPairs && Source::kIntegerPairs,
+                Source::kCentred,
+                Source::kHasMinimum};
+    }
+};
+
+// kPanels panels in turn, kChunkBlocks blocks each.
+template <class S, ByteTraits kTraits, int kPanels>
 struct ByteSource {
-    static constexpr bool kSignedCodes = false;
-    static constexpr bool kPairs = kHasPairs;
-    static constexpr bool kCentred = kIsCentred;
-    static constexpr bool kHasMinimum = kHasMin;
-    static constexpr int kMax = kMaxCode;
+    static constexpr bool kSignedCodes = kTraits.signed_codes;
+    static constexpr bool kPairs = kTraits.pairs;
+    static constexpr bool kIntegerPairs = kTraits.integer_pairs;
+    static constexpr bool kCentred = kTraits.centred;
+    static constexpr bool kHasMinimum = kTraits.has_minimum;
+    static constexpr int kMax = kTraits.max;
     static constexpr int kSlots = kPanels * S::kParts;
     using Block = std::conditional_t<kPairs, PairBlock, ByteBlock>;
 
     const Block* block;
-    int shift;  // of what sums start with
+    int shift;  // of the accumulator's start
 
     EDGELLM_INLINE void next() { ++block; }
     EDGELLM_INLINE void prefetch(int) const {}
@@ -93,7 +110,8 @@ void expand_bytes(Source source, size_t n_blocks, Block* out) {
         for (int group = 0; group < 8; ++group) source.prefetch(group);
         EDGELLM_UNROLL
         for (int part = 0; part < S::kParts; ++part) {
-            S::store_floats(out[b].scale + part * Source::kLanes, source.scale(part));
+            if constexpr (!Source::kPairs)
+                S::store_floats(out[b].scale + part * Source::kLanes, source.scale(part));
             if constexpr (Source::kHasMinimum)
                 S::store_floats(out[b].minimum + part * Source::kLanes, source.minimum(part));
             EDGELLM_UNROLL
@@ -107,8 +125,11 @@ void expand_bytes(Source source, size_t n_blocks, Block* out) {
                 for (int part = 0; part < S::kParts; ++part) {
                     const int row = part * Source::kLanes;
                     S::store_floats(out[b].pair_scale[half] + row, source.pair_scale(half, part));
-                    S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row),
-                             source.pair_words(half, part));
+                    if constexpr (Source::kIntegerPairs) {
+                        S::store_floats(out[b].scale + row, source.scale(part));
+                        S::store(reinterpret_cast<uint8_t*>(out[b].pair_words[half] + 2 * row),
+                                 source.pair_words(half, part));
+                    }
                 }
             }
         }

@@ -1,26 +1,20 @@
 // SPDX-License-Identifier: MIT
-// The driver of the linear kernels: which panels, columns and tokens meet when. An engine E of one
-// instruction set has the tiles. Everything has internal linkage; see common.h.
+// Driver of the linear kernels: the order of panels, columns and tokens. An engine E of one instruction set
+// has the tiles. Everything has internal linkage; see common.h.
 #pragma once
 
-#include "formats/list.h"
+#include "kernels/linear/parts.h"
 #include "kernels/linear/tiles.h"
+#if defined(EDGELLM_SIMD_TEST)
+#include "kernels/linear/simd_test.h"
+#endif
 
 namespace edgellm {
 namespace {
 
-constexpr size_t kGroupPanels = 16;  // that meet a chunk of activations while it is in L2
+constexpr size_t kGroupPanels = 16;  // panels that multiply a chunk of activations while it is in L2
 
-// One matmul call's arguments.
-struct Call {
-    const PackedMatrix& m;
-    size_t first, last;
-    const QuantRows* xq;
-    const float* x;
-    size_t ldx, token0, n_tokens;
-    float* y;
-    size_t ldy;
-
+struct Call : MatmulTask {
     const uint8_t* panel(size_t p) const { return m.data + p * m.panel_stride; }  // of floats
     BlockRows rows(size_t token, size_t block) const { return {*xq, token0 + token, block}; }
     // Tokens from this one on that are in one group of rows.
@@ -28,8 +22,9 @@ struct Call {
         return std::min(n_tokens - token, kBlockTokens - (token0 + token) % kBlockTokens);
     }
 
-    // Sums of a tile of T tokens from and to y, rows that exist only. Column 0 starts at zero. In registers
-    // as wide as the tile's own: it reads at once what was just written, which narrower stores delay.
+    // Sums of a tile of T tokens from and to y, only of rows that exist. Column 0 starts at zero. The copies
+    // use registers as wide as the tile's own: the tile reads them at once, and a wide load waits for
+    // narrower stores.
     template <class S, int T>
     EDGELLM_INLINE void load(size_t p, size_t token, bool zero, float* tile) const {
         if (zero) {
@@ -41,7 +36,7 @@ struct Call {
         for (size_t t = 0; t < T; ++t)
             copy_row<S>(p, tile + t * kPanelRows, y + (token + t) * ldy + (p - first) * kPanelRows);
     }
-    // Sums that are complete, in the tokens' units until now.
+    // Multiplies complete sums by the units of their tokens.
     template <class S, int T>
     EDGELLM_INLINE void scale(size_t token, float* tile) const {
         EDGELLM_UNROLL
@@ -74,7 +69,7 @@ struct Call {
     }
 };
 
-// Panels are read as they are packed, in order.
+// Few tokens: panels are read as they are packed, in order.
 template <class E, class Source>
 void multiply_packed(const Call& c) {
     using S = typename E::Simd;
@@ -95,7 +90,7 @@ void multiply_packed(const Call& c) {
     }
 }
 
-// Chunks of at most kMost blocks, as equal as they can be, of whole headers.
+// Blocks of a chunk: at most kMost, whole headers, all chunks nearly equal.
 template <class Source, size_t kMost>
 size_t chunk_blocks(size_t n_blocks) {
     static_assert(kMost % kHeaderBlocks == 0);
@@ -104,7 +99,7 @@ size_t chunk_blocks(size_t n_blocks) {
     return (n_blocks + n_chunks * unit - 1) / (n_chunks * unit) * unit;
 }
 
-// Many tokens: a chunk of columns of some panels is expanded into L1 and meets the tokens' chunk in L2.
+// Many tokens: a chunk of columns of some panels is expanded into L1 and multiplies the tokens' chunk in L2.
 //   rows_of(token, n_tokens, first block, n_blocks) gives rows(token among them)
 //   expand(source, n_blocks, index in tile)
 //   run.operator()<T, panels>(n_blocks, rows of a tile, sums)
@@ -159,7 +154,7 @@ void multiply_tabled(const Call& c) {
     const size_t n_blocks = c.m.n_in / 32, step = chunk_blocks<Source, kMostBlocks>(n_blocks);
     // Long rows of activations are not in L2 as a whole.
     const size_t n_panels = n_blocks > kL2Blocks ? kGroupPanels : 1;
-    // Chunk b of panel p meets tokens t0 and up; meanwhile what comes next is fetched into L2.
+    // Chunk b of panel p times tokens t0 and up. Meanwhile the lines of `next` are fetched into L2.
     const auto multiply = [&](size_t p, size_t b, size_t n, size_t t0, size_t n_tokens, const Source& next) {
         const Source source(c.m, p, b);
         const bool is_whole = (p + 1) * kPanelRows <= c.m.n_out, is_last = b + n == n_blocks;
@@ -203,7 +198,7 @@ void multiply_bytes(const Call& c) {
     if constexpr (S::kParts == 1) {
         if (S::tables_scales()) return multiply_tabled<E, Source>(c);
     }
-    constexpr int kMax = E::code_class(Source::kMax);
+    constexpr ByteTraits kTraits = ByteTraits::of<Source>(E::code_class(Source::kMax));
     using Block = std::conditional_t<Source::kPairs, PairBlock, ByteBlock>;
     Block scratch[E::kTilePanels * kChunkBlocks<int8_t>];
     multiply_expanded<E, Source, int8_t>(
@@ -215,8 +210,7 @@ void multiply_bytes(const Call& c) {
             expand_bytes<S>(source, n, scratch + k * kChunkBlocks<int8_t>);
         },
         [&]<int T, int kPanels>(size_t n, const BlockRows& rows, float* sums) {
-            using Expanded =
-                ByteSource<S, kMax, Source::kPairs, Source::kCentred, Source::kHasMinimum, kPanels>;
+            using Expanded = ByteSource<S, kTraits, kPanels>;
             E::template tile<T>(Expanded{scratch, Source::shift}, n, rows, sums);
         });
 }
@@ -282,16 +276,17 @@ void multiply_floats(const Call& c) {
 // Codes of 8 bits.
 template <class E, class Source>
 void multiply_wide(const Call& c) {
-    if constexpr (E::Simd::kSigned) {
-        multiply_words<E, Source>(c);
-    } else {
+    if constexpr (E::Simd::kWideDots) {
         multiply_bytes<E, Source>(c);
+    } else {
+        multiply_words<E, Source>(c);
     }
 }
 
 template <class E, class F>
-void multiply(const Call& c) {
+void multiply(const MatmulTask& task) {
     constexpr KernelKind kKind = kernel_kind<F>();
+    const Call c{task};
     if constexpr (kKind == KernelKind::kFloats) {
         multiply_floats<E, F>(c);
     } else {
@@ -302,34 +297,55 @@ void multiply(const Call& c) {
     }
 }
 
-// By a format's number; `describe` refuses numbers that are none.
 template <class E>
-constexpr auto multiply_table() {
-    std::array<void (*)(const Call&), AllFormats::largest_type() + 1> table{};
-    AllFormats::for_each([&]<class F>() { table[static_cast<size_t>(F::kType)] = multiply<E, F>; });
-    return table;
+void multiply_split(const MatmulTask& task) {
+    multiply_wide<E, SplitSource<typename E::Simd>>(Call{task});
 }
 
 template <class E>
-void matmul(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x, size_t ldx,
-            size_t token0, size_t n_tokens, float* y, size_t ldy) {
-    static constexpr auto kMultiply = multiply_table<E>();
-    const Call call{m, first, last, xq, x, ldx, token0, n_tokens, y, ldy};
-    if (m.split) return multiply_wide<E, SplitSource<typename E::Simd>>(call);
-    kMultiply[static_cast<size_t>(m.type)](call);
+void approximate(const MatmulTask& task) {
+    multiply_bytes<E, UpperSource<typename E::Simd>>(Call{task});
 }
 
-template <class E>
-void approximate(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, size_t token0,
-                 size_t n_tokens, float* y, size_t ldy) {
-    multiply_bytes<E, UpperSource<typename E::Simd>>(
-        Call{m, first, last, xq, nullptr, 0, token0, n_tokens, y, ldy});
+template <class E, size_t kPart>
+constexpr LinearPart make_part() {
+    static_assert(LinearSimd<typename E::Simd>);
+    LinearPart part;
+    AllFormats::for_each([&]<class F>() {
+        if constexpr (linear_part<F>() == kPart) part.matmul[static_cast<size_t>(F::kType)] = multiply<E, F>;
+    });
+    if constexpr (kPart == kWidePart) part.split = multiply_split<E>;
+    if constexpr (kPart == kMinimumsPart) part.approximate = approximate<E>;
+    return part;
 }
 
-template <class E>
-constexpr LinearKernels make_kernels() {
-    return {describe_matrix, pack_panels, quantize_row<typename E::Simd>, matmul<E>, approximate<E>};
-}
+// EDGELLM_LINEAR_KERNELS(Avx2, engine) defines the part of kLinearAvx2 that this compilation is for; part 0
+// also has the rest. For simd_test.cc it defines the test of the engine's vocabulary.
+#define EDGELLM_JOIN_TOKENS(a, b) a##b
+#define EDGELLM_JOIN(a, b) EDGELLM_JOIN_TOKENS(a, b)
+#define EDGELLM_DEFINE_PART(set, ...)                                                  \
+    extern const LinearPart EDGELLM_JOIN(kLinear##set##Part, EDGELLM_LINEAR_PART);     \
+    constinit const LinearPart EDGELLM_JOIN(kLinear##set##Part, EDGELLM_LINEAR_PART) = \
+        make_part<__VA_ARGS__, EDGELLM_LINEAR_PART>();
+#if defined(EDGELLM_SIMD_TEST)
+#define EDGELLM_LINEAR_KERNELS(set, ...)                         \
+    int count_simd_failures##set();                              \
+    int count_simd_failures##set() {                             \
+        return SimdTest<typename __VA_ARGS__::Simd>(#set).run(); \
+    }
+#elif EDGELLM_LINEAR_PART == 0
+#define EDGELLM_LINEAR_KERNELS(set, ...)                                                   \
+    EDGELLM_DEFINE_PART(set, __VA_ARGS__)                                                  \
+    extern const LinearPart kLinear##set##Part1, kLinear##set##Part2, kLinear##set##Part3; \
+    extern const LinearKernels kLinear##set;                                               \
+    constinit const LinearKernels kLinear##set = {                                         \
+        describe_matrix,                                                                   \
+        pack_panels,                                                                       \
+        quantize_row<typename __VA_ARGS__::Simd>,                                          \
+        {&kLinear##set##Part0, &kLinear##set##Part1, &kLinear##set##Part2, &kLinear##set##Part3}};
+#else
+#define EDGELLM_LINEAR_KERNELS(set, ...) EDGELLM_DEFINE_PART(set, __VA_ARGS__)
+#endif
 
 }  // namespace
 }  // namespace edgellm

@@ -17,20 +17,14 @@
 
 namespace edgellm {
 
-// What a packed matrix multiplies: float rows, or rows quantized to int8.
+// Activations that a packed matrix multiplies: float rows, or rows quantized to int8.
 enum class InputKind : uint8_t { kFloat, kInt8 };
 
-// What a block of 32 activations of a token has beside its codes.
+// Terms of a block of 32 activations beside its codes.
 struct QuantTerms {
-    float factor;  // an integer of at most kFactorBits significant bits, at most kLargestFactor
-    // What multiplies dots by the factor. AVX2: the factor twice, as 16-bit words. Sets that sum in 32 bits:
-    // the exponent of its power of two; tables of scales have the rest (expanded.h).
-    int32_t multiplier;
-    // What dots of all 32 codes, of the first 16 and of the last begin at, so that weights' codes count from
-    // their centre. Of sets that sum in 32 bits: the codes' sums, times -1, -32 and -32. Of AVX2: two words,
-    // the sums of columns 0 and 1 and of 2 and 3 of every four, times -16, -32 and -32.
-    int32_t start, low_start, high_start;
-    float sum, high;  // factor * (sum of the 32 codes, of the last 16); they apply weight minimums
+    float factor;      // an integer of at most kFactorBits significant bits, at most kLargestFactor
+    float sum, high;   // factor * (sum of the 32 codes, of the last 16); they apply weight minimums
+    int32_t extra[4];  // further terms of the instruction set whose quantize_row wrote them
 };
 constexpr int kFactorBits = 4;
 constexpr int kLargestFactor = 15 << 9;  // times a block's dot with codes of 8 bits it fits 32 bits
@@ -38,8 +32,8 @@ constexpr int kLargestFactor = 15 << 9;  // times a block's dot with codes of 8 
 // Activations (n_rows, n_in) in the form that int8 panels read. n_in is a multiple of 32.
 // x[t][k] ~ unit[t] * factor[t][k / 32] * q[t][k], |q| <= 127.
 //
-// Rows are in groups of 96 (the last may have fewer), and a group is [block][row][32]: what a tile of some
-// rows reads of a block is contiguous, and its distances do not depend on n_in. One row is a plain row.
+// Rows are in groups of 96 (the last may have fewer), and a group is [block][row][32]. So a tile reads the
+// codes of a block from one run of bytes, whose distances do not depend on n_in. One row is a plain row.
 struct QuantRows {
     static constexpr size_t kGroup = 96;  // a multiple of every tile
     int8_t* q;                            // 32 codes for each index
@@ -67,21 +61,37 @@ struct PackedMatrix {
     size_t n_panels;      // ceil(n_out / 16)
     size_t panel_bytes;   // bytes of one packed panel, a multiple of 64
     size_t panel_stride;  // distance between panels: panel_bytes, or more where two matrices are interleaved
-    bool fetch_far;       // on this processor, lines to come of wide codes are fetched into L2, not L1
-    bool split;           // codes are in two parts, of which `approximate` reads the first (pack.h)
+    bool fetch_far;       // prefetch wide codes into L2, not L1 (CpuTuning)
+    bool split;           // codes in two parts, the first enough for `approximate` (pack.h)
     const uint8_t* data;  // 64-byte aligned
 };
 
-// Makes a described matrix one that is packed in two parts; false, and nothing changed, if its format is none
-// that can be (Q8_0 can).
+// Makes a described matrix a split one. False, and nothing changed, if its format cannot be split: only codes
+// that are signed bytes can.
 bool split_matrix(PackedMatrix* m);
 // Bytes of all panels.
 size_t matrix_bytes(const PackedMatrix& m);
-// Of a split matrix: how far result r can be from its approximation, for each unit of the norm of what is
-// multiplied (Cauchy and Schwarz: the norm of what the lower bits add, and what rounding can).
+// Bounds of a split matrix: result r differs from its approximation by at most this times the norm of the
+// activations (Cauchy and Schwarz with the norm of the lower bits; a bound of rounding is added).
 const float* row_errors(const PackedMatrix& m);
 // The norm of a quantized row, rounded up.
 float row_norm(const QuantRows& rows, size_t token);
+
+// y[t * ldy + (p - first) * 16 + r] for panels p in [first, last), tokens t in [0, n_tokens). No alignment
+// needed of y; rows past n_out are not written.
+struct MatmulTask {
+    const PackedMatrix& m;
+    size_t first, last;
+    const QuantRows* xq;  // of int8 matrices: rows token0 + t
+    const float* x;       // of float matrices: rows x + (token0 + t) * ldx
+    size_t ldx, token0, n_tokens;
+    float* y;
+    size_t ldy;
+};
+
+// Kernels of an instruction set come in parts, by format (parts.h).
+constexpr size_t kLinearParts = 4;
+struct LinearPart;
 
 struct LinearKernels {
     // Fills every field but `data` (panel_stride = panel_bytes). False if the format cannot be a weight or
@@ -96,15 +106,12 @@ struct LinearKernels {
     // NaN as unit, and so has its result.
     void (*quantize_row)(const float* x, const QuantRows& out, size_t token);
 
-    // y[t * ldy + (p - first) * 16 + r] for panels p in [first, last), tokens t in [0, n_tokens).
-    // Int8 matrices read xq rows token0 + t; float matrices read x + (token0 + t) * ldx. No alignment needed
-    // of y; rows past n_out are not written.
-    void (*matmul)(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, const float* x,
-                   size_t ldx, size_t token0, size_t n_tokens, float* y, size_t ldy);
+    const LinearPart* parts[kLinearParts];
+
+    void matmul(const MatmulTask& task) const;
 
     // The same of a split matrix, from the upper bits alone.
-    void (*approximate)(const PackedMatrix& m, size_t first, size_t last, const QuantRows* xq, size_t token0,
-                        size_t n_tokens, float* y, size_t ldy);
+    void approximate(const MatmulTask& task) const;
 };
 
 const LinearKernels& linear_kernels(Isa isa);

@@ -91,7 +91,7 @@ void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, s
     std::vector<float> whole;
     for (size_t n = kTokens; n >= 1; n = n > 37 ? n - 24 : n > 9 ? n - 7 : n - 1) {
         std::vector<float> y(n * ldy, kUntouched);
-        kernels.matmul(m, 0, m.n_panels, &rows.rows, x.data(), n_in, 0, n, y.data(), ldy);
+        kernels.matmul({m, 0, m.n_panels, &rows.rows, x.data(), n_in, 0, n, y.data(), ldy});
         if (whole.empty()) whole = y;
         bool close = true, inside = true, same = true;
         for (size_t t = 0; t < n; ++t) {

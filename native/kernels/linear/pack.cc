@@ -64,16 +64,16 @@ size_t align64(size_t n) {
     return (n + 63) / 64 * 64;
 }
 
-// What the lower bits of 32 codes add to their middle, squared and summed, given bit 0, 1 and 2 of all of
-// them: (l - 3.5)^2 is 1/4 + n (n + 1) for l = 3 - n and l = 4 + n.
+// Sum of the squares of what the lower three bits l of 32 codes add to their middle 3.5, from planes of bits
+// 0, 1 and 2. (l - 3.5)^2 is 1/4 + n (n + 1) for l = 3 - n and for l = 4 + n.
 float lower_squares(uint32_t bit0, uint32_t bit1, uint32_t bit2) {
     const uint32_t n0 = ~(bit0 ^ bit2), n1 = ~(bit1 ^ bit2);
     return 8.0f +
            static_cast<float>(2 * std::popcount(n0) + 6 * std::popcount(n1) + 4 * std::popcount(n0 & n1));
 }
 
-// How much of the norms of a row's scales and of what is multiplied rounding can add to the difference of a
-// product and its approximation. Each is a sum of 2 n terms that are at most 383 sqrt(32) of them.
+// Bound of rounding in the difference of a product and its approximation, for a unit of the norms of a row's
+// scales and of the activations. Each is a sum of 2 n terms, at most 383 sqrt(32) times those norms.
 float rounding_error(size_t n_blocks) {
     return 8.0f * static_cast<float>(n_blocks + 2) * 0x1p-24f * 383.0f * 5.66f;
 }

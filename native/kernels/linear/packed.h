@@ -9,7 +9,7 @@
 namespace edgellm {
 namespace {
 
-// Of a power of two; 0 of 0.
+// Exponent of a power of two; 0 for 0.
 constexpr int log2_of(int n) {
     return n == 0 ? 0 : std::countr_zero(static_cast<unsigned>(n));
 }
@@ -22,8 +22,10 @@ struct PackedSource {
     static constexpr size_t kBlockBytes = packed_block_bytes<F>();
     static constexpr size_t kHeaderBytes = Scales::kHeaderBytes;
     static constexpr bool kPairs = Scales::kPairs;
+    static constexpr bool kIntegerPairs = Scales::kIntegerPairs;
     static constexpr bool kHalfMinimums = Scales::kHalfMinimums;
-    static constexpr bool kSignedCodes = S::kSigned && F::kOffset == 128;
+    static constexpr bool kSignedCodes =
+        S::kSignedDots && (F::kOffset == 128 || (F::kLevels != nullptr && S::kWideDots));
     // Largest unsigned code.
     static constexpr int kMax = largest_code<F>();
     // Zero point folded into the accumulator's start: that of centre 1, shifted (a member of expanded
@@ -40,7 +42,7 @@ struct PackedSource {
     size_t index = 0;
     bool fetch_far;
 
-    // From a block on whose index is a multiple of 8 where there are headers.
+    // `first`: the block to begin with, a multiple of kHeaderBlocks where there are headers.
     PackedSource(const PackedMatrix& m, size_t panel, size_t first)
         : header(m.data + panel * m.panel_stride + packed_bytes<F>(first)),
           block(header + kHeaderBytes),
@@ -56,8 +58,8 @@ struct PackedSource {
         }
     }
 
-    // A group's share of the lines of the block to come: asked for all at once they arrive more slowly. Zen 4
-    // reads codes wider than nibbles 5 to 35 % faster by way of L2, and nibbles as much more slowly.
+    // Prefetches a group's share of a later block's lines; all at once they arrive more slowly. Zen 4 reads
+    // codes wider than nibbles 5 to 35 % faster by way of L2, and nibbles as much more slowly.
     EDGELLM_INLINE void prefetch(int group) const {
         EDGELLM_UNROLL
         for (size_t i = 64 * static_cast<size_t>(group); i < kBlockBytes; i += 8 * 64) {
@@ -127,7 +129,7 @@ struct UpperSource : PackedSource<S, SplitUpper> {
 template <class S>
 struct SplitSource : PackedSource<S, SplitUpper> {
     using Base = PackedSource<S, SplitUpper>;
-    static constexpr bool kSignedCodes = S::kSigned;
+    static constexpr bool kSignedCodes = S::kSignedDots;
     static constexpr int kMax = 255;
     static constexpr int kCentre = kSignedCodes ? 0 : S::centre(kMax, 128);
     static constexpr bool kCentred = kCentre != 0;

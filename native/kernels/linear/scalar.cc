@@ -22,9 +22,9 @@ struct Scalar {
         float v[16];
     };
     static constexpr int kParts = 1;
-    static constexpr bool kSigned = false;
+    static constexpr bool kSignedDots = false, kWideDots = true;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
-    static int multiplier(int factor) { return exponent_of(factor); }
+    using Terms = DotTerms;
     static constexpr bool tables_scales() { return true; }
 
     template <class F>
@@ -69,6 +69,9 @@ struct Scalar {
     }
     static Floats load_i8(const uint8_t* p) {
         return floats([p](int i) { return static_cast<float>(static_cast<int8_t>(p[i])); });
+    }
+    static Floats load_e4m3(const uint8_t* p) {
+        return floats([p](int i) { return half_to_float(static_cast<uint16_t>(p[i] << 7)); });
     }
     static Floats load_exponents(const uint8_t* p) {
         return floats([p](int i) { return std::bit_cast<float>(uint32_t{p[i]} << 23) * 0.5f; });
@@ -172,23 +175,22 @@ struct Scalar {
     }
 
     static float largest(const float* x) {
-        uint32_t v = 0;  // the order of magnitudes as integers is theirs as floats, NaN above infinity
+        uint32_t v = 0;  // magnitudes compare as integers as they do as floats, NaN above infinity
         for (int i = 0; i < 32; ++i) v = std::max(v, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
         return std::bit_cast<float>(v);
     }
-    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
         int sum[2] = {0, 0};
         for (int i = 0; i < 32; ++i) {
             q[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
             sum[i / 16] += q[i];
         }
-        return CodeSums::of(sum[0], sum[1]);
+        return DotTerms::of(sum[0], sum[1], factor);
     }
 };
 
 }  // namespace
 
-extern const LinearKernels kLinearScalar;
-const LinearKernels kLinearScalar = make_kernels<WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>, 1>>();
+EDGELLM_LINEAR_KERNELS(Scalar, WideEngine<Scalar, 1, TileSizes<1>, TileSizes<4, 1>, 1>)
 
 }  // namespace edgellm

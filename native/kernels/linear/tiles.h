@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
-// Tiles: some panels x T tokens over a run of blocks. A tile's sums y[panel][token][row] stay in memory (L1)
-// and are read and written once per block, or in registers where there are enough (tabled_tile):
+// Tiles: some panels x T tokens over a run of blocks. The sums y[panel][token][row] stay in memory (L1) and
+// are read and written once per block; tabled_tile keeps them in registers, where there are enough:
 //   y = fma(integer dot, d_w * factor_x, y);  y = fma(m_w, sum_x, y)
-// (the second only where the integer dot does not begin at what removes the codes' offset) in ascending order
-// of blocks, and then multiplied by the token's unit: the same operations whatever the tile is, so results do
-// not depend on the batch. A slot is a register of rows: part p of panel n is slot n * S::kParts + p.
+// in ascending order of blocks, then times the token's unit. The second fma only where the zero point is not
+// in the accumulator's start. The operations are the same for every tile, so results do not depend on the
+// batch. A slot is a register of rows: part p of panel n is slot n * S::kParts + p.
 #pragma once
 
 #include "kernels/linear/expanded.h"
@@ -32,8 +32,8 @@ struct BlockRows {
     }
 };
 
-// A chunk of columns of some tokens with codes as words in the order of WordBlock: for each block 16 even
-// ones, 16 odd ones.
+// A chunk of columns of some tokens, codes as words in the order of WordBlock: 16 even ones of each block,
+// then 16 odd ones.
 struct alignas(64) WordChunk {
     int16_t codes[kChunkBlocks<int16_t>][kBlockTokens][32];
     QuantTerms terms[kChunkBlocks<int16_t>][kBlockTokens];
@@ -176,8 +176,7 @@ struct TileSizes {
 
 // ---- Engine for sets whose dot product of bytes goes straight to 32 bits ----
 
-// `S::dot_bytes(sums, unsigned codes, four activations)` adds exact dots of several registers of codes.
-template <class S, size_t kLimit, class PackedSizes, class Sizes, int kPanels>
+template <SimdByteDots S, size_t kLimit, class PackedSizes, class Sizes, int kPanels>
 struct WideEngine {
     using Simd = S;
     using PackedTiles = PackedSizes;             // of panels read as they are packed,
@@ -190,7 +189,7 @@ struct WideEngine {
     // Formats of one class share their tiles.
     static constexpr int code_class(int) { return 255; }
 
-    // By reference: copies would be read in wider pieces than they were written in, and wait for those.
+    // References, because reading a copy waits for the narrower stores that wrote it.
     template <int T, class Source, class Rows>
     [[gnu::noinline]] static void tile(const Source& source, size_t n_blocks, const Rows& rows, float* y) {
         constexpr int kSlots = Source::kSlots;
@@ -202,19 +201,22 @@ struct WideEngine {
             if constexpr (Source::kPairs) {
                 // A scale per 16 columns: two half blocks.
                 static_assert(Source::kCentred && !Source::kHasMinimum);
-                add_groups<T, 0, 4>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).low_start); });
+                add_groups<T, 0, 4>(w, x, dot,
+                                    [&x](int t) { return S::repeat(terms_of<S>(x.of(t)).low_start); });
                 finish(y, dot, x, w, [&w](int slot) { return w.pair_scale(0, slot); });
-                add_groups<T, 4, 8>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).high_start); });
+                add_groups<T, 4, 8>(w, x, dot,
+                                    [&x](int t) { return S::repeat(terms_of<S>(x.of(t)).high_start); });
                 finish(y, dot, x, w, [&w](int slot) { return w.pair_scale(1, slot); });
             } else {
-                add_groups<T, 0, 8>(w, x, dot, [&](int t) { return S::shifted(x.of(t).start, w.shift); });
+                add_groups<T, 0, 8>(w, x, dot,
+                                    [&](int t) { return S::shifted(terms_of<S>(x.of(t)).start, w.shift); });
                 finish(y, dot, x, w, [&w](int slot) { return w.scale(slot); });
             }
         }
     }
 
-    // y of T tokens, `stride` apart, from y or from zero; `unit`: the tokens' units, where y is complete
-    // then. Sums stay in registers, which takes as many of those as dots do.
+    // y of T tokens, `stride` apart, from y or from zero. `unit`: the tokens' units if this completes y, else
+    // nullptr. Sums stay in registers, as many as the dots take.
     template <int T, class Source, class Rows>
     [[gnu::noinline]] static void tabled_tile(const Source& source, const ScaleBlock<Source::kPairs>* table,
                                               size_t n_blocks, const Rows& rows, bool from_zero,
@@ -229,13 +231,15 @@ struct WideEngine {
         for (size_t b = 0; b < n_blocks; ++b, ++table, w.next(), x.next()) {
             typename S::Ints dot[T][1];
             if constexpr (Source::kPairs) {
-                add_groups<T, 0, 4, false>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).low_start); });
+                add_groups<T, 0, 4, false>(w, x, dot,
+                                           [&x](int t) { return S::repeat(terms_of<S>(x.of(t)).low_start); });
                 add_scaled(sum, dot, x, table->scale[0]);
-                add_groups<T, 4, 8, false>(w, x, dot, [&x](int t) { return S::repeat(x.of(t).high_start); });
+                add_groups<T, 4, 8, false>(
+                    w, x, dot, [&x](int t) { return S::repeat(terms_of<S>(x.of(t)).high_start); });
                 add_scaled(sum, dot, x, table->scale[1]);
             } else {
-                add_groups<T, 0, 8, false>(w, x, dot,
-                                           [&](int t) { return S::shifted(x.of(t).start, w.shift); });
+                add_groups<T, 0, 8, false>(
+                    w, x, dot, [&](int t) { return S::shifted(terms_of<S>(x.of(t)).start, w.shift); });
                 add_scaled(sum, dot, x, table->scale[0]);
             }
             if constexpr (Source::kHasMinimum) {
@@ -258,7 +262,7 @@ struct WideEngine {
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) {
             const auto& terms = x.of(t);
-            sum[t] = S::fma(S::to_floats(S::shifted(dot[t][0], terms.multiplier)),
+            sum[t] = S::fma(S::to_floats(S::shifted(dot[t][0], terms_of<S>(terms).shift)),
                             S::load_floats(scale[0] + mantissa_offset(terms.factor)), sum[t]);
         }
     }

@@ -1,19 +1,25 @@
 // SPDX-License-Identifier: MIT
-// AVX2: products of bytes are summed in 16 bits and widened once a block, by what also multiplies them by the
-// activations' factor. A lane sums 16 products of a block. Codes up to 15 cannot leave 16 bits: 16 * 15 *
-// 127. Codes up to 31 can on the way, but then wrap around: sums of codes less 16, which is what they begin
-// at, end within 16 * 16 * 127. So do sums over half a block of codes up to 63, less 32.
+// AVX2: products of bytes are summed in 16 bits. Once a block the sums are widened, by a multiplication with
+// the activations' factor. A lane sums 16 products of a block. With codes up to 15 it stays within 16 bits:
+// 16 * 15 * 127. Codes up to 31 may leave them on the way and wrap around: the accumulator starts at the zero
+// point 16, so the sum ends within 16 * 16 * 127. The same holds for half a block of codes up to 63 with the
+// zero point 32.
 #include "kernels/linear/x86_ymm.h"
 
 namespace edgellm {
 namespace {
 
 struct Avx2 : YmmPrimitives {
-    static constexpr bool kSigned = true;
+    static constexpr bool kSignedDots = true, kWideDots = false;
     static constexpr int centre(int max, int) { return max <= 15 ? 0 : max <= 31 ? 16 : 32; }
 
-    static int multiplier(int factor) { return factor * 0x10001; }
-    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+    // Accumulator's starts as two words, for columns 0 and 1 and for columns 2 and 3 of every four: -16 times
+    // their sum over all columns, and -32 times their sums over the first and last 16.
+    struct Terms {
+        int32_t start, low_start, high_start;
+        int32_t multiplier;  // the factor as two words
+    };
+    static QuantizedBlock<Terms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
         const __m256i codes = round_codes(x, inverse);
         store(reinterpret_cast<uint8_t*>(q), codes);
         // Words: sums of columns 0 and 1, and of 2 and 3, of every four; then of all that are in a half.
@@ -23,9 +29,10 @@ struct Avx2 : YmmPrimitives {
         const __m256i halves = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
         const __m256i starts = _mm256_mullo_epi16(sums, _mm256_set1_epi16(-32));
         const __m128i all = _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        return {_mm256_extract_epi32(halves, 0), _mm256_extract_epi32(halves, 4),
-                _mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))), _mm256_extract_epi32(starts, 0),
-                _mm256_extract_epi32(starts, 4)};
+        return {_mm256_extract_epi32(halves, 0),
+                _mm256_extract_epi32(halves, 4),
+                {_mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))),
+                 _mm256_extract_epi32(starts, 0), _mm256_extract_epi32(starts, 4), factor * 0x10001}};
     }
 
     template <int kSlots>
@@ -71,11 +78,12 @@ struct Avx2Engine {
     }
 
     // y of all tokens and parts [kFirst, kLast) from 32-bit dots; kFactored: times the activations' factors.
-    template <int T, int kFirst, int kLast, bool kFactored, class Source, class Rows, class Dot>
-    EDGELLM_INLINE static void finish(const Source& w, const Rows& x, float* y, const Dot& dot) {
+    template <int T, int kFirst, int kLast, bool kFactored, class Source, class Rows, class Dot, class Scale>
+    EDGELLM_INLINE static void finish(const Source& w, const Rows& x, float* y, const Dot& dot,
+                                      const Scale& scale_of) {
         EDGELLM_UNROLL
         for (int part = kFirst; part < kLast; ++part) {
-            const __m256 scale = w.scale(part);
+            const __m256 scale = scale_of(part);
             // Read before y is written: the compiler cannot know that they do not overlap.
             __m256 minimum;
             if constexpr (Source::kHasMinimum) minimum = w.minimum(part);
@@ -126,18 +134,23 @@ struct Avx2Engine {
                     if (group > 0) {
                         v = _mm256_add_epi16(sum[t][part], v);
                     } else if constexpr (Source::kCentred) {
-                        v = _mm256_add_epi16(Avx2::broadcast_word(&x.of(t).start), v);
+                        v = _mm256_add_epi16(Avx2::broadcast_word(&terms_of<Avx2>(x.of(t)).start), v);
                     }
                     sum[t][part] = Avx2::pin(v);
                 }
             }
         }
-        finish<T, kFirst, kLast, true>(w, x, y, [&](int t, int part) {
-            return _mm256_madd_epi16(sum[t][part], Avx2::broadcast_word(&x.of(t).multiplier));
-        });
+        finish<T, kFirst, kLast, true>(
+            w, x, y,
+            [&](int t, int part) {
+                return _mm256_madd_epi16(sum[t][part],
+                                         Avx2::broadcast_word(&terms_of<Avx2>(x.of(t)).multiplier));
+            },
+            [&w](int part) { return w.scale(part); });
     }
 
-    // A scale per 16 columns: its integer factor is multiplied in while widening.
+    // A scale per 16 columns. Its integer factor is multiplied in while widening; without one, each half of
+    // the block is finished by itself.
     template <int T, int kFirst, int kLast, class Source, class Rows>
     EDGELLM_INLINE static void pair_parts(const Source& w, const Rows& x, float* y) {
         one_pair_part<T, kFirst>(w, x, y);
@@ -156,7 +169,7 @@ struct Avx2Engine {
                 const __m256i codes = w.codes(group, kPart);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
-                    const auto& terms = x.of(t);
+                    const auto& terms = terms_of<Avx2>(x.of(t));
                     const __m256i before =
                         group % 4 > 0
                             ? sum[t]
@@ -165,14 +178,26 @@ struct Avx2Engine {
                         _mm256_add_epi16(before, _mm256_maddubs_epi16(codes, activations(x, t, group))));
                 }
             }
-            const __m256i factor = w.pair_words(half, kPart);
-            EDGELLM_UNROLL
-            for (int t = 0; t < T; ++t) {
-                const __m256i product = _mm256_madd_epi16(sum[t], factor);
-                wide[t] = Avx2::pin(half == 0 ? product : _mm256_add_epi32(wide[t], product));
+            if constexpr (Source::kIntegerPairs) {
+                const __m256i factor = w.pair_words(half, kPart);
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t) {
+                    const __m256i product = _mm256_madd_epi16(sum[t], factor);
+                    wide[t] = Avx2::pin(half == 0 ? product : _mm256_add_epi32(wide[t], product));
+                }
+            } else {
+                EDGELLM_UNROLL
+                for (int t = 0; t < T; ++t)
+                    wide[t] = Avx2::pin(_mm256_madd_epi16(sum[t], _mm256_set1_epi16(1)));
+                finish<T, kPart, kPart + 1, false>(
+                    w, x, y, [&](int t, int) { return wide[t]; },
+                    [&w, half](int part) { return w.pair_scale(half, part); });
             }
         }
-        finish<T, kPart, kPart + 1, false>(w, x, y, [&](int t, int) { return wide[t]; });
+        if constexpr (Source::kIntegerPairs) {
+            finish<T, kPart, kPart + 1, false>(
+                w, x, y, [&](int t, int) { return wide[t]; }, [&w](int part) { return w.scale(part); });
+        }
     }
 
     // Signed codes of 8 bits: |code| times x with the code's sign; one product pair fits 16 bits.
@@ -194,13 +219,13 @@ struct Avx2Engine {
                 }
             }
         }
-        finish<T, kFirst, kLast, false>(w, x, y, [&](int t, int part) { return sum[t][part]; });
+        finish<T, kFirst, kLast, false>(
+            w, x, y, [&](int t, int part) { return sum[t][part]; }, [&w](int part) { return w.scale(part); });
     }
 };
 
 }  // namespace
 
-extern const LinearKernels kLinearAvx2;
-const LinearKernels kLinearAvx2 = make_kernels<Avx2Engine>();
+EDGELLM_LINEAR_KERNELS(Avx2, Avx2Engine)
 
 }  // namespace edgellm

@@ -17,9 +17,9 @@ struct Avx512Vnni {
         int8_t v[4];
     };
     static constexpr int kParts = 1;
-    static constexpr bool kSigned = false;
+    static constexpr bool kSignedDots = false, kWideDots = true;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
-    static int multiplier(int factor) { return exponent_of(factor); }
+    using Terms = DotTerms;
     static bool tables_scales() { return cpu_tuning().read_packed_panels; }
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
@@ -35,6 +35,10 @@ struct Avx512Vnni {
     }
     static Floats load_u8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load16(p))); }
     static Floats load_i8(const uint8_t* p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load16(p))); }
+    // E4M3 is binary16 with one bit less of exponent.
+    static Floats load_e4m3(const uint8_t* p) {
+        return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(load16(p)), 7));
+    }
     // 2^(e - 128), subnormal ones as zero.
     static Floats load_exponents(const uint8_t* p) {
         const __m512i e = _mm512_slli_epi32(_mm512_cvtepu8_epi32(load16(p)), 23);
@@ -92,7 +96,7 @@ struct Avx512Vnni {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
     }
-    // The value is computed here: keeps the compiler from moving products away from their sums, which spills.
+    // The compiler computes the value here. Else it moves products away from their sums, which spills.
     static Bytes pin(Bytes v) {
         __asm__ volatile("" : "+v"(v));
         return v;
@@ -132,33 +136,33 @@ struct Avx512Vnni {
     }
 
     static float largest(const float* x) {
-        // The order of magnitudes as integers is theirs as floats, NaN above infinity.
+        // Magnitudes compare as integers as they do as floats, NaN above infinity.
         const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
         const __m512i low = _mm512_and_si512(_mm512_loadu_si512(x), magnitude);
         const __m512i high = _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude);
         return std::bit_cast<float>(_mm512_reduce_max_epi32(_mm512_max_epi32(low, high)));
     }
-    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
-        const __m512 factor = _mm512_set1_ps(inverse);
+    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
+        const __m512 scale = _mm512_set1_ps(inverse);
         const __m128i low =
-            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), factor)));
+            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale)));
         const __m128i high =
-            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), factor)));
+            _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x + 16), scale)));
         const __m256i codes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), codes);
         // Sums of 8 codes, with 128 added to each.
         const __m256i sums =
             _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
         const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return CodeSums::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
-                            _mm256_extract_epi32(pairs, 4) - 16 * 128);
+        return DotTerms::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128, factor);
     }
 };
 
 }  // namespace
 
-extern const LinearKernels kLinearAvx512Vnni;
-const LinearKernels kLinearAvx512Vnni = make_kernels<
-    WideEngine<Avx512Vnni, 32, TileSizes<16, 12, 8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>>();
+EDGELLM_LINEAR_KERNELS(
+    Avx512Vnni,
+    WideEngine<Avx512Vnni, 32, TileSizes<16, 12, 8, 6, 4, 3, 2, 1>, TileSizes<12, 8, 6, 4, 3, 2, 1>, 2>)
 
 }  // namespace edgellm

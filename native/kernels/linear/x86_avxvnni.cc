@@ -6,18 +6,18 @@ namespace edgellm {
 namespace {
 
 struct AvxVnni : YmmPrimitives {
-    static constexpr bool kSigned = false;
+    static constexpr bool kSignedDots = false, kWideDots = true;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
-    static int multiplier(int factor) { return exponent_of(factor); }
+    using Terms = DotTerms;
 
-    static CodeSums quantize_block(const float* x, float inverse, int8_t* q) {
+    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
         const __m256i codes = round_codes(x, inverse);
         store(reinterpret_cast<uint8_t*>(q), codes);
         // Sums of 8 codes, with 128 added to each.
         const __m256i sums = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
         const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return CodeSums::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
-                            _mm256_extract_epi32(pairs, 4) - 16 * 128);
+        return DotTerms::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128, factor);
     }
 
     template <int kSlots>
@@ -37,8 +37,6 @@ struct AvxVnni : YmmPrimitives {
 
 }  // namespace
 
-extern const LinearKernels kLinearAvxVnni;
-const LinearKernels kLinearAvxVnni =
-    make_kernels<WideEngine<AvxVnni, 8, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>, 1>>();
+EDGELLM_LINEAR_KERNELS(AvxVnni, WideEngine<AvxVnni, 8, TileSizes<4, 3, 2, 1>, TileSizes<6, 4, 3, 2, 1>, 1>)
 
 }  // namespace edgellm

@@ -30,6 +30,11 @@ struct YmmPrimitives {
     static Floats load_i8(const uint8_t* p) {
         return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
     }
+    // E4M3 is binary16 with one bit less of exponent.
+    static Floats load_e4m3(const uint8_t* p) {
+        const __m128i wide = _mm_cvtepu8_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+        return _mm256_cvtph_ps(_mm_slli_epi16(wide, 7));
+    }
     // 2^(e - 128), subnormal ones as zero.
     static Floats load_exponents(const uint8_t* p) {
         const __m256i e = _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
@@ -85,7 +90,7 @@ struct YmmPrimitives {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
     }
-    // The value is computed here: keeps the compiler from moving products away from their sums, which spills.
+    // The compiler computes the value here. Else it moves products away from their sums, which spills.
     static Bytes pin(Bytes v) {
         __asm__ volatile("" : "+x"(v));
         return v;
@@ -97,7 +102,7 @@ struct YmmPrimitives {
     }
 
     static float largest(const float* x) {
-        // The order of magnitudes as integers is theirs as floats, NaN above infinity.
+        // Magnitudes compare as integers as they do as floats, NaN above infinity.
         const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
         __m256i v[4];
         EDGELLM_UNROLL

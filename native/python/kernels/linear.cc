@@ -128,8 +128,8 @@ class Linear {
         FloatsOut out = to_numpy<FloatsOut>(y, {n_tokens, ldy});
         const auto run = [&](const QuantRows* rows) {
             for (size_t p = 0; p < matrix_.n_panels; p += step) {
-                kernels_.matmul(matrix_, p, std::min(p + step, matrix_.n_panels), rows, x.data(),
-                                matrix_.n_in, token0, n_tokens, y + p * kPanelRows, ldy);
+                kernels_.matmul({matrix_, p, std::min(p + step, matrix_.n_panels), rows, x.data(),
+                                 matrix_.n_in, token0, n_tokens, y + p * kPanelRows, ldy});
             }
         };
         if (matrix_.input == InputKind::kFloat) {
@@ -150,7 +150,7 @@ class Linear {
         auto* errors = aligned_array<float>(n * n_out);
         FloatsOut errors_out = to_numpy<FloatsOut>(errors, {n, n_out});
         const OwnedRows owned(kernels_, x.data(), n, matrix_.n_in);
-        kernels_.approximate(matrix_, 0, matrix_.n_panels, &owned.rows, 0, n, y, n_out);
+        kernels_.approximate({matrix_, 0, matrix_.n_panels, &owned.rows, nullptr, 0, 0, n, y, n_out});
         for (size_t t = 0; t < n; ++t) {
             const float norm = row_norm(owned.rows, t);
             for (size_t r = 0; r < n_out; ++r) errors[t * n_out + r] = row_errors(matrix_)[r] * norm;
@@ -191,9 +191,9 @@ class LinearRun {
             const size_t last = matrix_.n_panels * (thread + 1) / pool_.size();
             // As many panels at a time as an engine's tile of results holds.
             for (size_t p = first; p < last; p += kPanels) {
-                kernels_.matmul(matrix_, p, std::min(p + kPanels, last), rows_ ? &rows_->rows : nullptr,
-                                x_.data(), matrix_.n_in, 0, n_tokens_, y_.data() + p * kPanelRows,
-                                matrix_.n_out);
+                kernels_.matmul({matrix_, p, std::min(p + kPanels, last), rows_ ? &rows_->rows : nullptr,
+                                 x_.data(), matrix_.n_in, 0, n_tokens_, y_.data() + p * kPanelRows,
+                                 matrix_.n_out});
             }
         });
     }
