@@ -52,6 +52,19 @@ def test_every_format_with_an_error_of_llama_cpp_has_an_encoder() -> None:
     assert set(LLAMA_CPP) == ENCODERS - NUMBERS
 
 
+def test_the_table_of_formats_names_the_native_encoders() -> None:
+    from edgellm import _native
+
+    found = set()
+    for kind in set(FORMATS) - {GGMLType.I8, GGMLType.I16, GGMLType.I32, GGMLType.I64, GGMLType.F64}:
+        try:
+            _native.quantize(int(kind), np.zeros((1, 256), np.float32), None, 1)
+        except ValueError:
+            continue
+        found.add(kind)
+    assert found == ENCODERS
+
+
 @each_block
 def test_the_error_is_below_that_of_llama_cpp(kind: GGMLType) -> None:
     values, importance = sample()
