@@ -20,7 +20,7 @@ Q8_1 = np.dtype([("d", "<f2"), ("s", "<f2"), ("qs", "i1", 32)])
 IQ4_NL = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 MXFP4 = np.dtype([("e", "u1"), ("qs", "u1", 16)])
 
-# The 16 levels of IQ4_NL and IQ4_XS: denser around zero, where most weights are.
+# The 16 levels of the IQ4 formats: denser around zero, where most weights are.
 IQ4_LEVELS = np.array(
     (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113), dtype=np.float32
 )
