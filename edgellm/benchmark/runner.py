@@ -19,7 +19,7 @@ from edgellm.device.sensors import EnergyMeter, Reading, read_sensors, throttled
 from edgellm.engine.load_options import DEFAULT_DRAFT_MAX, LoadOptions
 from edgellm.engine.loading import load_backend, load_draft
 from edgellm.engine.options import GenerateOptions
-from edgellm.engine.planning import Plan, plan
+from edgellm.engine.planning import LoadPlan, plan
 from edgellm.engine.request import Event, Finish, Request
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import make_request
@@ -97,7 +97,7 @@ class Runner:
         reset_peak_memory()
         self.file = GGUFFile.open(path)
         try:
-            self.plan: Plan = plan(self.file, options)
+            self.plan: LoadPlan = plan(self.file, options)
             self._draft_max = options.draft_max or (0 if options.draft is None else DEFAULT_DRAFT_MAX)
             self._check(tests)
             begin = time.perf_counter()

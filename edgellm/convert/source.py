@@ -17,7 +17,7 @@ from edgellm.convert.recipes import Override, Recipe, choose_types
 from edgellm.convert.sentence_transformers import bounded, pooling
 from edgellm.convert.vocabulary import tokenizer_metadata
 from edgellm.errors import ModelError
-from edgellm.families.checkpoint import Plan, PlannedTensor
+from edgellm.families.checkpoint import CheckpointPlan, PlannedTensor
 from edgellm.families.registry import plan as plan_family
 from edgellm.families.transforms import Copy
 from edgellm.gguf.types import ValueType
@@ -103,7 +103,9 @@ def plan_conversion(
     return FilePlan(metadata, tensors, inputs=checkpoint.tensors.files)
 
 
-def _general(checkpoint: Checkpoint, planned: Plan, chosen: Recipe, name: str | None) -> dict[str, Pair]:
+def _general(
+    checkpoint: Checkpoint, planned: CheckpointPlan, chosen: Recipe, name: str | None
+) -> dict[str, Pair]:
     found: dict[str, Pair] = {
         "general.architecture": Pair(planned.architecture),
         "general.type": Pair("model"),
@@ -168,7 +170,7 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, Pair]:
     return found
 
 
-def _count(planned: Plan, key: str, default: int) -> int:
+def _count(planned: CheckpointPlan, key: str, default: int) -> int:
     """A count of the architecture; of one per layer, the largest."""
     value = planned.metadata.get(f"{planned.architecture}.{key}", default)
     counts = value if isinstance(value, list) else [value]

@@ -14,7 +14,7 @@ from edgellm.backends.base import Backend
 from edgellm.device.memory import available_memory, own_memory
 from edgellm.engine.kv_types import cached_bytes
 from edgellm.engine.load_options import LoadOptions
-from edgellm.engine.planning import Plan, plan
+from edgellm.engine.planning import LoadPlan, plan
 from edgellm.errors import BackendError, MemoryLimitError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.exported import MODEL_FILE, exported_bytes
@@ -54,7 +54,7 @@ def reachable_memory() -> int | None:
 
 
 @contextmanager
-def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[Plan, dict[str, int]]]:
+def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[LoadPlan, dict[str, int]]]:
     """Plan of a file, and the bytes by use that it takes when it is loaded."""
     with GGUFFile.open(path) as file:
         planned = plan(file, options)
@@ -118,7 +118,7 @@ class Loading:
             self._error = error
 
 
-def load_draft(planned: Plan) -> DraftModel | None:
+def load_draft(planned: LoadPlan) -> DraftModel | None:
     """Load the draft model, if there is one."""
     if planned.draft is None:
         return None
@@ -130,7 +130,7 @@ def load_draft(planned: Plan) -> DraftModel | None:
     return DraftModel(backend, n_vocab=n_vocab, max_cached=planned.draft.n_cached_sequences)
 
 
-def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
+def load_backend(planned: LoadPlan) -> tuple[Backend, dict[str, int]]:
     """Load the weights; returns the backend and its bytes by use, with those of a draft model.
 
     Raises MemoryLimitError if the model does not fit, before anything large is allocated.
@@ -140,7 +140,7 @@ def load_backend(planned: Plan) -> tuple[Backend, dict[str, int]]:
     return load(), memory
 
 
-def _check_memory(planned: Plan, memory: dict[str, int], available: int | None = None) -> None:
+def _check_memory(planned: LoadPlan, memory: dict[str, int], available: int | None = None) -> None:
     """Raise MemoryLimitError, with the numbers, if the parts together exceed the allowed memory."""
     limit = planned.options.max_memory
     allowed = limit if limit is not None else available if available is not None else available_memory()
@@ -162,7 +162,7 @@ class _Prepared(NamedTuple):
     load: Callable[[], Backend]
 
 
-def _prepare(planned: Plan) -> _Prepared:
+def _prepare(planned: LoadPlan) -> _Prepared:
     """Prepare the backend of a plan, and count the bytes of its draft model."""
     match planned.backend:
         case "interpreter":
@@ -178,7 +178,7 @@ def _prepare(planned: Plan) -> _Prepared:
     return prepared
 
 
-def _prepare_native(planned: Plan) -> _Prepared:
+def _prepare_native(planned: LoadPlan) -> _Prepared:
     try:
         from edgellm.backends.native import NativeBackend
     except ImportError as error:
@@ -212,7 +212,7 @@ def _prepare_native(planned: Plan) -> _Prepared:
     return _Prepared(memory, load)
 
 
-def _prepare_llama_cpp(planned: Plan) -> _Prepared:
+def _prepare_llama_cpp(planned: LoadPlan) -> _Prepared:
     def load() -> Backend:
         from edgellm.backends.llama_cpp import LlamaCppBackend
 
@@ -231,7 +231,7 @@ def _prepare_llama_cpp(planned: Plan) -> _Prepared:
     return _Prepared({"weights": weights, "cache": _cache_bytes(planned)}, load)
 
 
-def _prepare_onnx(planned: Plan) -> _Prepared:
+def _prepare_onnx(planned: LoadPlan) -> _Prepared:
     def load() -> Backend:
         from edgellm.backends.onnx import OnnxBackend
 
@@ -249,7 +249,7 @@ def _prepare_onnx(planned: Plan) -> _Prepared:
     return _Prepared({"weights": weights, "cache": _cache_bytes(planned)}, load)
 
 
-def _prepare_interpreter(planned: Plan) -> _Prepared:
+def _prepare_interpreter(planned: LoadPlan) -> _Prepared:
     program = planned.program
 
     def load() -> Backend:
@@ -272,13 +272,13 @@ def _prepare_interpreter(planned: Plan) -> _Prepared:
     return _Prepared(memory, load)
 
 
-def _cache_bytes(planned: Plan) -> int:
+def _cache_bytes(planned: LoadPlan) -> int:
     """Bytes of the keys and values of a full cache that is one array."""
     per_token = sum(cached_bytes(cache, planned.kv_type) for cache in planned.program.caches)
     return round(planned.cache_tokens * per_token)
 
 
-def _batch(planned: Plan) -> int:
+def _batch(planned: LoadPlan) -> int:
     """Tokens of a step. An encoder computes a text in one step, because every token attends to all others."""
     if planned.program.logits is None:
         return planned.n_ctx

@@ -17,7 +17,7 @@ from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
 from edgellm.engine.load_options import DEFAULT_DRAFT_MAX, LoadOptions
 from edgellm.engine.loading import Loading
 from edgellm.engine.options import GenerateOptions, sampling_defaults
-from edgellm.engine.planning import Plan
+from edgellm.engine.planning import LoadPlan
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
 from edgellm.errors import EdgeLLMError, UsageError
@@ -96,7 +96,7 @@ class Model:
         """
         return cls(Loading(path, options, vocab_only=vocab_only), meanwhile, store)
 
-    def _schedule(self, planned: Plan, backend: Backend, store: PrefixStore | None) -> Scheduler:
+    def _schedule(self, planned: LoadPlan, backend: Backend, store: PrefixStore | None) -> Scheduler:
         asked = planned.options.draft_max
         if planned.no_drafts and (asked or planned.options.draft):
             self.notes.append(f"speculative decoding is off: {planned.no_drafts}")
@@ -338,7 +338,7 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
         raise type(error)(f"{file.path}: {error}") from None
 
 
-def _disk(store: PrefixStore, planned: Plan, backend: Backend) -> PrefixDisk:
+def _disk(store: PrefixStore, planned: LoadPlan, backend: Backend) -> PrefixDisk:
     """Disk side of the prefix cache; UsageError if the backend cannot save sequences."""
     from edgellm.engine.prefix_disk import PrefixDisk, model_key
 

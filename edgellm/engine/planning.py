@@ -24,7 +24,7 @@ MAX_CACHED_SEQUENCES = 32
 STATES_BYTES = 128 << 20
 
 
-class Plan(NamedTuple):
+class LoadPlan(NamedTuple):
     """A model file ready to be loaded: everything but the weights."""
 
     file: GGUFFile
@@ -33,7 +33,7 @@ class Plan(NamedTuple):
     n_ctx: int
     threads: int
     adapters: tuple[Adapter, ...] = ()
-    draft: Plan | None = None
+    draft: LoadPlan | None = None
 
     @property
     def no_drafts(self) -> str | None:
@@ -78,7 +78,7 @@ class Plan(NamedTuple):
         )
 
 
-def plan(file: GGUFFile, options: LoadOptions) -> Plan:
+def plan(file: GGUFFile, options: LoadOptions) -> LoadPlan:
     """Build a file's program, choose its context, read its adapters, and plan its draft model the same way.
 
     Raises UsageError if the context exceeds the trained one or the draft model does not fit, and as
@@ -102,7 +102,7 @@ def plan(file: GGUFFile, options: LoadOptions) -> Plan:
         raise type(error)(f"{file.path}: {error}") from None
     _check_backend(file, options)
     adapters = tuple(read_adapter(adapter.path, file, program) for adapter in options.lora)
-    planned = Plan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
+    planned = LoadPlan(file, program, options, n_ctx, options.threads or default_threads(), adapters)
     if options.draft is None or planned.no_drafts is not None:
         return planned
     return _plan_draft(planned, options.draft)
@@ -129,7 +129,7 @@ def vocabulary_difference(path: Path, draft: Path) -> str | None:
         return difference(file.metadata, other.metadata)
 
 
-def _plan_draft(planned: Plan, path: Path) -> Plan:
+def _plan_draft(planned: LoadPlan, path: Path) -> LoadPlan:
     """Plan with this file as the draft model; UsageError if it cannot draft for the other model."""
     from edgellm.tokenizer.compare import difference
 

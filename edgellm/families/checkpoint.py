@@ -119,7 +119,7 @@ class PlannedTensor(NamedTuple):
     make: Transform
 
 
-class Plan(NamedTuple):
+class CheckpointPlan(NamedTuple):
     """Contents of a file to write: the metadata of its architecture, without the tokenizer, and tensors."""
 
     architecture: str

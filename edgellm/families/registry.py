@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError, show
-from edgellm.families.checkpoint import Part, Plan, plan_tensors
+from edgellm.families.checkpoint import CheckpointPlan, Part, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.metadata import MAX_LAYERS
@@ -68,7 +68,7 @@ def model_types() -> dict[str, str]:
     return {name: found for found in FAMILIES for name in family(found).checkpoint.model_types}
 
 
-def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
+def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPlan:
     """Plan of a checkpoint's GGUF file, from its config.json and its tensors' shapes alone.
 
     The plan is checked by building the program of the file it describes. Raises UnsupportedError for a
@@ -81,7 +81,7 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Plan:
     tensors = plan_tensors(checkpoint, settings, shapes)
     named = {"general.architecture": architecture, **metadata}
     build(named, {tensor.name: tensor.shape for tensor in tensors})
-    return Plan(architecture, metadata, tensors)
+    return CheckpointPlan(architecture, metadata, tensors)
 
 
 def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:

@@ -2,7 +2,7 @@
 
 Source   a name and a file that may be asked for          (edgellm.server, always there)
   |  options for this source
-Plan     program, memory, threads: from the file's metadata  (edgellm.engine.planning)
+LoadPlan program, memory, threads: from the file's metadata  (edgellm.engine.planning)
   |
 Loading  weights on their way into memory                  (edgellm.engine.loading)
   |

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from edgellm.errors import EdgeLLMError, ModelError, UnsupportedError
 from edgellm.families import FAMILIES, build, model_types, plan
-from edgellm.families.checkpoint import Plan
+from edgellm.families.checkpoint import CheckpointPlan
 from edgellm.families.registry import family
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.interpreter import Interpreter
@@ -30,7 +30,7 @@ __all__ = ["unpacked"]
 Weights = dict[str, NDArray[np.float32]]
 
 
-def _converted(name: str) -> tuple[Plan, Weights]:
+def _converted(name: str) -> tuple[CheckpointPlan, Weights]:
     config, source = checkpoint(name)
     planned = plan(config, {key: array.shape for key, array in source.items()})
     weights = {}
@@ -76,7 +76,7 @@ def test_each_model_type_belongs_to_one_family_and_each_family_has_one() -> None
     assert all(set(family(f).checkpoint.defaults) <= set(family(f).checkpoint.model_types) for f in FAMILIES)
 
 
-def _plan(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> Plan:
+def _plan(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> CheckpointPlan:
     return plan(config, shapes)
 
 
