@@ -135,9 +135,7 @@ class Ledger:
     def _check_held(self, sequence: int, n_tokens: int) -> None:
         length = self.length(sequence)
         if not 0 <= n_tokens <= length:
-            raise BackendError(
-                f"Sequence {sequence} holds {length} tokens; {n_tokens} of them were asked for."
-            )
+            raise BackendError(f"Sequence {sequence} holds {length} tokens, expected {n_tokens} or more.")
         if self._kept_tokens is not None and n_tokens < length - self._kept_tokens:
             raise BackendError(f"The first {n_tokens} tokens of sequence {sequence} are no longer held.")
 

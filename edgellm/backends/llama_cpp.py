@@ -143,7 +143,7 @@ class LlamaCppBackend(Booked):
         if scales:
             raise BackendError("The llama_cpp backend takes no adapters; use --backend native.")
         if not self._free_slots:
-            raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
+            raise BackendError(f"All {len(self._slots)} sequences of llama.cpp's context are open.")
         sequence = self._ledger.open()
         self._slots[sequence] = self._free_slots.pop()
         return sequence
@@ -156,7 +156,7 @@ class LlamaCppBackend(Booked):
 
     def fork_sequence(self, sequence: int, n_tokens: int) -> int:
         if not self._free_slots:
-            raise BackendError(f"All {len(self._slots)} sequences that llama.cpp was asked for are open.")
+            raise BackendError(f"All {len(self._slots)} sequences of llama.cpp's context are open.")
         fork = self._ledger.fork(sequence, n_tokens)
         slot = self._slots[fork] = self._free_slots.pop()
         # A recurrent state can only be copied as a whole.

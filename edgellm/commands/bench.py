@@ -213,7 +213,7 @@ COMMAND = Command(
             "P,N",
             repeated=True,
         ),
-        Option("depths", ("-d", "--n-depth"), "tokens that precede, untimed", INTS, "N,N", default=[0]),
+        Option("depths", ("-d", "--n-depth"), "untimed tokens before the test", INTS, "N,N", default=[0]),
         Option("threads", ("-t", "--threads"), "threads; otherwise one per fast core", INTS, "N,N"),
         Option("parallel", ("-b", "--batch"), "sequences at once", INTS, "N,N", default=[1]),
         Option("repetitions", ("-r", "--repetitions"), "times each test is run", INT, "N", default=5),
@@ -222,7 +222,7 @@ COMMAND = Command(
         Option(
             "ubatch",
             ("-ub", "--ubatch-size"),
-            "tokens of a prompt that are read at once",
+            "most tokens of a step",
             INT,
             "N",
             default=256,

@@ -123,7 +123,7 @@ COMMAND = Command(
         Positional("other", "base model, or the file to write"),
     ),
     options=(
-        Option("text", ("--text",), "text file; otherwise a short one of ours", TEXT, "FILE"),
+        Option("text", ("--text",), "text file; otherwise a short built-in text", TEXT, "FILE"),
         Option("tokens", ("--tokens",), "most tokens of the text that are read", INT, "N", default=2048),
         *(option for option in LOADING if option.name != "model"),
         JSON,

@@ -165,6 +165,6 @@ def note_of_end(reply: Reply, n_ctx: int | None) -> str:
     if reply.finish_reason == "context":
         return (
             f"The answer ends here because the context of {n_ctx} tokens is full; "
-            "a larger one can be had with -c, up to what the model was trained for."
+            "give a larger one with -c, up to the model's trained context."
         )
     return ""

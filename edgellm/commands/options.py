@@ -142,30 +142,26 @@ MODEL = Option(
     "MODEL",
 )
 THREADS = Option(
-    "threads", ("-t", "--threads"), "threads; otherwise one per fast core this process may use", INT, "N"
+    "threads", ("-t", "--threads"), "threads; otherwise one per fast core of this process", INT, "N"
 )
 CONTEXT = Option(
     "context",
     ("-c", "--ctx-size", "--context"),
-    "tokens a conversation may have; 0: all the model was trained for; otherwise that, at most 4096",
+    "tokens of a conversation; 0: the trained context; otherwise that, at most 4096",
     INT,
     "N",
 )
-BATCH = Option(
-    "batch", ("-b", "--batch-size"), "tokens of a prompt that are read at once", INT, "N", default=256
-)
+BATCH = Option("batch", ("-b", "--batch-size"), "most tokens of a step", INT, "N", default=256)
 KV_TYPE = Option(
     "kv_type",
     ("--kv-type",),
-    "how the cache keeps keys and values; i16: integers with a scale for every token and head; auto: f32 for "
-    "a model whose weights all are, else f16 or i16, whichever is faster here",
+    "type of the KV cache; i16: integers with a scale for each token and head; auto: f32 for a model of f32 "
+    "weights, else f16 or i16, whichever is faster here",
     TEXT,
     default="auto",
     choices=("auto", "f16", "f32", "i16", "q8_0"),
 )
-ISA = Option(
-    "isa", ("--isa",), "instruction set to use; otherwise the best there is", TEXT, "NAME", default=""
-)
+ISA = Option("isa", ("--isa",), "instruction set; otherwise the best of this CPU", TEXT, "NAME", default="")
 BACKEND = Option(
     "backend",
     ("--backend",),
@@ -175,7 +171,7 @@ BACKEND = Option(
     choices=("auto", "native", "onnx", "llama_cpp", "interpreter"),
 )
 MAX_MEMORY = Option(
-    "max_memory", ("--max-memory",), "memory the model may take, such as 900M or 2G", BYTES, "SIZE"
+    "max_memory", ("--max-memory",), "most memory of the model, such as 900M or 2G", BYTES, "SIZE"
 )
 
 DRAFT_MAX = Option(
@@ -218,23 +214,37 @@ SAMPLING = (
         "-n --predict --max-tokens",
         INT,
         "N",
-        "most tokens of an answer; -1: what the context has",
+        "most tokens of an answer; -1: until the context is full",
     ),
     _sampling(
-        "temperature", "--temp --temperature", FLOAT, "X", "0: always the likeliest; higher: more surprising"
+        "temperature",
+        "--temp --temperature",
+        FLOAT,
+        "X",
+        "0: always the likeliest token; higher: more varied",
     ),
     _sampling("top_k", "--top-k", INT, "N", "choose among the N likeliest tokens; 0: all"),
     _sampling(
-        "top_p", "--top-p", FLOAT, "P", "choose among the likeliest tokens of together this probability"
+        "top_p",
+        "--top-p",
+        FLOAT,
+        "P",
+        "choose among the likeliest tokens that together have this probability",
     ),
-    _sampling("min_p", "--min-p", FLOAT, "P", "leave out tokens below this share of the likeliest one's"),
+    _sampling("min_p", "--min-p", FLOAT, "P", "drop tokens below this fraction of the likeliest one's"),
     _sampling("seed", "-s --seed", INT, "N", "the same seed gives the same answer; -1: a new one each time"),
     _sampling("repeat_penalty", "--repeat-penalty", FLOAT, "X", "above 1: avoid recent tokens"),
     _sampling("presence_penalty", "--presence-penalty", FLOAT, "X", "above 0: avoid tokens that occurred"),
     _sampling(
-        "frequency_penalty", "--frequency-penalty", FLOAT, "X", "above 0: the more, the oftener they did"
+        "frequency_penalty",
+        "--frequency-penalty",
+        FLOAT,
+        "X",
+        "above 0: avoid tokens by how often they occurred",
     ),
-    _sampling("penalty_last_n", "--repeat-last-n", INT, "N", "how far back penalties look; -1: all"),
+    _sampling(
+        "penalty_last_n", "--repeat-last-n", INT, "N", "last tokens that penalties count; -1: all, 0: none"
+    ),
     _sampling(
         "stop", "--stop", TEXT, "TEXT", "end the answer before this text (may be repeated)", repeated=True
     ),
@@ -248,7 +258,7 @@ SAMPLING = (
     ),
 )
 SYSTEM = Option(
-    "system", ("--system", "-sys"), "instructions the model gets before the conversation", TEXT, "TEXT"
+    "system", ("--system", "-sys"), "system prompt: instructions before the conversation", TEXT, "TEXT"
 )
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)

@@ -196,7 +196,7 @@ OPTIONS = (
         "ORIGIN",
         repeated=True,
     ),
-    Option("parallel", ("-np", "--parallel"), "answers under way at the same time", INT, "N", default=16),
+    Option("parallel", ("-np", "--parallel"), "most answers at the same time", INT, "N", default=16),
     Option("queue", ("--queue",), "requests that may wait for their turn", INT, "N", default=64),
     Option(
         "cache_tokens",
@@ -215,11 +215,11 @@ OPTIONS = (
     Option(
         "cache_dir",
         ("--cache-dir",),
-        "folder to keep what has been read of prompts in, so that the next start need not read it again",
+        "folder that keeps computed prompts for the next start",
         TEXT,
         "DIR",
     ),
-    Option("cache_size", ("--cache-size",), "most that --cache-dir may take; otherwise 2G", BYTES, "SIZE"),
+    Option("cache_size", ("--cache-size",), "most bytes in --cache-dir; otherwise 2G", BYTES, "SIZE"),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
     Option(
         "step_timeout",
@@ -255,7 +255,7 @@ COMMAND = Command(
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),
-        ("edgellm serve models/ --max-memory 3G --idle-unload 10m", "a folder, loaded as asked for"),
+        ("edgellm serve models/ --max-memory 3G --idle-unload 10m", "a folder, each model loaded on request"),
         ("edgellm serve m.gguf --install-service", "print a systemd unit for this server"),
         ("edgellm serve --host 0.0.0.0 model.gguf", "for the whole network, with an API key"),
     ),

@@ -94,8 +94,8 @@ def plan(file: GGUFFile, options: LoadOptions) -> LoadPlan:
             n_ctx = trained
         elif n_ctx > trained:
             raise UsageError(
-                f"a context of {n_ctx} tokens was asked for and the model was trained on {trained}; "
-                f"ask for at most {trained}."
+                f"the context is {n_ctx} tokens and the model was trained with {trained}; "
+                f"give at most {trained}."
             )
         program = build(file.metadata, shapes, context=n_ctx)
     except EdgeLLMError as error:

@@ -21,7 +21,7 @@ NO_TOKENS = array("i")
 
 
 class Sampled(NamedTuple):
-    """A sampled token; if asked for (else NaN and ()), its log probability and the likeliest tokens."""
+    """A sampled token; with logprobs (else NaN and ()), its log probability and the likeliest tokens."""
 
     id: int
     logprob: float

@@ -51,9 +51,9 @@ def make_request(
 class Generation(Iterator[str]):
     """Iterator over the pieces of one answer's text.
 
-    `text`, `ids` and (if asked for) `logprobs` hold the answer so far; `finish_reason` (stop, length, context
-    or cancelled) and `stats` are set at the end. Leaving a `with` block, or `close`, cancels an unfinished
-    answer.
+    `text`, `ids` and `logprobs` (with that option) hold the answer so far; `finish_reason` (stop, length,
+    context or cancelled) and `stats` are set at the end. Leaving a `with` block, or `close`, cancels an
+    unfinished answer.
     """
 
     def __init__(self, scheduler: Scheduler, make: Callable[[Callable[[Event], None]], Request]) -> None:

