@@ -11,7 +11,7 @@ from typing import Any
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import Pair
 from edgellm.errors import FormatError, UnsupportedError, show
-from edgellm.families.checkpoint import Plan
+from edgellm.families.checkpoint import CheckpointPlan
 from edgellm.families.transforms import GroupRows
 
 _MODES = {
@@ -92,7 +92,7 @@ def _modules(checkpoint: Checkpoint) -> list[tuple[str, str]]:
     return modules
 
 
-def bounded(checkpoint: Checkpoint, planned: Plan) -> Plan:
+def bounded(checkpoint: Checkpoint, planned: CheckpointPlan) -> CheckpointPlan:
     """The plan with the context of sentence-transformers, which cuts longer texts."""
     if checkpoint.value("modules.json") is None:
         return planned
