@@ -17,11 +17,22 @@ MAX_PATTERN_DEPTH = 50
 # Writing JSON in one way only keeps answers short, and small models from running on in white space.
 _LAYOUT = {"item_separator": ", ", "key_separator": ": ", "whitespace_flexible": False}
 
+# RFC 3339, without years before 1 and days that are in no calendar.
+_DATE = (
+    r"(?:(?:000[1-9]|00[1-9][0-9]|0[1-9][0-9]{2}|[1-9][0-9]{3})-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12][0-9]|3[01])|"
+    r"(?:0[469]|11)-(?:0[1-9]|[12][0-9]|30)|02-(?:0[1-9]|1[0-9]|2[0-8]))|"
+    r"(?:[0-9]{2}(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)-02-29)"
+)
+_TIME = (
+    r"(?:[01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](?:\.[0-9]{1,6})?(?:Z|[+-](?:[01][0-9]|2[0-3]):[0-5][0-9])"
+)
+_DATES = {"date": f"^{_DATE}$", "date-time": f"^{_DATE}T{_TIME}$"}
+
 # Keywords whose value is a schema, a list of schemas, or schemas by name.
 _ONE = ("items", "additionalProperties", "contains", "propertyNames", "not", "if", "then", "else")
 _MANY = ("prefixItems", "anyOf", "oneOf", "allOf")
 _NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
-# Remarks for readers, and what would change how the schema is read.
+# Remarks for readers, and options of the grammar's engine.
 _UNUSED = ("x-guidance", "description", "title", "examples", "default", "$comment", "deprecated")
 _COMBINING = ("anyOf", "oneOf", "allOf", "$ref", "if", "patternProperties", "unevaluatedProperties")
 
@@ -61,7 +72,26 @@ def grammar_schema(schema: Mapping[str, Any]) -> dict[str, Any]:
     """
     _check_patterns(schema)
     result = _closed(schema) if _simple(schema) else dict(schema)
-    return {**result, "x-guidance": _LAYOUT}
+    asked = schema.get("x-guidance")
+    coerce = isinstance(asked, Mapping) and asked.get("coerce_one_of") is True
+    return {**_dated(result), "x-guidance": {**_LAYOUT, **({"coerce_one_of": True} if coerce else {})}}
+
+
+def _dated(schema: Any) -> Any:
+    """The schema with formats of dates written out, so that only dates that exist fit."""
+    if isinstance(schema, list):
+        return [_dated(item) for item in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    made = {key: value if key in ("enum", "const") else _dated(value) for key, value in schema.items()}
+    expression = _DATES.get(str(schema.get("format")))
+    if expression is None:
+        return made
+    del made["format"]
+    if "pattern" not in made:
+        return {**made, "pattern": expression}
+    both = [{"pattern": made.pop("pattern")}, {"pattern": expression}]
+    return {**made, "allOf": [*made.get("allOf", []), *both]}
 
 
 def check_pattern(pattern: str, what: str, *, strings: bool = False) -> None:
@@ -174,7 +204,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _simple(schema: Mapping[str, Any]) -> bool:
-    """Whether no object of the schema is described in two places at once."""
+    """True if no object of the schema is described in two places at once."""
     if any(key in schema for key in ("allOf", "if", "unevaluatedProperties", "dependentSchemas")):
         return False
     if any(key in schema for key in _COMBINING) and any(key in schema for key in ("properties", "required")):

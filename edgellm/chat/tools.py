@@ -14,16 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from edgellm.chat.schema import grammar_schema, read_schema
+from edgellm.chat.relax import pruned
+from edgellm.chat.schema import grammar_schema
 from edgellm.errors import UsageError
 
-MAX_TOOLS = 128
+MAX_TOOLS = 1024
 MAX_CALLS = 8
 THINK, END_THINK = "<think>", "</think>"
 # Texts around calls and thoughts that some vocabularies have as control tokens.
 MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", THINK, END_THINK)
 
-_NAME = re.compile(r"[a-zA-Z0-9_.-]{1,64}")
+_NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,7 @@ def read_tools(given: Sequence[object]) -> list[Tool]:
     if len(given) > MAX_TOOLS:
         raise UsageError(f"There are {len(given)} tools; at most {MAX_TOOLS} are accepted.")
     tools: list[Tool] = []
+    names: set[str] = set()
     for index, tool in enumerate(given):
         where = f"tools[{index}]"
         if not isinstance(tool, Mapping) or tool.get("type", "function") != "function":
@@ -116,14 +118,14 @@ def read_tools(given: Sequence[object]) -> list[Tool]:
         name = function.get("name") if isinstance(function, Mapping) else None
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UsageError(
-                f"{where} has the name {str(name)[:80]!r}; expected 1 to 64 letters, digits, _, . or -."
+                f"{where} has the name {str(name)[:80]!r}; expected 1 to 128 letters, digits or _.:/-."
             )
-        if any(other.name == name for other in tools):
+        if name in names:
             raise UsageError(f"{where} has the name {name!r}, as another tool has.")
-        schema = read_schema(function.get("parameters") or {"properties": {}}, f"{where}.parameters")
-        if schema.setdefault("type", "object") != "object":
-            raise UsageError(f"{where}.parameters must be the schema of an object.")
-        tools.append(Tool(name, str(function.get("description") or ""), schema))
+        names.add(name)
+        parameters = function.get("parameters") or {"type": "object", "properties": {}}
+        schema = pruned(parameters) if isinstance(parameters, Mapping) else {"type": "object"}
+        tools.append(Tool(name, str(function.get("description") or ""), {"type": "object", **schema}))
     return tools
 
 

@@ -7,12 +7,15 @@ grammar is compiled once and kept, and each answer steps a matcher of its own.
 from __future__ import annotations
 
 import json
+import secrets
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from edgellm.chat.relax import COSTLY, Relaxed, relax
 from edgellm.chat.schema import check_pattern, grammar_schema
 from edgellm.engine.options import Constraint
+from edgellm.engine.trial import TOO_COSTLY, Trial
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.tokenizer import Tokenizer
 
@@ -20,6 +23,9 @@ if TYPE_CHECKING:
     import llguidance
 
 MAX_GRAMMARS = 64
+MAX_FITTED = 1024
+# First line of grammars that this program writes itself: no client can know it.
+OWN = f"// {secrets.token_hex(16)}\n"
 # Limits of a grammar's building (about 20 ms), of its work per token (about 15 ms), and of its memory (about
 # 2 KiB per lexer state). One client's grammar must not hold up the tokens of all.
 _LIMITS: dict[str, Any] = {
@@ -70,6 +76,9 @@ class GrammarCompiler:
         self._lock = threading.Lock()
         self._build_lock = threading.Lock()
         self._vocabulary: llguidance.LLTokenizer | None = None
+        self._trial = Trial()
+        self._fitted: OrderedDict[str, Relaxed] = OrderedDict()
+        self._refused: OrderedDict[Constraint, str] = OrderedDict()
 
     @property
     def n_kept(self) -> int:
@@ -96,20 +105,67 @@ class GrammarCompiler:
                     self._kept.popitem(last=False)
         return compiled
 
+    def fit(self, schema: object) -> Relaxed:
+        """Schema of a tool's arguments as far as a grammar can express it; see `chat.relax`. Never raises."""
+        from edgellm.engine.fitting import fit
+
+        key = json.dumps(schema)
+        with self._lock:
+            fitted = self._fitted.get(key)
+        if fitted is None:
+            fitted = fit(schema, self.failure)
+            with self._lock:
+                self._fitted[key] = fitted
+                while len(self._fitted) > MAX_FITTED:
+                    self._fitted.popitem(last=False)
+        return fitted
+
+    def failure(self, schema: object) -> str | None:
+        """Reason why no grammar can be made of a schema; None if one can."""
+        try:
+            return self._trial.failure(_of_schema(schema))
+        except (UsageError, ValueError, RecursionError) as error:
+            return str(error)
+
     def _build(self, constraint: Constraint) -> llguidance.LLMatcher:
         import llguidance
 
+        refused = self._refused.get(constraint)
+        if refused is not None:
+            raise UsageError(refused)
         vocabulary = self._get_vocabulary()
         limits = llguidance.LLParserLimits(**_LIMITS)
-        matcher = llguidance.LLMatcher(vocabulary, _to_llguidance(constraint), log_level=0, limits=limits)
+        grammar = _to_llguidance(constraint)
+        if _is_costly(constraint) and self._trial.failure(grammar) == TOO_COSTLY:
+            self._check(constraint, TOO_COSTLY)  # other failures are found again, with the model's own tokens
+        matcher = llguidance.LLMatcher(vocabulary, grammar, log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()  # finds a grammar without any sentence
-        if matcher.is_error():
-            reason = _first_line(matcher.get_error())
-            raise UsageError(f"The {constraint.kind} cannot be used: {reason}.")
+        self._check(constraint, matcher.get_error() if matcher.is_error() else None)
         if matcher.is_stopped() and not matcher.is_accepting():
             raise UsageError(f"The {constraint.kind} cannot be used: no answer fits it.")
         return matcher
+
+    def _check(self, constraint: Constraint, failure: str | None) -> None:
+        """Raise UsageError for a grammar that failed, with the field of the schema that it failed on."""
+        if failure is None:
+            return
+        reason = _first_line(failure)
+        where = ""
+        if constraint.kind == "schema":
+            # Fields that tools' schemas would be relaxed at.
+            notes = self.fit(json.loads(constraint.text)).notes
+            where = f" at {notes[0]}" if notes else ""
+        message = f"The {constraint.kind} cannot be used{where}: {reason}."
+        with self._lock:
+            self._refused[constraint] = message
+            while len(self._refused) > self._max_kept:
+                self._refused.popitem(last=False)
+        raise UsageError(message)
+
+    def close(self) -> None:
+        """End the process that tries grammars."""
+        self._trial.close()
 
     def _get_vocabulary(self) -> llguidance.LLTokenizer:
         with self._build_lock:
@@ -125,13 +181,35 @@ def _to_llguidance(constraint: Constraint) -> str:
     kind, text = constraint
     if kind == "schema":
         # GenerateOptions has checked that this is JSON.
-        return LLMatcher.grammar_from_json_schema(json.dumps(grammar_schema(json.loads(text))))
+        return _of_schema(_exact(json.loads(text)))
+    if text.startswith(OWN):
+        return LLMatcher.grammar_from_lark(text)
     check_pattern(text, kind, strings=kind != "regex")
     if kind == "regex":
         return LLMatcher.grammar_from_regex(text)
     if "::=" in text:
         text = _lark_of_gbnf(text)
     return LLMatcher.grammar_from_lark(text)
+
+
+def _of_schema(schema: Any) -> str:
+    from llguidance import LLMatcher
+
+    return LLMatcher.grammar_from_json_schema(json.dumps(grammar_schema(schema)))
+
+
+def _exact(schema: dict[str, Any]) -> Any:
+    """The schema in a form that grammars can express, where nothing is lost by it; or as it is."""
+    relaxed = relax(schema, exact=True)
+    return schema if relaxed.notes else relaxed.schema
+
+
+def _is_costly(constraint: Constraint) -> bool:
+    """True for grammars whose compiling may take more than time in proportion to their length."""
+    kind, text = constraint
+    if kind == "schema" or text.startswith(OWN):
+        return any(f'"{keyword}"' in text for keyword in COSTLY)
+    return True
 
 
 def _lark_of_gbnf(text: str) -> str:

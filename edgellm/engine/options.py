@@ -9,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 from edgellm.engine.sampling_params import RANGES, SamplingParams, check_logit_bias, check_range
 from edgellm.errors import UsageError
 
-MAX_GRAMMAR_CHARS = 64 * 1024
+# A grammar of calls holds the schemas of all tools.
+MAX_CHARS = {"regex": 64 * 1024, "grammar": 8 * 1024 * 1024}
 
 
 class Constraint(NamedTuple):
@@ -106,8 +107,8 @@ def _check_grammar(name: str, text: object) -> None:
         return
     if not isinstance(text, str) or not text.strip():
         raise UsageError(f"{name} must be a text that is not empty, not {text!r}.")
-    if len(text) > MAX_GRAMMAR_CHARS:
-        raise UsageError(f"{name} is {len(text)} characters long; at most {MAX_GRAMMAR_CHARS} are accepted.")
+    if len(text) > MAX_CHARS[name]:
+        raise UsageError(f"{name} is {len(text)} characters long; at most {MAX_CHARS[name]} are accepted.")
 
 
 # GGUF key -> option: the sampling keys of GGUF files since 2025.

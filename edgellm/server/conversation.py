@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from edgellm.chat.parts import PartParser
-from edgellm.chat.schema import grammar_schema
 from edgellm.chat.tools import (
     END_THINK,
     MARKS,
@@ -17,19 +16,22 @@ from edgellm.chat.tools import (
     Syntax,
     Tool,
     ToolChoice,
-    call_grammar,
     fold_tools,
     syntax_of,
     thought_grammar,
 )
 from edgellm.engine.model import Model
-from edgellm.engine.options import Constraint, GenerateOptions
-from edgellm.errors import UsageError
+from edgellm.engine.options import GenerateOptions
+from edgellm.server.call_grammars import CallGrammars
+
+log = logging.getLogger("edgellm.server")
+
+MAX_LOGGED = 16
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a chat's answers start from; `shown`: control tokens that the parser must see."""
+    """The start of a chat's answers; `shown`: control tokens that the parser must see."""
 
     ids: list[int]
     options: GenerateOptions
@@ -71,10 +73,14 @@ def prepare(
         ids = ids + model.tokenizer.encode(begun, add_special=False)
 
     controls = _controls(model)
+    relaxed: tuple[str, ...] = ()
     thoughts = _thoughts(model, source, ids)
     options = replace(options, stop=(*options.stop, *template.stops))
     if usable and choice is not None:
-        options = _with_calls(options, syntax, usable, choice, controls, thoughts)
+        calls = CallGrammars(model, options, syntax, choice, controls, thoughts)
+        options, relaxed = calls.compiled(usable)
+        if relaxed:
+            log.info("%d fields of tools are not enforced: %s", len(relaxed), ", ".join(relaxed[:MAX_LOGGED]))
     elif thoughts != "none" and options.constraint is not None and options.constraint.kind == "schema":
         schema = json.loads(options.constraint.text)
         grammar = thought_grammar(schema, controls, thoughts)
@@ -88,41 +94,7 @@ def prepare(
         tuple(tool.name for tool in usable),
         thoughts == "may",
         thoughts == "open",
-    )
-
-
-def _with_calls(
-    options: GenerateOptions,
-    syntax: Syntax,
-    tools: Sequence[Tool],
-    choice: ToolChoice,
-    controls: Mapping[str, int],
-    thoughts: Literal["none", "may", "open"],
-) -> GenerateOptions:
-    """The options with the grammar of answers that may call tools; others follow the format asked for."""
-    form = options.constraint
-    if form is None or choice.mode == "required":
-        grammar = call_grammar(syntax, tools, choice, controls, thoughts=thoughts)
-    else:
-        calls = call_grammar(syntax, tools, replace(choice, mode="required"), controls, thoughts=thoughts)
-        thought = "" if thoughts == "none" else "thought "
-        grammar = "\n".join(
-            [f"start: called | {thought}formed", calls.replace("start:", "called:", 1), *_formed(form)]
-        )
-    return replace(options, schema=None, json=False, regex=None, grammar=grammar)
-
-
-def _formed(form: Constraint) -> list[str]:
-    """The Lark rules of a text that follows a format."""
-    if form.kind == "schema":
-        schema = json.dumps(grammar_schema(json.loads(form.text)), ensure_ascii=False)
-        return [f"formed: %json {schema}"]
-    if form.kind == "regex":
-        pattern = re.sub(r"(?<!\\)/", r"\\/", form.text).replace("\n", "\\n")
-        return ["formed: FORMED", f"FORMED: /{pattern}/"]
-    raise UsageError(
-        "A grammar and tools are given together; leave out one of them, or set tool_choice to none or "
-        "required."
+        relaxed,
     )
 
 
@@ -133,7 +105,7 @@ def _controls(model: Model) -> dict[str, int]:
 
 
 def _thoughts(model: Model, source: str, ids: Sequence[int]) -> Literal["none", "may", "open"]:
-    """Whether an answer may begin with thoughts, or is inside them already."""
+    """May an answer begin with thoughts, or is it inside them already: none, may, open."""
     end = model.tokenizer.decode(ids[-8:], skip_special=False).rstrip()
     if end.endswith(THINK):
         return "open"

@@ -13,6 +13,7 @@ from edgellm.engine.options import GenerateOptions
 from edgellm.server.bodies import Body, SamplingFields
 from edgellm.server.errors import RequestError
 
+MAX_CHARS = 64 * 1024
 # Members that hold a schema, a regular expression or a grammar in the response formats of various servers.
 _VALUES = ("schema", "value", "pattern", "regex", "grammar", "definition", "json_schema")
 
@@ -56,6 +57,14 @@ class FormatFields(SamplingFields):
         if len(given) > 1:
             names = " and ".join(key for form in given for key in form)
             raise RequestError(400, f"The answer is asked to follow {names}; it can follow only one of them.")
+        for form in given:
+            for name, value in form.items():
+                if isinstance(value, str) and len(value) > MAX_CHARS:
+                    raise RequestError(
+                        400,
+                        f"{name} is {len(value)} characters long; at most {MAX_CHARS} are accepted.",
+                        param=name,
+                    )
         return replace(options, **given[0]) if given else options
 
 

@@ -234,11 +234,9 @@ def test_tools_and_calls_are_written_out_for_templates_that_know_nothing_of_them
         ([{"type": "function", "function": {}}], "name"),
         ([{"type": "function", "function": {"name": "a b"}}], "name"),
         ([NOTHING, NOTHING], "another tool"),
-        ([{"function": {"name": "f", "parameters": {"type": "string"}}}], "an object"),
-        ([{"function": {"name": "f", "parameters": "{"}}], "JSON"),
-        ([{"function": {"name": f"f{i}"}} for i in range(200)], "at most"),
+        ([{"function": {"name": f"f{i}"}} for i in range(2000)], "at most"),
     ],
-    ids=range(8),
+    ids=range(6),
 )
 def test_tools_that_cannot_be_used_are_refused(tools: list[object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
