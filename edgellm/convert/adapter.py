@@ -1,8 +1,8 @@
 """PEFT adapters in GGUF's terms: the weights they change by their names in a GGUF file, rows in its order.
 
-Where a family cuts the rows of a matrix, or puts them in another order, the rows of B go the same way, and
-with columns those of A: then what B A was to the checkpoint's matrix it is to the file's. Matrices that are
-rearranged otherwise are refused.
+A family may cut or reorder the rows of a matrix: the rows of B follow. It may reorder columns: those of A
+follow. The product B A then fits the file's matrix as it fitted the checkpoint's. Other rearrangements are
+refused.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ def _update(name: str, delta: Delta, part: Part) -> Update:
 
 
 def _is_of_rows(make: Transform) -> bool:
-    """Whether a step only chooses and orders rows."""
+    """True if a step only chooses and orders rows."""
     if isinstance(make, Concat):
         return all(map(_is_of_rows, make.parts))
     if isinstance(make, Chain):

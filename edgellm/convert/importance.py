@@ -1,4 +1,4 @@
-"""How much each column of a weight matters: the mean square of what it is multiplied with.
+"""Importance of the columns of weights: the mean square of the activations they are multiplied with.
 
 The square error of an output is the sum over columns of the weight's square error times the square of the
 input, where inputs of different columns are independent; so these means weigh the search for scales. They

@@ -1,4 +1,4 @@
-"""Low-rank adapters as PEFT saves them: what each adds to a weight of the checkpoint.
+"""Low-rank adapters as PEFT saves them: deltas of the checkpoint's weights.
 
 Hu et al. 2021, "LoRA" (arXiv 2106.09685); the scale of rank-stabilized adapters: arXiv 2312.03732.
 """
@@ -39,7 +39,7 @@ class Delta:
         return (cols, rows) if self.transposed else (rows, cols)
 
     def rows(self, start: int, stop: int) -> Floats:
-        """The rows start .. stop of what is added."""
+        """The rows start .. stop of the delta."""
         left, right = (self.a.T, self.b.T) if self.transposed else (self.b, self.a)
         found: Floats = np.float32(self.scale) * (left[start:stop] @ right)
         return found
@@ -92,7 +92,7 @@ def read_adapter(folder: Path) -> dict[str, Delta]:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether a folder holds a PEFT adapter and no checkpoint."""
+    """True if a folder holds a PEFT adapter and no checkpoint."""
     return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 

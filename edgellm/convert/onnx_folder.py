@@ -41,7 +41,7 @@ from edgellm.quant import native, zero4
 
 TYPES = ("INT4", "F32")
 
-# What users of a checkpoint's folder look for beside the weights.
+# Files of a checkpoint's folder beside the weights that are copied.
 _COPIED = (
     "config.json",
     "generation_config.json",
@@ -60,7 +60,7 @@ _SLACK_BYTES = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class FolderPlan:
-    """What a folder will hold: `tensors` as their source has them, the program, the graph."""
+    """Contents of a folder to write: `tensors` as in their source, the program, the graph."""
 
     source: FilePlan
     program: Program
@@ -132,7 +132,7 @@ def write_folder(
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder was written here, so that it may be replaced."""
+    """True if a folder was written here, so that it may be replaced."""
     return (folder / METADATA_FILE).is_file() and (folder / MODEL_FILE).is_file()
 
 
@@ -148,7 +148,7 @@ def checkpoint_files(folder: Path, program: Program, metadata: Mapping[str, Pair
 def _genai_config(
     config: Mapping[str, Any], program: Program, metadata: Mapping[str, Pair]
 ) -> dict[str, Any]:
-    """What ONNX Runtime GenAI reads of a decoder."""
+    """Settings of a decoder for ONNX Runtime GenAI."""
 
     def token(name: str) -> Any:
         pair = metadata.get(f"tokenizer.ggml.{name}_token_id")
@@ -242,7 +242,7 @@ def _encode(
     raw = native.encode_rows(GGMLType.Q8_0, rows, importance, threads=threads)
     sums = native.square_error(GGMLType.Q8_0, raw, rows, importance, threads=threads)
     blocks = raw.view(_Q8_0)
-    # Where no zero points are given, 8-bit numbers are meant with 128 subtracted.
+    # Without zero points, ONNX Runtime subtracts 128 from 8-bit codes.
     return [blocks["qs"].view(np.uint8) ^ 0x80, blocks["d"].astype(np.float32)], sums
 
 

@@ -32,7 +32,7 @@ MICROSOFT = "com.microsoft"
 # Activations are rounded to int8, by blocks of 32: SmolLM2-135M generates 73 tokens a second so and 4 with
 # float32 activations (one thread, AVX-512), and diverges from its source as much (within 0.003 nats).
 ACCURACY_LEVEL = 4
-# Where in the data file an array may begin: a page, so that it can be mapped.
+# Alignment of arrays in the data file: a page, so that they can be mapped.
 ALIGNMENT = 4096
 LOGITS_TO_KEEP = "num_logits_to_keep"
 # GroupQueryAttention rotates pairs in groups of eight.
@@ -87,7 +87,7 @@ def import_onnx() -> Any:
 
 
 def choose_kinds(program: Program, *, int4: bool) -> dict[str, Kind]:
-    """How each weight is stored: matrices in 4 bits, embedding and head, which matter more, in 8.
+    """Storage of the weights: matrices in 4 bits, embedding and head, which matter more, in 8.
 
     Rows that are not whole blocks, and what is no matrix, stay float32.
     """
@@ -172,7 +172,7 @@ class _Translator:
         )
         return Graph(model, list(self.weights.values()), self.constants, self.end)
 
-    # What every model begins and ends with.
+    # Inputs and outputs of every model.
 
     def _inputs(self) -> list[ValueInfoProto]:
         info, types = self.onnx.helper.make_tensor_value_info, self.onnx.TensorProto
@@ -202,7 +202,7 @@ class _Translator:
         ]
 
     def _lengths(self) -> None:
-        """What GroupQueryAttention wants to know of the mask: its last place by sequence, and its width."""
+        """Inputs of GroupQueryAttention made of the mask: the last place of each sequence, and its width."""
         int32 = self.onnx.TensorProto.INT32
         axis, one = self._integers("one_axis", [1]), self._integers("one", 1)
         self._node("ReduceSum", ["attention_mask", axis], "mask_sum", keepdims=0)

@@ -1,7 +1,7 @@
 """Writing a model file tensor by tensor: read a piece, encode it, write it, forget it.
 
-A tensor that is used as it is in the source is read in pieces of rows, so that memory stays at about 64 MiB
-however large the embedding is; one that has to be rearranged is read whole.
+A tensor that the file holds as the source does is read in pieces of rows, so that memory stays at about
+64 MiB whatever the size of the embedding. A tensor that is rearranged is read whole.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ PIECE_VALUES = 1 << 24
 
 
 class TensorSource(Protocol):
-    """Where a tensor's values come from."""
+    """Source of a tensor's values."""
 
     def pieces(self) -> Iterator[Floats]:
-        """The rows in order, as matrices (n, cols) float32; afterwards nothing of them is held."""
+        """The rows in order, as matrices (n, cols) float32; nothing is kept afterwards."""
         ...
 
 
@@ -64,7 +64,7 @@ class Pair:
 
 @dataclass(slots=True)
 class FilePlan:
-    """What a file will hold."""
+    """Contents of a file to write."""
 
     metadata: dict[str, Pair]
     tensors: list[Tensor]

@@ -86,7 +86,7 @@ def _split(value: Mapping[str, Any]) -> str:
         rule = re.escape(str(pattern["String"]))
     else:
         raise _unsupported("Split without a pattern")
-    # What does not match is dropped by the latter; expressions written so leave nothing out.
+    # (Removed, inverted) drops text without a match; such expressions match everything.
     if (behavior, invert) in (("Isolated", False), ("Isolated", True), ("Removed", True)):
         return rule
     raise _unsupported(f"Split with behavior {behavior!r} and invert {invert}")

@@ -1,4 +1,4 @@
-"""How much a written file differs from its source: the receipt of a conversion.
+"""Receipt of a conversion: the difference between a written file and its source.
 
 The same text runs through the program of the file twice, with the source's weights and with the written
 ones, both in float32, so that the figures say what the formats lost and nothing else.
@@ -129,7 +129,7 @@ def store(writer: GGUFWriter, plan: FilePlan, quality: Quality, digest: str) -> 
 
 
 def origin_pairs(source: str, revision: str, digest: str) -> dict[str, Pair]:
-    """Where a file comes from, as metadata; digest: SHA-256 of the source."""
+    """Origin of a file as metadata; digest: SHA-256 of the source."""
     return {
         f"{_PREFIX}source": Pair(source),
         f"{_PREFIX}revision": Pair(revision),

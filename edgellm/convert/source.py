@@ -70,7 +70,7 @@ def plan_conversion(
     overrides: Sequence[Override] = (),
     importance: Mapping[str, Floats] | None = None,
 ) -> FilePlan:
-    """What the GGUF file of a checkpoint will hold.
+    """Plan the GGUF file of a checkpoint.
 
     Raises UnsupportedError for what edgellm does not implement, ModelError for a checkpoint that does not fit
     its config or whose tokenizer cannot be expressed.

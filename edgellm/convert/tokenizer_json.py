@@ -173,7 +173,7 @@ def _unigram(
     source: Mapping[str, Any], tokens: Tokens, added: Mapping[int, Added], native: bool
 ) -> dict[str, Pair]:
     model = source["model"]
-    byte_fallback = model.get("byte_fallback") is True
+    byte_fallback, unknown = model.get("byte_fallback") is True, model.get("unk_id")
     for token, entry in enumerate(model["vocab"]):
         if not isinstance(entry, list) or len(entry) != 2 or not isinstance(entry[0], str):
             raise FormatError(
@@ -182,7 +182,7 @@ def _unigram(
             )
         text = entry[0]
         byte = byte_fallback and len(text) == 6 and text.startswith("<0x") and text.endswith(">")
-        kind = UNKNOWN if token == model.get("unk_id") else BYTE if byte else NORMAL
+        kind = UNKNOWN if token == unknown else BYTE if byte else NORMAL
         tokens.put(token, text, kind, float(entry[1]))
     for token, added_entry in added.items():
         if tokens.types[token] != UNKNOWN:
@@ -190,6 +190,7 @@ def _unigram(
     found = {
         "tokenizer.ggml.model": Pair("t5"),
         "tokenizer.ggml.pre": Pair("default"),
+        **({"tokenizer.ggml.unknown_token_id": Pair(unknown)} if type(unknown) is int else {}),
         **tokens.pairs(),
         "tokenizer.ggml.scores": Pair(tokens.scores, ValueType.FLOAT32),
     }

@@ -124,7 +124,8 @@ def _completed(
     """The metadata with special tokens and those around a text; ends: of the source, None: bos before it."""
     texts = found["tokenizer.ggml.tokens"].value
     assert isinstance(texts, list)
-    found = found | special_ids(checkpoint, settings, {str(text): i for i, text in enumerate(texts)})
+    named = special_ids(checkpoint, settings, {str(text): i for i, text in enumerate(texts)})
+    found = found | {key: pair for key, pair in named.items() if key not in found}
     if ends is None:
         bos = found.get("tokenizer.ggml.bos_token_id")
         ends = ([] if bos is None or not isinstance(bos.value, int) else [bos.value], [])

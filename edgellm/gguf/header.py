@@ -80,7 +80,7 @@ class RawTensor(NamedTuple):
 
 
 class Header(NamedTuple):
-    """What stands before the tensor data of one file."""
+    """Contents of one file before the tensor data."""
 
     version: int
     alignment: int

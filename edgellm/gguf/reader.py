@@ -108,7 +108,7 @@ class GGUFFile:
         return np.frombuffer(self.view(name), np.uint8)
 
     def view(self, name: str) -> memoryview:
-        """What `data` gives, without NumPy."""
+        """The bytes of a tensor as `data` gives them, without NumPy."""
         info = self.tensors[name]
         return self._parts[info.part].data[info.offset : info.offset + info.n_bytes]
 

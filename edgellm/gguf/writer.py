@@ -41,7 +41,7 @@ _SYNC_BYTES = 64 << 20
 
 
 class _Slot(NamedTuple):
-    """Where a declared tensor lies: `offset` in bytes from the start of the tensor data."""
+    """Place of a declared tensor: `offset` in bytes from the start of the tensor data."""
 
     type: GGMLType
     dims: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""How vocabularies write what is not printable: SentencePiece's space, GPT-2's bytes."""
+"""Characters of vocabularies for what is not printable: SentencePiece's space, GPT-2's bytes."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ MAX_PRE_REGEX_CHARS = 8_192
 
 
 def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
-    """How this file cuts text; raises UnsupportedError for a name that is not known."""
+    """The file's rules for cutting text; UnsupportedError for an unknown name."""
     name = text_value(metadata, "tokenizer.ggml.pre", "")
     if vocabulary.model == "gemma4":
         name = "gemma4"

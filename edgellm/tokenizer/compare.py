@@ -1,4 +1,4 @@
-"""Whether two vocabularies are the same, so that one model's token ids mean the same to another."""
+"""Comparison of two vocabularies: token ids of one model mean the same to another if they are equal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgellm.tokenizer.vocabulary import UNUSED, Vocabulary, read_vocabulary
 
 
 def difference(ours: Mapping[str, Value], theirs: Mapping[str, Value]) -> str | None:
-    """What differs between the vocabularies in two files' metadata, as `theirs ... and ours ...`, or None.
+    """The first difference between the vocabularies of two files, as `theirs ... and ours ...`, or None.
 
     Unused tokens at the end of the longer one do not count: sizes are often rounded up.
     """

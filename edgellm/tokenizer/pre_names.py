@@ -1,4 +1,4 @@
-"""What each value of `tokenizer.ggml.pre` stands for: how text is cut before byte-pair merging.
+"""Rules by the values of `tokenizer.ggml.pre`: expressions that cut text before byte-pair merging.
 
 The expressions are those of the models' own tokenizer.json files where they are known (Oniguruma
 syntax), and otherwise those that llama.cpp uses under the same name. They are applied in order, each to

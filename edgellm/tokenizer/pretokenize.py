@@ -59,7 +59,7 @@ class PreTokenizer:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether the `tokenizers` library gave up on its input (which it does with no Exception)."""
+    """True if the `tokenizers` library gave up on its input, which it says without an Exception."""
     return type(error).__name__ == "PanicException"
 
 

@@ -22,7 +22,7 @@ class StreamDecoder:
         return self._decoder.decode(self._token_bytes(token))
 
     def flush(self) -> str:
-        """What is held back, as U+FFFD; the decoder can then be used for a new text."""
+        """The bytes held back, as U+FFFD; the decoder can then be used for a new text."""
         held = self._decoder.decode(b"", final=True)
         self._decoder.reset()
         return held

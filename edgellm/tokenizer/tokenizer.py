@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 class Tokenizer:
     """Encodes and decodes text; made by `from_metadata`.
 
-    `warnings` holds sentences about what had to be guessed.
+    warnings: sentences about values that are missing or ignored.
     """
 
     def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary) -> None:
@@ -144,7 +144,7 @@ class Tokenizer:
         return frozenset(map(self.token_text, self._vocabulary.markers))
 
     def is_special(self, token: int) -> bool:
-        """Whether a token is control or unknown: never made from plain text, not shown by `decode`."""
+        """True for control and unknown tokens: never made from plain text, not shown by `decode`."""
         return self._vocabulary.is_control(self._checked(token))
 
     def token_text(self, token: int) -> str:

@@ -1,4 +1,4 @@
-"""What a GGUF file says about its tokenizer, checked once and kept in the form the encoders use.
+"""Vocabulary of a GGUF file, checked once and kept in the form the encoders use.
 
 Nothing here walks the vocabulary token by token, which for Gemma's 262,144 would be most of the time to
 the first token; only the few that are not normal tokens are looked at one by one.
@@ -97,7 +97,7 @@ class Vocabulary:
         self.warnings: list[str] = []
 
     def is_control(self, token: int) -> bool:
-        """Whether plain text must never become this token (control or unknown)."""
+        """True for control and unknown tokens, which plain text never becomes."""
         return self.types[token] in (CONTROL, UNKNOWN)
 
     def plain_id(self, text: str) -> int:
@@ -283,7 +283,7 @@ def _eog_ids(vocabulary: Vocabulary) -> frozenset[int]:
     )  # also the HTML tag that ends a strike-through: only a control token ends a text
     if close is not None and types[close] == CONTROL:
         ends.add(close)
-    # Where a format has its own ends of turn, <|end|> only ends one message of several.
+    # In formats with other ends of turn, <|end|> only ends one message of several.
     if {"<|return|>", "<|call|>"} <= specials.keys() or {"<|calls|>", "<|flush|>"} <= specials.keys():
         ends.discard(specials.get("<|end|>", -1))
     ends.update(

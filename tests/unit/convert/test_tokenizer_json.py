@@ -420,3 +420,11 @@ def test_pipelines_that_fail_on_a_text(tmp_path: Path) -> None:
 def test_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"expected tokenizer\.json, tokenizer\.model, vocab\.json"):
         metadata_of(write_tokenizer(tmp_path, None))
+
+
+def test_the_unknown_token_is_that_of_the_model(tmp_path: Path) -> None:
+    source = unigram_json(pre_tokenizer=metaspace("always"))
+    source["model"] |= {"unk_id": 2, "byte_fallback": False}
+    metadata = metadata_of(write_tokenizer(tmp_path, source, {"unk_token": "<unk>"}))
+    assert metadata["tokenizer.ggml.unknown_token_id"] == 2
+    assert not differences(metadata, source, ["\u2603 a", "日本"])

@@ -1,0 +1,117 @@
+"""Runs of generated cases in worker processes: a crash, a hang or an error that is not ours is a failure.
+
+A fuzzer is a module with `TARGET = Target("tests.fuzz_x", prepare, use)` and `main(TARGET)`. Each case is
+made from its seed alone, so that `--seed SEED --count 1` makes it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import os
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from edgellm.errors import EdgeLLMError
+
+LIMIT_S = 60
+MAX_BYTES = 8 << 30
+MAX_MESSAGE = 2000
+_STEP = 100
+
+
+class Target(NamedTuple):
+    """A fuzzer: its module; prepare: originals made in a folder, once; use: outcome of a seed's case.
+
+    use gets the originals, an empty folder and a random generator; errors of ours count as "refused".
+    """
+
+    module: str
+    prepare: Callable[[Path], Any]
+    use: Callable[[Any, Path, random.Random], str]
+
+
+def outcome(target: Target, originals: Any, folder: Path, seed: int) -> str:
+    """What became of one case; any other error than ours is raised."""
+    try:
+        return target.use(originals, folder, random.Random(seed))
+    except EdgeLLMError as error:
+        told = str(error)
+        assert told.isprintable(), told
+        assert len(told) < MAX_MESSAGE, told
+        return "refused"
+
+
+def work(target: Target, folder: Path, first: int, count: int) -> int:
+    """Use the cases of these seeds; 1, with the traceback, at the first error that is not ours."""
+    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    originals = target.prepare(folder)
+    for seed in range(first, first + count):
+        print(seed, end=" ", flush=True)
+        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        with tempfile.TemporaryDirectory(dir=folder) as name:
+            try:
+                print(outcome(target, originals, Path(name), seed), flush=True)
+            except BaseException:
+                traceback.print_exc()
+                return 1
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+    return 0
+
+
+def fuzz(target: Target, folder: Path, first: int, count: int) -> tuple[Counter[str], dict[int, str]]:
+    """Number of cases by outcome, and the words of those that failed, by seed."""
+    outcomes: Counter[str] = Counter()
+    failures: dict[int, str] = {}
+    end = first + count
+    while first < end:
+        command = [sys.executable, "-m", target.module, "--work", str(folder)]
+        command += ["--seed", str(first), "--count", str(end - first)]
+        environment = os.environ | {"RUST_BACKTRACE": "0"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+        lines = [line.split() for line in done.stdout.splitlines()]
+        outcomes.update(line[1] for line in lines if len(line) == 2)
+        if done.returncode == 0:
+            break
+        if not lines:
+            raise RuntimeError(done.stderr)
+        first = int(lines[-1][0])
+        failures[first] = f"exit status {done.returncode}\n{done.stderr[-4000:]}"
+        first += 1
+    return outcomes, failures
+
+
+def main(target: Target, description: str | None) -> int:
+    """Run from the command line; 1 if a case failed."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of the first case")
+    parser.add_argument("--count", type=int, default=1000, help="number of cases")
+    parser.add_argument("--seconds", type=float, help="stop after this time, whatever the count")
+    parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.work is not None:
+        return work(target, arguments.work, arguments.seed, arguments.count)
+    n_failures, total, start = 0, Counter[str](), time.monotonic()
+    count = sys.maxsize if arguments.seconds is not None else arguments.count
+    with tempfile.TemporaryDirectory() as name:
+        first, end = arguments.seed, arguments.seed + count
+        while first < end and time.monotonic() - start < (arguments.seconds or float("inf")):
+            step = min(_STEP, end - first)
+            outcomes, failures = fuzz(target, Path(name), first, step)
+            first += step
+            total += outcomes
+            n_failures += len(failures)
+            for seed, told in failures.items():
+                print(f"seed {seed}: {told}", flush=True)
+            print(f"{total.total()} cases: {dict(total)}, {n_failures} failures", flush=True)
+    return 1 if n_failures else 0
