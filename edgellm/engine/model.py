@@ -55,7 +55,7 @@ class Model:
         self.metadata: Mapping[str, Any] = file.metadata
         self.threads = planned.threads if planned else 0
         self.memory: dict[str, int] = {}
-        self.notes: list[str] = []  # options that were given and have no effect, with the reason
+        self.notes: list[str] = [*file.metadata.warnings]  # and options without effect, with the reason
         self.adapters = name_adapters(planned.options.lora) if planned else ()
         self._program = planned.program if planned else None
         self._backend: Backend | None = None

@@ -98,6 +98,7 @@ class _Cursor:
         self.end = len(file)
         self.position = 0
         self.nested_left = MAX_NESTED_ELEMENTS
+        self.warnings: list[str] = []
 
     def need(self, n_bytes: int, field: str) -> int:
         """Move over `n_bytes` bytes; returns where they start."""
@@ -136,6 +137,7 @@ class _Cursor:
             return raw.decode()
         except UnicodeDecodeError:
             if lenient:
+                self.warnings.append(f"{field} holds bytes that are not UTF-8, which nothing needs")
                 return raw.decode("utf-8", "replace")
             refuse(self.path, field, f"{raw[:32]!r}", "valid UTF-8")
 
@@ -280,7 +282,7 @@ def _read_metadata(cursor: _Cursor, n_pairs: int) -> Metadata:
             refuse(cursor.path, f"metadata key {show(key)}", "there twice", "once")
         types[key] = kind = cursor.value_type(f"metadata key {show(key)}")
         values[key] = cursor.value(key, kind)
-    return Metadata(cursor.path, cursor.data, values, types)
+    return Metadata(cursor.path, cursor.data, values, types, cursor.warnings)
 
 
 def _alignment(path: str, metadata: Metadata) -> int:

@@ -41,7 +41,7 @@ def refuse(path: str, field: str, found: str, expected: str, advice: str = FETCH
 
 def is_needed(key: str) -> bool:
     """True for keys whose text decides how a model runs and must be UTF-8; others may be damaged."""
-    return key in _NEEDED or not key.startswith(("general.", "quantize.", "imatrix.", "mergekit."))
+    return key in _NEEDED or key.startswith(("tokenizer.", "edgellm.", "split.", "adapter."))
 
 
 class StringArray(NamedTuple):
@@ -88,7 +88,9 @@ class Metadata(Mapping[str, Value]):
         data: memoryview,
         values: dict[str, Value | ArrayRef],
         types: dict[str, ValueType],
+        warnings: list[str] | None = None,
     ) -> None:
+        self.warnings: list[str] = [] if warnings is None else warnings
         self._path = path
         self._data = data
         self._values = values

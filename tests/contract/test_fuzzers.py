@@ -1,4 +1,4 @@
-"""Damaged checkpoints, adapters, split sets and cache pieces: some hundred cases of each fuzzer."""
+"""Damaged checkpoints, adapters, split sets and cache pieces: some cases of each fuzzer."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tests.support.fuzzing import Target, fuzz
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
 
 RUNS = (
-    (fuzz_checkpoints.TARGET, 120),
-    (fuzz_adapters.TARGET, 120),
-    (fuzz_splits.TARGET, 120),
-    (fuzz_cache.TARGET, 80),
+    (fuzz_checkpoints.TARGET, 60),
+    (fuzz_adapters.TARGET, 60),
+    (fuzz_splits.TARGET, 60),
+    (fuzz_cache.TARGET, 40),
 )
 
 

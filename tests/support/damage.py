@@ -100,7 +100,7 @@ def _damage_contents(suffix: str, raw: bytes, rng: random.Random) -> bytes:
             for _ in range(rng.choice((1, 1, 2, 3))):
                 changed = damage_json(changed, rng)
             return json.dumps(changed).encode("utf-8", "surrogatepass")
-    except ValueError:  # a file that an earlier damage left unreadable
+    except (ValueError, TypeError, RecursionError):  # an earlier damage left the file unreadable
         pass
     return damage_bytes(raw, rng)
 

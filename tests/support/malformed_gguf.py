@@ -34,12 +34,16 @@ def header(n_tensors: int = 0, n_pairs: int = 0, version: int = 3) -> bytes:
     return b"GGUF" + u32(version) + u64(n_tensors) + u64(n_pairs)
 
 
+# A key whose text must be UTF-8.
+TEXT_KEY = b"tokenizer.k"
+
+
 def pair(value: bytes, kind: int, key: bytes = b"k") -> bytes:
     return header(n_pairs=1) + string(key) + u32(kind) + value
 
 
-def array(element: int, count: int, items: bytes = b"") -> bytes:
-    return pair(u32(element) + u64(count) + items, ValueType.ARRAY)
+def array(element: int, count: int, items: bytes = b"", key: bytes = b"k") -> bytes:
+    return pair(u32(element) + u64(count) + items, ValueType.ARRAY, key)
 
 
 def tensors(*infos: bytes, data: int = 64) -> bytes:
@@ -178,8 +182,12 @@ def values() -> Iterator[Malformed]:
     for length in (5, 2**31, 2**32, 2**63, MAX, MAX - 7, MAX - 15, MAX - 40):
         raw = pair(string(b"abcd", length), ValueType.STRING)
         yield Malformed(f"string length {length:#x}", raw, f"metadata key 'k' is {length} bytes long")
-    yield Malformed("string not utf-8", pair(string(b"\xfe\xff"), ValueType.STRING), "expected valid UTF-8")
-    yield Malformed("string cut utf-8", pair(string(b"\xe6\x97"), ValueType.STRING), "expected valid UTF-8")
+    yield Malformed(
+        "string not utf-8", pair(string(b"\xfe\xff"), ValueType.STRING, TEXT_KEY), "expected valid UTF-8"
+    )
+    yield Malformed(
+        "string cut utf-8", pair(string(b"\xe6\x97"), ValueType.STRING, TEXT_KEY), "expected valid UTF-8"
+    )
 
 
 _SIZES = {
@@ -229,11 +237,11 @@ def arrays() -> Iterator[Malformed]:
     yield Malformed("a string too few", fewer, "metadata key 'k' is cut off after 300 strings")
     longer = array(ValueType.STRING, 2, string(b"x" * 300) + string(b"y" * 300, 301))
     yield Malformed("long string past the end", longer, "the length of string 1 of")
-    invalid = array(ValueType.STRING, 3, string(b"a") + string(b"\xff") + string(b"c"))
-    found = r"string 1 of metadata key 'k' is b'\xff', expected valid UTF-8"
+    invalid = array(ValueType.STRING, 3, string(b"a") + string(b"\xff") + string(b"c"), TEXT_KEY)
+    found = r"string 1 of metadata key 'tokenizer.k' is b'\xff', expected valid UTF-8"
     yield Malformed("array string not utf-8", invalid, found, on_use=True)
-    across = array(ValueType.STRING, 2, string(b"a\xc3") + string(b"\xa9b"))
-    yield Malformed("character across strings", across, "string 0 of metadata key 'k'", on_use=True)
+    across = array(ValueType.STRING, 2, string(b"a\xc3") + string(b"\xa9b"), TEXT_KEY)
+    yield Malformed("character across strings", across, "string 0 of metadata key 'tokenizer.k'", on_use=True)
     bools = array(ValueType.BOOL, 3, b"\1\0\2")
     yield Malformed(
         "array bool of 2", bools, "element 2 of metadata key 'k' is 2, expected 0 or 1", on_use=True
