@@ -93,9 +93,9 @@ def prepare(folder: Path) -> list[Path]:
         (files / "merges.txt").write_text("\n".join(" ".join(merge) for merge in model["merges"]))
         for path in sorted(COMMITTED.iterdir()):
             if (path / "config.json").is_file():
-                shutil.copytree(
-                    path, making / path.name, ignore=shutil.ignore_patterns("*.xz", "*.npz", "lora")
-                )
+                copy = making / path.name
+                shutil.copytree(path, copy, ignore=shutil.ignore_patterns("*.xz", "*.npz", "lora"))
+                (copy / "tokenizer.json").write_text(json.dumps(tokenizer_json()))
         making.rename(kept)
     return sorted(kept.iterdir())
 

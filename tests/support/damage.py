@@ -20,7 +20,7 @@ LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 def damage_json(value: Any, rng: random.Random) -> Any:
     """A copy with one place changed, found by a walk at random."""
-    if isinstance(value, dict) and value and rng.random() < 0.9:
+    if isinstance(value, dict) and value and rng.random() < 0.98:
         key = rng.choice(list(value))
         match rng.randrange(8):
             case 0:
@@ -29,7 +29,7 @@ def damage_json(value: Any, rng: random.Random) -> Any:
                 return value | {rng.choice(list(value)): value[key]}
             case _:
                 return value | {key: damage_json(value[key], rng)}
-    if isinstance(value, list) and value and rng.random() < 0.9:
+    if isinstance(value, list) and value and rng.random() < 0.95:
         at = rng.randrange(len(value))
         match rng.randrange(8):
             case 0:
@@ -62,8 +62,13 @@ def damage_bytes(raw: bytes, rng: random.Random) -> bytes:
 
 
 def damage_safetensors(raw: bytes, rng: random.Random) -> bytes:
-    """A copy with another header."""
+    """A copy with another header, or with other values."""
     n = int.from_bytes(raw[:8], "little")
+    if rng.random() < 0.5:
+        changed = bytearray(raw)
+        for _ in range(rng.randrange(1, 200)):
+            changed[rng.randrange(8 + n, len(raw))] = rng.randrange(256)
+        return bytes(changed)
     header = json.loads(raw[8 : 8 + n])
     if rng.random() < 0.2:
         names = list(header)
