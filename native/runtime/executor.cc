@@ -6,6 +6,7 @@
 #include <type_traits>
 #include <variant>
 
+#include "base/thread_pool.h"
 #include "runtime/run_state.h"
 
 namespace edgellm {
@@ -85,12 +86,12 @@ void Executor::run_thread(size_t t, size_t last_stage) {
     Stopwatch stopwatch(&profile, profile.enabled && t == 0);
     if (!plan.angles.empty()) {
         rows_.compute_angles(t);
-        context_.pool.barrier();
+        context_.barrier();
     }
     stopwatch.lap(&Profile::angles);
     for (size_t s = 0; s < plan.stages.size() && s <= last_stage; ++s) {
         uint64_t Profile::* const sum = run_stage(s, t, s == last_stage);
-        context_.pool.barrier();
+        context_.barrier();
         stopwatch.lap(sum);
         if (static_cast<int>(s) == plan.select_after && !select_rows(t)) return;
     }
@@ -126,12 +127,12 @@ bool Executor::select_rows(size_t t) {
     if (n == context_.n_rows) return true;
     if (n == 0) return false;
     context_.select_rows(t);
-    context_.pool.barrier();
+    context_.barrier();
     if (t == 0) {
         context_.n_rows = n;
         adapters_.select_scales();
     }
-    context_.pool.barrier();
+    context_.barrier();
     return true;
 }
 

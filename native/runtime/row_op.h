@@ -32,7 +32,7 @@ enum class RowOpKind : uint8_t {
 enum class EmbedSource : uint8_t { kToken, kPosition, kFirst };
 enum class Gating : uint8_t { kSoftmax, kSigmoid, kSoftmaxChosen };
 
-// A router's way from logits to chosen experts and their weights.
+// Parameters of a router, which chooses each token's experts and their weights from logits.
 struct Routing {
     uint32_t n_experts = 0, n_used = 0, n_groups = 1, n_groups_used = 1;
     Gating gating = Gating::kSoftmax;

@@ -26,7 +26,7 @@ AdapterRunner::AdapterRunner(RunContext* context, const Adapters& adapters, size
       adapters_(adapters),
       lora_a_out_(context->plan.options.batch * adapters.lora_a_floats()),
       scales_(context->plan.options.batch * adapters.size()),
-      scratch_(context->pool.size(), adapters.size() > 0 ? tile_floats * sizeof(float) : 0) {}
+      scratch_(context->max_threads(), adapters.size() > 0 ? tile_floats * sizeof(float) : 0) {}
 
 void AdapterRunner::read_scales() {
     const std::vector<Segment>& segments = context_.batch.segments;

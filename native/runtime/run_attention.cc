@@ -39,8 +39,8 @@ size_t most(const ExecutionPlan& plan, const Fn& fn) {
 AttentionRunner::AttentionRunner(RunContext* context)
     : context_(*context),
       max_chunks_(context->max_context / kKvChunkTokens + 1),
-      scratch_(context->pool.size(), most(context->plan, attend_scratch_floats) * sizeof(float)),
-      partials_(most(context->plan, task_partial_floats) * max_chunks_ * 2 * context->pool.size()) {}
+      scratch_(context->max_threads(), most(context->plan, attend_scratch_floats) * sizeof(float)),
+      partials_(most(context->plan, task_partial_floats) * max_chunks_ * 2 * context->max_threads()) {}
 
 AttentionTask AttentionRunner::make_task(const AttentionStage& stage, const Segment& segment, size_t kv_head,
                                          size_t query, size_t n) const {
@@ -92,7 +92,7 @@ void AttentionRunner::run_chunks(size_t s, const AttentionStage& stage, const At
         kernels.attend_chunk(shape, task, static_cast<uint32_t>(chunk),
                              partials(i / max_chunks_, chunk, head_floats), scratch_.floats(t));
     }
-    context_.pool.barrier();
+    context_.barrier();
     const auto [begin, end] = context_.share(n_tasks, t);
     for (size_t i = begin; i < end; ++i) {
         const AttentionTask task = token_task(stage, i);

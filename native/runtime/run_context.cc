@@ -3,6 +3,8 @@
 
 #include <cstring>
 
+#include "base/thread_pool.h"
+
 namespace edgellm {
 
 RunContext::RunContext(const ExecutionPlan& plan, const Program& program, const Weights& weights,
@@ -28,6 +30,23 @@ void RunContext::start(float* logits) {
     n_rows = batch.n_rows;
     for (size_t i = 0; i < plan.stages.size() * kPhases; ++i)
         counters_[i].next.store(0, std::memory_order_relaxed);
+}
+
+std::pair<size_t, size_t> RunContext::share(size_t n, size_t t) const {
+    const size_t threads = n_threads();
+    return {n * t / threads, n * (t + 1) / threads};
+}
+
+size_t RunContext::n_threads() const {
+    return pool.active();
+}
+
+size_t RunContext::max_threads() const {
+    return pool.size();
+}
+
+void RunContext::barrier() const {
+    pool.barrier();
 }
 
 void RunContext::select_rows(size_t t) {

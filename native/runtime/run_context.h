@@ -10,7 +10,6 @@
 #include <vector>
 
 #include "base/memory.h"
-#include "base/thread_pool.h"
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows/rows.h"
@@ -20,6 +19,8 @@
 #include "runtime/weights.h"
 
 namespace edgellm {
+
+class ThreadPool;
 
 // Rows of a step that belong to one sequence: consecutive in the batch and in the sequence.
 struct Segment {
@@ -100,12 +101,13 @@ class RunContext {
     size_t take(size_t stage, size_t phase) {
         return counters_[stage * kPhases + phase].next.fetch_add(1, std::memory_order_relaxed);
     }
-    // Thread t's share of n units.
-    std::pair<size_t, size_t> share(size_t n, size_t t) const {
-        return {n * t / n_threads(), n * (t + 1) / n_threads()};
-    }
-    // Threads of the run.
-    size_t n_threads() const { return pool.active(); }
+    // Thread t's share of n units: [first, last).
+    std::pair<size_t, size_t> share(size_t n, size_t t) const;
+    // Threads of the run; threads of any run.
+    size_t n_threads() const;
+    size_t max_threads() const;
+    // Waits until all threads of the run are here.
+    void barrier() const;
 
     const ExecutionPlan& plan;
     const Program& program;

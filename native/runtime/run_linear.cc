@@ -36,9 +36,9 @@ LinearRunner::LinearRunner(RunContext* context, RowRunner* rows, AdapterRunner* 
       rows_(*rows),
       adapters_(*adapters),
       top_logits_(*top_logits),
-      tiles_(context->pool.size(), kTileFloats * sizeof(float)),
-      up_tiles_(context->pool.size(), kTileFloats * sizeof(float)),
-      private_rows_(context->pool.size(), context->plan.private_bytes) {}
+      tiles_(context->max_threads(), kTileFloats * sizeof(float)),
+      up_tiles_(context->max_threads(), kTileFloats * sizeof(float)),
+      private_rows_(context->max_threads(), context->plan.private_bytes) {}
 
 void LinearRunner::run_prologue(const LinearStage& stage, size_t t) {
     const auto [begin, end] = context_.share(context_.n_rows, t);
@@ -54,12 +54,12 @@ void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
             rows_.run(stage.prologue, stage.quants, 0, context_.n_rows, thread);
         } else {
             run_prologue(stage, t);
-            context_.pool.barrier();
+            context_.barrier();
         }
     }
     if (adapters_.projects(s)) {
         adapters_.project_a(s, thread);
-        context_.pool.barrier();
+        context_.barrier();
     }
     if (context_.n_rows < kStreamRows) {
         stream_panels(s, stage, thread);
@@ -67,7 +67,7 @@ void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
         share_panels(s, stage, thread);
     }
     if (top_logits_.applies(stage)) {
-        context_.pool.barrier();
+        context_.barrier();
         top_logits_.find(stage, thread);
     }
 }

@@ -18,8 +18,8 @@ MoeRunner::MoeRunner(RunContext* context, const Router& router) : context_(*cont
     if (plan.n_moe == 0) return;
     const size_t capacity = plan.options.batch * plan.max_used;
     rows_ = Region(capacity * plan.moe_row_bytes + 4096, false);
-    tiles_ = ThreadScratch(context->pool.size(), kTileFloats * sizeof(float));
-    gate_tiles_ = ThreadScratch(context->pool.size(), kTileFloats * sizeof(float));
+    tiles_ = ThreadScratch(context->max_threads(), kTileFloats * sizeof(float));
+    gate_tiles_ = ThreadScratch(context->max_threads(), kTileFloats * sizeof(float));
     entry_row_.resize(capacity);
     entry_of_.resize(capacity);
     expert_begin_.resize(plan.max_experts + 1);
@@ -28,17 +28,17 @@ MoeRunner::MoeRunner(RunContext* context, const Router& router) : context_(*cont
 void MoeRunner::run(size_t s, const MoeStage& moe, size_t t) {
     const Rows rows = rows_of(moe);
     if (t == 0) order_by_expert(moe);
-    context_.pool.barrier();
+    context_.barrier();
     gather_inputs(moe, rows, t);
-    context_.pool.barrier();
+    context_.barrier();
     for_units(s, 0, moe, moe.up, [&](const Panels& panels) { multiply_in(moe, rows, panels, t); });
-    context_.pool.barrier();
+    context_.barrier();
     if (int8(moe.down)) {
         quantize_hidden(moe, rows, t);
-        context_.pool.barrier();
+        context_.barrier();
     }
     for_units(s, 1, moe, moe.down, [&](const Panels& panels) { multiply_down(moe, rows, panels, t); });
-    context_.pool.barrier();
+    context_.barrier();
     add_experts(moe, rows, t);
 }
 

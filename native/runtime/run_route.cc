@@ -50,7 +50,7 @@ size_t largest(const float* score, size_t n) {
 
 Router::Router(const RunContext& context)
     : context_(context),
-      scratch_(context.pool.size(), 3 * context.plan.max_experts * sizeof(float)),
+      scratch_(context.max_threads(), 3 * context.plan.max_experts * sizeof(float)),
       experts_(static_cast<size_t>(context.plan.n_moe)),
       weights_(static_cast<size_t>(context.plan.n_moe)) {
     const size_t n = context.plan.options.batch * context.plan.max_used;

@@ -55,7 +55,7 @@ TopLogits::TopLogits(const RunContext& context, const AdapterRunner& adapters)
       adapters_(adapters),
       head_(split_head(context)),
       most_(kMostLogits),
-      thresholds_(kMostLogits * context.pool.size()) {}
+      thresholds_(kMostLogits * context.max_threads()) {}
 
 void TopLogits::start(size_t n) {
     n_ = n;
@@ -68,7 +68,7 @@ void TopLogits::find(const LinearStage& stage, const Thread& thread) {
     const size_t n_threads = context_.n_threads();
     for (size_t row = 0; row < context_.n_rows; ++row)
         thresholds_[row * n_threads + thread.index] = bound(task, quant, row, thread.index);
-    context_.pool.barrier();
+    context_.barrier();
     size_t n_exact = 0;
     for (size_t row = 0; row < context_.n_rows; ++row)
         n_exact += compute_reaching(task, quant, row, thread.index);

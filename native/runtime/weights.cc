@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/weights.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -9,7 +12,7 @@
 #include <string_view>
 
 #include "base/error.h"
-#include "runtime/pages.h"
+#include "base/thread_pool.h"
 
 namespace edgellm {
 namespace {
@@ -32,6 +35,15 @@ std::vector<const Named*> by_weight(const Program& program, const std::vector<Na
 
 [[noreturn]] void refuse_not_finite(const WeightDecl& weight) {
     throw ModelError("the tensor " + weight.name + " holds a value that is not finite; the file is damaged");
+}
+
+// Tells the system that the whole pages inside [data, data + n) can be dropped; they come back from the file
+// if read again.
+void drop_pages(const uint8_t* data, size_t n) {
+    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t begin = align_up(reinterpret_cast<uintptr_t>(data), page);
+    const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + n) / page * page;
+    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
 }
 
 // Packs one matrix, kUnitPanels at a time, together with other threads that do the same.

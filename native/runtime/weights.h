@@ -8,13 +8,14 @@
 #include <vector>
 
 #include "base/memory.h"
-#include "base/thread_pool.h"
 #include "formats/formats.h"
 #include "kernels/linear/linear.h"
 #include "program/program.h"
 #include "runtime/plan.h"
 
 namespace edgellm {
+
+class ThreadPool;
 
 struct TensorType {
     std::string name;
