@@ -158,7 +158,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unknown rope": (
         lambda f: _config(f, rope_scaling={"rope_type": "nonesuch", "factor": 2.0}), "nonesuch",
     ),
-    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "found neither"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "found none of them"),
     "tokenizer not JSON": (lambda f: (f / "tokenizer.json").write_text("{"), "not JSON"),
     "tokenizer of another kind": (lambda f: _tokenizer(f, model={"type": "WordLevel"}), "tokenizer.json"),
     "tokenizer that its library panics at": (
@@ -173,9 +173,9 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda f: _header(f, dtype=["F32"]), "is ['F32'], expected one of",
     ),
     "pre-tokenizer": (
-        lambda f: _tokenizer(f, pre_tokenizer={"type": "Whitespace"}), "the pre-tokenizer 'Whitespace'",
+        lambda f: _tokenizer(f, pre_tokenizer={"type": "Nonesuch"}), "tokenizer.json cannot be used",
     ),
-    "normalizer": (lambda f: _tokenizer(f, normalizer={"type": "Lowercase"}), "the normalizer 'Lowercase'"),
+    "normalizer": (lambda f: _tokenizer(f, normalizer={"type": "Nonesuch"}), "tokenizer.json cannot be used"),
     "vocabulary too large": (
         lambda f: _weights(f, lambda t: t.update({"model.embed_tokens.weight": np.ones((9, 64))})), "below 9",
     ),
