@@ -293,16 +293,16 @@ class Scheduler:
         The oldest prompt always gets 1/OLDEST_DIVISOR, so that shorter ones cannot starve it.
         """
         decoding = [r for r in self._active if r.decoding]
-        reading = [r for r in self._active if not r.decoding]
+        prefilling = [r for r in self._active if not r.decoding]
         budget = self._backend.batch - len(decoding)
         if decoding:
             affordable = int((self._prefill_tok_s or 0.0) * STALL_S)
             budget = min(budget, max(MIN_CHUNK, affordable))
-        counts = dict.fromkeys((r.number for r in reading), 0)
-        if reading:
-            counts[reading[0].number] = min(reading[0].n_until_checkpoint, -(-budget // OLDEST_DIVISOR))
+        counts = dict.fromkeys((r.number for r in prefilling), 0)
+        if prefilling:
+            counts[prefilling[0].number] = min(prefilling[0].n_until_checkpoint, -(-budget // OLDEST_DIVISOR))
         left = budget - sum(counts.values())
-        for request in sorted(reading, key=lambda r: r.n_pending):
+        for request in sorted(prefilling, key=lambda r: r.n_pending):
             more = min(request.n_until_checkpoint - counts[request.number], left)
             counts[request.number] += more
             left -= more

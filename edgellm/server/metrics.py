@@ -48,8 +48,8 @@ class Metrics:
         add("prompt_cached_tokens_total", "counter", "Prompt tokens found in the cache.", self.cached_tokens)
         add("prompt_seconds_total", "counter", "Time spent reading prompts.", self.prompt_s)
         add("tokens_predicted_total", "counter", "Tokens generated.", self.generated_tokens)
-        add("tokens_drafted_total", "counter", "Tokens guessed ahead.", self.drafted_tokens)
-        add("tokens_drafted_accepted_total", "counter", "Those guessed right.", self.accepted_tokens)
+        add("tokens_drafted_total", "counter", "Draft tokens verified.", self.drafted_tokens)
+        add("tokens_drafted_accepted_total", "counter", "Draft tokens accepted.", self.accepted_tokens)
         add("tokens_predicted_seconds_total", "counter", "Time spent generating.", self.generate_s)
         for reason in ("stop", "length", "context", "cancelled", "error"):
             labels = f'{{reason="{reason}"}}'

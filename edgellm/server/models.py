@@ -348,7 +348,7 @@ class ModelManager:
         draft = options.draft
         if draft is None:
             return options
-        reason: str | None = "no model guesses for itself"
+        reason: str | None = "no model drafts for itself"
         if not draft.samefile(source.path):
             reason = vocabulary_difference(source.path, draft)
         if reason is None:
