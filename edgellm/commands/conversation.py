@@ -167,7 +167,8 @@ class Conversation:
         }
         part = path.with_name(path.name + ".part")
         try:
-            with part.open("w", encoding="utf-8") as file:
+            with part.open("w", encoding="utf-8", errors="replace") as file:
+                # UTF-8 has no lone surrogates, which a terminal may send: each is written as "?".
                 json.dump(content, file, ensure_ascii=False, indent=2)
                 file.write("\n")
                 file.flush()

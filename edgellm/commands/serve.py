@@ -46,6 +46,7 @@ def run(settings: Settings) -> int:
     from edgellm.server.models import ModelManager
     from edgellm.server.run import serve
 
+    configure(as_json=settings["log_json"])
     models = [found for name in settings["names"] or [None] for found in find_models(name, settings)]
     options = load_options(
         settings,
@@ -59,7 +60,6 @@ def run(settings: Settings) -> int:
     if options.draft is not None:
         check_draft([path for _, path in models], options.draft)
     chosen = server_settings(settings, api_keys(settings))
-    configure(as_json=settings["log_json"])
     folders = [Path(name) for name in settings["names"] or () if Path(name).is_dir()]
     manager = ModelManager(
         models,
@@ -116,10 +116,12 @@ def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
 
 def models_in(folder: Path) -> list[tuple[str, Path]]:
     """(name in the API, file) of every model in a folder at this moment."""
+    from edgellm.server.folder import usable
+
     # The first part stands for a split file, a folder in ONNX form for itself.
     files = [path for path in sorted(folder.glob("*.gguf")) if not _is_later_part(path)]
     files += sorted(folder.glob(f"*/{METADATA_FILE}"))
-    return [(_label(path), path) for path in files]
+    return [(_label(path), path) for path in usable(files)]
 
 
 def _label(path: Path) -> str:

@@ -53,6 +53,7 @@ class GenerateOptions:
     penalty_last_n: int | None = None
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    stop_until: str | None = None
     logit_bias: Mapping[int, float] = field(default_factory=dict)
     logprobs: int | None = None
     ignore_eos: bool = False

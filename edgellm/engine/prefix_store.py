@@ -186,7 +186,7 @@ class PrefixStore:
         found = []
         for name in os.listdir(self._fd):
             if name.endswith(".part") and _NAME.fullmatch(name.removesuffix(".part")):
-                os.unlink(name, dir_fd=self._fd)
+                self._unlink(name)
             elif _NAME.fullmatch(name):
                 status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode):

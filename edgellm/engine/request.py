@@ -115,7 +115,7 @@ class Request:
         self.number = next(_numbers)
         self.prompt_ids = array("i", prompt)
         self.tokens = list(prompt)
-        self.stops = StopFilter(options.stop)
+        self.stops = StopFilter(options.stop, options.stop_until)
         self.sequence: int | None = None
         self.n_computed = 0
         self.n_cached: int | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 
@@ -9,10 +10,13 @@ class StopFilter:
     """Passes text through until a stop text appears; holds back text that may become one.
 
     The stop text that begins first wins; of those that begin together, the one that is complete first.
+    until: a regular expression; from where it matches on, no stop text counts.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], until: str | None = None) -> None:
         self._stops = tuple(stops)
+        self._until = None if until is None or not stops else re.compile(until)
+        self._seen = ""
         self._held = ""
         self.matched: str | None = None
 
@@ -25,6 +29,9 @@ class StopFilter:
         if not self._stops:
             return text
         self._held += text
+        if self._until is not None and self._passed(text):
+            out, self._held = self._held, ""
+            return out
         found = [
             (start, start + len(stop), stop) for stop in self._stops if (start := self._held.find(stop)) >= 0
         ]
@@ -35,6 +42,17 @@ class StopFilter:
         keep = max(_overlap(self._held, stop) for stop in self._stops)
         out, self._held = self._held[: len(self._held) - keep], self._held[len(self._held) - keep :]
         return out
+
+    def _passed(self, text: str) -> bool:
+        """True once `until` has matched and no stop text was before it."""
+        self._seen += text
+        if self._until is None or (mark := self._until.search(self._seen)) is None:
+            return False
+        place = mark.start() - (len(self._seen) - len(self._held))
+        if any(0 <= self._held.find(stop) < place for stop in self._stops):
+            return False
+        self._stops, self._until = (), None
+        return True
 
     def flush(self) -> str:
         """Text held back, for an answer that has ended for another reason."""

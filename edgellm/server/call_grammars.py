@@ -69,7 +69,21 @@ class CallGrammars:
             grammar = "\n".join(
                 [f"start: called | {thought}formed", calls.replace("start:", "called:", 1), *_formed(form)]
             )
-        return replace(self.options, schema=None, json=False, regex=None, grammar=OWN + grammar)
+        return replace(
+            self.options,
+            schema=None,
+            json=False,
+            regex=None,
+            grammar=OWN + grammar,
+            stop_until=self._first_call(),
+        )
+
+    def _first_call(self) -> str:
+        """A regular expression of the beginning of calls: stop texts do not end an answer within them."""
+        if self.choice.mode == "required":
+            return ""
+        mark = self.syntax.begin.rstrip("\n [")
+        return re.escape(mark) if mark else r"\A\s*(?:<\|python_tag\|>)?\{"
 
 
 def _halved(forms: Sequence[Relaxed]) -> list[Relaxed]:

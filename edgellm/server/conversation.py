@@ -23,6 +23,7 @@ from edgellm.chat.tools import (
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.server.call_grammars import CallGrammars
+from edgellm.server.lengths import check_length
 
 log = logging.getLogger("edgellm.server")
 
@@ -66,6 +67,7 @@ def prepare(
     source = template.named.get("tool_use", template.source) if tools else template.source
     syntax = syntax_of(source)
     usable = tools if choice is not None else ()
+    check_length(model, (text for message in messages if isinstance(text := message.get("content"), str)))
     folded = fold_tools(messages, usable, syntax, source)
     given = [tool.as_dict() for tool in usable] if syntax.native else None
     ids = template.encode(folded, tools=given or None, **(variables or {}))

@@ -71,6 +71,8 @@ class Guard:
             if message["type"] == "http.response.start":
                 status = message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+                if scope["state"].get("close"):
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         body = _Body(receive, self._settings.limits, self._hold)
@@ -112,6 +114,8 @@ class Guard:
                 415, "A form of another site's page sent this; send JSON with Content-Type: application/json."
             )
         if "transfer-encoding" in headers and "content-length" in headers:
+            # The next request on this connection could begin anywhere.
+            scope["state"]["close"] = True
             raise RequestError(400, "Content-Length and Transfer-Encoding are both given; send one of them.")
         if self._keys and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
             self._check_key(headers)

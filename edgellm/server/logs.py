@@ -7,9 +7,11 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-from edgellm.errors import one_line
+from edgellm.errors import harmless, one_line
 
 FIELDS = "fields"
+# Control characters that JSON leaves as they are, and terminals obey.
+_ESCAPES = {code: f"\\u{code:04x}" for code in range(127, 160)}
 
 
 class _JSONFormatter(logging.Formatter):
@@ -22,7 +24,7 @@ class _JSONFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line, ensure_ascii=False).translate(_ESCAPES)
 
 
 class _TextFormatter(logging.Formatter):
@@ -31,9 +33,9 @@ class _TextFormatter(logging.Formatter):
         record.message = " ".join(
             [record.getMessage(), *(f"{name}={value}" for name, value in fields.items())]
         )
-        message = one_line(record.message)  # what clients send is in it
+        message = one_line(record.message)  # clients' own texts are in it
         text = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower()}: {message}"
-        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
+        return f"{text}\n{harmless(self.formatException(record.exc_info))}" if record.exc_info else text
 
 
 def configure(*, as_json: bool) -> None:

@@ -24,7 +24,7 @@ from edgellm.engine.model import Model
 from edgellm.engine.planning import vocabulary_difference
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
-from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError
+from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError, one_line
 from edgellm.server.errors import RequestError
 from edgellm.server.served import Loaded, Served, Source
 
@@ -104,14 +104,14 @@ class ModelManager:
         for source in self.sources:
             if source.gone:
                 del self._sources[source.name]
-                log.info("%s is gone", source.path)
+                log.info("%s is gone", one_line(source.path))
         known = {source.path for source in self.sources}
         for name, path in self._look():
             # One that is still being copied changes all the time, or is renamed.
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 if path not in known and time.time() - path.stat().st_mtime > SETTLED_S:
                     self._add(name, path)
-                    log.info("found %s", path)
+                    log.info("found %s", one_line(path))
 
     def start(self) -> None:
         """Begin to load the models that are loaded at the start, one after another."""

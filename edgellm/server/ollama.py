@@ -7,6 +7,7 @@ unless `truncate` asks for less of it; models stay loaded unless `keep_alive` or
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -20,11 +21,13 @@ from edgellm import __version__
 from edgellm.engine.describe import Description, describe
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
+from edgellm.errors import EdgeLLMError, one_line
 from edgellm.server.choices import choose
 from edgellm.server.description import NDJSON, answers
 from edgellm.server.errors import RequestError
 from edgellm.server.go_template import expand
 from edgellm.server.infill import fill_in
+from edgellm.server.lengths import longest_token
 from edgellm.server.messages import read_messages
 from edgellm.server.ollama_bodies import (
     ChatBody,
@@ -39,6 +42,8 @@ from edgellm.server.routes import JSONRoute
 from edgellm.server.served import Served, Source
 from edgellm.server.service import Chat, Prompt, Service, ServiceOf, tokenized
 from edgellm.server.sse import unless_gone
+
+log = logging.getLogger("edgellm.server")
 
 NEVER = "9999-12-31T23:59:59Z"
 _FAR_S = 100 * 365 * 24 * 3600.0
@@ -119,7 +124,9 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
     async with service.models.use(body.model, body.keep_alive) as loaded:
         load_s = time.perf_counter() - begin
         texts = [body.input] if isinstance(body.input, str) else body.input
-        ids = await tokenized(loaded.model, texts)
+        # No token is longer than what is cut off here.
+        most = longest_token(loaded.model.tokenizer) * loaded.model.n_ctx if body.truncate else None
+        ids = await tokenized(loaded.model, texts, n_chars=most)
         if body.truncate:
             ids = [_cut(loaded.model, one) for one in ids]
         vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions))
@@ -150,7 +157,11 @@ async def tags(service: ServiceOf) -> dict[str, Any]:
     service.models.refresh()
     models = []
     for source in service.models.sources:
-        listed = await asyncio.to_thread(_listed, source)
+        try:
+            listed = await asyncio.to_thread(_listed, source)
+        except (EdgeLLMError, OSError) as error:  # it has been damaged since it was found
+            log.warning("%s is not listed: %s", source.name, one_line(error))
+            continue
         details = {**listed["details"], "parent_model": source.name}
         names = [info.name for info in service.models.adapters]
         models += [listed, *({**listed, "name": n, "model": n, "details": details} for n in names)]

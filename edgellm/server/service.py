@@ -27,6 +27,7 @@ from edgellm.server.answers import Answer, Job
 from edgellm.server.bodies import ModelBody, naming_header
 from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
+from edgellm.server.lengths import check_length
 from edgellm.server.metrics import Metrics
 from edgellm.server.models import ModelManager
 from edgellm.server.served import Served
@@ -268,13 +269,25 @@ def template_variables(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return given or {}
 
 
-async def tokenized(model: Model, texts: Sequence[str], *, parse_special: bool = False) -> list[list[int]]:
+async def tokenized(
+    model: Model, texts: Sequence[str], *, parse_special: bool = False, n_chars: int | None = None
+) -> list[list[int]]:
     """Token ids of texts with the model's special tokens around each; long ones take a while.
 
-    parse_special: the texts of control tokens become those tokens.
+    parse_special: the texts of control tokens become those tokens. n_chars: only so much of each; without it
+    ContextOverflowError for a text that cannot fit the context.
     """
-    encode = partial(model.tokenizer.encode, add_special=True, parse_special=parse_special)
-    return await asyncio.to_thread(lambda: [encode(text) for text in texts])
+
+    def work() -> list[list[int]]:
+        found = []
+        for text in texts:
+            if n_chars is None:
+                check_length(model, [text])
+            part = text[:n_chars]
+            found.append(model.tokenizer.encode(part, add_special=True, parse_special=parse_special))
+        return found
+
+    return await asyncio.to_thread(work)
 
 
 def timings(stats: Stats) -> dict[str, float]:

@@ -14,6 +14,8 @@ from edgellm.tokenizer.vocabulary import MAX_MERGES, Vocabulary, flag, text_valu
 
 MAX_PRE_REGEXES = 32
 MAX_PRE_REGEX_CHARS = 8_192
+MAX_KNOWN_PAIRS = 16_384
+MAX_KNOWN_CHARS = 512
 
 
 def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
@@ -59,6 +61,7 @@ class BpeEncoder:
         self._spec = spec
         self._pre_tokenizer = PreTokenizer(spec.rules, from_file="edgellm.tokenizer.pre_regexes" in metadata)
         self._pieces = PieceCache(self._encode_piece)
+        self._ranks: dict[tuple[str, str], int | None] = {}
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; raises ModelError where the merges and the vocabulary contradict each other."""
@@ -78,8 +81,18 @@ class BpeEncoder:
                 )
 
     def _priority(self, left: str, right: str) -> int | None:
-        rank = self._merges.find(f"{left} {right}")
-        return None if rank < 0 else rank
+        known = self._ranks
+        pair = (left, right)
+        if pair in known:
+            return known[pair]
+        found = self._merges.find(f"{left} {right}")
+        rank = None if found < 0 else found
+        # A text of few characters asks for the same pairs again and again.
+        if len(left) + len(right) <= MAX_KNOWN_CHARS:
+            if len(known) >= MAX_KNOWN_PAIRS:
+                known.clear()
+            known[pair] = rank
+        return rank
 
     def _encode_piece(self, piece: str) -> list[int]:
         plain_id = self._vocabulary.plain_id

@@ -221,6 +221,13 @@ def test_save_and_load(chat: Chat, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["talk.json"]
 
 
+def test_a_lone_surrogate_from_a_terminal_is_saved(chat: Chat, tmp_path: Path) -> None:
+    chat.conversation.messages = [{"role": "user", "content": "a\udcffb"}]
+    chat.conversation.save(tmp_path / "talk.json")
+    chat.conversation.load(tmp_path / "talk.json")
+    assert chat.conversation.messages == [{"role": "user", "content": "a?b"}]
+
+
 def test_a_failed_save_leaves_the_old_file(
     chat: Chat, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
