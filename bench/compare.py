@@ -30,6 +30,7 @@ from typing import Any
 
 from edgellm.benchmark.coldstart import cold_start
 from edgellm.device.cores import cpu_name, default_threads
+from edgellm.engine.kv_types import KV_TYPES
 from edgellm.gguf.reader import GGUFFile
 
 HERE = Path(__file__).resolve().parent
@@ -308,7 +309,7 @@ def main() -> int:
     add(
         "--kv-type",
         default="auto",
-        choices=("auto", "f16", "f32", "i16", "q8_0"),
+        choices=("auto", *KV_TYPES),
         help="how edgellm keeps keys and values",
     )
     add("--json", type=Path, help="also write everything measured to this file")

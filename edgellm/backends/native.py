@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def faster_kv_type(isa: str = "") -> str:
-    """Faster 16-bit cache type, "f16" or "i16", on an instruction set ("": the one in use)."""
+    """Faster 16-bit cache type on an instruction set ("": the one in use)."""
     return _native.faster_kv_type(_chosen_isa(isa))
 
 

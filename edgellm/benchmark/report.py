@@ -22,6 +22,7 @@ from edgellm.benchmark.runner import Result, Runner
 from edgellm.benchmark.version import build_commit
 from edgellm.device.cores import cpu_name
 from edgellm.device.limits import Limits
+from edgellm.engine.kv_types import KV_TYPES
 from edgellm.gguf.file_types import file_type_name
 from edgellm.gguf.types import GGMLType
 from edgellm.program.exported import TYPE_KEY, is_exported
@@ -172,13 +173,13 @@ def _prompt_percent(runner: Runner, result: Result, limits: Limits | None, media
     """Least possible time of prompts alone, in percent of their measured time.
 
     It is the time of the multiply-adds with weights at the machine's rate for 8-bit integers, and of those of
-    attention at its rate for floats, or at half its rate for 8-bit integers over an i16 cache.
+    attention at its rate for floats, or at half its rate for 8-bit integers over a cache of integers.
     """
     test, work = result.test, runner.work
     if limits is None or not test.n_prompt or test.n_gen:
         return None
     weights = work.prompt_macs(test.n_prompt) / limits.int8_gmac_s
-    rate = limits.int8_gmac_s / 2 if runner.plan.kv_type == "i16" else limits.float_gmac_s
+    rate = limits.int8_gmac_s / 2 if KV_TYPES[runner.plan.kv_type].integers else limits.float_gmac_s
     attention = work.attention_macs(test.n_prompt, test.n_depth) / rate
     return 100 * test.n_parallel * (weights + attention) / 1e9 / median_s
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgellm.engine.kv_types import KV_TYPES
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
@@ -155,11 +156,12 @@ BATCH = Option("batch", ("-b", "--batch-size"), "most tokens of a step", INT, "N
 KV_TYPE = Option(
     "kv_type",
     ("--kv-type",),
-    "type of the KV cache; i16: integers with a scale for each token and head; auto: f32 for a model of f32 "
-    "weights, else f16 or i16, whichever is faster here",
+    "type of the KV cache; "
+    + "".join(f"{name}: {kv.description}; " for name, kv in KV_TYPES.items() if kv.description)
+    + "auto: f32 for a model of f32 weights, else the faster type of 16 bits here",
     TEXT,
     default="auto",
-    choices=("auto", "f16", "f32", "i16", "q8_0"),
+    choices=("auto", *KV_TYPES),
 )
 ISA = Option("isa", ("--isa",), "instruction set; otherwise the best of this CPU", TEXT, "NAME", default="")
 BACKEND = Option(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgellm.engine.adapters import AdapterFile
+from edgellm.engine.kv_types import KV_TYPES
 from edgellm.errors import UsageError
 
 # Largest context if none is given: few callers want the memory that a long one takes.
@@ -17,8 +18,6 @@ DEFAULT_WAITING = 256
 DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "onnx", "llama_cpp", "interpreter")
 WITH_ADAPTERS = ("auto", "native", "interpreter")
-WITH_I16 = ("auto", "native")
-KV_TYPES = ("auto", "f32", "f16", "i16", "q8_0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +28,8 @@ class LoadOptions:
     context or 4096, whichever is less (for a LongRoPE model at most its context before scaling); 0 uses the
     trained context. cache_tokens: tokens that all sequences together may hold; None: those of
     `cache_contexts` contexts. parallel: most requests that run at the same time. max_waiting: most requests
-    that wait. batch: tokens of a step. kv_type: type of cached keys and values: "f32"; "f16"; "i16", 16-bit
-    integers with a scale for each head and token; "q8_0"; or "auto": f32 if all weights are f32, else f16 or
-    i16, whichever is faster. isa: instruction set, "" for the best one. draft_max: most draft tokens of one
+    that wait. batch: tokens of a step. kv_type: type of cached keys and values, a name of `KV_TYPES`, or
+    "auto": f32 if all weights are f32, else the fastest type of 16 bits. isa: instruction set, "" for the best one. draft_max: most draft tokens of one
     request in a step (None: 7, 0: none); answers do not depend on it. draft: file of a smaller model of the
     same vocabulary that drafts, too. max_memory: most bytes that may be used; None: the available ones. lora:
     adapters to load, with the factors that answers use unless they choose others. Raises UsageError for a
@@ -70,12 +68,15 @@ class LoadOptions:
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
         if self.draft is not None and self.draft_max == 0:
             raise UsageError("draft is given and draft_max is 0; a draft model needs draft tokens.")
-        if self.kv_type not in KV_TYPES:
-            raise UsageError(f"kv_type is {self.kv_type!r}; the types are {', '.join(KV_TYPES)}.")
+        if self.kv_type != "auto" and self.kv_type not in KV_TYPES:
+            raise UsageError(f"kv_type is {self.kv_type!r}; the types are auto, {', '.join(KV_TYPES)}.")
         if self.backend not in BACKENDS:
             raise UsageError(f"backend is {self.backend!r}; the backends are {', '.join(BACKENDS)}.")
-        if self.kv_type == "i16" and self.backend not in WITH_I16:
-            raise UsageError(f"kv_type i16 needs the native backend, and it is {self.backend}; use f16.")
+        native_only = self.kv_type != "auto" and KV_TYPES[self.kv_type].native_only
+        if native_only and self.backend not in ("auto", "native"):
+            raise UsageError(
+                f"kv_type {self.kv_type} needs the native backend, and it is {self.backend}; use f16."
+            )
         if self.lora and self.backend not in WITH_ADAPTERS:
             raise UsageError(
                 f"lora needs one of the backends {', '.join(WITH_ADAPTERS)}, and it is {self.backend}."

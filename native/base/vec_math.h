@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Elementary functions over F32 of a few units in the last place. Include a vec_*.h first.
+// The vocabulary of vec.h as free functions, and elementary functions over it of a few units in the last
+// place. Include a vec_*.h first.
 //
 // Polynomials are minimax fits of relative error; the bound is given at each.
 #pragma once
@@ -11,6 +12,62 @@
 
 namespace edgellm {
 namespace {
+
+using F32 = Vec::F32;
+using I32 = Vec::I32;
+using U32 = Vec::U32;
+constexpr size_t kLanes = Vec::kLanes;
+constexpr size_t kRegisters = Vec::kRegisters;
+constexpr bool kMultipliesPairs = Vec::kMultipliesPairs;
+
+EDGELLM_INLINE F32 splat(float x) {
+    return Vec::splat(x);
+}
+EDGELLM_INLINE I32 splat_int(int32_t x) {
+    return Vec::splat_int(x);
+}
+EDGELLM_INLINE F32 load(const float* p) {
+    return Vec::load(p);
+}
+EDGELLM_INLINE void store(float* p, F32 v) {
+    Vec::store(p, v);
+}
+EDGELLM_INLINE F32 load_half(const uint16_t* p) {
+    return Vec::load_half(p);
+}
+EDGELLM_INLINE void store_half(uint16_t* p, F32 v) {
+    Vec::store_half(p, v);
+}
+EDGELLM_INLINE F32 load_int8(const int8_t* p) {
+    return Vec::load_int8(p);
+}
+EDGELLM_INLINE void store_int16(int16_t* p, I32 v) {
+    Vec::store_int16(p, v);
+}
+EDGELLM_INLINE F32 fma(F32 a, F32 b, F32 c) {
+    return Vec::fma(a, b, c);
+}
+EDGELLM_INLINE F32 max(F32 a, F32 b) {
+    return Vec::max(a, b);
+}
+EDGELLM_INLINE F32 min(F32 a, F32 b) {
+    return Vec::min(a, b);
+}
+EDGELLM_INLINE I32 add_pair_products(I32 sum, I32 x, I32 y) {
+    return Vec::add_pair_products(sum, x, y);
+}
+EDGELLM_INLINE F32 swap_pairs(F32 v) {
+    return Vec::swap_pairs(v);
+}
+EDGELLM_INLINE F32 load_twice(const float* p) {
+    return Vec::load_twice(p);
+}
+EDGELLM_INLINE float reduce_add(F32 v) {
+    return Vec::reduce_add(v);
+}
+EDGELLM_INLINE float reduce_max(F32 v) {
+    return Vec::reduce_max(v);
+}
 
 #define EDGELLM_INLINE_LAMBDA __attribute__((always_inline))
 
@@ -63,6 +120,21 @@ EDGELLM_INLINE void each_vector(size_t n, F f) {
 EDGELLM_INLINE F32 absolute(F32 x) {
     return (F32)((I32)x & 0x7fffffff);
 }
+// x within [-limit, limit]; NaN stays NaN.
+EDGELLM_INLINE F32 clamp_magnitude(F32 x, float limit) {
+    return max(splat(-limit), min(splat(limit), x));
+}
+
+// Adding 1.5 * 2^23 rounds |x| < 2^22 to the nearest integer, ties to even, and leaves it in the low bits.
+constexpr float kRoundingShift = 12582912.0f;
+EDGELLM_INLINE I32 nearest_int(F32 x) {
+    return (I32)(x + splat(kRoundingShift)) - (I32)splat(kRoundingShift);
+}
+// nearest_int(x * factor), rounded once.
+EDGELLM_INLINE I32 nearest_int_product(F32 x, F32 factor) {
+    return (I32)fma(x, factor, splat(kRoundingShift)) - (I32)splat(kRoundingShift);
+}
+
 EDGELLM_INLINE F32 copysign(F32 magnitude, F32 sign) {
     return (F32)((I32)magnitude | ((I32)sign & static_cast<int32_t>(0x80000000u)));
 }

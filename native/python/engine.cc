@@ -81,16 +81,11 @@ struct PyEngine {
         if (threads < 1 || context < 1 || cache_tokens < 1 || batch < 1) {
             throw std::invalid_argument("threads, context, cache_tokens and batch must be 1 or more");
         }
-        if (kv_type == "f16") {
-            o.kv_type = KvType::kF16;
-        } else if (kv_type == "q8_0") {
-            o.kv_type = KvType::kQ8_0;
-        } else if (kv_type == "f32") {
-            o.kv_type = KvType::kF32;
-        } else if (kv_type == "i16") {
-            o.kv_type = KvType::kI16;
-        } else {
-            throw std::invalid_argument("kv_type must be f32, f16, i16 or q8_0");
+        if (!kv_type_from_name(kv_type, &o.kv_type)) {
+            std::string names;
+            for (KvType type : kv_types())
+                names += std::string(names.empty() ? "" : ", ") + kv_type_name(type);
+            throw std::invalid_argument("kv_type is '" + kv_type + "'; the types are " + names);
         }
         o.isa = usable_isa(isa);
         o.threads = threads;

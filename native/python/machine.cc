@@ -38,7 +38,13 @@ std::vector<std::string> usable_isas() {
 const char* faster_kv_type_name(const std::string& name) {
     Isa isa = Isa::kScalar;
     isa_from_name(name, &isa);
-    return faster_kv_type(isa) == KvType::kI16 ? "i16" : "f16";
+    return kv_type_name(faster_kv_type(isa));
+}
+
+std::vector<std::string> kv_type_names() {
+    std::vector<std::string> names;
+    for (KvType type : kv_types()) names.emplace_back(kv_type_name(type));
+    return names;
 }
 
 nb::typed<nb::dict, nb::str, nb::float_> limits_of(size_t threads, const std::string& isa, double seconds,
@@ -66,9 +72,9 @@ void bind_machine(nb::module_& m) {
     m.def(
         "best_isa", [] { return isa_name(best_isa(detect_cpu())); },
         "Name of the strongest kernel set that this CPU can run.");
+    m.def("kv_types", &kv_type_names, "Names of the types in which a cache stores keys and values.");
     m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
-          "The faster 16-bit cache type, \"f16\" or \"i16\", of a kernel set; of an unknown one: that of "
-          "\"scalar\".");
+          "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");
     m.def("allowed_cpus", &allowed_cpus, "CPUs in this process's affinity mask.");
     m.def("measure_limits", &limits_of, "threads"_a, "isa"_a, "seconds"_a = 0.25, "n_bytes"_a = 0,
           "Peak bytes read and multiply-adds per second, on all threads at once. n_bytes: size of the buffer "

@@ -21,40 +21,36 @@ constexpr size_t tile_vectors(size_t rows) {
     while (n * 2 <= kBlockVectors && n < 4 && rows * n * 2 <= kAccumulators) n *= 2;
     return n;
 }
+constexpr size_t value_vectors(size_t rows) {
+    return rows * 4 <= kAccumulators ? 4 : 2;
+}
 
-// Keys or values of one block of the cache. Those of a kQ8_0 cache are integers: their scales, one per 32
-// dimensions and token, [dimension / 32][token], are applied to logits and weights instead. `ahead` is the
-// block to come, asked for line by line while this one is gone through: all at once its lines arrive more
-// slowly. `far`: into L2, which keeps more lines of Zen 4 under way.
+// A block to come, fetched line by line while another one is read: asked for all at once its lines arrive
+// more slowly.
 struct Ahead {
     const uint8_t* block;
-    bool far;
+    bool into_l2;
     EDGELLM_INLINE void fetch(size_t offset) const {
-        if (far) {
+        if (into_l2) {
             __builtin_prefetch(block + offset, 0, 2);
         } else {
             __builtin_prefetch(block + offset);
         }
     }
 };
-struct HalfBlock {
-    static constexpr bool kIntegers = false, kScaled = false;
-    const uint16_t* data;
+
+// One head's keys or values of a block as stored, and how to read them.
+struct StoredBlock {
+    const uint8_t* data;
+    size_t n;          // numbers, a multiple of 16
+    size_t n_written;  // numbers that may be read
+    bool one_tile;     // reads what is stored; several tiles share a copy as floats, where that costs less
+    float* copy;       // room for n floats
     Ahead ahead;
-    EDGELLM_INLINE F32 at(size_t i) const { return load_half(data + i); }
-    EDGELLM_INLINE void prefetch(size_t i, size_t n) const {
-        for (size_t line = 0; line < n; line += 32) ahead.fetch(2 * (i + line));
-    }
 };
-struct Int8Block {
-    static constexpr bool kIntegers = false, kScaled = true;
-    const int8_t* data;
-    const uint16_t* scales;
-    Ahead ahead;
-    EDGELLM_INLINE F32 at(size_t i) const { return load_int8(data + i); }
-    EDGELLM_INLINE void prefetch(size_t i, size_t) const { ahead.fetch(i); }
-};
-// Either, expanded.
+
+// A block of floats, as stored or copied. kScaled: 32 dimensions of a token share a scale, [dimension /
+// 32][token], which is applied to logits and weights instead.
 template <bool scaled>
 struct FloatBlock {
     static constexpr bool kIntegers = false, kScaled = scaled;
@@ -64,9 +60,14 @@ struct FloatBlock {
     EDGELLM_INLINE void prefetch(size_t, size_t) const {}
 };
 
+// Row r of a query tile of `rows` rows, [key_dim][rows].
+EDGELLM_INLINE void pack_query(const float* x, size_t key_dim, size_t rows, float* packed) {
+    for (size_t d = 0; d < key_dim; ++d) packed[d * rows] = x[d];
+}
+
 // An R x N tile of accumulators: f(r, j, accumulator).
-template <size_t R, size_t N, class F>
-EDGELLM_INLINE void each_cell(F32 (&acc)[R][N], F f) {
+template <size_t R, size_t N, class V, class F>
+EDGELLM_INLINE void each_cell(V (&acc)[R][N], F f) {
     unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
         unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { f(r, j, acc[r][j]); });
     });
@@ -113,54 +114,61 @@ EDGELLM_INLINE void dot_tile(const float* q, Block keys, size_t key_dim, float* 
     }
 }
 
-// out[r] += sum of p[r][i] * values[i] over keys [i0, i1), for N vectors of dimensions from `at`.
+// The weights of a tile's rows for tokens [first, last) of a block, and the sums of weighted values that they
+// add to.
+struct FloatSums {
+    const float* weights;  // row r: weights + r * weight_stride
+    size_t weight_stride;
+    size_t first, last;
+    float* out;     // row r: out + r * stride
+    size_t stride;  // of the values, too
+};
+
+// out[r] += sum of weights[r][i] * values[i], for N vectors of dimensions from `at`.
 template <size_t R, size_t N, class Block>
-EDGELLM_INLINE void weigh_vectors(const float* p, size_t p_stride, Block values, size_t stride, size_t i0,
-                                  size_t i1, size_t at, float* out) {
+EDGELLM_INLINE void accumulate_vectors(const FloatSums& s, Block values, size_t at) {
     F32 acc[R][N];
     each_cell(acc, [&](auto r, auto j, F32& a)
-                       EDGELLM_INLINE_LAMBDA { a = load(out + r * stride + at + j * kLanes); });
-    for (size_t i = i0; i < i1; ++i) {
+                       EDGELLM_INLINE_LAMBDA { a = load(s.out + r * s.stride + at + j * kLanes); });
+    for (size_t i = s.first; i < s.last; ++i) {
         F32 v[N];
-        values.prefetch(i * stride + at, N * kLanes);
-        unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { v[j] = values.at(i * stride + at + j * kLanes); });
+        values.prefetch(i * s.stride + at, N * kLanes);
+        unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { v[j] = values.at(i * s.stride + at + j * kLanes); });
         unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
-            const F32 x = splat(p[r * p_stride + i]);
+            const F32 x = splat(s.weights[r * s.weight_stride + i]);
             unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { acc[r][j] = fma(x, v[j], acc[r][j]); });
         });
     }
     each_cell(acc, [&](auto r, auto j, F32 a)
-                       EDGELLM_INLINE_LAMBDA { store(out + r * stride + at + j * kLanes, a); });
+                       EDGELLM_INLINE_LAMBDA { store(s.out + r * s.stride + at + j * kLanes, a); });
 }
 
 // Dimensions [from, to), whole vectors.
 template <size_t R, class Block>
-EDGELLM_INLINE void weigh_range(const float* p, size_t p_stride, Block values, size_t stride, size_t i0,
-                                size_t i1, size_t from, size_t to, float* out) {
-    constexpr size_t N = R * 4 <= kAccumulators ? 4 : 2;
-    for (; from + N * kLanes <= to; from += N * kLanes)
-        weigh_vectors<R, N>(p, p_stride, values, stride, i0, i1, from, out);
+EDGELLM_INLINE void accumulate_range(const FloatSums& s, Block values, size_t from, size_t to) {
+    constexpr size_t N = value_vectors(R);
+    for (; from + N * kLanes <= to; from += N * kLanes) accumulate_vectors<R, N>(s, values, from);
     if constexpr (N == 4) {
-        for (; from + 2 * kLanes <= to; from += 2 * kLanes)
-            weigh_vectors<R, 2>(p, p_stride, values, stride, i0, i1, from, out);
+        for (; from + 2 * kLanes <= to; from += 2 * kLanes) accumulate_vectors<R, 2>(s, values, from);
     }
-    for (; from < to; from += kLanes) weigh_vectors<R, 1>(p, p_stride, values, stride, i0, i1, from, out);
+    for (; from < to; from += kLanes) accumulate_vectors<R, 1>(s, values, from);
 }
 
 template <size_t R, class Block>
-EDGELLM_INLINE void weigh_tile(const float* p, Block values, size_t stride, size_t i0, size_t i1,
-                               float* out) {
+EDGELLM_INLINE void accumulate_tile(const FloatSums& s, Block values) {
     if constexpr (!Block::kScaled) {
-        weigh_range<R>(p, kLogitStride, values, stride, i0, i1, 0, stride, out);
+        accumulate_range<R>(s, values, 0, s.stride);
     } else {
-        for (size_t d = 0; d < stride; d += kQuantGroup) {
+        for (size_t d = 0; d < s.stride; d += kQuantGroup) {
             alignas(64) float scaled[R][kKvBlockTokens];
             for (size_t i = 0; i < kKvBlockTokens; i += kLanes) {
                 const F32 scale = load_half(values.scales + d + i);
-                for (size_t r = 0; r < R; ++r) store(scaled[r] + i, load(p + r * kLogitStride + i) * scale);
+                for (size_t r = 0; r < R; ++r)
+                    store(scaled[r] + i, load(s.weights + r * s.weight_stride + i) * scale);
             }
-            const size_t end = d + kQuantGroup < stride ? d + kQuantGroup : stride;
-            weigh_range<R>(scaled[0], kKvBlockTokens, values, stride, i0, i1, d, end, out);
+            const size_t end = d + kQuantGroup < s.stride ? d + kQuantGroup : s.stride;
+            accumulate_range<R>({scaled[0], kKvBlockTokens, s.first, s.last, s.out, s.stride}, values, d,
+                                end);
         }
     }
 }
@@ -174,22 +182,11 @@ void dot_rows(size_t rows, const float* q, Block keys, size_t key_dim, float* lo
     dot_tile<R>(q, keys, key_dim, logits);
 }
 template <class Block, size_t R = kTileRows>
-void weigh_rows(size_t rows, const float* p, Block values, size_t stride, size_t i0, size_t i1, float* out) {
+void accumulate_rows(size_t rows, const FloatSums& s, Block values) {
     if constexpr (R > 1) {
-        if (rows < R) return weigh_rows<Block, R - 1>(rows, p, values, stride, i0, i1, out);
+        if (rows < R) return accumulate_rows<Block, R - 1>(rows, s, values);
     }
-    weigh_tile<R>(p, values, stride, i0, i1, out);
-}
-
-// n stored keys or values (kF16 or kQ8_0) as floats, without their scales; n is a multiple of 16.
-void expand(KvType type, const uint8_t* data, size_t n, float* out) {
-    if (type == KvType::kF16) {
-        const auto* half = reinterpret_cast<const uint16_t*>(data);
-        for (size_t i = 0; i < n; i += kLanes) store(out + i, load_half(half + i));
-    } else {
-        const auto* ints = reinterpret_cast<const int8_t*>(data);
-        for (size_t i = 0; i < n; i += kLanes) store(out + i, load_int8(ints + i));
-    }
+    accumulate_tile<R>(s, values);
 }
 
 }  // namespace

@@ -15,8 +15,36 @@ KvType faster_kv_type(Isa isa) {
     return attention_kernels(isa).multiplies_pairs ? KvType::kI16 : KvType::kF16;
 }
 
+namespace {
+#define EDGELLM_KV_TYPE(type, name) KvType::k##type,
+constexpr KvType kTypes[] = {EDGELLM_KV_TYPES(EDGELLM_KV_TYPE)};
+#undef EDGELLM_KV_TYPE
+#define EDGELLM_KV_NAME(type, name) name,
+constexpr const char* kNames[] = {EDGELLM_KV_TYPES(EDGELLM_KV_NAME)};
+#undef EDGELLM_KV_NAME
+}  // namespace
+
+std::span<const KvType> kv_types() {
+    return kTypes;
+}
+
+const char* kv_type_name(KvType type) {
+    return kNames[static_cast<size_t>(type)];
+}
+
+bool kv_type_from_name(std::string_view name, KvType* type) {
+    for (KvType t : kTypes) {
+        if (name == kv_type_name(t)) {
+            *type = t;
+            return true;
+        }
+    }
+    return false;
+}
+
 size_t kv_block_bytes(const AttentionShape& s) {
-    return round_up(value_offset(s, s.n_kv_heads), 64);
+    return with_kv_type(s.kv_type,
+                        [&]<KvType type>() { return round_up(value_offset<type>(s, s.n_kv_heads), 64); });
 }
 
 size_t attend_scratch_floats(const AttentionShape& s) {

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// What a machine can do at most: loops that only read, and loops that only multiply and add in registers.
-// Kernels are judged by their share of these.
+// Limits of a machine: loops that only read, and loops that only multiply and add in registers. Kernels are
+// judged by their share of these.
 #pragma once
 
 #include <cstddef>
@@ -11,7 +11,7 @@
 namespace edgellm {
 
 struct LimitKernels {
-    // Reads all of data (64-byte aligned, n_bytes a multiple of 256); returns something that depends on it.
+    // Reads all of data (64-byte aligned, n_bytes a multiple of 256); returns a value that depends on it.
     uint64_t (*read)(const uint8_t* data, size_t n_bytes);
     // Products of 8-bit values, summed as the set's linear kernels sum them. Returns the multiply-adds done.
     size_t (*int8)(size_t n_rounds);

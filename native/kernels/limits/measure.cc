@@ -44,7 +44,11 @@ double best_rate(ThreadPool& pool, double seconds, const std::function<double(si
 }  // namespace
 
 size_t beyond_caches() {
+#if defined(_SC_LEVEL3_CACHE_SIZE)
     const auto cache = static_cast<size_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
+#else
+    const size_t cache = 0;  // musl and macOS do not tell
+#endif
     const auto memory =
         static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
     return std::clamp<size_t>(4 * cache, 64 << 20, std::min<size_t>(1 << 30, memory / 8));

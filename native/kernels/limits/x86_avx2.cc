@@ -1,15 +1,19 @@
 // SPDX-License-Identifier: MIT
-#include "kernels/limits/x86_ymm.h"
+#include "base/vec_avx2.h"
+#include "kernels/limits/generic.h"
 
 namespace edgellm {
 namespace {
 
-// Products of codes of 4 bits: eight sums of 16 bits, then one of 32, the most that stays exact.
-struct Avx2 : YmmLimits {
-    static constexpr int kSums = 10, kMacs = 8 * 32;
+// Codes of 4 bits: eight products are summed in 16 bits, the most that stays exact, then in 32.
+struct Products : InVectors {
+    using Codes = __m256i;
+    using Sums = __m256i;
+    static constexpr int kSums = 10;
+    static constexpr size_t kMacs = 8 * 32;
 
-    static Ints dot(Ints sum, Bytes w, Bytes x) {
-        Ints product = _mm256_maddubs_epi16(w, x);
+    static Sums dot(Sums sum, Codes w, Codes x) {
+        __m256i product = _mm256_maddubs_epi16(w, x);
 #pragma GCC unroll 8
         for (int i = 1; i < 8; ++i) {
             hide(w);
@@ -23,6 +27,6 @@ struct Avx2 : YmmLimits {
 }  // namespace
 
 extern const LimitKernels kLimitsAvx2;
-const LimitKernels kLimitsAvx2 = make_limits<Avx2>();
+const LimitKernels kLimitsAvx2 = make_limits<Products>();
 
 }  // namespace edgellm

@@ -215,11 +215,12 @@ void mul(const float* a, const float* b, size_t n, float* y) {
 }
 
 void affine(const AffineTask& task, const float* x, size_t n, float* y) {
-    const auto [factor, weight, weight_scalar, bias, bias_scalar] = task;
+    const AffineTask t = task;  // y may not alias a copy
     each_vector(n, [&](size_t i, size_t count) {
-        F32 v = load_count(x + i, count) * factor;
-        if (weight != nullptr) v = v * (weight_scalar ? splat(*weight) : load_count(weight + i, count));
-        if (bias != nullptr) v = v + (bias_scalar ? splat(*bias) : load_count(bias + i, count));
+        F32 v = load_count(x + i, count) * t.factor;
+        if (t.weight != nullptr)
+            v = v * (t.weight_scalar ? splat(*t.weight) : load_count(t.weight + i, count));
+        if (t.bias != nullptr) v = v + (t.bias_scalar ? splat(*t.bias) : load_count(t.bias + i, count));
         store_count(y + i, v, count);
     });
 }

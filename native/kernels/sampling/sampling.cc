@@ -15,7 +15,7 @@ using Candidate = SamplingWorkspace::Candidate;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Falling logits, rising ids: a total order, so that the outcome does not depend on an algorithm.
+// Falling logits, rising ids: a total order, so that results do not depend on the sorting algorithm.
 bool before(const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
@@ -28,7 +28,7 @@ size_t n_blocks(size_t n) {
     return (n + kLogitBlock - 1) / kLogitBlock;
 }
 
-// Copies the logits and applies bias, penalties and mask; returns the input where there is nothing to apply.
+// Copies the logits and applies bias, penalties and mask. Returns the input itself if none applies.
 const float* adjust(const SamplingParams& params, std::span<const float> logits,
                     std::span<const uint32_t> history, const std::span<const uint32_t>* mask,
                     SamplingWorkspace& work) {
@@ -77,7 +77,7 @@ size_t collect(const float* x, size_t n, const float* maxima, float least, Candi
     return count;
 }
 
-// The k first candidates in order; fewer where fewer are above -infinity. spare: room for n_blocks floats.
+// The k first candidates in order, or as many as are above -infinity. spare: room for n_blocks floats.
 size_t largest(const float* x, size_t n, const float* maxima, size_t k, float* spare, Candidate* out) {
     float least = -kInfinity;
     const size_t blocks = n_blocks(n);
@@ -94,11 +94,13 @@ size_t largest(const float* x, size_t n, const float* maxima, size_t k, float* s
     return k;
 }
 
-// The logit at which the likeliest candidates, taken in falling order, first weigh `target`; -infinity if
-// they never do. weights: by id, at most 1. Logits below `least` are left out. A histogram over the weights'
-// leading bits finds the neighbourhood, sorting it finds the logit. mass: room for kMassBuckets.
-float nucleus_end(const float* x, size_t n, const float* maxima, const float* weights, float least,
-                  double target, double* mass, Candidate* room) {
+// The logit at which the likeliest candidates, in falling order, first weigh `target`; -infinity if they
+// never do. work: weights by id, at most 1, and the maxima of x's blocks. Logits below `least` are left out.
+// A histogram over the weights' leading bits finds the neighbourhood, sorting it finds the logit.
+float nucleus_end(const float* x, size_t n, float least, double target, SamplingWorkspace& work) {
+    const float *const maxima = work.maxima.get(), *const weights = work.weights.get();
+    double* const mass = work.mass.get();
+    Candidate* const room = work.candidates.get();
     const auto bucket_of = [&](size_t i) { return std::bit_cast<uint32_t>(weights[i]) >> kMassShift; };
     const auto visit = [&](auto f) {
         for (size_t b = 0; b < n_blocks(n); ++b) {
@@ -194,8 +196,7 @@ SamplingStatus sample_token(const SamplingKernels& kernels, const SamplingParams
         // them.
         const double share = std::max(1.0 - params.top_p, 1e-9) * total / static_cast<double>(n);
         const float floor = top + static_cast<float>(std::log(share)) - 1e-3f;
-        least = std::max(least,
-                         nucleus_end(x, n, maxima, weights, floor, params.top_p * total, work.mass.get(), c));
+        least = std::max(least, nucleus_end(x, n, floor, params.top_p * total, work));
     }
     const double total = kernels.exp_sum(x, n, top, factor, least, weights, work.runs.get());
     const size_t n_runs = (n + kLogitRun - 1) / kLogitRun;

@@ -33,7 +33,7 @@ AttentionShape make_shape(uint32_t n_heads, uint32_t n_kv_heads, uint32_t key_di
     s.scale = scale;
     s.softcap = softcap;
     s.window = window;
-    s.kv_type = choice<KvType>(kv_type, {"f16", "q8_0", "f32", "i16"});
+    require(kv_type_from_name(kv_type, &s.kv_type), ("unknown cache type " + kv_type).c_str());
     return s;
 }
 

@@ -1,0 +1,7 @@
+// SPDX-License-Identifier: MIT
+#include "base/vec_avx2.h"
+#include "base/vec_test.h"
+
+int main() {
+    return edgellm::test_vocabulary(edgellm::Isa::kAvx2);
+}
