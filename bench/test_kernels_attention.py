@@ -13,6 +13,8 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from edgellm import _native
 from edgellm import _native_kernels as kernels
+from edgellm.engine.kv_types import KV_TYPES, cached_bytes
+from edgellm.program.ops import CacheSpec
 
 ISAS: list[str] = _native.usable_isas()
 # n_heads, n_kv_heads, head_dim
@@ -35,7 +37,7 @@ def queries(model: str, n: int) -> Any:
     return np.random.default_rng(2).standard_normal((n, n_heads * dim), dtype=np.float32)
 
 
-@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("model", SHAPES)
 def test_decode_at_4096(benchmark: BenchmarkFixture, model: str, isa: str, kv_type: str) -> None:
@@ -51,12 +53,12 @@ def test_decode_at_4096(benchmark: BenchmarkFixture, model: str, isa: str, kv_ty
 
     benchmark(step)
     _, n_kv_heads, dim = SHAPES[model]
-    n_bytes = n_layers * depth * n_kv_heads * dim * 2 * (34 / 32 if kv_type == "q8_0" else 2)
+    n_bytes = n_layers * depth * cached_bytes(CacheSpec(n_kv_heads, dim, dim), kv_type)
     if benchmark.stats is not None:
         benchmark.extra_info["GB/s"] = n_bytes / benchmark.stats.stats.median / 1e9
 
 
-@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("model", SHAPES)
 @pytest.mark.parametrize("position", [0, 3584])

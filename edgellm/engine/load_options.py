@@ -29,11 +29,11 @@ class LoadOptions:
     trained context. cache_tokens: tokens that all sequences together may hold; None: those of
     `cache_contexts` contexts. parallel: most requests that run at the same time. max_waiting: most requests
     that wait. batch: tokens of a step. kv_type: type of cached keys and values, a name of `KV_TYPES`, or
-    "auto": f32 if all weights are f32, else the fastest type of 16 bits. isa: instruction set, "" for the best one. draft_max: most draft tokens of one
-    request in a step (None: 7, 0: none); answers do not depend on it. draft: file of a smaller model of the
-    same vocabulary that drafts, too. max_memory: most bytes that may be used; None: the available ones. lora:
-    adapters to load, with the factors that answers use unless they choose others. Raises UsageError for a
-    value out of range.
+    "auto": f32 if all weights are f32, else the fastest type of 16 bits. isa: instruction set, "" for the
+    best one. draft_max: most draft tokens of one request in a step (None: 7, 0: none); answers do not depend
+    on it. draft: file of a smaller model of the same vocabulary that drafts, too. max_memory: most bytes
+    that may be used; None: the available ones. lora: adapters to load, with the factors that answers use
+    unless they choose others. Raises UsageError for a value out of range.
     """
 
     threads: int | None = None

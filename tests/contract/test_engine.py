@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 import edgellm
 from edgellm import _native
+from edgellm.engine.kv_types import KV_TYPES
 from edgellm.engine.request import Request
 from edgellm.families import build, plan
 from edgellm.gguf.types import GGMLType
@@ -88,7 +89,7 @@ def test_every_instruction_set_matches_the_reference(name: str, isa: str) -> Non
     expected.check(_logits(_engine(program, weights, isa=isa), expected.token_ids.tolist(), 128))
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "i16", "q8_0"])
+@pytest.mark.parametrize("kv", KV_TYPES)
 @pytest.mark.parametrize("name", ["llama", "gemma2", "gemma3", "qwen3_moe", "lfm2", "mamba2", "stablelm"])
 def test_bits_do_not_depend_on_threads_chunks_or_company(name: str, kv: str) -> None:
     ids = reference(name).token_ids.tolist()
@@ -144,7 +145,7 @@ def test_forks_and_saved_sequences_go_on_with_the_same_bits(name: str) -> None:
     assert engine.free_tokens >= free
 
 
-@pytest.mark.parametrize("kv", ["f32", "f16", "i16", "q8_0"])
+@pytest.mark.parametrize("kv", KV_TYPES)
 def test_saved_blocks_go_on_with_the_same_bits(kv: str) -> None:
     ids = np.resize(reference("llama").token_ids, 110).tolist()
     program, weights = _planned("llama")

@@ -12,6 +12,7 @@ import pytest
 
 from edgellm import _native
 from edgellm import _native_kernels as kernels
+from edgellm.engine.kv_types import KV_TYPES
 
 Array = npt.NDArray[Any]
 
@@ -248,7 +249,7 @@ def test_attention(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
     np.testing.assert_array_equal(cache.attend_chunks(q, position), y)
 
 
-@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0", "f32"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
     shape = shape_of(4, 4, 32, 32)
     n = 75
@@ -362,7 +363,7 @@ def test_values_out_of_range_are_stored_finite(isa: str, kv_type: str) -> None:
     assert (y < -60000).all()
 
 
-@pytest.mark.parametrize("kv_type", ["i16", "f16", "q8_0", "f32"])
+@pytest.mark.parametrize("kv_type", KV_TYPES)
 def test_nan_is_not_hidden(isa: str, kv_type: str) -> None:
     whole = np.ones((3, 16), np.float32)
     broken = whole.copy()

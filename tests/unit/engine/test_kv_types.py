@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.engine.kv_types import cached_bytes
+from edgellm import _native
+from edgellm.engine.kv_types import KV_TYPES, cached_bytes
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.planning import plan
 from edgellm.errors import UsageError
@@ -56,12 +57,24 @@ def test_float_weights_keep_their_digits(tmp_path: Path) -> None:
     assert kept(converted_gguf("llama", tmp_path, "F32")) == "f32"
 
 
-def test_integers_need_the_native_engine() -> None:
+@pytest.mark.parametrize("name", [name for name, kv_type in KV_TYPES.items() if kv_type.native_only])
+def test_some_types_need_the_native_engine(name: str) -> None:
     with pytest.raises(UsageError, match="use f16"):
-        LoadOptions(kv_type="i16", backend="llama_cpp")
+        LoadOptions(kv_type=name, backend="llama_cpp")
+    assert LoadOptions(kv_type=name).kv_type == name
+
+
+def test_an_unknown_type_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UsageError, match=f"'q9_9'; the types are auto, {', '.join(KV_TYPES)}"):
+        LoadOptions(kv_type="q9_9")
+
+
+def test_the_native_engine_has_the_same_types() -> None:
+    assert sorted(_native.kv_types()) == sorted(KV_TYPES)
+    assert _native.faster_kv_type("scalar") in KV_TYPES
 
 
 def test_bytes_of_a_token() -> None:
     cache = CacheSpec(n_kv_heads=2, key_dim=64, value_dim=32)
-    sizes = {kv_type: cached_bytes(cache, kv_type) for kv_type in ("f32", "f16", "i16", "q8_0")}
-    assert sizes == {"f32": 768, "f16": 384, "i16": 384, "q8_0": 204}
+    sizes = {kv_type: cached_bytes(cache, kv_type) for kv_type in KV_TYPES}
+    assert sizes == {"f16": 384, "f32": 768, "i16": 384, "q8_0": 204}
