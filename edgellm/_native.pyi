@@ -115,7 +115,9 @@ def kv_types() -> list[str]:
     """Names of the types in which a cache stores keys and values."""
 
 def faster_kv_type(isa: str) -> str:
-    """The faster 16-bit cache type of a kernel set; of an unknown one: that of "scalar"."""
+    """
+    The faster 16-bit cache type of a kernel set; of an unknown one: that of "scalar".
+    """
 
 def allowed_cpus() -> int:
     """CPUs in this process's affinity mask."""
