@@ -122,6 +122,17 @@ def faster_kv_type(isa: str) -> str:
 def allowed_cpus() -> int:
     """CPUs in this process's affinity mask."""
 
+def guard_mapping(data: Buffer | numpy.typing.NDArray[numpy.uint8]) -> int:
+    """
+    Pages of a file mapping that its file loses read as zeros until unguard_mapping of the number
+    returned.
+    """
+
+def unguard_mapping(number: int) -> None: ...
+
+def mapping_torn(number: int) -> bool:
+    """True if a page was missing when it was read."""
+
 def measure_limits(threads: int, isa: str, seconds: float = 0.25, n_bytes: int = 0) -> dict[str, float]:
     """
     Peak bytes read and multiply-adds per second, on all threads at once. n_bytes: size of the buffer that

@@ -75,6 +75,12 @@ class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
 
 
+class FileChangedError(BackendError):
+    """A model's file was shortened or overwritten while the model was in use."""
+
+    http_status = 503
+
+
 # ---- Foreign text in messages and on terminals ----
 
 _REPR = Repr()

@@ -108,8 +108,10 @@ def read_adapter(path: Path, base: GGUFFile, program: Program) -> Adapter:
             from edgellm.convert.adapter import base_of_metadata, read_folder
 
             return read_folder(path, base_of_metadata(base.metadata, program))
-        with GGUFFile.open(path) as file:
+        with GGUFFile.open(path, guarded=True) as file:
             adapter = Adapter(_updates(file, base.metadata.get("general.architecture")))
+            if file.damaged:
+                raise FormatError("the file was shortened or overwritten while it was read; try again")
         check_adapter(adapter, program)
     except EdgeLLMError as error:
         message = str(error)

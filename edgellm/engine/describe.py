@@ -53,7 +53,7 @@ def describe(path: Path) -> Description:
 
 @functools.lru_cache(maxsize=256)
 def _describe(path: Path, n_bytes: int, changed_ns: int) -> Description:
-    with GGUFFile.open(path) as file:
+    with GGUFFile.open(path, guarded=True) as file:
         values: dict[str, int] = {}
         for info in file.tensors.values():
             values[info.type.name] = values.get(info.type.name, 0) + math.prod(info.shape)

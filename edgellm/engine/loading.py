@@ -56,7 +56,7 @@ def reachable_memory() -> int | None:
 @contextmanager
 def _measured(path: Path, options: LoadOptions) -> Iterator[tuple[LoadPlan, dict[str, int]]]:
     """Plan of a file, and the bytes by use that it takes when it is loaded."""
-    with GGUFFile.open(path) as file:
+    with GGUFFile.open(path, guarded=True) as file:
         planned = plan(file, options)
         try:
             yield planned, _prepare(planned).memory
@@ -74,7 +74,7 @@ class Loading:
     def __init__(self, path: Path, options: LoadOptions, *, vocab_only: bool = False) -> None:
         """Open and plan the file; raises as GGUFFile.open and `plan` do."""
         self.begun = time.perf_counter()
-        self.file = GGUFFile.open(path)
+        self.file = GGUFFile.open(path, guarded=True)
         try:
             self.planned = None if vocab_only else plan(self.file, options)
         except BaseException:

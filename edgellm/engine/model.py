@@ -290,6 +290,11 @@ class Model:
         hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens, scales))
         return embedding(hidden, self.program.pooling)
 
+    @property
+    def changed(self) -> bool:
+        """True if the model's file, or its draft model's, has another content by now."""
+        return self._planned is not None and self._planned.changed
+
     def close(self) -> None:
         """End running generations and free the model's memory."""
         if self._scheduler is not None:

@@ -36,6 +36,11 @@ class LoadPlan(NamedTuple):
     draft: LoadPlan | None = None
 
     @property
+    def changed(self) -> bool:
+        """True if a file of the model, or of its draft model, has another content by now."""
+        return self.file.changed or (self.draft is not None and self.draft.changed)
+
+    @property
     def no_drafts(self) -> str | None:
         """Reason against speculative decoding; None if it is possible."""
         if self.program.states:
@@ -125,7 +130,7 @@ def vocabulary_difference(path: Path, draft: Path) -> str | None:
     """
     from edgellm.tokenizer.compare import difference
 
-    with GGUFFile.open(path) as file, GGUFFile.open(draft) as other:
+    with GGUFFile.open(path, guarded=True) as file, GGUFFile.open(draft, guarded=True) as other:
         return difference(file.metadata, other.metadata)
 
 
@@ -133,7 +138,7 @@ def _plan_draft(planned: LoadPlan, path: Path) -> LoadPlan:
     """Plan with this file as the draft model; UsageError if it cannot draft for the other model."""
     from edgellm.tokenizer.compare import difference
 
-    file = GGUFFile.open(path)
+    file = GGUFFile.open(path, guarded=True)
     try:
         reason = difference(planned.file.metadata, file.metadata)
         if reason is not None:

@@ -1,7 +1,7 @@
 """Reading GGUF files: mapped, checked, split files joined.
 
-Nothing is trusted: see `header`. Tensor data is never read here, only mapped; a file must not be
-shortened while it is open (the operating system would end the process at the missing page).
+Nothing is trusted: see `header`. Tensor data is never read here, only mapped. A file that is shortened or
+overwritten while it is open is `damaged`: see `mapping`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.errors import FileError, FormatError, show
 from edgellm.gguf.header import Header, parse_header
+from edgellm.gguf.mapping import MappedFile
 from edgellm.gguf.metadata import Metadata, refuse
 from edgellm.gguf.types import GGMLType
 
@@ -41,9 +42,9 @@ class TensorInfo(NamedTuple):
 class _Part:
     """One mapped file."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, guarded: bool) -> None:
         self.path = path
-        self.file = _map(path)
+        self.file = _map(path, guarded)
         self.header: Header = parse_header(str(path), self.file)
         self.data = memoryview(self.file)
 
@@ -60,14 +61,15 @@ class GGUFFile:
         self.tensors: dict[str, TensorInfo] = _join_tensors(parts)
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> GGUFFile:
+    def open(cls, path: str | os.PathLike[str], *, guarded: bool = False) -> GGUFFile:
         """Map and check a GGUF file; any part of a split one opens the whole.
 
+        guarded: for users that look at `damaged` after what they read; see `mapping.MappedFile`.
         Raises FileError for a file that is missing or cannot be read, FormatError for malformed content,
         UnsupportedError for a version or tensor type that edgellm does not read.
         """
         path = Path(path)
-        part = _Part(path)
+        part = _Part(path, guarded)
         match = _SPLIT_NAME.fullmatch(path.name)
         count = _split_field(part, "split.count")
         if count is None and match and int(match[3]) > 1:
@@ -90,7 +92,9 @@ class GGUFFile:
         opened = int(match[2]) - 1
         _check_part(part, opened, count)
         parts = [
-            part if i == opened else _open_part(path, f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf", i, count)
+            part
+            if i == opened
+            else _open_part(path, f"{match[1]}-{i + 1:05d}-of-{count:05d}.gguf", i, count, guarded)
             for i in range(count)
         ]
         _check_total(parts)
@@ -100,6 +104,16 @@ class GGUFFile:
     def paths(self) -> tuple[Path, ...]:
         """The files of the model: one, or all parts in order."""
         return tuple(part.path for part in self._parts)
+
+    @property
+    def changed(self) -> bool:
+        """True if a path of the model leads to another content by now."""
+        return any(part.file.changed for part in self._parts)
+
+    @property
+    def damaged(self) -> bool:
+        """True if a file has been shortened or overwritten in place: what is read of it may be wrong."""
+        return any(part.file.damaged for part in self._parts)
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: (n_bytes,) uint8, a read-only view of the file; KeyError if absent."""
@@ -143,7 +157,7 @@ class GGUFFile:
         self.close()
 
 
-def _map(path: Path) -> mmap.mmap:
+def _map(path: Path, guarded: bool) -> MappedFile:
     """Map a regular file for reading; what could block or is empty is refused before it is opened."""
     try:
         status = os.stat(path)
@@ -158,7 +172,7 @@ def _map(path: Path) -> mmap.mmap:
         if not status.st_size:
             raise FormatError(f"{path}: the file is empty, expected a GGUF model; fetch it again")
         with open(path, "rb") as file:
-            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            return MappedFile(file, path, guarded=guarded)
     except FileNotFoundError:
         raise FileError(f"{path}: there is no such file, expected a GGUF model; check the path") from None
     except (OSError, ValueError, OverflowError) as error:
@@ -176,14 +190,14 @@ def _split_field(part: _Part, key: str) -> int | None:
     return value
 
 
-def _open_part(first: Path, name: str, index: int, count: int) -> _Part:
+def _open_part(first: Path, name: str, index: int, count: int, guarded: bool) -> _Part:
     path = first.with_name(name)
     if not path.exists():
         raise FileError(
             f"{path}: part {index + 1} of {count} is missing, expected beside {first.name}; "
             f"fetch all {count} parts"
         )
-    part = _Part(path)
+    part = _Part(path, guarded)
     _check_part(part, index, count)
     return part
 

@@ -24,7 +24,19 @@ from edgellm.engine.model import Model
 from edgellm.engine.planning import vocabulary_difference
 from edgellm.engine.prefix_store import PrefixStore
 from edgellm.engine.runner import EngineThread
-from edgellm.errors import BackendError, EdgeLLMError, MemoryLimitError, OverloadedError, UsageError, one_line
+from edgellm.errors import (
+    BackendError,
+    EdgeLLMError,
+    FileChangedError,
+    FileError,
+    FormatError,
+    MemoryLimitError,
+    ModelError,
+    OverloadedError,
+    UsageError,
+    one_line,
+)
+from edgellm.server import served
 from edgellm.server.errors import RequestError
 from edgellm.server.served import Loaded, Served, Source
 
@@ -32,8 +44,6 @@ log = logging.getLogger("edgellm.server")
 
 # How long a request waits for the room that the running requests of other models hold.
 ROOM_S = 30.0
-# How long a file that appears must not have changed before it is served.
-SETTLED_S = 3.0
 MIB = 1024 * 1024
 
 
@@ -109,7 +119,7 @@ class ModelManager:
         for name, path in self._look():
             # One that is still being copied changes all the time, or is renamed.
             with contextlib.suppress(OSError):
-                if path not in known and time.time() - path.stat().st_mtime > SETTLED_S:
+                if path not in known and time.time() - path.stat().st_mtime > served.SETTLED_S:
                     self._add(name, path)
                     log.info("found %s", one_line(path))
 
@@ -261,14 +271,40 @@ class ModelManager:
             )
         source.n_waiting += 1  # so that it is not unloaded before it is used
         try:
+            if source.loaded is not None and source.loaded.model.changed:
+                await self._unload_changed(source)
             if source.loaded is None:
-                await self._load_once(source)
+                await self._load_changed(source) if source.changed else await self._load_once(source)
             assert source.loaded is not None
             source.loaded.acquire()
             return source.loaded
         finally:
             source.n_waiting -= 1
             self._idle(source)
+
+    async def _unload_changed(self, source: Source) -> None:
+        """Unload a model whose file has changed; RequestError 503 while it still changes or is in use."""
+        if not source.settled:
+            raise changed_error(source, "its file is being written")
+        async with self._changing:
+            loaded = source.loaded
+            if loaded is None or not loaded.model.changed:
+                return  # another request was first
+            if loaded.n_users:
+                raise changed_error(source, "its file has changed, and answers from the old one are ending")
+            log.warning("the file of %s has changed: it is loaded anew", source.name)
+            source.changed = True
+            await self._unload(source)
+
+    async def _load_changed(self, source: Source) -> None:
+        """Load a model whose file has changed; RequestError 503 if it is none: it may be one soon."""
+        if not source.settled:
+            raise changed_error(source, "its file is being written")
+        try:
+            await self._load_once(source)
+        except (FormatError, FileError, ModelError, FileChangedError) as error:
+            raise changed_error(source, f"its file has changed, and cannot be loaded now: {error}") from None
+        source.changed = False
 
     async def _load_once(self, source: Source, *, evict: bool = True) -> None:
         """Have a model loaded; all who ask meanwhile wait for the same load."""
@@ -429,6 +465,13 @@ class ModelManager:
         task.add_done_callback(self._tasks.discard)
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
+
+
+def changed_error(source: Source, why: str) -> RequestError:
+    """The error for a model that cannot answer at the moment because of its file."""
+    return RequestError(
+        503, f"The model {source.name} cannot answer: {why}; try again.", code="model_changed"
+    )
 
 
 def trained_context(path: Path) -> int | None:

@@ -23,6 +23,9 @@ from edgellm.engine.adapters import Choice
 from edgellm.engine.model import Model
 from edgellm.engine.runner import EngineThread
 
+# How long a file that appears, or changes, must not have been written to before it is served.
+SETTLED_S = 3.0
+
 
 @dataclass(slots=True, eq=False)
 class Loaded:
@@ -100,11 +103,20 @@ class Source:
     timer: asyncio.TimerHandle | None = None
     n_waiting: int = 0
     n_ctx: int | None = None  # asked for by requests, beyond what it would be loaded with
+    changed: bool = False  # unloaded because its file has changed, and not loaded since
 
     @property
     def idle(self) -> bool:
         """True if it is in memory and nobody would miss it."""
         return self.loaded is not None and self.loaded.n_users == 0 and self.n_waiting == 0
+
+    @property
+    def settled(self) -> bool:
+        """True if the file has not been written to for a while: whoever writes it may be done."""
+        try:
+            return time.time() - self.path.stat().st_mtime > SETTLED_S
+        except OSError:
+            return True
 
     @property
     def gone(self) -> bool:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The machine: its instruction sets, CPUs, and limits.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
@@ -9,16 +10,20 @@
 #include <vector>
 
 #include "base/arch.h"
+#include "base/mapped_files.h"
 #include "base/thread_pool.h"
 #include "kernels/attention/attention.h"
 #include "kernels/limits/limits.h"
 #include "python/bindings.h"
+#include "python/signatures.h"
 #include "python/usable_isa.h"
 
 namespace nb = nanobind;
 using namespace edgellm;
 
 namespace {
+
+using Bytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 std::vector<std::string> isas() {
     std::vector<std::string> names;
@@ -76,6 +81,13 @@ void bind_machine(nb::module_& m) {
     m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
           "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");
     m.def("allowed_cpus", &allowed_cpus, "CPUs in this process's affinity mask.");
+    m.def(
+        "guard_mapping", [](const Bytes& data) { return guard_mapping(data.data(), data.size()); }, "data"_a,
+        nb::sig("def guard_mapping(data: " EDGELLM_BYTES ") -> int"),
+        "Pages of a file mapping that its file loses read as zeros until unguard_mapping of the number\n"
+        "returned.");
+    m.def("unguard_mapping", &unguard_mapping, "number"_a);
+    m.def("mapping_torn", &mapping_torn, "number"_a, "True if a page was missing when it was read.");
     m.def("measure_limits", &limits_of, "threads"_a, "isa"_a, "seconds"_a = 0.25, "n_bytes"_a = 0,
           "Peak bytes read and multiply-adds per second, on all threads at once. n_bytes: size of the buffer "
           "that\n"

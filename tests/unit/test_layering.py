@@ -44,6 +44,7 @@ EXTENSION_USERS = (
     "edgellm.quant",
     "edgellm.device",
     "edgellm.engine.sampling",
+    "edgellm.gguf.mapping",
     "edgellm.gguf.metadata",
     "edgellm.tokenizer.table",
 )
