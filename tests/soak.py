@@ -109,7 +109,7 @@ class Soak:
         command: list[str] | None = None,
         stdin: str = "",
     ) -> str:
-        """What a process prints; one that fails, or does not end, is an error."""
+        """Output of a process; a failure, or no end, is an error."""
         if command is None:
             command = [sys.executable, "-m", "edgellm", *(arguments or []), *self._threads, "--offline"]
         begin = time.monotonic()

@@ -22,7 +22,7 @@ bool parts(edgellm::CpuPlaces* places, int cpu, const cpu_set_t& allowed) {
     bool parted = false, same_set = false;
     std::thread other([&] {
         sched_setaffinity(0, sizeof(allowed), &allowed);
-        // Where it woke first does not count: it goes to the other thread's CPU.
+        // The CPU of its first wake-up does not count: it is moved to the other thread's CPU.
         sched_setaffinity(0, sizeof(one), &one);
         sched_setaffinity(0, sizeof(allowed), &allowed);
         places->part(1);

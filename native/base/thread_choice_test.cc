@@ -11,7 +11,7 @@ namespace {
 
 int n_failed = 0;
 
-// What a step takes on so many threads, in milliseconds, and the part of their time that they sleep.
+// Milliseconds of a step on a number of threads, and the share of their time that they sleep.
 struct Cost {
     double wall, slept;
 };

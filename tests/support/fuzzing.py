@@ -41,7 +41,7 @@ class Target(NamedTuple):
 
 
 def outcome(target: Target, originals: Any, folder: Path, seed: int) -> str:
-    """What became of one case; any other error than ours is raised."""
+    """Outcome of one case; an error that is not the package's own is raised."""
     try:
         return target.use(originals, folder, random.Random(seed))
     except EdgeLLMError as error:

@@ -284,7 +284,7 @@ async function showModels() {
   }
 }
 
-// What a person does
+// Actions of the user
 
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
