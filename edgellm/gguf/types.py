@@ -87,6 +87,7 @@ class GGMLType(IntEnum):
     TQ1_0 = 34, 256, 54, (Mix(36, "TQ1_0"),)
     TQ2_0 = 35, 256, 66, (Mix(37, "TQ2_0"),)
     MXFP4 = 39, 32, 17, (Mix(38, "MXFP4_MOE", "MXFP4"),), True
+    NVFP4 = 40, 64, 36, (Mix(39, "NVFP4"),)
 
 
 class Layout(NamedTuple):

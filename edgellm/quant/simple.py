@@ -1,6 +1,6 @@
-"""Formats of 32 values with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, IQ4_NL, MXFP4.
+"""Formats of 32 values with one scale: Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q8_1, IQ4_NL, MXFP4. And NVFP4.
 
-In all of them `qs` holds 4-bit numbers as two planes: byte i has value i in its low half and value
+In those of 32 values `qs` holds 4-bit numbers as two planes: byte i has value i in its low half and value
 i + 16 in its high half. Source: ggml's block structures; MXFP4: OCP Microscaling Formats 1.0.
 """
 
@@ -19,6 +19,7 @@ Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
 Q8_1 = np.dtype([("d", "<f2"), ("s", "<f2"), ("qs", "i1", 32)])
 IQ4_NL = np.dtype([("d", "<f2"), ("qs", "u1", 16)])
 MXFP4 = np.dtype([("e", "u1"), ("qs", "u1", 16)])
+NVFP4 = np.dtype([("scales", "u1", 4), ("qs", "u1", (4, 8))])
 
 # The 16 levels of the IQ4 formats: denser around zero, where most weights are.
 IQ4_LEVELS = np.array(
@@ -73,6 +74,19 @@ def decode_mxfp4(blocks: Blocks) -> Floats:
     """17 bytes: E8M0 exponent e; 16 bytes of 4-bit E2M1 q. Value: 2^(e - 127) * e2m1[q]."""
     scale = np.ldexp(np.float32(1), blocks["e"].astype(np.int32) - 128)
     return scale.astype(np.float32)[:, None] * E2M1_DOUBLED[_nibbles(blocks)]
+
+
+def decode_nvfp4(blocks: Blocks) -> Floats:
+    """36 bytes: 4 unsigned E4M3 scales; 4 x 8 bytes of 4-bit E2M1 q in two planes. Value: scale * e2m1[q].
+
+    4 groups of 16. The scale 127 is NaN in E4M3; ggml reads it as 0.
+    """
+    bits = blocks["scales"]
+    exponent, mantissa = (bits >> 3 & 15).astype(np.int32), (bits & 7).astype(np.float32)
+    scale = np.ldexp(np.where(exponent == 0, mantissa, mantissa + 8), np.maximum(exponent, 1) - 11)
+    scale = np.where(bits == 127, 0, scale).astype(np.float32)
+    values: Floats = scale[:, :, None] * E2M1_DOUBLED[planes(blocks["qs"], 4).reshape(-1, 4, 16)]
+    return values.reshape(-1, 64)
 
 
 def _half(values: Floats) -> Floats:
@@ -209,4 +223,5 @@ FORMATS: tuple[Format, ...] = (
     Format(GGMLType.Q8_1, Q8_1, decode_q8),
     Format(GGMLType.IQ4_NL, IQ4_NL, decode_iq4_nl),
     Format(GGMLType.MXFP4, MXFP4, decode_mxfp4),
+    Format(GGMLType.NVFP4, NVFP4, decode_nvfp4),
 )

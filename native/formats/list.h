@@ -11,6 +11,7 @@
 #include "formats/iq4_xs.h"
 #include "formats/iq_quants.h"
 #include "formats/k_quants.h"
+#include "formats/nvfp4.h"
 #include "formats/packing.h"
 #include "formats/ternary.h"
 
@@ -50,6 +51,8 @@ using AllFormats = FormatList<
     // Blocks of 32 values.
     formats::Q4_0, formats::Q4_1, formats::Q5_0, formats::Q5_1, formats::Q8_0, formats::IQ4_NL,
     formats::MXFP4,
+    // Blocks of 64 values.
+    formats::NVFP4,
     // Blocks of 256 values.
     formats::Q2_K, formats::Q3_K, formats::Q4_K, formats::Q5_K, formats::Q6_K, formats::IQ4_XS,
     formats::IQ1_S, formats::IQ1_M, formats::IQ2_XXS, formats::IQ2_XS, formats::IQ2_S, formats::IQ3_XXS,

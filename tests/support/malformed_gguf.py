@@ -362,7 +362,7 @@ def tensor_types() -> Iterator[Malformed]:
         yield Malformed(
             f"removed type {number}", raw, f"is {number} ({name}), which was removed", UnsupportedError
         )
-    for number in (40, 41, 99, 255, 2**31, 2**32 - 1):
+    for number in (41, 42, 99, 255, 2**31, 2**32 - 1):
         raw = one_tensor((32,), number, data=256)
         yield Malformed(f"unknown type {number}", raw, f"is {number}, which is unknown", UnsupportedError)
 
