@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The order of the work: operations that are ready become stages, level by level.
 #include <algorithm>
-#include <array>
 
 #include "base/error.h"
 #include "base/memory.h"
@@ -19,12 +18,8 @@ void require(bool ok, const Op& op, const std::string& what) {
 }
 
 Activation parse_activation(const Op& op, const std::string& name) {
-    static constexpr std::array<const char*, 11> kNames = {"silu",     "gelu",  "gelu_tanh", "gelu_quick",
-                                                           "relu",     "relu2", "sigmoid",   "tanh",
-                                                           "softplus", "exp",   "swiglu_oai"};
-    for (size_t i = 0; i < kNames.size(); ++i) {
-        if (name == kNames[i]) return static_cast<Activation>(i);
-    }
+    Activation kind;
+    if (activation_from_name(name, &kind)) return kind;
     fail(op, "unknown activation '" + name + "'");
 }
 

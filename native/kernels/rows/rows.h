@@ -4,25 +4,39 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string_view>
 
 #include "base/arch.h"
 
 namespace edgellm {
 
 enum class NormKind : uint8_t { kRms, kLayer, kL2 };
+// Activations with their names in a program.
+#define EDGELLM_ACTIVATIONS(X)  \
+    X(kSilu, "silu")            \
+    X(kGelu, "gelu")            \
+    X(kGeluTanh, "gelu_tanh")   \
+    X(kGeluQuick, "gelu_quick") \
+    X(kRelu, "relu")            \
+    X(kRelu2, "relu2")          \
+    X(kSigmoid, "sigmoid")      \
+    X(kTanh, "tanh")            \
+    X(kSoftplus, "softplus")    \
+    X(kExp, "exp")              \
+    X(kSwigluOai, "swiglu_oai")
 enum class Activation : uint8_t {
-    kSilu,
-    kGelu,
-    kGeluTanh,
-    kGeluQuick,
-    kRelu,
-    kRelu2,
-    kSigmoid,
-    kTanh,
-    kSoftplus,
-    kExp,
-    kSwigluOai
+#define EDGELLM_ENUMERATOR(kind, name) kind,
+    EDGELLM_ACTIVATIONS(EDGELLM_ENUMERATOR)
+#undef EDGELLM_ENUMERATOR
 };
+// Returns false if `name` is no activation.
+inline bool activation_from_name(std::string_view name, Activation* out) {
+#define EDGELLM_NAMED(kind, kind_name) \
+    if (name == kind_name) return *out = Activation::kind, true;
+    EDGELLM_ACTIVATIONS(EDGELLM_NAMED)
+#undef EDGELLM_NAMED
+    return false;
+}
 enum class RopeKind : uint8_t { kNeox, kInterleaved };
 
 // y = normalized(x) * weight + bias, over each of `groups` slices of a row.

@@ -28,8 +28,9 @@ RopeKind rope_kind(const std::string& name) {
     return choice<RopeKind>(name, {"neox", "interleaved"});
 }
 Activation activation_kind(const std::string& name) {
-    return choice<Activation>(name, {"silu", "gelu", "gelu_tanh", "gelu_quick", "relu", "relu2", "sigmoid",
-                                     "tanh", "softplus", "exp", "swiglu_oai"});
+    Activation kind;
+    require(activation_from_name(name, &kind), "unknown activation");
+    return kind;
 }
 
 ArrayOut norm(const std::string& isa, const std::string& kind, ArrayIn x, size_t groups, float eps,
