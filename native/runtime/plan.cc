@@ -17,6 +17,11 @@ void require(bool ok, const Op& op, const std::string& what) {
     if (!ok) fail(op, what);
 }
 
+void expect(const Op& op, const std::string& what, size_t found, size_t expected) {
+    if (found == expected) return;
+    fail(op, what + " is " + std::to_string(found) + ", expected " + std::to_string(expected));
+}
+
 Activation parse_activation(const Op& op, const std::string& name) {
     Activation kind;
     if (activation_from_name(name, &kind)) return kind;
@@ -241,9 +246,7 @@ VectorId Planner::sized_vector(const Op& o, std::string_view role, size_t n, boo
     if (scalar != nullptr && size == 1 && n != 1) {
         *scalar = true;
     } else {
-        require(
-            size == n, o,
-            std::string(role) + " has " + std::to_string(size) + " values, expected " + std::to_string(n));
+        expect(o, "the size of " + std::string(role), size, n);
     }
     return id;
 }

@@ -82,7 +82,7 @@ std::pair<size_t, size_t> Planner::weight_rows(int value) const {
     const int64_t start = slice.integer("start"), size = slice.integer("size");
     require(start >= 0 && size > 0 && static_cast<size_t>(start + size) <= width_of(slice.ins[0]) &&
                 static_cast<size_t>(size) == width_of(value),
-            slice, "the slice leaves its input");
+            slice, "columns [start, start + size) are not in its input, or size is not its width");
     return {static_cast<size_t>(start), static_cast<size_t>(size)};
 }
 
@@ -165,13 +165,13 @@ bool Planner::make_epilogue(int value, int next, const std::vector<int>& same_st
     if (o.kind == OpKind::kActivation) {
         e->kind = EpilogueKind::kActivation;
         e->fn = parse_activation(o, o.text("fn"));
-        require(e->fn != Activation::kSwigluOai, o, "not an activation");
+        require(e->fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
         return true;
     }
     if (o.kind == OpKind::kSoftcap) {
         e->kind = EpilogueKind::kSoftcap;
         e->cap = static_cast<float>(o.number("cap"));
-        require(e->cap > 0, o, "cap must be positive");
+        require(e->cap > 0, o, "cap is " + o.text("cap") + ", expected a number above 0");
         return true;
     }
     if (o.kind != OpKind::kAdd && o.kind != OpKind::kMul) return false;

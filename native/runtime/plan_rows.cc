@@ -27,8 +27,8 @@ void Planner::place_view(int i) {
     const Op& o = op(i);
     const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
     require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(i), o,
-            "the slice leaves its input");
-    if (is_output(i)) fail(o, "an output cannot be a slice");
+            "columns [start, start + size) are not in its input, or size is not its width");
+    if (is_output(i)) fail(o, "is an output of the program, which a slice cannot be");
     ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
     ref.column += start;
     ref.width = size;
@@ -61,16 +61,21 @@ RowOp Planner::row_op(const Op& o, size_t width) {
             break;
         case OpKind::kAdd:
             r.kind = RowOpKind::kAdd;
-            require(r.a.width == width && r.b.width == width, o, "a and b differ in width");
+            expect(o, "the width of input a", r.a.width, width);
+            expect(o, "the width of input b", r.b.width, width);
             break;
         case OpKind::kMul:
             r.kind = RowOpKind::kMul;
-            require(r.a.width == width && width % r.b.width == 0, o, "b's width does not divide a's");
+            expect(o, "the width of input a", r.a.width, width);
+            require(width % r.b.width == 0, o,
+                    "the width of input b is " + std::to_string(r.b.width) + ", which does not divide " +
+                        std::to_string(width));
             break;
         case OpKind::kSoftcap:
             r.kind = RowOpKind::kSoftcap;
             r.cap = static_cast<float>(o.number("cap"));
-            require(r.a.width == width && r.cap > 0, o, "cap must be positive");
+            expect(o, "the width of its input", r.a.width, width);
+            require(r.cap > 0, o, "cap is " + o.text("cap") + ", expected a number above 0");
             break;
         case OpKind::kSlice:
             row_slice(o, width, &r);
@@ -92,7 +97,7 @@ void Planner::row_affine(const Op& o, size_t width, RowOp* r) {
     r->factor = static_cast<float>(o.number("factor"));
     r->weight = sized_vector(o, "weight", width, &r->weight_scalar);
     r->bias = sized_vector(o, "bias", width, &r->bias_scalar);
-    require(r->a.width == width, o, "width differs from its input's");
+    expect(o, "the width of its input", r->a.width, width);
 }
 
 void Planner::row_glu(const Op& o, size_t width, RowOp* r) {
@@ -100,14 +105,15 @@ void Planner::row_glu(const Op& o, size_t width, RowOp* r) {
     r->fn = parse_activation(o, o.text("activation"));
     r->limit = static_cast<float>(o.number("limit"));
     r->alpha = static_cast<float>(o.number("alpha"));
-    require(r->a.width == width && r->b.width == width, o, "gate and up differ in width");
+    expect(o, "the width of gate", r->a.width, width);
+    expect(o, "the width of up", r->b.width, width);
 }
 
 void Planner::row_activation(const Op& o, size_t width, RowOp* r) {
     r->kind = RowOpKind::kActivation;
     r->fn = parse_activation(o, o.text("fn"));
-    require(r->a.width == width && r->fn != Activation::kSwigluOai, o,
-            "not an activation of its input's width");
+    expect(o, "the width of its input", r->a.width, width);
+    require(r->fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
 }
 
 void Planner::row_slice(const Op& o, size_t width, RowOp* r) {
@@ -117,7 +123,7 @@ void Planner::row_slice(const Op& o, size_t width, RowOp* r) {
     r->start = static_cast<size_t>(o.integer("start"));
     require(o.integer("start") >= 0 && r->a.width % r->groups == 0 &&
                 r->start + r->size <= r->a.width / r->groups && width == r->groups * r->size,
-            o, "the slice leaves its groups");
+            o, "columns [start, start + size) are not in its input's groups, or make another width");
 }
 
 void Planner::row_concat(const Op& o, size_t width, RowOp* r) {
@@ -128,7 +134,7 @@ void Planner::row_concat(const Op& o, size_t width, RowOp* r) {
     require((r->repeat_a || r->a.width % r->groups == 0) && (r->repeat_b || r->b.width % r->groups == 0) &&
                 width == (r->repeat_a ? r->a.width * r->groups : r->a.width) +
                              (r->repeat_b ? r->b.width * r->groups : r->b.width),
-            o, "the inputs' groups do not make its width");
+            o, "its inputs do not divide into groups, or do not make its width together");
 }
 
 void Planner::row_repeat(const Op& o, size_t width, RowOp* r) {
@@ -137,7 +143,7 @@ void Planner::row_repeat(const Op& o, size_t width, RowOp* r) {
     r->times = positive(o, "times");
     r->interleave = o.boolean("interleave");
     require(r->a.width % r->groups == 0 && r->a.width * r->times == width, o,
-            "groups times times is not its width");
+            "groups do not divide its input, or times repetitions are not its width");
 }
 
 void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
@@ -149,11 +155,14 @@ void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
                                        : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
     const int w = o.weight("weight");
     require(decl(w).shape.size() == 2 && decl(w).shape[1] == static_cast<int64_t>(width), o,
-            "the embedding's rows are not of its width");
+            decl(w).name + " is not a matrix with rows of " + std::to_string(width) + " values");
     if (r->source == EmbedSource::kToken) {
-        require(decl(w).shape[0] >= p_.n_vocab, o, "the embedding has fewer rows than the vocabulary");
+        require(decl(w).shape[0] >= p_.n_vocab, o,
+                decl(w).name + " has " + std::to_string(decl(w).shape[0]) + " rows, expected " +
+                    std::to_string(p_.n_vocab) + ", the size of the vocabulary");
     }
-    require(width % format(w).block_size == 0, o, "the embedding's format does not fit its width");
+    require(width % format(w).block_size == 0, o,
+            "the format of " + decl(w).name + " cannot hold rows of " + std::to_string(width) + " values");
     r->index = static_cast<int>(plan_.embeddings.size());
     plan_.embeddings.push_back(w);
 }
@@ -167,17 +176,21 @@ void Planner::row_norm(const Op& o, size_t width, RowOp* r) {
                                 : (fail(o, "unknown norm '" + kind + "'"), NormKind::kRms);
     r->eps = static_cast<float>(o.number("eps"));
     r->groups = positive(o, "groups");
-    require(r->a.width == width && width % r->groups == 0, o, "groups do not divide its width");
+    expect(o, "the width of its input", r->a.width, width);
+    require(width % r->groups == 0, o,
+            std::to_string(r->groups) + " groups do not divide its width of " + std::to_string(width));
     r->weight = vector(o, "weight");
     r->bias = vector(o, "bias");
     for (VectorId id : {r->weight, r->bias}) {
         if (id < 0) continue;
         const size_t n = vector_size(id);
-        require(n == width || n == width / r->groups, o, "a weight has " + std::to_string(n) + " values");
+        require(n == width || n == width / r->groups, o,
+                "a weight has " + std::to_string(n) + " values, expected " +
+                    std::to_string(width / r->groups) + " or " + std::to_string(width));
         r->per_row = n == width && r->groups > 1;
     }
     if (r->weight >= 0 && r->bias >= 0) {
-        require(vector_size(r->weight) == vector_size(r->bias), o, "weight and bias differ in size");
+        expect(o, "the size of bias", vector_size(r->bias), vector_size(r->weight));
     }
 }
 
@@ -185,14 +198,15 @@ void Planner::row_rope(const Op& o, size_t width, RowOp* r) {
     r->kind = RowOpKind::kRope;
     r->groups = positive(o, "groups");
     const std::string& kind = o.text("kind");
-    require(kind == "neox" || kind == "interleaved", o, "unknown kind '" + kind + "'");
+    require(kind == "neox" || kind == "interleaved", o,
+            "unknown kind '" + kind + "', expected neox or interleaved");
     r->rope = kind == "neox" ? RopeKind::kNeox : RopeKind::kInterleaved;
     const int table = p_.table_index(o.text("table"));
     const size_t n_pairs = p_.tables[static_cast<size_t>(table)].inv_freq.size();
     require(r->a.width == width && width % r->groups == 0 && 2 * n_pairs <= width / r->groups, o,
-            "the table is longer than a head");
+            "its table rotates " + std::to_string(2 * n_pairs) + " values, more than a head has");
     const VectorId factors = vector(o, "factors");
-    if (factors >= 0) require(vector_size(factors) == n_pairs, o, "factors do not match the table");
+    if (factors >= 0) expect(o, "the size of factors", vector_size(factors), n_pairs);
     r->index = angle_set(table, factors);
 }
 

@@ -39,26 +39,29 @@ AttentionStage Planner::attention_stage(int i) {
     a.shape.scale = static_cast<float>(o.number("scale"));
     a.shape.softcap = static_cast<float>(o.number("softcap"));
     const int64_t window = o.integer("window");
-    require(window >= 0 && window < (int64_t{1} << 31), o, "window must not be negative");
+    require(window >= 0 && window < (int64_t{1} << 31), o,
+            "window is " + std::to_string(window) + ", expected 0 or more");
     a.shape.window = static_cast<uint32_t>(window);
     const uint32_t cache_window = plan_.cache_shapes[static_cast<size_t>(a.cache)].window;
     require(cache_window == 0 || (a.shape.window != 0 && a.shape.window <= cache_window), o,
-            "the cache keeps fewer tokens than the window sees");
+            "its window is larger than its cache's, " + std::to_string(cache_window));
     a.causal = o.kind == OpKind::kAttentionShared || o.boolean("causal");
     a.sinks = sized_vector(o, "sinks", a.shape.n_heads, nullptr);
-    require(a.shape.n_heads % a.shape.n_kv_heads == 0, o, "query heads are not a multiple of key heads");
+    require(a.shape.n_heads % a.shape.n_kv_heads == 0, o,
+            std::to_string(a.shape.n_heads) + " heads are not a multiple of " +
+                std::to_string(a.shape.n_kv_heads) + " KV heads");
     a.q = use(o.ins[0]);
-    require(a.q.width == size_t{a.shape.n_heads} * a.shape.key_dim, o, "queries do not fit the cache");
+    expect(o, "the width of queries", a.q.width, size_t{a.shape.n_heads} * a.shape.key_dim);
     a.out = new_value(i);
-    require(a.out.width == size_t{a.shape.n_heads} * a.shape.value_dim, o,
-            "its width is not heads times value size");
+    expect(o, "its width", a.out.width, size_t{a.shape.n_heads} * a.shape.value_dim);
     return a;
 }
 
 int Planner::cache_index(const Op& o) {
     const int64_t cache = o.integer("cache");
     if (cache == -1 && o.kind == OpKind::kAttention && !o.boolean("causal")) return encoder_cache(o);
-    require(cache >= 0 && cache < static_cast<int64_t>(p_.caches.size()), o, "no such cache");
+    require(cache >= 0 && cache < static_cast<int64_t>(p_.caches.size()), o,
+            "cache " + std::to_string(cache) + " is not declared");
     return static_cast<int>(cache);
 }
 
@@ -112,10 +115,11 @@ void Planner::moe_matrices(const Op& o, MoeStage* m) {
     const auto& shape = decl(down).shape;
     require(shape.size() == 3 && shape[0] == static_cast<int64_t>(n_experts), o,
             decl(down).name + " is not (experts, rows, columns)");
-    require(shape[1] == static_cast<int64_t>(n_out), o, "down does not make its width");
+    expect(o, "the number of rows of " + decl(down).name, static_cast<size_t>(shape[1]), n_out);
     m->n_ff = static_cast<size_t>(shape[2]);
     if (const int both = o.weight("gate_up"); both >= 0) {
-        require(o.weight("gate") < 0 && o.weight("up") < 0, o, "has gate_up and gate or up");
+        require(o.weight("gate") < 0 && o.weight("up") < 0, o,
+                "has the weight gate_up, and gate or up as well");
         m->gate = moe_in_matrix(o, *m, both, 0, 2 * m->n_ff);
         m->up = moe_in_matrix(o, *m, both, m->n_ff, 2 * m->n_ff);
     } else {
@@ -158,9 +162,10 @@ Routing Planner::make_routing(const Op& o) {
 
 size_t Planner::state_offset(const Op& o, size_t n) const {
     const int64_t index = o.integer("state");
-    require(index >= 0 && index < static_cast<int64_t>(p_.states.size()), o, "no such state");
+    require(index >= 0 && index < static_cast<int64_t>(p_.states.size()), o,
+            "state " + std::to_string(index) + " is not declared");
     const auto size = static_cast<size_t>(p_.states[static_cast<size_t>(index)].size);
-    require(size == n, o, "its state has " + std::to_string(size) + " values, expected " + std::to_string(n));
+    expect(o, "the size of its state", size, n);
     return plan_.state_offsets[static_cast<size_t>(index)];
 }
 

@@ -14,6 +14,8 @@ namespace edgellm {
 
 [[noreturn]] void fail(const Op& op, const std::string& what);
 void require(bool ok, const Op& op, const std::string& what);
+// "op NAME: WHAT is FOUND, expected EXPECTED" unless the two are equal.
+void expect(const Op& op, const std::string& what, size_t found, size_t expected);
 Activation parse_activation(const Op& op, const std::string& name);
 
 // Work to place: an op, or a part of one.
