@@ -78,12 +78,7 @@ MatrixId Planner::make_linear_matrix(int value, const Op& linear) {
 
 std::pair<size_t, size_t> Planner::weight_rows(int value) const {
     if (op(value).kind == OpKind::kLinear) return {0, width_of(value)};
-    const Op& slice = op(value);
-    const int64_t start = slice.integer("start"), size = slice.integer("size");
-    require(start >= 0 && size > 0 && static_cast<size_t>(start + size) <= width_of(slice.ins[0]) &&
-                static_cast<size_t>(size) == width_of(value),
-            slice, "columns [start, start + size) are not in its input, or size is not its width");
-    return {static_cast<size_t>(start), static_cast<size_t>(size)};
+    return column_slice(value);
 }
 
 MatrixId Planner::new_matrix(const Op& o, int weight, size_t row_first, size_t n_out, size_t n_in,

@@ -22,14 +22,21 @@ void Planner::place_row(const Node& n, std::vector<RowOp>* ops) {
     }
 }
 
+std::pair<size_t, size_t> Planner::column_slice(int i) const {
+    const Op& o = op(i);
+    const int64_t start = o.integer("start");
+    const size_t size = positive(o, "size"), n = width_of(o.ins[0]);
+    require(start >= 0 && size <= n && static_cast<uint64_t>(start) <= n - size, o,
+            "columns [start, start + size) leave its input of " + std::to_string(n));
+    expect(o, "size", size, width_of(i));
+    return {static_cast<size_t>(start), size};
+}
+
 // A slice of columns is a view of its input.
 void Planner::place_view(int i) {
-    const Op& o = op(i);
-    const size_t start = static_cast<size_t>(o.integer("start")), size = positive(o, "size");
-    require(o.integer("start") >= 0 && start + size <= width_of(o.ins[0]) && size == width_of(i), o,
-            "columns [start, start + size) are not in its input, or size is not its width");
-    if (is_output(i)) fail(o, "is an output of the program, which a slice cannot be");
-    ValueRef ref = refs_[static_cast<size_t>(o.ins[0])];
+    const auto [start, size] = column_slice(i);
+    if (is_output(i)) fail(op(i), "is an output of the program, which a slice cannot be");
+    ValueRef ref = refs_[static_cast<size_t>(op(i).ins[0])];
     ref.column += start;
     ref.width = size;
     refs_[static_cast<size_t>(i)] = ref;

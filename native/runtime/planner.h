@@ -85,6 +85,8 @@ class Planner {
 
     void place_row(const Node& n, std::vector<RowOp>* ops);
     void place_view(int i);
+    // First column and number of columns of a slice of its input.
+    std::pair<size_t, size_t> column_slice(int i) const;
     RowOp row_op(const Op& o, size_t width);
     void row_affine(const Op& o, size_t width, RowOp* r);
     void row_glu(const Op& o, size_t width, RowOp* r);

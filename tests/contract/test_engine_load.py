@@ -45,9 +45,18 @@ def _tensors() -> list[Tensor]:
     return [(name, F32, array.reshape(-1).view(np.uint8)) for name, array in values.items()]
 
 
-def _engine(types: Sequence[tuple[str, int]] = tuple((name, F32) for name in SHAPES)) -> _native.Engine:
+def _engine(
+    types: Sequence[tuple[str, int]] = tuple((name, F32) for name in SHAPES), text: str = ""
+) -> _native.Engine:
     return _native.Engine(
-        _program(), types, threads=2, context=64, cache_tokens=64, batch=16, kv_type="f32", isa="scalar"
+        text or _program(),
+        types,
+        threads=2,
+        context=64,
+        cache_tokens=64,
+        batch=16,
+        kv_type="f32",
+        isa="scalar",
     )
 
 
@@ -114,3 +123,15 @@ def test_a_second_load_gives_the_same_logits() -> None:
     first = _logits(engine)
     engine.load(_tensors())
     np.testing.assert_array_equal(_logits(engine), first)
+
+
+@pytest.mark.parametrize("start", [-1, 2 * WIDTH + 1, 2**31, 2**63 - 1])
+@pytest.mark.parametrize(("source", "width"), [("x1", 3 * WIDTH), ("x0", WIDTH)])
+def test_a_slice_outside_its_input_is_refused(source: str, width: int, start: int) -> None:
+    """Of a product that only slices read, and of another value."""
+    valid = f"slice x1 groups=1 start={2 * WIDTH} size={WIDTH}"
+    assert valid in _program()
+    text = _program().replace(valid, f"slice {source} groups=1 start={start} size={WIDTH}")
+    message = rf"columns \[start, start \+ size\) leave its input of {width}"
+    with pytest.raises(_native.ModelError, match=message):
+        _engine(text=text)
