@@ -22,6 +22,7 @@ SHAPES = {
     "factors": (N_PAIRS,),
     "norm": (WIDTH,),
 }
+PLANNED = [(name, F32) for name in SHAPES]
 
 
 def _program() -> str:
@@ -45,9 +46,7 @@ def _tensors() -> list[Tensor]:
     return [(name, F32, array.reshape(-1).view(np.uint8)) for name, array in values.items()]
 
 
-def _engine(
-    types: Sequence[tuple[str, int]] = tuple((name, F32) for name in SHAPES), text: str = ""
-) -> _native.Engine:
+def _engine(types: Sequence[tuple[str, int]] = PLANNED, text: str = "") -> _native.Engine:
     return _native.Engine(
         text or _program(),
         types,
