@@ -38,6 +38,7 @@ from edgellm.errors import (
 )
 from edgellm.server import served
 from edgellm.server.errors import RequestError
+from edgellm.server.scarcity import no_memory
 from edgellm.server.served import Loaded, Served, Source
 
 log = logging.getLogger("edgellm.server")
@@ -338,8 +339,13 @@ class ModelManager:
                         await self._freed.wait()
                 except TimeoutError:
                     raise self._no_room(source, memory) from None
-        except EdgeLLMError as error:
-            log.error("cannot load %s: %s", source.name, error)
+        except (EdgeLLMError, MemoryError, OSError) as error:
+            sentence = no_memory(source.name, error)
+            log.error("cannot load %s: %s", source.name, sentence or one_line(error))
+            if sentence is not None:
+                raise MemoryLimitError(sentence) from None
+            if not isinstance(error, EdgeLLMError):
+                raise BackendError(f"Loading {source.name} failed; the server's log says why.") from None
             raise
         except Exception:
             log.exception("cannot load %s", source.name)

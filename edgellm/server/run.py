@@ -21,6 +21,7 @@ from edgellm.server.app import create_app
 from edgellm.server.connection import connection_class
 from edgellm.server.errors import stopping_error
 from edgellm.server.models import ModelManager
+from edgellm.server.scarcity import LoopErrors, import_late_modules, within_descriptors
 from edgellm.server.service import Service
 from edgellm.server.settings import ServerSettings
 from edgellm.server.watchdog import EXIT_STALLED, Watchdog
@@ -47,10 +48,12 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._loop.set_exception_handler(LoopErrors())
         await super().startup(sockets)
         try:
             if not self.should_exit:
                 await self._models.wait()
+                await asyncio.to_thread(import_late_modules)
                 notify("READY=1")
                 log.info("ready: %s", ", ".join(source.name for source in self._models.sources))
         except EdgeLLMError as error:
@@ -123,7 +126,7 @@ def make_config(settings: ServerSettings, models: ModelManager) -> uvicorn.Confi
     """uvicorn's configuration for an application over these models."""
     return uvicorn.Config(
         create_app(settings, models),
-        http=connection_class(settings.limits),
+        http=connection_class(within_descriptors(settings.limits)),
         ws="none",
         lifespan="on",
         log_config=None,

@@ -1,0 +1,95 @@
+"""Scarce descriptors and address space: fewer connections, a line a second, a sentence with numbers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import importlib
+import logging
+import time
+from dataclasses import replace
+from typing import Any
+
+from edgellm.server.settings import Limits
+
+log = logging.getLogger("edgellm.server")
+
+# Descriptors besides connections: files, pipes, the event loop, cache pieces.
+RESERVED = 64
+LINE_S = 1.0
+MIB = 1024 * 1024
+# Modules that the first answer of some kind would import.
+_LATE = ("llguidance", "llguidance.gbnf_to_lark", "edgellm.engine.reading", "edgellm.engine.fitting")
+
+
+def within_descriptors(limits: Limits) -> Limits:
+    """The limits with no more connections than this process may have descriptors for.
+
+    The soft limit of descriptors is raised towards the hard one first.
+    """
+    allowed = _descriptors(limits.connections + RESERVED)
+    if allowed is None or allowed - RESERVED >= limits.connections:
+        return limits
+    connections = max(4, allowed - RESERVED)
+    log.warning("%d descriptors allow %d connections (ulimit -n)", allowed, connections)
+    return replace(limits, connections=connections)
+
+
+def _descriptors(wanted: int) -> int | None:
+    """The descriptors that this process may have, after asking for `wanted`; None where nobody knows."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return None
+        if soft < wanted:
+            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+            soft = max(soft, most)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        return soft
+    return None
+
+
+class LoopErrors:
+    """An event loop's handler of errors: those of scarce resources are a line a second at most."""
+
+    def __init__(self) -> None:
+        self._said_at = -LINE_S
+        self._n_silent = 0
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+            loop.default_exception_handler(context)
+            return
+        now = time.monotonic()
+        if now - self._said_at < LINE_S:
+            self._n_silent += 1
+            return
+        log.warning(
+            "no connection can be accepted: %s (%d times more before)", error.strerror, self._n_silent
+        )
+        self._said_at, self._n_silent = now, 0
+
+
+def import_late_modules() -> None:
+    """Import what answers need, so that none of them needs descriptors or memory for that later."""
+    for name in _LATE:
+        importlib.import_module(name)
+
+
+def no_memory(name: str, error: BaseException) -> str | None:
+    """The sentence for a model that the system gives no memory for; None for another error."""
+    cause = error.__cause__ if isinstance(error.__cause__, MemoryError) else error
+    if not isinstance(cause, MemoryError) and getattr(cause, "errno", None) != errno.ENOMEM:
+        return None
+    limit = ""
+    with contextlib.suppress(ImportError, OSError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+        if soft != resource.RLIM_INFINITY:
+            limit = f" of at most {soft / MIB:.0f} MiB (ulimit -v)"
+    return f"Loading {name} needs more memory than the system gives; the address space{limit} is used up."

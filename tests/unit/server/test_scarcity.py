@@ -1,0 +1,85 @@
+"""Few descriptors and little address space."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edgellm.errors import BackendError
+from edgellm.server.scarcity import LoopErrors, no_memory, within_descriptors
+from edgellm.server.settings import Limits
+from tests.support.tiny_model import write_tiny_model
+
+SCRIPT = """
+import contextlib, resource, socket, sys, time, urllib.request
+from pathlib import Path
+from edgellm.engine.load_options import LoadOptions
+from edgellm.server.logs import configure
+from edgellm.server.settings import ServerSettings
+from tests.support.http_server import running
+configure(as_json=False)
+resource.setrlimit(resource.RLIMIT_NOFILE, (90, 90))
+options = LoadOptions(threads=1, context=128)
+with running([("tiny", Path(sys.argv[1]))], options, ServerSettings(port=0)) as server:
+    held = []
+    with contextlib.suppress(OSError):
+        for _ in range(80):
+            held.append(socket.create_connection(("127.0.0.1", server.port)))
+    time.sleep(1.5)
+    for one in held:
+        one.close()
+    time.sleep(1.5)
+    assert b"ok" in urllib.request.urlopen(server.url + "/health").read()
+"""
+
+
+def test_connections_follow_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(connections=256)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 120))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, values: None)
+    assert within_descriptors(limits).connections == 56
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (100, 4096))
+    assert within_descriptors(limits).connections == 256
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (20, 20))
+    assert within_descriptors(limits).connections == 4
+
+
+def test_scarcity_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
+    handler, loop = LoopErrors(), asyncio.new_event_loop()
+    try:
+        for _ in range(1000):
+            handler(loop, {"message": "accept", "exception": OSError(errno.EMFILE, "Too many open files")})
+        assert len(caplog.records) == 1
+        with caplog.at_level(logging.ERROR):
+            handler(loop, {"message": "something else", "exception": ValueError("x")})
+        assert "something else" in caplog.text
+    finally:
+        loop.close()
+
+
+def test_no_memory_is_a_sentence() -> None:
+    error = BackendError("std::bad_alloc")
+    error.__cause__ = MemoryError()
+    for one in (MemoryError(), error, OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert "tiny" in (no_memory("tiny", one) or "")
+    assert no_memory("tiny", BackendError("x")) is None
+    assert no_memory("tiny", OSError(errno.EACCES, "x")) is None
+
+
+def test_a_server_without_descriptors_goes_on(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    begin = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(path)], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    n_lines = done.stderr.count("no connection can be accepted")
+    assert n_lines <= time.monotonic() - begin + 1
