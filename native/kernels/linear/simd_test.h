@@ -63,14 +63,16 @@ class SimdTest {
     static_assert(sizeof(Bytes) == kBytes && sizeof(Ints) == kBytes && sizeof(Floats) == kBytes);
 
     const char* set_;
-    const char* failed_ = "";
+    const char* failed_[64] = {};  // members, each once
     int failures_ = 0;
     Random random_;
 
     void check(bool ok, const char* member) {
-        if (ok || std::strcmp(failed_, member) == 0) return;
-        failed_ = member;
-        ++failures_;
+        if (ok) return;
+        for (int i = 0; i < failures_; ++i) {
+            if (std::strcmp(failed_[i], member) == 0) return;
+        }
+        if (failures_ < 64) failed_[failures_++] = member;
         std::printf("%s: %s differs from scalar code\n", set_, member);
     }
 
@@ -317,6 +319,19 @@ class SimdTest {
                       block.terms.high_start == -32 * sums[1],
                   "quantize_block's starts");
             check(block.terms.shift == exponent_of(factor), "quantize_block's shift");
+        }
+        if constexpr (requires { block.terms.multiplier; }) {
+            // Two words: columns 0 and 1 of every four, and columns 2 and 3.
+            const auto words = [&q](int first, int last, int times) {
+                int pairs[2] = {0, 0};
+                for (int i = first; i < last; ++i) pairs[i % 4 / 2] += times * q[i];
+                return static_cast<int32_t>(static_cast<uint16_t>(pairs[0]) |
+                                            static_cast<uint32_t>(static_cast<uint16_t>(pairs[1])) << 16);
+            };
+            check(block.terms.start == words(0, 32, -16) && block.terms.low_start == words(0, 16, -32) &&
+                      block.terms.high_start == words(16, 32, -32),
+                  "quantize_block's starts");
+            check(block.terms.multiplier == factor * 0x10001, "quantize_block's multiplier");
         }
         const int at = integer(0, 31);
         x[at] = -std::numeric_limits<float>::infinity();
