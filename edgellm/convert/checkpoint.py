@@ -48,7 +48,8 @@ class Checkpoint(Folder):
     def planned_config(self) -> dict[str, Any]:
         """config.json with a flag for tied embeddings that says what the tensors do, as in transformers 5.
 
-        A head of its own counts, whatever the flag; one that is missing is the embedding if any flag says so.
+        A head of its own counts, whatever the flag; one that is missing is the embedding if any flag says so,
+        and in embedding models, which were saved without a head and use none.
         """
         nested = self.config.get("text_config")
         texts = nested if isinstance(nested, Mapping) else {}
@@ -56,11 +57,17 @@ class Checkpoint(Folder):
         names = {canonical(name): name for name in self.tensors.shapes}
         head = names.get("lm_head.weight", names.get("embed_out.weight"))
         embedding = next((names[name] for name in names if name.endswith(_EMBEDDINGS)), None)
-        if True not in flags or embedding is None:
+        if embedding is None or not (True in flags or (head is None and self._is_headless())):
             return dict(self.config)
         tied = head is None or self.tensors.equal(head, embedding)
         own = {"tie_word_embeddings": tied}
         return {**self.config, **own} | ({"text_config": {**texts, **own}} if texts else {})
+
+    def _is_headless(self) -> bool:
+        """True for a model that was saved alone, as the class `...Model` or by sentence-transformers."""
+        names = self.config.get("architectures")
+        alone = isinstance(names, list) and any(str(name).endswith("Model") for name in names)
+        return alone or (self.folder / "modules.json").is_file()
 
     def _refuse_without_config(self) -> NoReturn:
         if (self.folder / "params.json").is_file():

@@ -38,10 +38,11 @@ def read_sentencepiece(
     library = sentencepiece.SentencePieceProcessor()
     try:
         library.LoadFromSerializedProto(model)
-    except RuntimeError as error:
+        pieces = [library.IdToPiece(token) for token in range(library.GetPieceSize())]
+    except (RuntimeError, UnicodeDecodeError) as error:
         raise FormatError(f"tokenizer.model cannot be read ({show(str(error))}); download it again") from None
     normalizer = dict(_fields(dict(_fields(model)).get(_NORMALIZER, b"")))
-    n_pieces = library.GetPieceSize()
+    n_pieces = len(pieces)
     tokens = Tokens(n_vocab)
     for token in range(min(n_pieces, n_vocab)):
         kind = NORMAL
@@ -53,7 +54,7 @@ def read_sentencepiece(
             kind = UNUSED
         elif library.IsByte(token):
             kind = BYTE
-        tokens.put(token, library.IdToPiece(token), kind, library.GetScore(token))
+        tokens.put(token, pieces[token], kind, library.GetScore(token))
     for token, entry in added.items():
         if token < n_pieces and tokens.types[token] in (UNKNOWN, CONTROL):
             continue

@@ -21,7 +21,7 @@ from edgellm.convert.sentencepiece import is_byte_pairs, read_sentencepiece
 from edgellm.convert.special_tokens import special_ids, surroundings, templates
 from edgellm.convert.tokenizer_json import SCHEME, forms
 from edgellm.convert.tokens import Added, added_tokens
-from edgellm.errors import FormatError, ModelError, UnsupportedError, show
+from edgellm.errors import EdgeLLMError, FormatError, ModelError, show
 from edgellm.gguf.types import ValueType
 from edgellm.tokenizer import Tokenizer
 from edgellm.tokenizer.pretokenize import is_panic
@@ -54,13 +54,13 @@ def tokenizer_metadata(checkpoint: Checkpoint, n_vocab: int) -> dict[str, Pair]:
         assert model is not None
         return _of_model(checkpoint, model, n_vocab, added, settings)
     library = _Library(source)
-    refused: Exception | None = None
+    refused: EdgeLLMError | None = None
     candidates = [_scored_form(model, n_vocab, added, source)] if byte_pairs and model is not None else []
     for form in (*candidates, *forms(source, n_vocab, added)):
         try:
             found = _completed(checkpoint, settings, form(), library.ends())
             proof = _proof(found, library.encode, library.tried(added))
-        except (UnsupportedError, ModelError) as error:
+        except EdgeLLMError as error:
             refused = error
         else:
             return found | templates(checkpoint, settings) | proof

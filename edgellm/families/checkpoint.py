@@ -18,6 +18,8 @@ from edgellm.families.transforms import Copy, Half, Shape, Stack, Transform
 
 Value = int | float | bool | str | list[int] | list[bool]
 
+# First words of names in a model with a head; a model that was saved alone lacks them.
+_MODELS = ("model", "gpt_neox", "backbone", "transformer")
 # Prefixes around a text model's names: in the checkpoint -> as families write them.
 _PREFIXES = (
     ("model.language_model.", "model."),
@@ -174,8 +176,8 @@ def _by_source(parts: Sequence[Part], names: Iterable[str]) -> dict[str, str]:
 
 def _without_model(source: str) -> tuple[str, ...]:
     """The names of a tensor in the checkpoint of a model without a head."""
-    bare = source.removeprefix("model.")
-    return () if bare == source else (bare, f"language_model.{bare}", f"text_model.{bare}")
+    first, _, bare = source.partition(".")
+    return (bare, f"language_model.{bare}", f"text_model.{bare}") if first in _MODELS else ()
 
 
 def same_weight(name: str, source: str) -> bool:

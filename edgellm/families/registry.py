@@ -147,6 +147,10 @@ def build(
     architecture = _architecture_of_file(metadata)
     if not tensors and "tokenizer.ggml.tokens" in metadata:
         raise UnsupportedError("the file holds a vocabulary without weights, expected a model")
+    if any(".nextn." in name for name in tensors) and not any(name.startswith("blk.0.") for name in tensors):
+        raise UnsupportedError(
+            "the file holds only the blocks of multi-token prediction, expected the whole model"
+        )
     made_by = family(architecture)
     program = made_by.build(Source(metadata, architecture, tensors, context))
     _refuse_unknown(made_by, program, tensors, _unused_blocks(metadata, architecture, program))

@@ -90,6 +90,17 @@ def test_the_tensors_say_whether_the_head_is_tied(
         assert ("output.weight" in found) == (head == "same" and not says_tied)
 
 
+@pytest.mark.parametrize("architecture", ["LlamaModel", "LlamaForCausalLM"])
+def test_a_model_that_was_saved_without_a_head(architecture: str, tmp_path: Path) -> None:
+    named = {name.removeprefix("model."): array for name, array in weights().items()}
+    config = CONFIG | {"tie_word_embeddings": False, "architectures": [architecture]}
+    if architecture == "LlamaModel":
+        assert "output.weight" not in planned(tmp_path, config, named)
+        return
+    with pytest.raises(ModelError, match=r"'lm_head\.weight' is missing"):
+        planned(tmp_path, config, named)
+
+
 def test_layers_of_multi_token_prediction_are_left_out(tmp_path: Path) -> None:
     extra = {f"model.layers.{LAYERS}.{name}": HEAD for name in ("eh_proj.weight", "enorm.weight")}
     config = CONFIG | {"num_nextn_predict_layers": 1}

@@ -334,6 +334,16 @@ def test_another_file_named_tokenizer_model(content: bytes, tmp_path: Path) -> N
         metadata_of(tmp_path)
 
 
+def test_a_damaged_model_file_beside_tokenizer_json(tmp_path: Path) -> None:
+    model = sentencepiece_model().replace(SPACE.encode(), b"\xff\x81\x81")
+    source = sentencepiece_json(pre_tokenizer=metaspace("first"))
+    (write_tokenizer(tmp_path, source) / "tokenizer.model").write_bytes(model)
+    assert not differences(metadata_of(tmp_path), source)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(FormatError, match=r"tokenizer\.model cannot be read"):
+        metadata_of(tmp_path)
+
+
 def test_a_unigram_model_file_beside_tokenizer_json(tmp_path: Path) -> None:
     source = unigram_json(pre_tokenizer=metaspace("always"))
     (write_tokenizer(tmp_path, source) / "tokenizer.model").write_bytes(sentencepiece_model("unigram"))

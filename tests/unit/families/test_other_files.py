@@ -81,6 +81,12 @@ def test_blocks_of_multi_token_prediction_are_left_out(name: str, tmp_path: Path
     ):
         assert more.program.n_layers == plain.program.n_layers
         np.testing.assert_array_equal(more.logits(ids), plain.logits(ids))
+    alone = [
+        tensor for tensor in parts.tensors if not tensor.name.startswith("blk.") or ".nextn." in tensor.name
+    ]
+    path.write_bytes(Parts(parts.pairs, alone).build())
+    with pytest.raises(UnsupportedError, match="only the blocks of multi-token prediction"):
+        Model.load(path, LoadOptions(threads=1))
     without = [pair for pair in parts.pairs if not pair.key.endswith("nextn_predict_layers")]
     for pair in without:
         pair.value = pair.value - 1 if pair.key.endswith(".block_count") else pair.value
