@@ -6,10 +6,13 @@ the first call.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import prod
 
 import numpy as np
 
+from edgellm.errors import BackendError
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.quant.format import Bytes, Floats, refusal
 
@@ -36,9 +39,10 @@ def encode_rows(
         if not (np.isfinite(importance).all() and (importance >= 0).all()):
             raise ValueError("importances must be finite and not negative")
     try:
-        encoded: Bytes = _native.quantize(
-            int(kind), np.ascontiguousarray(values, np.float32), importance, threads, scalar
-        )
+        with _threads_refused():
+            encoded: Bytes = _native.quantize(
+                int(kind), np.ascontiguousarray(values, np.float32), importance, threads, scalar
+            )
     except ArithmeticError as error:
         raise refusal(kind, str(error)) from None
     return encoded
@@ -51,9 +55,10 @@ def decode_values(kind: GGMLType, raw: Bytes, shape: tuple[int, ...], *, threads
     """
     from edgellm import _native
 
-    values: Floats = _native.dequantize(
-        int(kind), np.ascontiguousarray(raw).reshape(-1), prod(shape), threads
-    )
+    with _threads_refused():
+        values: Floats = _native.dequantize(
+            int(kind), np.ascontiguousarray(raw).reshape(-1), prod(shape), threads
+        )
     return values.reshape(shape)
 
 
@@ -66,9 +71,10 @@ def square_error(
     """
     from edgellm import _native
 
-    return _native.quantization_error(
-        int(kind), raw, np.ascontiguousarray(values, np.float32), importance, threads
-    )
+    with _threads_refused():
+        return _native.quantization_error(
+            int(kind), raw, np.ascontiguousarray(values, np.float32), importance, threads
+        )
 
 
 def relative_error(
@@ -77,6 +83,15 @@ def relative_error(
     """Root of the quotient of the sums of `square_error`; 0 where all values are 0."""
     error, power = square_error(kind, raw, values, importance, threads=threads)
     return float(np.sqrt(error / power)) if power > 0 else 0.0
+
+
+@contextmanager
+def _threads_refused() -> Iterator[None]:
+    """Raises BackendError where the system refuses a thread."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise BackendError(f"{error}.") from None
 
 
 def n_bytes(kind: GGMLType, shape: tuple[int, ...]) -> int:
