@@ -15,7 +15,7 @@ struct LimitKernels {
     uint64_t (*read)(const uint8_t* data, size_t n_bytes);
     // Products of 8-bit values, summed as the set's linear kernels sum them. Returns the multiply-adds done.
     size_t (*int8)(size_t n_rounds);
-    // The same of 32-bit floats.
+    // Products of 32-bit floats. Returns the multiply-adds done.
     size_t (*float32)(size_t n_rounds);
 };
 
