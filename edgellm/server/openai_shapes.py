@@ -268,13 +268,17 @@ class CompletionShape(OpenAIShape[CompletionBody]):
                 None if math.isnan(token.logprob) else _finite(token.logprob) for token in tokens
             ],
             "top_logprobs": [
-                None
-                if math.isnan(token.logprob)
-                else {self._text(other): _finite(logprob) for other, logprob in token.top[:n_top]}
-                for token in tokens
+                None if math.isnan(token.logprob) else self._by_text(token.top[:n_top]) for token in tokens
             ],
             "text_offset": offsets,
         }
+
+    def _by_text(self, likeliest: Sequence[tuple[int, float]]) -> dict[str, float]:
+        """Log-probabilities by the texts of tokens; of those with the same text the likeliest counts."""
+        found: dict[str, float] = {}
+        for token, logprob in likeliest:
+            found.setdefault(self._text(token), _finite(logprob))
+        return found
 
     def _text(self, token: int) -> str:
         return self.tokenizer.token_bytes(token).decode("utf-8", "replace")
