@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["render"]
+if TYPE_CHECKING:
+    from edgellm.chat.answers import Message
+
+__all__ = ["parse", "render"]
 
 
 def render(
@@ -23,3 +26,19 @@ def render(
     from edgellm.chat.answers import render_alone
 
     return render_alone(template, messages, tools, options)
+
+
+def parse(
+    template: str,
+    text: str,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    prompt_end: str = "",
+) -> Message:
+    """An answer taken apart as its template writes answers: content, thoughts and tool calls.
+
+    `prompt_end` is the end of the prompt before the answer; it tells whether the answer begins inside a
+    thought. Without it, the end that the template itself renders is taken.
+    """
+    from edgellm.chat.answers import parse_alone
+
+    return parse_alone(template, text, tools, prompt_end)

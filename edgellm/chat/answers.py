@@ -2,11 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgellm.chat.messages import adapt, check_messages, plain_data, rename_thoughts
 from edgellm.errors import TemplateError
+
+if TYPE_CHECKING:
+    from edgellm.chat.syntax import Syntax
+
+
+class ToolCall(NamedTuple):
+    """A call of a tool: its name, and its arguments as an object."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """An answer: words for the reader, the model's thoughts, calls of tools."""
+
+    content: str
+    thoughts: str
+    tool_calls: list[ToolCall]
 
 
 def render_alone(
@@ -17,8 +38,9 @@ def render_alone(
 ) -> str:
     """`edgellm.chat.render`."""
     from edgellm.chat.budget import budget_for
-    from edgellm.chat.probing import BOS, EOS, prober
+    from edgellm.chat.probing import prober
     from edgellm.chat.sandbox import sandbox
+    from edgellm.chat.syntax import BOS, EOS
     from edgellm.chat.template import count_values, strings_of
 
     found = prober(source)
@@ -46,3 +68,66 @@ def render_alone(
         if adapted == given:
             raise
         return rendered(adapted)
+
+
+def parse_alone(
+    source: str, text: str, tools: Sequence[Mapping[str, Any]] | None, prompt_end: str
+) -> Message:
+    """`edgellm.chat.parse`."""
+    from edgellm.chat.learning import ends_open, learn
+    from edgellm.chat.parts import PartParser, parse
+
+    syntax = learn(source)
+    schemas: dict[str, Mapping[str, Any]] = {}
+    for tool in tools or ():
+        function = tool.get("function", tool)
+        schemas[str(function.get("name"))] = function.get("parameters") or {}
+    prompt = prompt_end or syntax.prompt_end
+    text = _without_header(text, prompt, syntax)
+    parser = PartParser(
+        syntax,
+        tuple(schemas),
+        thinks=syntax.thinks,
+        thinking=not _opens_again(text, syntax) and (ends_open(prompt, syntax) or _closes(text, syntax)),
+        any_name=not schemas,
+        schemas=schemas,
+    )
+    parsed = parse(parser, text)
+    calls = [ToolCall(name, _arguments(written)) for name, written in parsed.calls]
+    return Message(parsed.words.strip(), parsed.thoughts.strip(), calls)
+
+
+def _opens_again(text: str, syntax: Syntax) -> bool:
+    """True if an answer opens its thought itself, though the prompt has done so."""
+    return bool(syntax.think_begin.strip()) and text.lstrip().startswith(syntax.think_begin.strip())
+
+
+def _closes(text: str, syntax: Syntax) -> bool:
+    """True if an answer ends a thought that it has not begun."""
+    end = text.find(syntax.think_end) if syntax.thinks else -1
+    begun = syntax.think_begin.strip()
+    return end >= 0 and bool(begun) and not syntax.words_begin and begun not in text[:end]
+
+
+def _without_header(text: str, prompt: str, syntax: Syntax) -> str:
+    """An answer without the end of its prompt, which some callers leave before it."""
+    from edgellm.chat.syntax import atoms, first_mark
+
+    pieces = atoms(prompt)
+    for n in range(len(pieces), 0, -1):
+        end = "".join(pieces[-n:])
+        if end.strip() and text.startswith(end.rstrip()):
+            rest = text[len(end.rstrip()) :].lstrip()
+            leads = [piece for piece in (*syntax.first[:1], *syntax.later[:1]) if isinstance(piece, str)]
+            begun = (syntax.think_begin, syntax.words_begin, *leads)
+            if first_mark(end) or any(b.strip() and rest.startswith(b.strip()) for b in begun):
+                return rest
+    return text
+
+
+def _arguments(written: str) -> dict[str, Any]:
+    try:
+        found = json.loads(written or "{}")
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -23,12 +23,14 @@ class Forms:
 
     content: a text, a list of parts, or either. arguments: of a call, an object or its JSON text.
     thoughts: the key of an assistant's thoughts. single_calls: no more than one call in a message.
+    no_content: a message of calls without words has no content, rather than an empty one.
     """
 
     content: Literal["text", "parts", "either"] = "text"
     arguments: Literal["object", "text"] = "object"
     thoughts: str = THOUGHT_KEYS[0]
     single_calls: bool = False
+    no_content: bool = False
 
 
 def normalize_messages(messages: Iterable[Message], forms: Forms | None = None) -> list[dict[str, Any]]:
@@ -72,6 +74,8 @@ def adapt(messages: Sequence[dict[str, Any]], forms: Forms) -> list[dict[str, An
         message = {**message, "content": _in_form(message["content"], forms.content)}
         if "tool_calls" in message:
             message["tool_calls"] = [_call_in_form(call, forms.arguments) for call in message["tool_calls"]]
+            if forms.no_content and not message["content"]:
+                message["content"] = None
         result.append(rename_thoughts(message, forms.thoughts))
     return _one_call_each(result) if forms.single_calls else result
 

@@ -1,12 +1,15 @@
-"""Takes an answer apart as it comes: thoughts, words, and calls of tools."""
+"""Takes an answer apart as it comes: thoughts, words, and calls of tools, as its syntax writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from edgellm.chat.tools import END_THINK, THINK, Syntax
+from edgellm.chat import known
+from edgellm.chat.reading import ArgumentReader, Bad, object_reader
+from edgellm.chat.syntax import Piece, Slot, Syntax, first_mark, match, merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Words:
 
 @dataclass(frozen=True, slots=True)
 class Thought:
-    """Text that the model wrote for itself, between <think> and </think>."""
+    """Text that the model wrote for itself, between the marks of thoughts."""
 
     text: str
 
@@ -33,14 +36,21 @@ class Call:
 
 
 Part: TypeAlias = Words | Thought | Call
-_State: TypeAlias = Literal["begin", "thought", "after thought", "words", "head", "arguments", "tail", "done"]
+_State: TypeAlias = Literal["begin", "thought", "words", "head", "arguments", "between", "ended", "done"]
+
+_NAME = re.compile(r"\s*([\w.-]+)")
+_LONG_NAME = re.compile(r"\s*([\w.:/-]+)")
+_ID = re.compile(r"\s*([\w:.-]*)")
+# Answers of a model whose template is not known: usual marks, and gpt-oss's without its control tokens.
+_USUAL_THOUGHTS = (*known.THOUGHTS, ("analysis", "assistantfinal"))
 
 
 class PartParser:
     """Pushes pieces of text in, gets parts out; never lets a piece of a mark through as words.
 
-    syntax: how calls of the tools `names` are written, if there are any. forced: the answer is calls.
-    thinks: the model may think. thinking: the prompt has begun its thoughts.
+    syntax: how calls of the tools `names` are written; no names: no calls are looked for, unless `any_name`.
+    thinks: the model may think. thinking: the prompt has begun its thoughts. schemas: of the arguments, by
+    name; they tell texts from numbers where a syntax writes both alike.
     """
 
     def __init__(
@@ -50,14 +60,41 @@ class PartParser:
         *,
         thinks: bool = False,
         thinking: bool = False,
+        any_name: bool = False,
+        schemas: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         self._syntax = syntax
-        self._heads = {} if syntax is None else {syntax.head(name): name for name in names}
-        self._thinks = thinks
+        self._names = frozenset(names)
+        self._any_name = any_name
+        self._name_form = _LONG_NAME if any(":" in name or "/" in name for name in names) else _NAME
+        self._schemas = schemas or {}
+        if syntax is not None and syntax.thinks:
+            self._thoughts: Sequence[tuple[str, str]] = ((syntax.think_begin, syntax.think_end),)
+        else:
+            self._thoughts = known.THOUGHTS[:1] if syntax is not None else _USUAL_THOUGHTS
+        self._think_end = self._thoughts[0][1]
+        self._thinks = thinks or thinking
         self._state: _State = "thought" if thinking else "begin"
         self._held = ""
-        self._depth, self._in_string, self._escaped = 0, False, False
+        self._pieces: tuple[Piece, ...] = ()
+        self._taken = ""
+        self._thought = False
+        self._back: _State = "words"
+        self._name = ""
+        self._reader: ArgumentReader | None = None
+        self._late = ""
         self.n_calls = 0
+        self._openings: list[tuple[Piece, ...]] = []
+        self._triggers: list[str] = []
+        self._end_marks: list[str] = []
+        if syntax is not None:
+            self._end_marks = list(filter(None, (first_mark(syntax.turn_end), syntax.words_end)))
+            if names or any_name:
+                self._prepare(syntax)
+
+    def _prepare(self, syntax: Syntax) -> None:
+        self._openings = list(dict.fromkeys((syntax.first, syntax.later)))
+        self._triggers = list(dict.fromkeys(filter(None, map(trigger_of, self._openings))))
 
     def push(self, text: str) -> list[Part]:
         """More of the answer."""
@@ -65,124 +102,259 @@ class PartParser:
         return self._run(final=False)
 
     def flush(self) -> list[Part]:
-        """What was held back, once the answer has ended."""
+        """The text that was held back, once the answer has ended."""
         return self._run(final=True)
 
     def _run(self, *, final: bool) -> list[Part]:
         parts: list[Part] = []
         while True:
-            before = (self._state, self._held)
-            step = getattr(self, "_in_" + self._state.replace(" ", "_"))
-            part = step(final)
+            before = (self._state, len(self._held), self._pieces)
+            part = getattr(self, "_in_" + self._state)(final)
             if part is not None:
                 parts.append(part)
-            if before == (self._state, self._held):
+            elif before == (self._state, len(self._held), self._pieces):
                 return parts
+
+    # Words and thoughts.
 
     def _in_begin(self, final: bool) -> Part | None:
         """Nothing has come yet that tells what this is."""
         syntax = self._syntax
         begun = self._held.lstrip()
-        if self._thinks and begun.startswith(THINK):
-            self._held, self._state = begun[len(THINK) :], "thought"
-        elif self._thinks and THINK.startswith(begun) and not final:
-            return None
-        elif syntax is not None and not syntax.begin:
-            begun = begun.removeprefix("<|python_tag|>")
-            if any(begun.startswith(head) for head in self._heads):
-                self._held, self._state = begun, "head"
-            elif final or not any(start.startswith(begun) for start in ("<|python_tag|>", *self._heads)):
+        if not begun:
+            if final:
                 self._state = "words"
-        else:
+            return None
+        waits = False
+        if self._thinks:
+            for begin, end in self._thoughts:
+                at = match(begin.strip(), begun) if begin.strip() else None
+                if at is not None and at >= 0:
+                    self._held, self._state, self._think_end = begun[at:], "thought", end
+                    return None
+                waits = waits or at == -1
+        if syntax is not None:
+            for literal in (syntax.header if first_mark(syntax.header) else "", syntax.words_begin):
+                at = match(literal, begun) if literal else None
+                if at is not None and at >= 0:
+                    self._held = begun[at:]
+                    if literal == syntax.words_begin:
+                        self._state = "words"
+                    return None
+                waits = waits or at == -1
+        for opening in self._openings:
+            found = self._opens(opening, begun)
+            if found:
+                self._held, self._back, self._state = begun, "words", "head"
+                self._pieces, self._taken, self._name = opening, "", ""
+                return None
+            waits = waits or found is None
+        if final or not waits:
             self._state = "words"
+            if self._thought:
+                self._held = self._held.lstrip("\n")
         return None
+
+    def _opens(self, opening: tuple[Piece, ...], text: str) -> bool | None:
+        """True if a call begins here; None if more text may tell."""
+        place = 0
+        for piece in opening:
+            if isinstance(piece, str):
+                at = match(piece, text, place)
+                if at is None:
+                    return False
+                if at == -1:
+                    return None
+                place = at
+                if first_mark(piece) or piece.rstrip().endswith(('"name": "', '"name":"')):
+                    return True
+            else:
+                found = (self._name_form if piece is Slot.NAME else _ID).match(text, place)
+                if found is None:
+                    return None if not text[place:].strip() else False
+                if found.end() == len(text):
+                    if piece is not Slot.NAME:
+                        return None
+                    ahead = any(name.startswith(found[1]) for name in self._names)
+                    return None if ahead or self._any_name else False
+                if piece is Slot.NAME and not self._any_name and found[1] not in self._names:
+                    return False
+                place = found.end()
+        if self._any_name and self._syntax is not None and self._syntax.arguments.kind == "object":
+            rest = text[place:].lstrip()
+            return None if not rest else rest.startswith("{")
+        return True
 
     def _in_thought(self, final: bool) -> Part | None:
-        found = self._held.find(END_THINK)
-        if found >= 0:
-            text, self._held = self._held[:found], self._held[found + len(END_THINK) :]
-            self._state = "after thought"
-        else:
-            text = self._release([END_THINK], final)
+        end = self._think_end
+        marks = [end, *filter(first_mark, self._triggers)]
+        found = min(((at, m) for m in marks if (at := self._held.find(m)) >= 0), default=None)
+        if found is None:
+            text = self._release(marks, final)
+        elif found[1] == end:
+            text, self._held = self._held[: found[0]], self._held[found[0] + len(end) :]
+            self._state, self._thought = "begin", True
+        else:  # a call within thoughts ends them
+            text, self._held = self._held[: found[0]], self._held[found[0] :]
+            self._begin_call()
         return Thought(text) if text else None
 
-    def _in_after_thought(self, final: bool) -> Part | None:
-        self._held = self._held.lstrip("\n")
-        if self._held:
-            self._thinks = False
-            self._state = "begin"
-        return None
-
     def _in_words(self, final: bool) -> Part | None:
-        mark = self._syntax.begin.rstrip("\n [") if self._syntax is not None else ""
-        if not mark:
-            text, self._held = self._held, ""
+        marks = [*self._triggers, *self._end_marks]
+        found = min(((at, m) for m in marks if (at := self._held.find(m)) >= 0), default=None)
+        if found is None:
+            text = self._release(marks, final)
             return Words(text) if text else None
-        assert self._syntax is not None
-        found = self._held.find(mark)
-        if found < 0:
-            text = self._release([mark], final)
-            return Words(text) if text else None
-        # Line breaks before a call belong to neither.
-        text, rest = self._held[:found], self._held[found:]
-        begin = self._syntax.begin
-        if rest.startswith(begin):
-            self._held, self._state = rest[len(begin) :], "head"
-        elif final or not begin.startswith(rest):
-            self._held, self._state = "", "words"
-            text += rest
+        at, mark = found
+        text, self._held = self._held[:at], self._held[at:]
+        if mark in self._triggers:
+            self._begin_call()
         else:
-            self._held = rest
+            own = mark == (self._syntax.header if self._syntax is not None else "")
+            self._held, self._state = self._held if own else self._held[len(mark) :], "ended"
         return Words(text) if text else None
 
-    def _in_head(self, final: bool) -> Part | None:
-        for head, name in self._heads.items():
-            if self._held.startswith(head):
-                self._held = self._held[len(head) :]
-                self._state, self._depth, self._in_string = "arguments", 0, False
-                self.n_calls += 1
-                return Call(self.n_calls - 1, name, "")
-        if final:
-            self._held = ""
+    def _begin_call(self) -> None:
+        """The text that is held opens a call, as it seems."""
+        self._back = self._state
+        self._state, self._taken, self._name = "head", "", ""
+        self._pieces = next(filter(self._starts_with, reversed(self._openings)), self._openings[0])
+
+    def _starts_with(self, opening: tuple[Piece, ...]) -> bool:
+        first = opening[0] if opening else ""
+        return isinstance(first, str) and match(first, self._held) is not None
+
+    def _in_ended(self, final: bool) -> Part | None:
+        """A turn's end: another message of the model, or nothing more that is for anyone."""
+        syntax = self._syntax
+        assert syntax is not None
+        at = match(syntax.header, self._held) if first_mark(syntax.header) else None
+        if at is not None and at >= 0:
+            self._held, self._state = self._held[at:], "begin"
+        elif at is None or final:
+            self._state = "done"
         return None
+
+    # Calls.
+
+    def _in_head(self, final: bool) -> Part | None:
+        while self._pieces:
+            piece = self._pieces[0]
+            if isinstance(piece, str):
+                at = match(piece, self._held)
+            else:
+                found = (self._name_form if piece is Slot.NAME else _ID).match(self._held)
+                at = None if found is None else -1 if found.end() == len(self._held) else found.end()
+                if not self._held.strip():
+                    at = -1
+                if piece is Slot.NAME and found is not None and at is not None and at > 0:
+                    self._name = found[1]
+            if at == -1 and not final:
+                return None
+            if at is None or at == -1:
+                return self._no_call()
+            self._taken += self._held[:at]
+            self._held, self._pieces = self._held[at:], self._pieces[1:]
+        assert self._syntax is not None
+        self._state = "arguments"
+        self._reader = self._new_reader(self._syntax)
+        if not self._name:  # it stands after the arguments
+            self._late = ""
+            return None
+        self.n_calls += 1
+        return Call(self.n_calls - 1, self._name, "")
+
+    def _new_reader(self, syntax: Syntax) -> ArgumentReader:
+        form = syntax.arguments
+        if form.kind == "object":
+            return object_reader(form)
+        first = next(iter(merge((*syntax.closing, syntax.end))), "")
+        after = next(iter(merge((*syntax.closing, syntax.separator))), "")
+        ends = [text for text in dict.fromkeys((first, after)) if isinstance(text, str) and text]
+        return ArgumentReader(form, ends, self._schemas.get(self._name))
+
+    def _no_call(self) -> Part | None:
+        """The text is none of a call: words, if nothing of the call has been said."""
+        text, self._name, self._pieces = self._taken + self._held, "", ()
+        self._taken = ""
+        if self.n_calls:
+            self._held, self._state = text[1:], "done"
+            return None
+        self._held, self._state = text[1:], self._back
+        if not text:
+            return None
+        return Thought(text[:1]) if self._back == "thought" else Words(text[:1])
 
     def _in_arguments(self, final: bool) -> Part | None:
-        for position, char in enumerate(self._held):
-            if self._in_string:
-                if self._escaped:
-                    self._escaped = False
-                elif char == "\\":
-                    self._escaped = True
-                elif char == '"':
-                    self._in_string = False
-            elif char == '"':
-                self._in_string = True
-            elif char in "{[":
-                self._depth += 1
-            elif char in "}]":
-                self._depth -= 1
-                if self._depth == 0:
-                    text, self._held = self._held[: position + 1], self._held[position + 1 :]
-                    self._state = "tail"
-                    return Call(self.n_calls - 1, None, text)
-        text, self._held = self._held, ""
+        assert self._reader is not None
+        assert self._syntax is not None
+        try:
+            text, used, ended = self._reader.read(self._held, final)
+        except Bad:
+            self._held, self._state = "", "done"
+            return None
+        self._held = self._held[used:]
+        if ended:
+            self._state, self._pieces = "between", self._syntax.closing
+        if not self._name:
+            self._late += text
+            return None
         return Call(self.n_calls - 1, None, text) if text else None
 
-    def _in_tail(self, final: bool) -> Part | None:
-        assert self._syntax is not None
-        more = self._syntax.tail + self._syntax.separator
-        if self._held.startswith(more):
-            self._held, self._state = self._held[len(more) :], "head"
-        elif final or not more.startswith(self._held):
-            self._held, self._state = "", "done"
+    def _in_between(self, final: bool) -> Part | None:
+        """After a call's arguments: the rest of the call, another call, or the end."""
+        syntax = self._syntax
+        assert syntax is not None
+        while self._pieces:
+            piece = self._pieces[0]
+            if isinstance(piece, str):
+                at = match(piece, self._held)
+            else:
+                found = (self._name_form if piece is Slot.NAME else _ID).match(self._held)
+                at = -1 if found is None or found.end() == len(self._held) else found.end()
+                if piece is Slot.NAME and found is not None and at > 0 and not self._name:
+                    return self._named(found[1], at)
+            if at == -1 and not final:
+                return None
+            if at is None or at == -1:
+                break
+            self._held, self._pieces = self._held[at:], self._pieces[1:]
+        self._pieces = ()
+        following = merge((syntax.separator, *syntax.head))
+        opened: bool | None = False
+        if syntax.several and self._held.strip():
+            opened = self._opens(merge((*following, syntax.arguments.open)), self._held)
+        elif syntax.several and not final:
+            return None
+        if opened is None and not final:
+            return None
+        self._name = ""
+        if opened:
+            self._pieces, self._taken, self._state = following, "", "head"
+        else:
+            self._state = "done"
         return None
 
+    def _named(self, name: str, at: int) -> Part:
+        """A call whose name stands after its arguments."""
+        self._held, self._pieces = self._held[at:], self._pieces[1:]
+        self._name = name
+        self.n_calls += 1
+        return Call(self.n_calls - 1, name, self._late)
+
     def _in_done(self, final: bool) -> Part | None:
-        self._held = ""
+        """What follows calls is not shown, but for more calls."""
+        marks = [mark for mark in self._triggers if first_mark(mark)]
+        found = min((at for mark in marks if (at := self._held.find(mark)) >= 0), default=-1)
+        if found < 0 or self.n_calls == 0:
+            self._release(marks, final)
+            return None
+        self._held = self._held[found:]
+        self._begin_call()
         return None
 
     def _release(self, marks: Iterable[str], final: bool) -> str:
-        """What is held but cannot become one of the marks."""
+        """The text that is held but cannot become one of the marks."""
         keep = 0
         for mark in () if final else marks:
             for size in range(min(len(mark) - 1, len(self._held)), keep, -1):
@@ -192,6 +364,18 @@ class PartParser:
         text = self._held[: len(self._held) - keep]
         self._held = self._held[len(self._held) - keep :]
         return text
+
+
+def trigger_of(opening: tuple[Piece, ...]) -> str:
+    """The text among words that begins a call; empty if only the answer's first words can."""
+    first = opening[0] if opening and isinstance(opening[0], str) else ""
+    mark = first_mark(first)
+    if mark:
+        # A text before a mark belongs to it, such as a recipient.
+        lead = first[: first.find(mark)].lstrip()
+        return lead + mark
+    begin = first.strip()
+    return begin if len(begin) > 2 and not begin.startswith(("{", "[{")) else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.chat.budget import budget_for
 from edgellm.chat.messages import THOUGHT_KEYS, Forms
+from edgellm.chat.syntax import BOS, EOS
 from edgellm.errors import TemplateError
 
 if TYPE_CHECKING:
     from edgellm.chat.jinja import Template
 
-BOS, EOS = "<BOS>", "<EOS>"
 NAMES = ("zqfirst", "zqsecond")
 IDS = ("zqcallid1", "zqcallid2")  # nine letters and digits: Mistral's templates take no others
 _LOOPS_OVER_CONTENT = re.compile(r"for\s+\w+\s+in\s+[^%}]*content")
@@ -92,7 +92,9 @@ class Prober:
     @functools.cached_property
     def forms(self) -> Forms:
         """The forms of messages that the template takes."""
-        return Forms(self.content_form, self.arguments_form, self.thoughts_key, self.single_calls)
+        return Forms(
+            self.content_form, self.arguments_form, self.thoughts_key, self.single_calls, self.no_content
+        )
 
     @functools.cached_property
     def content_form(self) -> Any:
@@ -129,12 +131,12 @@ class Prober:
         """A text as the template takes content."""
         return [{"type": "text", "text": text}] if self.content_form == "parts" else text
 
-    def calls(self, *arguments: Any, **fields: Any) -> str | None:
+    def calls(self, *arguments: Any, empty: Any = "") -> str | None:
         """The rendering of a question and an answer of calls with these arguments."""
         calls = [call(i, given) for i, given in enumerate(arguments)]
-        content = self.content(fields.pop("content", ""))
         tools = [tool(i, {"zqkey": {"type": "string"}}) for i in (0, 1)]
-        turn = assistant(content, tool_calls=calls, **fields)
+        content = self.content(empty) if empty is not None else None
+        turn = assistant(content, tool_calls=calls)
         ask = user(self.content("zqask"))
         shown = self.render([ask, turn, *(result(i) for i in range(len(calls)))], tools)
         return shown if shown is not None else self.render([ask, turn], tools)
@@ -142,24 +144,37 @@ class Prober:
     @functools.cached_property
     def arguments_form(self) -> Any:
         """The form of a call's arguments: an object unless the template only takes text."""
-        shown = self.calls({"zqkey": "zqvalue"})
-        if shown is not None and "zqkey" in shown and "{'zqkey'" not in shown:
-            return "object"
+        return self._call_form[0]
+
+    @functools.cached_property
+    def no_content(self) -> bool:
+        """True if the template shows calls only of messages without content."""
+        return self._call_form[1]
+
+    @functools.cached_property
+    def _call_form(self) -> tuple[str, bool]:
         text = '{"zqkey": "zqvalue"}'
-        as_text = self.calls(text)
-        return "text" if as_text is not None and text in as_text else "object"
+        for empty in ("", None):
+            shown = self.calls({"zqkey": "zqvalue"}, empty=empty)
+            if shown is not None and "zqkey" in _turns(shown) and "{'zqkey'" not in shown:
+                return "object", empty is None
+            as_text = self.calls(text, empty=empty)
+            if as_text is not None and text in _turns(as_text):
+                return "text", empty is None
+        return "object", False
 
     @functools.cached_property
     def single_calls(self) -> bool:
         """True if a message with two calls is refused, or shown with one of them."""
         given = "{}" if self.arguments_form == "text" else {"zqkey": "zqvalue"}
-        one, two = self.calls(given), self.calls(given, given)
+        empty = None if self.no_content else ""
+        one, two = self.calls(given, empty=empty), self.calls(given, given, empty=empty)
         return one is not None and NAMES[0] in one and (two is None or NAMES[1] not in _turns(two))
 
 
 def _turns(shown: str) -> str:
     """The rendering after the question, where tools are no longer described."""
-    return shown[shown.find("zqask") :]
+    return shown[max(0, shown.rfind("zqask")) :]
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,6 +18,7 @@ from edgellm.errors import TemplateError, show
 
 if TYPE_CHECKING:
     from edgellm.chat.jinja import Template
+    from edgellm.chat.syntax import Syntax
 
 _KEY = "tokenizer.chat_template"
 _RESERVED = ("messages", "tools", "add_generation_prompt")
@@ -32,7 +33,7 @@ CHATML_STOPS = ("<|im_end|>", "<|im_start|>")
 
 
 class ChatTokenizer(Protocol):
-    """What a chat template needs of a tokenizer."""
+    """The part of a tokenizer that a chat template needs."""
 
     @property
     def bos_id(self) -> int | None: ...
@@ -40,6 +41,8 @@ class ChatTokenizer(Protocol):
     def eos_id(self) -> int | None: ...
     @property
     def adds_bos(self) -> bool: ...
+    @property
+    def eog_ids(self) -> Collection[int]: ...
     @property
     def control_texts(self) -> Collection[str]: ...
     @property
@@ -86,6 +89,15 @@ class ChatTemplate:
     def warm(self) -> None:
         """Compile the template now (imports Jinja); TemplateError if it is malformed."""
         self._template(self.source)
+
+    def syntax(self, *, tools: bool = False) -> Syntax:
+        """How answers are written, learned on first use; `tools`: by the template for tools."""
+        from edgellm.chat.learning import learn
+
+        source = self.named.get("tool_use", self.source) if tools else self.source
+        learned = learn(source, self._special("bos"), self._special("eos"))
+        tokenizer = self._tokenizer
+        return learned.ending_at(tokenizer.token_text(token) for token in tokenizer.eog_ids)
 
     def render(
         self,

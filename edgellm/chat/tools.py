@@ -1,8 +1,7 @@
-"""Tools that a model may call: what they are, how each kind of model writes a call, and the grammar of it.
+"""Tools that a model may call, and conversations with tools for templates that know nothing of them.
 
-How calls are written is seen from the chat template, which shows models their own earlier calls: Qwen and
-other models in the manner of Hermes, Llama 3, Mistral, Gemma, SmolLM. All others, and templates that know
-nothing of tools, get the generic form: the tools as part of the system message.
+How calls are written is learned from the chat template, which shows models their own earlier calls
+(`learning`). A template that shows no tools gets them as part of the system message.
 """
 
 from __future__ import annotations
@@ -15,15 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from edgellm.chat.relax import pruned
-from edgellm.chat.schema import grammar_schema
+from edgellm.chat.syntax import BOS, EOS, Syntax
 from edgellm.errors import UsageError
 
 MAX_TOOLS = 1024
-MAX_CALLS = 8
-THINK, END_THINK = "<think>", "</think>"
-# Texts around calls and thoughts that some vocabularies have as control tokens.
-MARKS = ("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "<|python_tag|>", THINK, END_THINK)
-
 _NAME = re.compile(r"[a-zA-Z0-9_.:/-]{1,128}")
 
 
@@ -50,58 +44,11 @@ class ToolChoice:
     parallel: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Syntax:
-    """How calls are written: begin CALL (separator CALL)* end.
+def syntax_of(template: str, bos: str = BOS, eos: str = EOS) -> Syntax:
+    """How a model writes calls and thoughts, learned from its chat template."""
+    from edgellm.chat.learning import learn
 
-    A call is `{"name": NAME, arguments_key: ARGUMENTS}`, or with no arguments_key NAME[ARGS]ARGUMENTS.
-    native: the template itself shows the tools and the calls.
-    """
-
-    kind: str
-    begin: str
-    separator: str
-    end: str
-    arguments_key: str | None = "arguments"
-    native: bool = True
-
-    def head(self, name: str) -> str:
-        """What comes before the arguments of a call."""
-        if self.arguments_key is None:
-            return f"{name}[ARGS]"
-        return f'{{"name": "{name}", "{self.arguments_key}": '
-
-    @property
-    def tail(self) -> str:
-        """What comes after the arguments of a call."""
-        return "" if self.arguments_key is None else "}"
-
-    def write(self, calls: Sequence[tuple[str, str]]) -> str:
-        """Calls, (name, arguments as JSON), as a model would write them."""
-        written = [self.head(name) + arguments + self.tail for name, arguments in calls]
-        return self.begin + self.separator.join(written) + self.end
-
-
-_TAGS = ("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>")
-
-
-def syntax_of(template: str) -> Syntax:
-    """How a model writes calls, from its chat template."""
-    native = re.search(r"\btools\b", template) is not None
-    if native and "[TOOL_CALLS]" in template:
-        if "[ARGS]" in template:
-            return Syntax("mistral", "[TOOL_CALLS]", "[TOOL_CALLS]", "", None)
-        space = " " if "[TOOL_CALLS] [" in template else ""
-        return Syntax("mistral-list", f"[TOOL_CALLS]{space}[", ", ", "]")
-    if "<|start_header_id|>" in template:
-        return Syntax("llama3", "", "; ", "", "parameters", native)
-    if native and "<tool_call>" in template and "<function=" not in template:
-        return Syntax("hermes", *_TAGS)
-    if "<start_of_turn>" in template:
-        return Syntax("gemma", "", "; ", "", "parameters", native=False)
-    if "SmolLM" in template and not native:
-        return Syntax("smollm", "<tool_call>[", ", ", "]</tool_call>", native=False)
-    return Syntax("generic", *_TAGS, native=False)
+    return learn(template, bos, eos)
 
 
 def read_tools(given: Sequence[object]) -> list[Tool]:
@@ -129,98 +76,18 @@ def read_tools(given: Sequence[object]) -> list[Tool]:
     return tools
 
 
-def call_grammar(
-    syntax: Syntax,
-    tools: Sequence[Tool],
-    choice: ToolChoice,
-    controls: Mapping[str, int],
-    *,
-    thoughts: Literal["none", "may", "open"] = "none",
-) -> str:
-    """The Lark grammar of an answer that may call tools, arguments valid against their schemas.
-
-    controls: ids of those MARKS that are control tokens of the vocabulary. thoughts: whether the answer may
-    begin with <think>, or is already inside. Raises UsageError for an unknown name or a bad schema.
-    """
-    if choice.name is not None:
-        tools = [tool for tool in tools if tool.name == choice.name]
-        if not tools:
-            raise UsageError(f"tool_choice names {choice.name!r}, and no tool has that name.")
-    rules = _thought_rules(thoughts, controls)
-    for i, tool in enumerate(tools):
-        schema = json.dumps(grammar_schema(tool.parameters), ensure_ascii=False)
-        rules.append(f"call_{i}: {_literal(syntax.head(tool.name), controls)} args_{i}")
-        rules.append(f"args_{i}: %json {schema}")
-    tail = _literal(syntax.tail, controls)
-    rules.append(f"call: ({' | '.join(f'call_{i}' for i in range(len(tools)))}) {tail}")
-    more = f" ({_literal(syntax.separator, controls)} call){{0,{MAX_CALLS - 1}}}" if choice.parallel else ""
-    rules.append(f"calls: call{more} {_literal(syntax.end, controls)}")
-    thought = "" if thoughts == "none" else "thought "
-    begin = _literal(syntax.begin, controls)
-    if choice.mode == "required":
-        return "\n".join([f"start: {thought}{begin} calls", *rules])
-    if not syntax.begin:
-        # An answer that begins as a call does is one.
-        tag = controls.get("<|python_tag|>")
-        tagged = "" if tag is None else f" | <[{tag}]> calls"
-        rules.append(r"FREE: /[^{](.|\n)*/")
-        return "\n".join([f"start: {thought}(calls | FREE){tagged}", *rules])
-    trigger = syntax.begin.rstrip("\n [")
-    rest = _literal(syntax.begin[len(trigger) :], controls)
-    if trigger in controls:
-        rules.append(r"FREE: /(.|\n)+/")
-        return "\n".join([f"start: {thought}FREE? (<[{controls[trigger]}]> {rest} calls)?", *rules])
-    pattern = re.escape(trigger).replace("/", "\\/")
-    rules.append(rf"FREE: /(.|\n)+/ & ~/(.|\n)*{pattern}(.|\n)*/")
-    rules.append(rf"upto[lazy]: /(.|\n)*{pattern}/")
-    return "\n".join([f"start: {thought}(upto {rest} calls | FREE?)", *rules])
-
-
-def thought_grammar(
-    schema: Mapping[str, Any], controls: Mapping[str, int], thoughts: Literal["may", "open"]
-) -> str:
-    """The Lark grammar of JSON after thoughts."""
-    text = json.dumps(grammar_schema(schema), ensure_ascii=False)
-    return "\n".join(["start: thought json", f"json: %json {text}", *_thought_rules(thoughts, controls)])
-
-
-def _thought_rules(thoughts: str, controls: Mapping[str, int]) -> list[str]:
-    if thoughts == "none":
-        return []
-    begin = "" if thoughts == "open" else _literal(THINK, controls)
-    close = controls.get(END_THINK)
-    if close is None:
-        rules = [f"thinking: {begin} upto_end", r"upto_end[lazy]: /(.|\n)*<\/think>/"]
-    else:
-        rules = [rf"thinking: {begin} THOUGHTS? <[{close}]>", r"THOUGHTS: /(.|\n)+/"]
-    whole = "thinking LINES?" if thoughts == "open" else "(thinking LINES?)?"
-    return [
-        f"thought: {whole}",
-        *rules,
-        r"LINES: /\n{1,2}/",
-    ]
-
-
-def _literal(text: str, controls: Mapping[str, int]) -> str:
-    """A text in Lark, control tokens by their ids."""
-    if not text:
-        return ""
-    known = [mark for mark in MARKS if mark in controls]
-    parts = re.split(f"({'|'.join(map(re.escape, known))})", text) if known else [text]
-    return " ".join(
-        f"<[{controls[part]}]>" if part in controls else json.dumps(part) for part in parts if part
-    )
-
-
 def fold_tools(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], syntax: Syntax, template: str
 ) -> list[dict[str, Any]]:
     """The messages for a template: tools, calls and results written out if it knows nothing of them."""
+    ids_are_short = "[TOOL_CALLS]" in template
     if syntax.native:
-        return [_short_ids(message) if "mistral" in syntax.kind else dict(message) for message in messages]
+        return [_short_ids(message) if ids_are_short else dict(message) for message in messages]
     folded: list[dict[str, Any]] = []
     for message in messages:
-        if message.get("role") in ("tool", "function"):
+        if syntax.writes:
+            folded.append(_short_ids(message) if ids_are_short else dict(message))
+        elif message.get("role") in ("tool", "function"):
             result = f"<tool_response>\n{_text(message.get('content'))}\n</tool_response>"
             if folded and folded[-1].get("role") == "user" and "<tool_response>" in folded[-1]["content"]:
                 folded[-1]["content"] += "\n" + result
@@ -250,8 +117,9 @@ def _instructions(tools: Sequence[Tool], syntax: Syntax) -> str:
 
 def _add_instructions(messages: list[dict[str, Any]], text: str, template: str) -> None:
     first = messages[0] if messages else {}
-    # Some templates refuse system messages, and say so.
-    takes_system = "system role" not in template.lower()
+    from edgellm.chat.probing import prober
+
+    takes_system = prober(template).takes_system
     if first.get("role") in (("system", "developer") if takes_system else ("user",)):
         messages[0] = {**first, "content": f"{_text(first.get('content'))}\n\n{text}"}
     else:

@@ -8,9 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from edgellm.chat.call_grammar import call_grammar
+from edgellm.chat.parts import trigger_of
 from edgellm.chat.relax import Relaxed, relax_arguments
 from edgellm.chat.schema import grammar_schema
-from edgellm.chat.tools import Syntax, Tool, ToolChoice, call_grammar
+from edgellm.chat.syntax import Syntax
+from edgellm.chat.tools import Tool, ToolChoice
 from edgellm.engine.grammar import OWN
 from edgellm.engine.model import Model
 from edgellm.engine.options import Constraint, GenerateOptions
@@ -82,8 +85,11 @@ class CallGrammars:
         """A regular expression of the beginning of calls: stop texts do not end an answer within them."""
         if self.choice.mode == "required":
             return ""
-        mark = self.syntax.begin.rstrip("\n [")
-        return re.escape(mark) if mark else r"\A\s*(?:<\|python_tag\|>)?\{"
+        mark = trigger_of(self.syntax.later)
+        if mark:
+            return re.escape(mark)
+        first = self.syntax.first[0] if isinstance(self.syntax.first[0], str) else ""
+        return rf"\A\s*(?:<\|python_tag\|>)?{re.escape(first[:1])}" if first else ""
 
 
 def _halved(forms: Sequence[Relaxed]) -> list[Relaxed]:

@@ -8,18 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from edgellm.chat.call_grammar import thought_grammar
+from edgellm.chat.learning import ends_open
 from edgellm.chat.parts import PartParser
-from edgellm.chat.tools import (
-    END_THINK,
-    MARKS,
-    THINK,
-    Syntax,
-    Tool,
-    ToolChoice,
-    fold_tools,
-    syntax_of,
-    thought_grammar,
-)
+from edgellm.chat.syntax import Syntax
+from edgellm.chat.tools import Tool, ToolChoice, fold_tools
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.server.call_grammars import CallGrammars
@@ -37,15 +30,18 @@ class Conversation:
     ids: list[int]
     options: GenerateOptions
     shown: frozenset[int]
-    syntax: Syntax | None
+    syntax: Syntax
     names: tuple[str, ...]
     thinks: bool
     thinking: bool
+    schemas: Mapping[str, Mapping[str, Any]]
     relaxed: tuple[str, ...] = ()
 
     def parser(self) -> PartParser:
         """A parser for one of the answers."""
-        return PartParser(self.syntax, self.names, thinks=self.thinks, thinking=self.thinking)
+        return PartParser(
+            self.syntax, self.names, thinks=self.thinks, thinking=self.thinking, schemas=self.schemas
+        )
 
 
 def prepare(
@@ -65,7 +61,7 @@ def prepare(
     """
     template = model.template
     source = template.named.get("tool_use", template.source) if tools else template.source
-    syntax = syntax_of(source)
+    syntax = template.syntax(tools=bool(tools))
     usable = tools if choice is not None else ()
     check_length(model, (text for message in messages if isinstance(text := message.get("content"), str)))
     folded = fold_tools(messages, usable, syntax, source)
@@ -74,9 +70,9 @@ def prepare(
     if begun:
         ids = ids + model.tokenizer.encode(begun, add_special=False)
 
-    controls = _controls(model)
+    controls = _controls(model, syntax)
     relaxed: tuple[str, ...] = ()
-    thoughts = _thoughts(model, source, ids)
+    thoughts = _thoughts(model, syntax, ids)
     options = replace(options, stop=(*options.stop, *template.stops))
     if usable and choice is not None:
         calls = CallGrammars(model, options, syntax, choice, controls, thoughts)
@@ -85,30 +81,34 @@ def prepare(
             log.info("%d fields of tools are not enforced: %s", len(relaxed), ", ".join(relaxed[:MAX_LOGGED]))
     elif thoughts != "none" and options.constraint is not None and options.constraint.kind == "schema":
         schema = json.loads(options.constraint.text)
-        grammar = thought_grammar(schema, controls, thoughts)
+        grammar = thought_grammar(schema, controls, thoughts, syntax)
         options = replace(options, schema=None, json=False, grammar=grammar)
     model.compile_grammar(options)
     return Conversation(
         ids,
         options,
         frozenset(controls.values()),
-        syntax if usable else None,
+        syntax,
         tuple(tool.name for tool in usable),
         thoughts == "may",
         thoughts == "open",
+        {tool.name: tool.parameters for tool in usable},
         relaxed,
     )
 
 
-def _controls(model: Model) -> dict[str, int]:
-    """The ids of the marks around calls and thoughts that are control tokens."""
-    found = ((mark, model.tokenizer.token_id(mark)) for mark in MARKS)
-    return {mark: token for mark, token in found if token is not None and model.tokenizer.is_special(token)}
+def _controls(model: Model, syntax: Syntax) -> dict[str, int]:
+    """The ids of the marks around words, calls and thoughts that are control tokens."""
+    tokenizer = model.tokenizer
+    found = ((mark, tokenizer.token_id(mark)) for mark in syntax.controls(tokenizer.control_texts))
+    return {mark: token for mark, token in found if token is not None and token not in tokenizer.eog_ids}
 
 
-def _thoughts(model: Model, source: str, ids: Sequence[int]) -> Literal["none", "may", "open"]:
+def _thoughts(model: Model, syntax: Syntax, ids: Sequence[int]) -> Literal["none", "may", "open"]:
     """May an answer begin with thoughts, or is it inside them already: none, may, open."""
-    end = model.tokenizer.decode(ids[-8:], skip_special=False).rstrip()
-    if end.endswith(THINK):
+    if not syntax.thinks:
+        return "none"
+    end = model.tokenizer.decode(ids[-24:], skip_special=False).rstrip()
+    if ends_open(end, syntax):
         return "open"
-    return "may" if THINK in source and not end.endswith(END_THINK) else "none"
+    return "none" if end.endswith(syntax.think_end.strip()) else "may"

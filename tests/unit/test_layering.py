@@ -233,6 +233,7 @@ FORMAT_NAMES: dict[str, set[str]] = {
     "edgellm.convert.plain_tokenizers": {"gptneox", "mistral"},
     # Forms of tool calls, as the parsers of vLLM are named.
     "edgellm.chat.tools": {"mistral"},
+    "edgellm.chat.known": {"mistral"},
 }
 
 

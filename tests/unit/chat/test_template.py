@@ -32,6 +32,7 @@ class FakeTokenizer:
     bos_id: int | None = 1000
     eos_id: int | None = 1001
     adds_bos = True
+    eog_ids: Sequence[int] = (1001,)
     control_texts: Sequence[str] = CONTROLS
     marker_texts: Sequence[str] = MARKERS
 

@@ -7,16 +7,9 @@ from typing import Any, Literal
 
 import pytest
 
-from edgellm.chat.parts import Call, PartParser, Thought, Words, parse
-from edgellm.chat.tools import (
-    Syntax,
-    ToolChoice,
-    call_grammar,
-    fold_tools,
-    read_tools,
-    syntax_of,
-    thought_grammar,
-)
+from edgellm.chat.call_grammar import call_grammar, thought_grammar
+from edgellm.chat.parts import Call, PartParser, Thought, Words, parse, trigger_of
+from edgellm.chat.tools import ToolChoice, fold_tools, read_tools, syntax_of
 from edgellm.engine.grammar import GrammarCompiler
 from edgellm.engine.options import Constraint
 from edgellm.errors import UsageError
@@ -39,13 +32,13 @@ NOTHING: dict[str, Any] = {"type": "function", "function": {"name": "stop.all-no
 TOOLS = read_tools([WEATHER, NOTHING])
 NAMES = [tool.name for tool in TOOLS]
 TEMPLATES = {
-    "mistral": "{{ tools }}[TOOL_CALLS]name[ARGS]",
-    "mistral-list": "{{ tools }}[TOOL_CALLS] [",
-    "llama3": "{{ tools }}<|start_header_id|>",
-    "hermes": "{{ tools }}<tool_call>",
-    "gemma": "<start_of_turn>",
+    "mistral": "{{ tools }}[TOOL_CALLS]name[ARGS]</think>",
+    "mistral-list": "{{ tools }}[TOOL_CALLS] [</think>",
+    "llama3": "{{ tools }}<|start_header_id|></think>",
+    "hermes": "{{ tools }}<tool_call></think>",
+    "turns": "<start_of_turn>",
     "smollm": "named SmolLM",
-    "generic": "{{ messages }}",
+    "generic": "{{ messages[0].content }}",
 }
 CALLS = [("get_weather", '{"city": "Par\\"is }{", "days": 3}'), ("stop.all-now", "{}")]
 
@@ -76,9 +69,8 @@ def test_the_syntax_is_seen_from_the_template(kind: str) -> None:
 
 
 def test_templates_with_a_syntax_unknown_here_get_the_generic_one() -> None:
-    assert syntax_of("{{ tools }}<tool_call><function=name>").kind == "generic"
     assert syntax_of("{{ tools }}<|tool_call|>").kind == "generic"
-    assert not syntax_of("{{ tools }}<|tool_call|>").native
+    assert not syntax_of("{{ messages }}<|tool_call|>").native
 
 
 @pytest.mark.parametrize("kind", TEMPLATES)
@@ -96,7 +88,7 @@ def test_grammars_allow_valid_calls_and_no_others(
     assert not fits(compiler, grammar, syntax.write([("get_water", '{"city": "Paris"}')]))
     assert not fits(compiler, grammar, syntax.write([("stop.all-now", '{"city": "Paris"}')]))
     assert fits(compiler, grammar, "It is warm.") == (mode == "auto")
-    if syntax.begin:
+    if trigger_of(syntax.later):
         assert fits(compiler, grammar, "Let me see.\n" + syntax.write(one)) == (mode == "auto")
     single = call_grammar(syntax, TOOLS, ToolChoice(mode, parallel=False), {})
     assert fits(compiler, single, syntax.write(one))
@@ -116,7 +108,7 @@ def test_thoughts_may_come_before_calls_and_json(compiler: GrammarCompiler, kind
     assert not fits(compiler, may, f"well</think>{call}")
     inside = call_grammar(syntax, TOOLS, ToolChoice("required"), {}, thoughts="open")
     assert fits(compiler, inside, f"well</think>{call}")
-    json_after = thought_grammar({"type": "boolean"}, {}, "open")
+    json_after = thought_grammar({"type": "boolean"}, {}, "open", syntax)
     assert fits(compiler, json_after, "hm</think>\ntrue")
     assert not fits(compiler, json_after, "true")
     free = call_grammar(syntax, TOOLS, ToolChoice(), {}, thoughts="may")
@@ -167,7 +159,7 @@ def joined(parts: list[Words | Thought | Call]) -> tuple[str, str, list[list[str
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_answers_are_taken_apart_however_they_are_cut(kind: str, size: int) -> None:
     syntax = syntax_of(TEMPLATES[kind])
-    said = "a < b [1]\n" if syntax.begin else ""
+    said = "a < b [1]\n" if trigger_of(syntax.later) else ""
     text = f"<think>\nhm < [x]\n</think>\n\n{said}{syntax.write(CALLS)}"
     words, thoughts, calls = joined(in_pieces(PartParser(syntax, NAMES, thinks=True), text, size))
     assert (words, thoughts) == (said, "\nhm < [x]\n")
@@ -210,18 +202,19 @@ def test_tools_and_calls_are_written_out_for_templates_that_know_nothing_of_them
         {"role": "tool", "tool_call_id": "a", "content": "warm"},
         {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "dry"}]},
     ]
-    folded = fold_tools(messages, TOOLS, syntax_of(""), "")
+    folded = fold_tools(messages, TOOLS, syntax_of(""), "{{ messages }}")
     assert [message["role"] for message in folded] == ["system", "user", "assistant", "user"]
     assert "get_weather" in folded[0]["content"]
     assert folded[2]["content"] == '<tool_call>\n{"name": "get_weather", "arguments": {}}\n</tool_call>'
     assert "warm" in folded[3]["content"]
     assert "dry" in folded[3]["content"]
-    refusing = fold_tools(messages, TOOLS, syntax_of(""), "raise('System role not supported')")
+    refuses = "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    refusing = fold_tools(messages, TOOLS, syntax_of(""), refuses)
     assert [message["role"] for message in refusing] == ["user", "assistant", "user"]
     assert refusing[0]["content"].startswith("Weather?\n\n")
     native = fold_tools(messages, TOOLS, syntax_of(TEMPLATES["hermes"]), "")
     assert native == messages
-    mistral = fold_tools(messages, TOOLS, syntax_of(TEMPLATES["mistral"]), "")
+    mistral = fold_tools(messages, TOOLS, syntax_of(TEMPLATES["mistral"]), TEMPLATES["mistral"])
     assert len(mistral[2]["tool_call_id"]) == 9
     assert mistral[1]["tool_calls"][0]["id"] == mistral[2]["tool_call_id"]
 
@@ -245,7 +238,7 @@ def test_tools_that_cannot_be_used_are_refused(tools: list[object], message: str
 
 def test_a_choice_of_no_tool_is_refused() -> None:
     with pytest.raises(UsageError, match="no tool has that name"):
-        call_grammar(Syntax("generic", "", "", ""), TOOLS, ToolChoice("required", "other"), {})
+        call_grammar(syntax_of(""), TOOLS, ToolChoice("required", "other"), {})
 
 
 def test_descriptions_do_not_make_grammars_larger() -> None:
