@@ -119,38 +119,38 @@ class ArgumentGrammar:
                 else:
                     others.append(self._nested({**choice, "type": kind}, 1))
         options = []
-        if texts:
-            options.append(
-                _joined(literal(form.text_middle), f"({' | '.join(texts)})", literal(form.text_tail))
-            )
+        options += [_joined(literal(form.text_middle), text) for text in texts]
         if others:
             options.append(_joined(literal(form.middle), f"({' | '.join(others)})", literal(form.tail)))
         return f"({' | '.join(options)})"
 
     def _raw(self, schema: Mapping[str, Any]) -> str:
-        """A string without quotes, up to the text that ends it."""
+        """A string without quotes and the text that ends it."""
+        tail = self._form.text_tail
         values = _values(schema)
         if values is not None:
-            return " | ".join(self._literal(v) or '""' for v in values if isinstance(v, str)) or '""'
-        tail = self._form.text_tail
-        core = tail.strip() or tail
+            listed = " | ".join(self._literal(v) or '""' for v in values if isinstance(v, str)) or '""'
+            return _joined(f"({listed})", self._literal(tail))
         low, high = schema.get("minLength", 0), schema.get("maxLength", "")
         times = "*" if not low and high == "" else f"{{{low},{high}}}"
-        if len(core) > 1:
-            never = rf" & ~/(.|\n)*{_regex(core)}(.|\n)*/"
-            sign = r"(.|\n)"
-        else:
-            follow = {core[:1] or text.strip()[:1] for text in (core, self._form.separator, *self._ends)}
-            never = ""
-            sign = "[^" + "".join(_regex(c) for c in sorted({*follow, "\n"}) if c) + "]"
         pattern = schema.get("pattern")
-        wanted = ""
+        inner = rf"(.|\n){times}"
         if isinstance(pattern, str) and not _STRANGE.search(pattern):
             before = "" if pattern.startswith("^") else r"(.|\n)*"
             after = "" if pattern.endswith("$") else r"(.|\n)*"
-            inner = re.sub(r"(?<!\\)/", r"\\/", pattern.removeprefix("^").removesuffix("$"))
-            wanted = f" & /{before}({inner}){after}/".replace("\n", r"\n")
-        return self._terminal(f"/{sign}{times}/{never}{wanted}") + ("" if low or wanted else "?")
+            found = re.sub(r"(?<!\\)/", r"\\/", pattern.removeprefix("^").removesuffix("$"))
+            inner = f"{before}({found}){after}".replace("\n", r"\n")
+        if "<[" in self._literal(tail):  # a control token is no text
+            return _joined(self._terminal(f"/{inner}/") + "?", self._literal(tail))
+        if tail.strip():
+            end = tail.rstrip()
+            name = f"{self._prefix}_{self._n}"
+            self._n += 1
+            self.rules.append(f"{name}[lazy]: /{inner}{_regex(end)}/")
+            return _joined(name, self._literal(tail[len(end) :]))
+        follow = {text.strip()[:1] for text in (self._form.separator, *self._ends)}
+        sign = "[^" + "".join(_regex(c) for c in sorted({*follow, "\n"}) if c) + "]"
+        return _joined(self._terminal(f"/{sign}+/") + "?", self._literal(tail))
 
     # Values.
 

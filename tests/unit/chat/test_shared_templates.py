@@ -35,3 +35,20 @@ def test_a_real_template_renders_as_in_transformers(name: str) -> None:
 def _undated(text: str) -> str:
     """The text without the day of the rendering."""
     return re.sub(r"\d\d [A-Z][a-z]{2} 20\d\d|20\d\d-\d\d-\d\d", "DATE", text)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_calls_and_thoughts_of_a_real_template_are_read(name: str) -> None:
+    source = (FOLDER / f"{name}.jinja").read_bytes().decode()
+    given = json.loads((FOLDER / f"{name}.json").read_text())
+    tools = conversations()["call"]["tools"]
+    one = ("get_weather", {"city": "Zürich", "unit": "celsius"})
+    two = ("add", {"a": 1, "b": 2})
+    end = given["prompt_end"] or ""
+    if given["one_call"] is not None:
+        assert edgellm.chat.parse(source, given["one_call"], tools, end).tool_calls == [one]
+    if given["two_calls"] not in (None, given["one_call"]):
+        assert edgellm.chat.parse(source, given["two_calls"], tools, end).tool_calls == [one, two]
+    if given["thought"] is not None:
+        message = edgellm.chat.parse(source, given["thought"], prompt_end=end)
+        assert (message.thoughts, message.content) == ("ZZTHOUGHT", "Four.")

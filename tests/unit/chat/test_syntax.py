@@ -1,0 +1,137 @@
+"""Ways of writing calls and thoughts: learned from small templates, read, and admitted by the grammar."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+import edgellm.chat
+from edgellm.chat.tools import syntax_of
+from edgellm.engine.grammar import GrammarCompiler
+from tests.support.calls import disagreement
+from tests.support.vocabularies import tokenizer
+
+_ITEMS = "{% for k, v in f.arguments.items() %}"
+_RAW = "{{ v if v is string else v|tojson }}"
+_JSON = "{{ f.arguments|tojson }}"
+_PYTHON = "{{ '%r' % (v,) }}"
+# Opening of the list, a call, between two calls, closing of the list.
+STYLES = {
+    "json in tags": (
+        "",
+        '<call>{"name": "{{ f.name }}", "arguments": ' + _JSON + "}</call>",
+        "{{ '\n' }}",
+        "",
+    ),
+    "json list": ("<|tools|>[", '{"name": "{{ f.name }}", "parameters": ' + _JSON + "}", ", ", "]<|/tools|>"),
+    "json, id first": (
+        "[CALLS] [",
+        '{"id": "{{ c.id }}", "function": "{{ f.name }}", "args": ' + _JSON + "}",
+        ", ",
+        "]",
+    ),
+    "json, id last": (
+        "[CALLS][",
+        '{"name": "{{ f.name }}", "arguments": ' + _JSON + ', "call": "{{ c.id }}"}',
+        ", ",
+        "]",
+    ),
+    "arguments first": ("", '<call>{"arguments": ' + _JSON + ', "name": "{{ f.name }}"}</call>', "", ""),
+    "name as a key": ("<|prefix|>[", '{"{{ f.name }}": ' + _JSON + "}", ", ", "]<|suffix|>"),
+    "name, then json": ("", "<|invoke|>{{ f.name }}<|with|>" + _JSON + "<|done|>", "", ""),
+    "numbered": (
+        "<|calls|>",
+        "<|call|>fn.{{ f.name }}:{{ loop.index0 }}<|args|>" + _JSON + "<|end_call|>",
+        "",
+        "<|/calls|>",
+    ),
+    "fenced json": (
+        "",
+        "{{ '<tool>' + f.name + '\n```json\n' }}" + _JSON + "{{ '\n```</tool>' }}",
+        "{{ '\n' }}",
+        "",
+    ),
+    "name as an attribute": (
+        "<calls>",
+        '<invoke name="{{ f.name }}">'
+        + _ITEMS
+        + '<arg key="{{ k }}">'
+        + _RAW
+        + "</arg>{% endfor %}</invoke>",
+        "",
+        "</calls>",
+    ),
+    "typed parameters": (
+        "",
+        '<do name="{{ f.name }}">'
+        + _ITEMS
+        + "<p name=\"{{ k }}\" text=\"{{ 'yes' if v is string else 'no' }}\">"
+        + _RAW
+        + "</p>{% endfor %}</do>",
+        "{{ '\n' }}",
+        "",
+    ),
+    "parameters on lines": (
+        "",
+        "{{ '<run>\n<fn=' + f.name + '>\n' }}"
+        + _ITEMS
+        + "{{ '<par=' + k + '>\n' }}"
+        + _RAW
+        + "{{ '\n</par>\n' }}{% endfor %}{{ '</fn>\n</run>' }}",
+        "{{ '\n' }}",
+        "",
+    ),
+    "keys and values": (
+        "",
+        "<t>{{ f.name }}" + _ITEMS + "<k>{{ k }}</k><v>" + _RAW + "</v>{% endfor %}</t>",
+        "",
+        "",
+    ),
+    "python calls": (
+        "<|py|>[",
+        "{{ f.name }}(" + _ITEMS + "{{ k }}=" + _PYTHON + "{{ ', ' if not loop.last }}{% endfor %})",
+        ", ",
+        "]<|/py|>",
+    ),
+    "channels": ("", "<|to|>tools.{{ f.name }}<|body|>" + _JSON + "<|sent|>", "", ""),
+}
+
+
+def template(style: str) -> str:
+    """A small template that writes calls in a style, and thoughts in marks of its own."""
+    begin, call, separator, end = STYLES[style]
+    return (
+        "{% if tools %}{{ tools|tojson }}{% endif %}"
+        "{% for m in messages %}<|turn|>{{ m.role }}{{ '\n' }}"
+        "{% if m.reasoning_content %}<|mull|>{{ m.reasoning_content }}<|/mull|>{% endif %}{{ m.content }}"
+        "{% for c in m.tool_calls or [] %}{% set f = c.function %}{% if loop.first %}" + begin + "{% else %}"
+        + separator + "{% endif %}" + call + "{% if loop.last %}" + end + "{% endif %}{% endfor %}"
+        "<|over|>{{ '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}<|turn|>assistant{{ '\n' }}{% endif %}"
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(tokenizer("llama-bpe"))
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_a_style_is_learned_and_grammar_and_parser_agree(compiler: GrammarCompiler, style: str) -> None:
+    source = template(style)
+    syntax = syntax_of(source)
+    assert syntax.kind == "learned"
+    for seed in range(8):
+        found = disagreement(compiler, tokenizer("llama-bpe"), source, syntax, random.Random(seed))
+        assert found is None
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_thoughts_in_marks_of_a_templates_own(style: str) -> None:
+    message = edgellm.chat.parse(template(style), "<|mull|>Two and two.<|/mull|>Four.<|over|>\n")
+    assert (message.thoughts, message.content, message.tool_calls) == ("Two and two.", "Four.", [])
+
+
+def test_a_template_that_knows_nothing_of_calls_has_the_generic_form() -> None:
+    assert syntax_of("{% for m in messages %}{{ m.content }}{% endfor %}").kind == "generic"
