@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from edgellm.chat.parts import Part, PartParser, Thought, Words
+from edgellm.chat.parts import Part, Thought, Words
 from edgellm.engine.request import Delta
+from edgellm.server.bare_calls import Parser
 
 
 @dataclass(slots=True, eq=False)
@@ -34,7 +35,7 @@ class Block:
 class Blocks:
     """Takes an answer's events in; `all` is what has come so far."""
 
-    def __init__(self, parser: PartParser) -> None:
+    def __init__(self, parser: Parser) -> None:
         self._parser = parser
         self.all: list[Block] = []
 

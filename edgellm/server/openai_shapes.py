@@ -10,11 +10,12 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import accumulate
 from typing import Any, TypeVar
 
-from edgellm.chat.parts import Part, Thought, Words, parse
+from edgellm.chat.parts import Part, Thought, Words
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
 from edgellm.server.answers import Answer, Job
+from edgellm.server.blocks import Blocks
 from edgellm.server.errors import openai_error
 from edgellm.server.openai_bodies import ChatBody, CompletionBody, OpenAIBody
 from edgellm.server.service import Prompt, Shape, timings
@@ -130,18 +131,20 @@ class ChatShape(OpenAIShape[ChatBody]):
         return self.body.logprobs
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        parsed = parse(self.prompt.parser(), answer.text)
-        message: dict[str, Any] = {"role": "assistant", "content": parsed.words, "refusal": None}
-        if parsed.thoughts:
-            message["reasoning_content"] = parsed.thoughts
-        if parsed.calls:
-            message["content"] = parsed.words or None
-            message |= self._calls(parsed.calls)
+        blocks = Blocks(self.prompt.parser())
+        blocks.read(answer.text)
+        words, thoughts, calls = blocks.text("words"), blocks.text("thought"), blocks.calls
+        message: dict[str, Any] = {"role": "assistant", "content": words, "refusal": None}
+        if thoughts.strip("\n"):
+            message["reasoning_content"] = thoughts.strip("\n")
+        if calls:
+            message["content"] = words.rstrip("\n") or None
+            message |= self._calls([(call.name, call.text) for call in calls])
         return {
             "index": index,
             "message": message,
             "logprobs": self._logprobs(answer.tokens),
-            "finish_reason": self._reason(answer.finish, len(parsed.calls)),
+            "finish_reason": self._reason(answer.finish, len(calls)),
         }
 
     def first(self, index: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from edgellm.engine.request import Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import ContextOverflowError, EdgeLLMError, UnsupportedError
 from edgellm.server.answers import Answer, Job
+from edgellm.server.bare_calls import BareCalls, Parser
 from edgellm.server.bodies import ModelBody, naming_header
 from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
@@ -49,7 +50,7 @@ class Prompt:
     options: GenerateOptions
     n: int = 1
     shown: frozenset[int] = frozenset()
-    parser: Callable[[], PartParser] = PartParser
+    parser: Callable[[], Parser] = PartParser
     relaxed: tuple[str, ...] = ()
     echoed: Sequence[Sequence[Sampled]] = ()
 
@@ -93,7 +94,9 @@ class Chat:
             made = await asyncio.to_thread(work)
         except UnsupportedError as error:
             raise RequestError(400, str(error), param="messages") from None
-        return Prompt([made.ids], made.options, self.n, made.shown, made.parser, made.relaxed)
+        names = [] if self.choice is None else [tool.name for tool in self.tools]
+        parser = (lambda: BareCalls(made.parser(), names)) if names else made.parser
+        return Prompt([made.ids], made.options, self.n, made.shown, parser, made.relaxed)
 
 
 B = TypeVar("B", bound=ModelBody)
