@@ -220,11 +220,16 @@ class ArgumentGrammar:
         form = self._form
         if form.values == "own":
             begin, end = form.quotes
-            inner = self._terminal(rf"/(.|\n)*/ & ~/(.|\n)*{_regex(end)}(.|\n)*/")
-            return self._rule(_joined(self._literal(begin), inner + "?", self._literal(end)))
-        if form.strings == "json" or form.values == "json":
-            return self._json({"type": "string"})
-        return self._terminal(r"/'([^'\\\n]|\\['\\nrt])*'/")
+            if "<[" in self._literal(end):  # a control token is no text
+                inner = self._terminal(r"/(.|\n)+/") + "?"
+                return self._rule(_joined(self._literal(begin), inner, self._literal(end)))
+            name = f"{self._prefix}_{self._n}"
+            self._n += 1
+            self.rules.append(rf"{name}[lazy]: /(.|\n)*{_regex(end)}/")
+            return self._rule(_joined(self._literal(begin), name))
+        if "python" in (form.strings, form.values):
+            return self._terminal(r"/'([^'\\\n]|\\['\\nrt])*'/")
+        return self._json({"type": "string"})
 
     def _anything(self) -> str:
         if self._any is None:

@@ -158,7 +158,16 @@ def _check_template(metadata: Any, tokenizer: Any) -> Check:
     special = sum(map(tokenizer.is_special, plain))
     if special != sum(map(tokenizer.is_special, hostile)):
         return "template", False, "text of a message becomes special tokens"
-    return "template", True, f"renders ({len(plain)} tokens for one word), special tokens cannot be injected"
+    syntax = template.syntax(tools=True)
+    forms = {"learned": "read in the template's own form", "generic": "read in edgellm's generic form"}
+    calls = forms.get(syntax.kind, f"read in the form {syntax.kind}, which the template names")
+    thoughts = f"thoughts end with {syntax.think_end!r}" if syntax.thinks else "no thoughts"
+    return (
+        "template",
+        True,
+        f"renders ({len(plain)} tokens for one word), special tokens cannot be injected; tool calls are "
+        f"{calls}; {thoughts}",
+    )
 
 
 def _version(module: str) -> str | None:
