@@ -38,7 +38,9 @@ uint64_t read_xcr0() {
 
 }  // namespace
 
-CpuFeatures detect_cpu() {
+namespace {
+
+CpuFeatures read_features() {
     CpuFeatures f;
 #if defined(__x86_64__)
     unsigned a, b, c, d;
@@ -67,6 +69,13 @@ CpuFeatures detect_cpu() {
     f.neon = true;  // the architecture's baseline
 #endif
     return f;
+}
+
+}  // namespace
+
+CpuFeatures detect_cpu() {
+    static const CpuFeatures features = read_features();  // CPUID is slow in a virtual machine
+    return features;
 }
 
 CpuTuning tuning_of(const CpuFeatures& cpu) {

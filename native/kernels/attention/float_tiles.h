@@ -157,7 +157,8 @@ EDGELLM_INLINE void accumulate_range(const FloatSums& s, Block values, size_t fr
 template <size_t R, class Block>
 EDGELLM_INLINE void accumulate_tile(const FloatSums& s, Block values) {
     if constexpr (!Block::kScaled) {
-        accumulate_range<R>(s, values, 0, s.stride);
+        const FloatSums local = s;  // a copy stays in registers
+        accumulate_range<R>(local, values, 0, local.stride);
     } else {
         for (size_t d = 0; d < s.stride; d += kQuantGroup) {
             alignas(64) float scaled[R][kKvBlockTokens];

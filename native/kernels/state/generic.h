@@ -140,11 +140,18 @@ void ssm(const SsmTask& task, size_t first_head, size_t last_head) {
                 float* const row = state + p * d_state;
                 const F32 drive = splat(step * x[p]);
                 F32 dot = splat(0.0f);
-                each_vector(d_state, [&](size_t i, size_t count) EDGELLM_INLINE_LAMBDA {
-                    const F32 v = fma(drive, load_count(b + i, count), load_count(row + i, count) * keep);
-                    store_count(row + i, v, count);
-                    dot = fma(v, load_count(c + i, count), dot);
-                });
+                size_t i = 0;
+                for (; i + kLanes <= d_state; i += kLanes) {
+                    const F32 v = fma(drive, load(b + i), load(row + i) * keep);
+                    store(row + i, v);
+                    dot = fma(v, load(c + i), dot);
+                }
+                if (i < d_state) {
+                    const size_t count = d_state - i;
+                    const F32 v = fma(drive, load_part(b + i, count), load_part(row + i, count) * keep);
+                    store_part(row + i, v, count);
+                    dot = fma(v, load_part(c + i, count), dot);
+                }
                 y[p] = reduce_add(dot) + task.d[h] * x[p];
             }
         }
