@@ -13,6 +13,9 @@ from edgellm.device.memory import peak_memory
 from edgellm.errors import BackendError
 
 _PROMPT = "The capital of France is"
+_ANSWER_TOKENS = 32
+# Tokens that the prompt in a chat template and its answer may take.
+_CONTEXT = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +28,11 @@ class ColdStart:
     median_s: float
     first_s: float
     peak_bytes: int | None
+
+
+def cold_start_context(context: int, trained: int) -> int:
+    """Context of the starts in a benchmark of `context` tokens: at most 2048, and enough for their answer."""
+    return min(max(context, _CONTEXT), 2048, trained)
 
 
 def cold_start(model: Path, *, threads: int, context: int, repetitions: int) -> ColdStart:
@@ -51,7 +59,7 @@ def _start(model: Path, threads: int, context: int) -> tuple[float, int | None]:
         "--temp",
         "0",
         "-n",
-        "32",
+        str(_ANSWER_TOKENS),
     ]
     command += ["-t", str(threads), "-c", str(context), _PROMPT]
     begin = time.perf_counter()

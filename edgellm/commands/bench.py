@@ -62,7 +62,7 @@ def run(settings: Settings) -> int:
 
 def measure(paths: list[Path], threads: list[int], tests: list[Trial], settings: Settings) -> Iterator[Row]:
     """Run every test on every model with every thread count, and yield a row for each."""
-    from edgellm.benchmark.coldstart import cold_start
+    from edgellm.benchmark.coldstart import cold_start, cold_start_context
     from edgellm.benchmark.report import make_row
     from edgellm.benchmark.runner import Runner, cache_tokens
     from edgellm.device.limits import measure_limits
@@ -82,7 +82,8 @@ def measure(paths: list[Path], threads: list[int], tests: list[Trial], settings:
             try:
                 cold = None
                 if settings["cold"]:
-                    cold = cold_start(path, threads=n, context=min(2048, runner.plan.n_ctx), repetitions=3)
+                    room = cold_start_context(runner.plan.n_ctx, runner.plan.program.n_ctx_train)
+                    cold = cold_start(path, threads=n, context=room, repetitions=3)
                 yield from _rows(runner, tests, settings["repetitions"], limits.get(n), cold, make_row)
             finally:
                 runner.close()

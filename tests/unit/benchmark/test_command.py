@@ -7,6 +7,7 @@ import pytest
 
 from edgellm.cli import main
 from tests.support.references import official_gguf, unpacked
+from tests.support.tiny_model import tiny_builder
 
 __all__ = ["unpacked"]
 
@@ -49,6 +50,18 @@ def test_several_models(model: Path, capsys: pytest.CaptureFixture[str]) -> None
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["model_filename"] for row in rows] == [str(model)] * 2
     assert rows[0]["tokens_hash"] == rows[1]["tokens_hash"]
+
+
+def test_a_short_test_leaves_cold_starts_their_room(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The context of a test of 12 tokens does not hold a prompt in a chat template."""
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(tiny_builder().build())
+    arguments = ["-p", "8", "-n", "4", "-r", "1", "-t", "1", "--no-limits", "-o", "json"]
+    assert main(["bench", "-m", str(path), *arguments]) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert all(row["cold_start_s"] > 0 for row in rows)
 
 
 @pytest.mark.parametrize(
