@@ -11,7 +11,7 @@ from edgellm.server.models import ModelManager
 
 @dataclass
 class Metrics:
-    """What has happened since the start; changed on the event loop only."""
+    """Counts since the start; changed on the event loop only."""
 
     requests: Counter[str] = field(default_factory=Counter)
     prompt_tokens: int = 0

@@ -35,7 +35,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class ServerSettings:
-    """Where to listen and whom to answer.
+    """Address to listen on and clients to answer.
 
     api_keys: any of them is asked for; empty: none is. allowed_hosts: names that a Host header may carry
     besides those of the address itself. origins: web pages of other origins that may call ("*": all).
