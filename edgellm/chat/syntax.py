@@ -120,6 +120,11 @@ class Syntax:
         """True if the marks of thoughts are known."""
         return bool(self.think_end)
 
+    @property
+    def limits_thoughts(self) -> bool:
+        """True if a thought can be ended for the model: how it begins and ends is known."""
+        return bool(self.think_begin.strip() and self.think_close.strip())
+
     def texts(self) -> Iterator[str]:
         """All literal texts that an answer may hold."""
         yield from (self.separator, self.end, self.think_begin, self.think_end, self.think_close)

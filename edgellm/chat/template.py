@@ -99,6 +99,13 @@ class ChatTemplate:
         tokenizer = self._tokenizer
         return learned.ending_at(tokenizer.token_text(token) for token in tokenizer.eog_ids)
 
+    def thinking(self, *, tools: bool = False) -> Mapping[str, Mapping[str, Any]]:
+        """Template variables of each level of thinking (on, off, low, ...) that the template can honour."""
+        from edgellm.chat.thinking import levels
+
+        source = self.named.get("tool_use", self.source) if tools else self.source
+        return levels(source, self._special("bos"), self._special("eos"))
+
     def render(
         self,
         messages: Iterable[Message],

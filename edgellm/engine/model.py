@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from edgellm.engine.prefix_store import PrefixStore
     from edgellm.engine.request import TokenMatcher
     from edgellm.engine.sampling import Sampled
+    from edgellm.engine.thoughts import ThoughtBudget
 
 T = TypeVar("T")
 
@@ -161,6 +162,17 @@ class Model:
         constraint = options.constraint
         return None if constraint is None else self.grammars.matcher(constraint)
 
+    def thought_budget(self, options: GenerateOptions, prompt: Sequence[int]) -> ThoughtBudget | None:
+        """Budget of an answer's thoughts; None without a limit, or if the template knows no thoughts."""
+        if options.think_budget is None:
+            return None
+        from edgellm.engine.thoughts import ThoughtBudget
+
+        syntax = self.template.syntax()
+        if not syntax.limits_thoughts:
+            return None
+        return ThoughtBudget(self.tokenizer, syntax, prompt, options.think_budget)
+
     def compile_grammar(self, options: GenerateOptions) -> None:
         """Compile the grammar that the options name, if any, so that `matcher` finds it.
 
@@ -197,6 +209,7 @@ class Model:
         self.check_generates()
         chosen = options or GenerateOptions()
         matcher, scales = self.matcher(chosen), self.scales(chosen.lora)
+        thoughts = self.thought_budget(chosen, ids)
         return Generation(
             self.scheduler,
             lambda on_event: make_request(
@@ -207,18 +220,41 @@ class Model:
                 on_event=on_event,
                 matcher=matcher,
                 scales=scales,
+                thoughts=thoughts,
                 defaults=self.sampling_defaults,
             ),
         )
 
     def chat(
-        self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions | None = None, **variables: Any
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        options: GenerateOptions | None = None,
+        *,
+        think: str | bool | None = None,
+        **variables: Any,
     ) -> Generation:
-        """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template."""
+        """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template.
+
+        think: on, off, low, medium or high (None: as the template has it); UsageError for a level that the
+        template cannot honour.
+        """
         chosen = options or GenerateOptions()
+        if think is not None:
+            variables = {**self.think_variables(think), **variables}
         if self.template.stops:
             chosen = replace(chosen, stop=(*chosen.stop, *self.template.stops))
         return self.generate(self.template.encode(messages, **variables), chosen)
+
+    def think_variables(self, level: str | bool) -> Mapping[str, Any]:
+        """Template variables of a level of thinking; UsageError if the template cannot honour it."""
+        if isinstance(level, bool):
+            level = "on" if level else "off"
+        known = self.template.thinking()
+        if level not in known:
+            raise UsageError(
+                f"{self.name}: think is {level!r}; this model's chat template takes {', '.join(known)}."
+            )
+        return known[level]
 
     def scales(self, lora: Choice | None = None) -> Scales:
         """Factor of each adapter; lora: the choice, or None for the factors given at load. Empty if none is

@@ -38,6 +38,8 @@ class GenerateOptions:
     expression that it must match as a whole. grammar: grammar in Lark or GBNF. json: any JSON object. At most
     one of these four may be given; an answer cut off by max_tokens is a prefix of one that fits. lora:
     adapters by name or number and their scales; those not named are not used (None: as loaded).
+    think_budget: most tokens of thought, after which the thought is ended as the model ends one; it has no
+    effect without thoughts (None: no limit).
 
     Raises UsageError for a value out of range.
     """
@@ -62,6 +64,7 @@ class GenerateOptions:
     grammar: str | None = None
     json: bool = False
     lora: Mapping[str | int, float] | None = None
+    think_budget: int | None = None
 
     def __post_init__(self) -> None:
         stop: object = self.stop

@@ -15,6 +15,7 @@ from edgellm.engine.stops import StopFilter
 if TYPE_CHECKING:
     from edgellm.engine.prefix_disk import DiskRead
     from edgellm.engine.prefix_store import Piece
+    from edgellm.engine.thoughts import ThoughtBudget
 
 FinishReason: TypeAlias = Literal["stop", "length", "context", "cancelled", "error"]
 
@@ -104,6 +105,7 @@ class Request:
         on_event: Callable[[Event], None],
         matcher: TokenMatcher | None = None,
         scales: Scales = (),
+        thoughts: ThoughtBudget | None = None,
     ) -> None:
         self.prompt = prompt
         self.options = options
@@ -112,6 +114,7 @@ class Request:
         self.on_event = on_event
         self.matcher = matcher
         self.scales = scales
+        self.thoughts = thoughts
         self.number = next(_numbers)
         self.prompt_ids = array("i", prompt)
         self.tokens = list(prompt)
@@ -140,7 +143,13 @@ class Request:
     @property
     def n_largest(self) -> int:
         """Number of the largest logits that sampling reads; 0: all of them."""
-        return 0 if self.matcher is not None else self.sampler.n_largest
+        masked = self.matcher is not None or (self.thoughts is not None and self.thoughts.watches)
+        return 0 if masked else self.sampler.n_largest
+
+    def mask(self) -> memoryview | None:
+        """Mask of the tokens that may come next; None: any."""
+        allowed = None if self.matcher is None else self.matcher.mask()
+        return allowed if self.thoughts is None else self.thoughts.mask(allowed)
 
     @property
     def n_pending(self) -> int:
@@ -167,6 +176,8 @@ class Request:
     def accept(self, sampled: Sampled, *, silent: bool) -> None:
         """Append a sampled token, and send the text that it completes unless `silent` (end of generation)."""
         self.tokens.append(sampled.id)
+        if self.thoughts is not None:
+            self.thoughts.accept(sampled.id)
         if silent:
             return
         text = self.decoder.push(sampled.id)

@@ -54,6 +54,7 @@ RANGES: dict[str, Range] = {
     "penalty_last_n": Range(-1, MAX_INT32, "-1: the whole text, 0: off"),
     "seed": Range(0, 2**64 - 1),
     "logprobs": Range(0, 100),
+    "think_budget": Range(0, MAX_INT32),
 }
 
 

@@ -425,7 +425,7 @@ class Scheduler:
     def _sample(self, request: Request, logits: Logits) -> FinishReason | None:
         """Sample a token and add it to the answer; returns the reason if the answer ends there."""
         matcher = request.matcher
-        sampled = request.sampler.sample(logits, request.tokens, None if matcher is None else matcher.mask())
+        sampled = request.sampler.sample(logits, request.tokens, request.mask())
         if request.first_token_at is None:
             request.first_token_at = self._clock()
         is_eog = sampled.id in self._eog_ids

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm.engine.adapters import Scales
 from edgellm.engine.options import GenerateOptions
@@ -13,6 +13,9 @@ from edgellm.engine.request import Delta, Event, FinishReason, Request, Stats, S
 from edgellm.engine.sampling import Sampled, Sampler
 from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgellm.engine.thoughts import ThoughtBudget
 
 
 def make_request(
@@ -24,12 +27,14 @@ def make_request(
     on_event: Callable[[Event], None],
     matcher: TokenMatcher | None = None,
     scales: Scales = (),
+    thoughts: ThoughtBudget | None = None,
     defaults: Mapping[str, Any] = MappingProxyType({}),
 ) -> Request:
     """Make a request for the scheduler.
 
     matcher: at the beginning of the grammar that the options name (`Model.matcher`). scales: of the adapters
-    that they choose (`Model.scales`). defaults: sampling values of the model's file, for options left None.
+    that they choose (`Model.scales`). thoughts: their budget (`Model.thought_budget`). defaults: sampling
+    values of the model's file, for options left None.
     Raises UsageError if a token of the prompt, or a biased one, is not in the vocabulary.
     """
     if len(prompt) and (min(prompt) < 0 or max(prompt) >= n_vocab):
@@ -45,6 +50,7 @@ def make_request(
         on_event=on_event,
         matcher=matcher,
         scales=scales,
+        thoughts=thoughts,
     )
 
 

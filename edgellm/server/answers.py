@@ -109,6 +109,7 @@ class Job:
             on_event=lambda event: deliver(event),
             matcher=model.matcher(options),
             scales=model.scales(self.loaded.lora if options.lora is None else options.lora),
+            thoughts=model.thought_budget(options, prompt),
             defaults=model.sampling_defaults,
         )
         answer = Answer(request)

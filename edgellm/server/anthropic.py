@@ -36,7 +36,7 @@ async def count_tokens(body: PromptBody, service: ServiceOf) -> Response:
     chat = _chat(body, GenerateOptions())
     async with service.models.use(body.model) as loaded:
         prompt = await chat.prompt(loaded)
-    return JSONResponse({"input_tokens": len(prompt.ids[0])}, headers=body.ignored())
+    return JSONResponse({"input_tokens": len(prompt.ids[0])}, headers=body.ignored(prompt.ignored))
 
 
 def _chat(body: PromptBody, options: GenerateOptions) -> Chat:
@@ -46,6 +46,6 @@ def _chat(body: PromptBody, options: GenerateOptions) -> Chat:
         options,
         tools=chosen.tools,
         choice=chosen.choice,
-        variables=body.variables(),
+        thinking=body.thoughts(),
         prefill=True,
     )

@@ -12,6 +12,7 @@ from edgellm.engine.options import GenerateOptions
 from edgellm.server.bodies import Body, ModelBody
 from edgellm.server.choices import Chosen, choose
 from edgellm.server.errors import RequestError
+from edgellm.server.thoughts import Thinking
 
 TextOrBlocks = str | list[dict[str, Any]]
 
@@ -31,10 +32,11 @@ class Choice(Body):
     disable_parallel_tool_use: bool = False
 
 
-class Thinking(Body):
-    """The choice whether the model thinks before it answers."""
+class ThinkingConfig(Body):
+    """Choice of thinking before the answer, and of the most tokens of thought."""
 
-    type: str
+    type: Literal["enabled", "disabled", "adaptive"]
+    budget_tokens: int | None = Field(None, ge=0)
 
 
 class PromptBody(ModelBody):
@@ -44,7 +46,7 @@ class PromptBody(ModelBody):
     system: TextOrBlocks | None = None
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: Choice = Field(default_factory=lambda: Choice())
-    thinking: Thinking | None = None
+    thinking: ThinkingConfig | None = None
 
     def unread(self) -> list[str]:
         left_out = [f"tools.{n}.{tool['type']}" for n, tool in enumerate(self.tools) if not _usable(tool)]
@@ -70,9 +72,13 @@ class PromptBody(ModelBody):
         )
         return choose(tools, given, parallel=not wanted.disable_parallel_tool_use)
 
-    def variables(self) -> dict[str, Any]:
-        """Template variables besides the messages."""
-        return {} if self.thinking is None else {"enable_thinking": self.thinking.type != "disabled"}
+    def thoughts(self) -> Thinking:
+        """Level and budget of thinking."""
+        if self.thinking is None:
+            return Thinking()
+        level = "off" if self.thinking.type == "disabled" else "on"
+        budget = None if level == "off" else self.thinking.budget_tokens
+        return Thinking(level, "thinking", budget, "thinking.budget_tokens")
 
 
 class OutputConfig(Body):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -36,9 +36,9 @@ class Body(BaseModel):
         """The names of the fields nobody reads."""
         return list(self.model_extra or {})
 
-    def ignored(self) -> dict[str, str]:
-        """The header that names the fields nobody reads."""
-        return naming_header(IGNORED_HEADER, sorted(self.unread()))
+    def ignored(self, more: Iterable[str] = ()) -> dict[str, str]:
+        """Header that names the fields nobody reads, and `more`."""
+        return naming_header(IGNORED_HEADER, sorted({*self.unread(), *more}))
 
 
 class ModelBody(Body):

@@ -17,10 +17,12 @@ from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.server.call_grammars import CallGrammars
 from edgellm.server.lengths import check_length
+from edgellm.server.thoughts import Thinking
 
 log = logging.getLogger("edgellm.server")
 
 MAX_LOGGED = 16
+_NO_WISH = Thinking()
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Conversation:
     thinking: bool
     schemas: Mapping[str, Mapping[str, Any]]
     relaxed: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def parser(self) -> PartParser:
         """A parser for one of the answers."""
@@ -52,6 +55,7 @@ def prepare(
     tools: Sequence[Tool] = (),
     choice: ToolChoice | None = None,
     variables: Mapping[str, Any] | None = None,
+    thinking: Thinking = _NO_WISH,
     begun: str = "",
 ) -> Conversation:
     """Render a conversation, and compile the grammar of its answers; slow, so not on the event loop.
@@ -62,11 +66,12 @@ def prepare(
     template = model.template
     source = template.named.get("tool_use", template.source) if tools else template.source
     syntax = template.syntax(tools=bool(tools))
+    levels, options, ignored = thinking.apply(template, options, tools=bool(tools))
     usable = tools if choice is not None else ()
     check_length(model, (text for message in messages if isinstance(text := message.get("content"), str)))
     folded = fold_tools(messages, usable, syntax, source)
     given = [tool.as_dict() for tool in usable] if syntax.native else None
-    ids = template.encode(folded, tools=given or None, **(variables or {}))
+    ids = template.encode(folded, tools=given or None, **{**levels, **(variables or {})})
     if begun:
         ids = ids + model.tokenizer.encode(begun, add_special=False)
 
@@ -94,6 +99,7 @@ def prepare(
         thoughts == "open",
         {tool.name: tool.parameters for tool in usable},
         relaxed,
+        ignored,
     )
 
 

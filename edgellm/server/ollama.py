@@ -68,7 +68,7 @@ async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response
         options,
         tools=chosen.tools,
         choice=chosen.choice,
-        variables=body.variables(),
+        thinking=body.thoughts(),
         prefill=True,
     )
     return await _answer(service, request, body, chat.prompt, ChatShape)
@@ -87,7 +87,7 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
     else:
         messages = [{"role": "system", "content": body.system}] if body.system else []
         messages.append({"role": "user", "content": body.prompt})
-        prepare = Chat(messages, options, variables=body.variables()).prompt
+        prepare = Chat(messages, options, thinking=body.thoughts()).prompt
     return await _answer(service, request, body, prepare, GenerateShape)
 
 

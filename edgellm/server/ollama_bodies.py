@@ -11,6 +11,7 @@ from edgellm.engine.options import GenerateOptions
 from edgellm.server.bodies import Body, ModelBody, SamplingFields
 from edgellm.server.durations import duration
 from edgellm.server.errors import RequestError
+from edgellm.server.thoughts import Thinking, read_level
 
 MAX_TOP_LOGPROBS = 20
 
@@ -67,9 +68,9 @@ class GenerationBody(ModelBody):
         """The context that the request asks for."""
         return None if self.options is None else self.options.num_ctx
 
-    def variables(self) -> dict[str, Any]:
-        """Template variables besides the messages."""
-        return {} if self.think is None else {"enable_thinking": bool(self.think)}
+    def thoughts(self) -> Thinking:
+        """Level of thinking; RequestError for one that there is not."""
+        return Thinking() if self.think is None else Thinking(read_level(self.think, "think"), "think")
 
 
 class ChatBody(GenerationBody):

@@ -58,6 +58,7 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf)
         tools=chosen.tools,
         choice=chosen.choice,
         variables=body.chat_template_kwargs or {},
+        thinking=body.thoughts(),
         n=body.n,
     )
     return await service.answer(request, body, chat.prompt, ChatShape, streams=body.stream)

@@ -10,6 +10,7 @@ from edgellm.server.bodies import Body, ModelBody
 from edgellm.server.choices import Chosen, Given, choose
 from edgellm.server.errors import RequestError
 from edgellm.server.formats import FormatFields
+from edgellm.server.thoughts import Thinking, read_level
 
 MAX_TOP_LOGPROBS = 20
 
@@ -63,6 +64,9 @@ class ChatBody(OpenAIBody):
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
     modalities: list[str] | None = None
+    reasoning_effort: str | None = None
+    thinking_budget_tokens: int | None = Field(None, ge=0)
+    thinking_token_budget: int | None = Field(None, ge=0)
     chat_template_kwargs: dict[str, Any] | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Given = None
@@ -88,6 +92,14 @@ class ChatBody(OpenAIBody):
         """The most tokens of an answer."""
         given = (self.max_completion_tokens, self.max_tokens, self.n_predict)
         return next((number for number in given if number is not None), None)
+
+    def thoughts(self) -> Thinking:
+        """Level and budget of thinking; the fields of the budget are llama.cpp's and vLLM's."""
+        effort, field = self.reasoning_effort, "thinking_budget_tokens"
+        if self.thinking_budget_tokens is None:
+            field = "thinking_token_budget"
+        level = None if effort is None else read_level(effort, "reasoning_effort")
+        return Thinking(level, "reasoning_effort", getattr(self, field), field)
 
     def chosen(self) -> Chosen:
         """The tools, and which of them may be called."""

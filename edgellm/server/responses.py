@@ -35,5 +35,6 @@ async def responses(body: ResponsesBody, request: Request, service: ServiceOf) -
         body.generate_options(),
         tools=chosen.tools,
         choice=chosen.choice,
+        thinking=body.thoughts(),
     )
     return await service.answer(request, body, chat.prompt, ResponseShape, streams=body.stream)

@@ -12,6 +12,7 @@ from edgellm.engine.options import GenerateOptions
 from edgellm.server.bodies import Body, ModelBody, SamplingFields
 from edgellm.server.choices import Chosen, Given, choose
 from edgellm.server.errors import RequestError
+from edgellm.server.thoughts import Thinking, read_level
 
 
 class TextFormat(Body):
@@ -29,6 +30,12 @@ class TextConfig(Body):
     format: TextFormat | None = None
 
 
+class Reasoning(Body):
+    """The `reasoning` of a request."""
+
+    effort: str | None = None
+
+
 class ResponsesBody(ModelBody, SamplingFields):
     """POST /v1/responses."""
 
@@ -42,6 +49,7 @@ class ResponsesBody(ModelBody, SamplingFields):
     conversation: Any = None
     prompt: Any = None
     background: bool | None = None
+    reasoning: Reasoning | None = None
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: Given = "auto"
     parallel_tool_calls: bool | None = None
@@ -62,7 +70,13 @@ class ResponsesBody(ModelBody, SamplingFields):
         tools = [f"tools.{n}.{tool.get('type')}" for n, tool in enumerate(self.tools) if not _usable(tool)]
         items = self.input if isinstance(self.input, list) else []
         skipped = [f"input.{n}.{kind}" for n, item in enumerate(items) if (kind := _kind(item)) not in _ITEMS]
-        return [*super().unread(), *tools, *skipped]
+        reasoning = [f"reasoning.{name}" for name in (self.reasoning or Reasoning()).unread()]
+        return [*super().unread(), *reasoning, *tools, *skipped]
+
+    def thoughts(self) -> Thinking:
+        """Level of thinking; RequestError for one that there is not."""
+        effort, field = (self.reasoning or Reasoning()).effort, "reasoning.effort"
+        return Thinking() if effort is None else Thinking(read_level(effort, field), field)
 
     def chosen(self) -> Chosen:
         """The tools that the client runs itself, and which of them may be called; others are left out."""

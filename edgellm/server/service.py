@@ -34,6 +34,7 @@ from edgellm.server.models import ModelManager
 from edgellm.server.served import Served
 from edgellm.server.settings import ServerSettings
 from edgellm.server.sse import Stream, unless_gone
+from edgellm.server.thoughts import Thinking
 
 RELAXED_HEADER = "X-Edgellm-Relaxed"
 
@@ -43,7 +44,8 @@ class Prompt:
     """Everything that answers start from: token ids of one or more prompts, options, how to read the answers.
 
     shown: control tokens whose texts are part of the answers. parser: makes one for each answer. relaxed:
-    fields of tools that the grammar does not enforce. echoed: log-probabilities of each prompt's tokens.
+    fields of tools that the grammar does not enforce. ignored: fields that the template cannot honour.
+    echoed: log-probabilities of each prompt's tokens.
     """
 
     ids: Sequence[Sequence[int]]
@@ -53,6 +55,7 @@ class Prompt:
     parser: Callable[[], Parser] = PartParser
     relaxed: tuple[str, ...] = ()
     echoed: Sequence[Sequence[Sampled]] = ()
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,7 @@ class Chat:
     tools: Sequence[Tool] = ()
     choice: ToolChoice | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
+    thinking: Thinking = field(default_factory=Thinking)
     prefill: bool = False
     n: int = 1
 
@@ -88,6 +92,7 @@ class Chat:
             tools=self.tools,
             choice=self.choice,
             variables=template_variables(self.variables),
+            thinking=self.thinking,
             begun=begun,
         )
         try:
@@ -96,7 +101,9 @@ class Chat:
             raise RequestError(400, str(error), param="messages") from None
         names = [] if self.choice is None else [tool.name for tool in self.tools]
         parser = (lambda: BareCalls(made.parser(), names)) if names else made.parser
-        return Prompt([made.ids], made.options, self.n, made.shown, parser, made.relaxed)
+        return Prompt(
+            [made.ids], made.options, self.n, made.shown, parser, made.relaxed, ignored=made.ignored
+        )
 
 
 B = TypeVar("B", bound=ModelBody)
@@ -169,7 +176,7 @@ class Service:
             except ContextOverflowError as error:
                 raise _with_context(error, loaded.model, n_ctx) from None
         made = shape(job, body, prompt, load_s)
-        headers = {**body.ignored(), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
+        headers = {**body.ignored(prompt.ignored), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
         if streams:
             return Stream(
                 made.chunks(),
