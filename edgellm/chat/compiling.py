@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from edgellm.chat.budget import LimitError
@@ -10,6 +10,7 @@ from edgellm.chat.jinja import CodeGenerator, Extension, Frame, Parser, nodes
 from edgellm.errors import TemplateError
 
 MAX_NODES = 3_000
+DICT_ATTRIBUTES = frozenset(dir(dict))
 _REFUSED = (
     nodes.Include,
     nodes.Import,
@@ -75,6 +76,21 @@ class Generator(CodeGenerator):
         else:
             self._sized(node.expr, frame)
 
+    def visit_Getattr(self, node: nodes.Getattr, frame: Frame) -> None:
+        self._visit_field(node, node.attr, super().visit_Getattr, frame)
+
+    def _visit_field(
+        self, node: nodes.Getattr | nodes.Getitem, key: str, usual: Callable[..., None], frame: Frame
+    ) -> None:
+        """A field of a variable that is an object: read without a call, as most of a template's work is this."""
+        name = frame.symbols.ref(node.node.name) if isinstance(node.node, nodes.Name) else ""
+        if not name or (isinstance(node, nodes.Getattr) and key in DICT_ATTRIBUTES):
+            usual(node, frame)
+            return
+        self.write(f"({name}[{key!r}] if type({name}) is dict and {key!r} in {name} else ")
+        usual(node, frame)
+        self.write(")")
+
     def visit_Concat(self, node: nodes.Concat, frame: Frame) -> None:
         self.write("environment.join_text((")
         for child in node.nodes:
@@ -83,6 +99,9 @@ class Generator(CodeGenerator):
         self.write("))")
 
     def visit_Getitem(self, node: nodes.Getitem, frame: Frame) -> None:
+        if isinstance(node.arg, nodes.Const) and type(node.arg.value) is str:
+            self._visit_field(node, node.arg.value, super().visit_Getitem, frame)
+            return
         if not isinstance(node.arg, nodes.Slice):
             super().visit_Getitem(node, frame)
             return

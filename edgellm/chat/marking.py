@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 from edgellm.errors import TemplateError
@@ -32,7 +33,7 @@ class Marks:
 
     def __init__(self, inputs: Iterable[str] = ()) -> None:
         self._used = {char for text in inputs if not text.isascii() for char in _PRIVATE.findall(text)}
-        self._free = (chr(code) for code in (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE)))
+        self._free = map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)))
         self._stand_ins: dict[str, str] = {}
         self._chars: dict[str, str] = {}
 

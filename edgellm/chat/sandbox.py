@@ -19,7 +19,7 @@ from typing import Any
 
 from edgellm.chat import texts
 from edgellm.chat.budget import MAX_DEPTH, MAX_INT_BITS, Budget, LimitError
-from edgellm.chat.compiling import Generator, Statements, add_charges
+from edgellm.chat.compiling import DICT_ATTRIBUTES, Generator, Statements, add_charges
 from edgellm.chat.filters import Filters
 from edgellm.chat.jinja import (
     Context,
@@ -57,7 +57,7 @@ _TESTS = _COMPARING_TESTS | words(
     "boolean callable defined divisibleby even false filter float integer iterable mapping none number odd "
     "sameas sequence string test true undefined"
 )
-_DICT_ATTRIBUTES = frozenset(dir(dict))
+_SUMS = frozenset("+-")
 _SMALL = frozenset((int, bool, float, type(None)))
 
 
@@ -211,6 +211,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         budget = self.budget
         kinds = (type(left), type(right))
+        if kinds == (int, int) and operator in _SUMS:
+            budget.charge(1)
+            return self.bounded(left + right if operator == "+" else left - right)
         if operator == "%" and isinstance(left, str):
             return texts.percent(budget, left, right if isinstance(right, tuple) else (right,), {})
         if operator == "*" and (sequences := [x for x in (left, right) if isinstance(x, str | list | tuple)]):
@@ -231,12 +234,23 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return self.bounded(super().call_binop(context, operator, left, right))
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        if type(obj) is dict and attribute not in _DICT_ATTRIBUTES:
+        kind = type(obj)
+        if kind is dict and attribute not in DICT_ATTRIBUTES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
+        if (kind is Namespace and attribute[:1] != "_") or (
+            kind is LoopContext and attribute in _LOOP_ATTRIBUTES
+        ):
+            try:
+                return getattr(obj, attribute)
+            except AttributeError:
+                return self.undefined(obj=obj, name=attribute)
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
-        if type(obj) is dict and type(argument) is str and argument in obj:
+        kind = type(obj)
+        if kind is dict and type(argument) is str and argument in obj:
+            return obj[argument]
+        if kind is list and type(argument) is int and -len(obj) <= argument < len(obj):
             return obj[argument]
         if type(argument) is not str and type(argument) is not int:
             self.budget.weigh(argument)
