@@ -12,6 +12,7 @@ from edgellm.commands.loading import (
     find_model,
     generate_options,
     load_model,
+    note_of_budget,
     note_of_end,
     system_prompt,
     write_answer,
@@ -24,6 +25,7 @@ from edgellm.commands.options import (
     SAMPLING,
     SYSTEM,
     TEXT,
+    THINKING,
     Command,
     Option,
     Positional,
@@ -60,7 +62,16 @@ def run(settings: Settings) -> int:
     model = load_model(path, settings)
     try:
         options, system = generate_options(settings), system_prompt(path, settings)
-        conversation = LocalConversation(model, options, system, write_answer)
+        if note := note_of_budget(model, options):
+            say(f"edgellm: {note}")
+        conversation = LocalConversation(
+            model,
+            options,
+            system,
+            write_answer,
+            think=settings["think"],
+            hide_thinking=settings["hide_thinking"],
+        )
         read, on_terminal = _line_reader()
         if on_terminal:
             say(f"{model.name}, context {model.n_ctx} tokens. /help says what you can do.", dim=True)
@@ -80,7 +91,12 @@ def _run_remote(settings: Settings) -> int:
                 f"{option.flags[0]} is for a model that is loaded here, and --url names a server"
             )
     server = Server(settings["url"], settings["api_key"])
-    model = RemoteModel(server, settings["name"] or settings["model"])
+    model = RemoteModel(
+        server,
+        settings["name"] or settings["model"],
+        think=settings["think"],
+        hide_thinking=settings["hide_thinking"],
+    )
     conversation = Conversation(model, generate_options(settings), settings["system"], write_answer)
     read, on_terminal = _line_reader()
     if on_terminal:
@@ -284,7 +300,7 @@ COMMAND = Command(
     description="Talks with a model: type a message, read the answer. With no model named, the default one\n"
     "is used, and fetched once.\n\n" + HELP,
     positionals=(Positional("name", "path of a GGUF file, name (`edgellm list`), or user/repo:QUANT"),),
-    options=(*LOADING, *DRAFTING, URL, API_KEY, SYSTEM, *SAMPLING, OFFLINE),
+    options=(*LOADING, *DRAFTING, URL, API_KEY, SYSTEM, *SAMPLING, *THINKING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a longer context"),

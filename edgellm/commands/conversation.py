@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from edgellm.commands.loading import statistics, stoppable, with_temperature
+from edgellm.commands.loading import chat_answer, statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
 from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import (
@@ -192,7 +192,7 @@ class Conversation:
     def _answer(self) -> Reply:
         begun = False
         try:
-            generation = self.model.chat(self._prompt(), self.options)
+            generation = self._begin()
             with stoppable(generation):
                 for piece in generation:
                     self._write(piece)
@@ -207,6 +207,9 @@ class Conversation:
         self.messages.append({"role": "assistant", "content": generation.text})
         return generation
 
+    def _begin(self) -> Reply:
+        return self.model.chat(self._prompt(), self.options)
+
     def _prompt(self) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*system, *self.messages]
@@ -218,10 +221,24 @@ class LocalConversation(Conversation):
     overflow_hint = "/undo, /clear, or start again with a larger -c"
 
     def __init__(
-        self, model: Model, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+        self,
+        model: Model,
+        options: GenerateOptions,
+        system: str | None,
+        write: Callable[[str], None],
+        *,
+        think: str | None = None,
+        hide_thinking: bool = False,
     ) -> None:
         super().__init__(model, options, system, write)
         self._model = model
+        self._think = think
+        self._hide_thinking = hide_thinking
+        if think is not None:
+            model.think_variables(think)  # refuses a level before the first message
+
+    def _begin(self) -> Reply:
+        return chat_answer(self._model, self._prompt(), self.options, self._think, hide=self._hide_thinking)
 
     def n_tokens(self) -> int:
         """Tokens of the conversation so far, in the model's template."""

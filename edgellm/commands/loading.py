@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,8 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
 
 def _compile_template(model: Model) -> None:
     model.template.warm()
+    if model.template.may_think:
+        model.template.syntax()
 
 
 def generate_options(settings: Settings) -> GenerateOptions:
@@ -102,10 +104,40 @@ def generate_options(settings: Settings) -> GenerateOptions:
     return GenerateOptions(
         max_tokens=unless_negative("max_tokens"),
         seed=unless_negative("seed"),
+        think_budget=settings["think_budget"],
         stop=tuple(settings["stop"] or ()),
         logit_bias=bias_table(settings["logit_bias"]),
         **{name: settings[name] for name in DEFAULTS},
     )
+
+
+def chat_answer(
+    model: Model,
+    messages: Sequence[Mapping[str, Any]],
+    options: GenerateOptions,
+    think: str | None = None,
+    *,
+    hide: bool = False,
+) -> Reply:
+    """Start an answer; its thoughts go to standard error unless `hide`, and its text is the words alone.
+
+    A constrained answer is one text.
+    """
+    if options.constraint is None and model.template.may_think:
+        syntax = model.template.syntax()
+        if syntax.thinks:
+            from edgellm.commands.thinking import ThinkingReply
+            from edgellm.commands.thoughts import silent, write_thought
+
+            return ThinkingReply(model, messages, options, think, silent if hide else write_thought)
+    return model.chat(messages, options, think=think)
+
+
+def note_of_budget(model: Model, options: GenerateOptions) -> str:
+    """A sentence for the user if the model has no thoughts that the given budget could end, else nothing."""
+    if options.think_budget is None or model.template.syntax().limits_thoughts:
+        return ""
+    return f"{model.name}: --think-budget has no effect, because the chat template writes no thoughts"
 
 
 @contextlib.contextmanager

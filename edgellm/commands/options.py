@@ -259,13 +259,35 @@ SAMPLING = (
         repeated=True,
     ),
 )
+THINK = Option(
+    "think",
+    ("--think",),
+    "how much the model thinks before it answers; otherwise as its chat template has it",
+    TEXT,
+    choices=("on", "off", "low", "medium", "high"),
+)
+THINK_BUDGET = Option(
+    "think_budget",
+    ("--think-budget",),
+    "most tokens of thought, after which the thought is ended",
+    INT,
+    "N",
+)
+HIDE_THINKING = Option(
+    "hide_thinking",
+    ("--hide-thinking",),
+    "print no thoughts; otherwise they are dimmed on standard error, if that is a terminal",
+    SWITCH,
+    default=False,
+)
+THINKING = (THINK, THINK_BUDGET, HIDE_THINKING)
 SYSTEM = Option(
     "system", ("--system", "-sys"), "system prompt: instructions before the conversation", TEXT, "TEXT"
 )
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)
 
-SHARED = (*LOADING, *DRAFTING, *SAMPLING, SYSTEM, OFFLINE, JSON)
+SHARED = (*LOADING, *DRAFTING, *SAMPLING, *THINKING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:

@@ -11,10 +11,11 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
+from edgellm.commands.thoughts import Apart, silent, write_thought
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
 from edgellm.engine.sampling_params import DEFAULTS
@@ -27,6 +28,7 @@ MAX_LINE_BYTES = 1 << 20
 MAX_BODY_BYTES = 8 << 20
 
 _FIELDS = ("max_tokens", "seed", *DEFAULTS)
+_EFFORTS = {"off": "none", "on": "medium"}  # levels that the OpenAI API has another word for
 _OVERFLOW = ("context_length_exceeded", "exceed_context_size_error")
 
 
@@ -118,10 +120,14 @@ class Server:
 
 
 class RemoteModel:
-    """A model of a server; without a name, the first one that it lists."""
+    """Model of a server; without a name, the first one that it lists. think: a level of thinking."""
 
-    def __init__(self, server: Server, name: str | None) -> None:
+    def __init__(
+        self, server: Server, name: str | None, *, think: str | None = None, hide_thinking: bool = False
+    ) -> None:
         self.server = server
+        self._think = think
+        self._show = silent if hide_thinking else write_thought
         if name is None:
             listed = server.get("/v1/models")
             models = listed.get("data") if isinstance(listed, dict) else None
@@ -149,17 +155,20 @@ class RemoteModel:
     def chat(self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions) -> RemoteReply:
         """Ask for the answer to a conversation."""
         body = {"model": self.name, "messages": list(messages), **_fields(options)}
-        return RemoteReply(self.server, body)
+        if self._think is not None:
+            body["reasoning_effort"] = _EFFORTS.get(self._think, self._think)
+        return RemoteReply(self.server, body, self._show)
 
 
 class RemoteReply(Iterator[str]):
-    """Pieces of an answer as they come over the network; thoughts are between <think> and </think>.
+    """Pieces of an answer's words as they come over the network; `show` gets those of its thoughts.
 
     Raises ServerError or ContextOverflowError.
     """
 
-    def __init__(self, server: Server, body: Mapping[str, Any]) -> None:
+    def __init__(self, server: Server, body: Mapping[str, Any], show: Callable[[str], None]) -> None:
         self._server = server
+        self._apart = Apart(show)
         self._body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         self._socket: socket.socket | None = None
         self._pieces = self._read()
@@ -199,20 +208,17 @@ class RemoteReply(Iterator[str]):
         self.stats = self._cost(first, time.perf_counter() - begin)
 
     def _texts(self, response: http.client.HTTPResponse) -> Iterator[str]:
-        thinking = False
         for event in self._events(response):
             self._take(event)
             thought, words = _delta(event)
             self._n_deltas += bool(thought or words)
             if thought:
-                yield thought if thinking else f"<think>\n{thought}"
-                thinking = True
+                self._apart.think(thought)
             if words:
+                self._apart.end()
                 self.text += words
-                yield f"\n</think>\n\n{words}" if thinking else words
-                thinking = False
-        if thinking:
-            yield "\n</think>\n"
+                yield words
+        self._apart.end()
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
         """The JSON of each event until `[DONE]`."""
@@ -274,6 +280,8 @@ class RemoteReply(Iterator[str]):
 def _fields(options: GenerateOptions) -> dict[str, Any]:
     """Options as fields of a request; those not set are the server's choice."""
     fields = {name: value for name in _FIELDS if (value := getattr(options, name)) is not None}
+    if options.think_budget is not None:
+        fields["thinking_budget_tokens"] = options.think_budget
     if options.stop:
         fields["stop"] = list(options.stop)
     if options.logit_bias:

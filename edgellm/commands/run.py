@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.commands.loading import (
+    chat_answer,
     find_model,
     generate_options,
     load_model,
+    note_of_budget,
     note_of_end,
     statistics,
     stoppable,
@@ -25,6 +27,7 @@ from edgellm.commands.options import (
     SWITCH,
     SYSTEM,
     TEXT,
+    THINKING,
     Command,
     Option,
     Positional,
@@ -34,22 +37,30 @@ from edgellm.errors import UsageError
 from edgellm.store.resolve import is_model_name
 
 if TYPE_CHECKING:
+    from edgellm.commands.conversation import Reply
     from edgellm.engine.options import GenerateOptions
 
 
 def run(settings: Settings) -> int:
     """Print the answer to the prompt."""
     name, prompt = split_arguments(settings)
+    if settings["raw"] and settings.origins["think"].startswith("flag"):
+        raise UsageError("--think is for the chat template, and --raw uses none; leave one of them out")
     path = find_model(name, settings)
     model = load_model(path, settings, for_chat=not settings["raw"])
     try:
         options = constrained(generate_options(settings), settings)
         if settings["raw"]:
-            generation = model.generate(prompt, options)
+            generation: Reply = model.generate(prompt, options)
         else:
             system = system_prompt(path, settings)
             messages = [] if system is None else [{"role": "system", "content": system}]
-            generation = model.chat([*messages, {"role": "user", "content": prompt}], options)
+            messages.append({"role": "user", "content": prompt})
+            if note := note_of_budget(model, options):
+                print(f"edgellm: {note}", file=sys.stderr)
+            generation = chat_answer(
+                model, messages, options, settings["think"], hide=settings["hide_thinking"]
+            )
         with stoppable(generation) as signals:
             for piece in generation:
                 write_answer(piece)
@@ -138,6 +149,7 @@ COMMAND = Command(
             default=False,
         ),
         *SAMPLING,
+        *THINKING,
         Option(
             "schema",
             ("--schema",),

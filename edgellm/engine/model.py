@@ -196,11 +196,18 @@ class Model:
         except IndexError as error:
             raise UsageError(f"The text cannot be made: {error}.") from None
 
-    def generate(self, prompt: str | Sequence[int], options: GenerateOptions | None = None) -> Generation:
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        options: GenerateOptions | None = None,
+        *,
+        shown: frozenset[int] = frozenset(),
+    ) -> Generation:
         """Continue a prompt; iterate over the result for the pieces of text.
 
         A text is tokenized with the model's own special tokens around it; names of special tokens in it stay
-        plain text. Raises ContextOverflowError if the prompt leaves no room for an answer.
+        plain text. shown: control tokens whose texts are part of the answer. Raises ContextOverflowError if
+        the prompt leaves no room for an answer.
         """
         if isinstance(prompt, str):
             ids = self.tokenize(prompt, add_special=True)
@@ -216,7 +223,7 @@ class Model:
                 ids,
                 chosen,
                 n_vocab=self.backend.n_vocab,
-                decoder=self.tokenizer.stream(),
+                decoder=self.tokenizer.stream(shown=shown),
                 on_event=on_event,
                 matcher=matcher,
                 scales=scales,
@@ -231,19 +238,20 @@ class Model:
         options: GenerateOptions | None = None,
         *,
         think: str | bool | None = None,
+        shown: frozenset[int] = frozenset(),
         **variables: Any,
     ) -> Generation:
         """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template.
 
         think: on, off, low, medium or high (None: as the template has it); UsageError for a level that the
-        template cannot honour.
+        template cannot honour. shown: as in `generate`.
         """
         chosen = options or GenerateOptions()
         if think is not None:
             variables = {**self.think_variables(think), **variables}
         if self.template.stops:
             chosen = replace(chosen, stop=(*chosen.stop, *self.template.stops))
-        return self.generate(self.template.encode(messages, **variables), chosen)
+        return self.generate(self.template.encode(messages, **variables), chosen, shown=shown)
 
     def think_variables(self, level: str | bool) -> Mapping[str, Any]:
         """Template variables of a level of thinking; UsageError if the template cannot honour it."""

@@ -1,4 +1,4 @@
-"""Budget of the thoughts of one answer: the thought is ended in the model's own words once it is spent."""
+"""Thoughts of one answer: if it begins with one, and the budget after which the thought is ended."""
 
 from __future__ import annotations
 
@@ -12,8 +12,27 @@ if TYPE_CHECKING:
 
 _State: TypeAlias = Literal["before", "inside", "ending", "after"]
 
-TAIL = 24
-"""Tokens of a prompt's end that hold the beginning of a thought."""
+_TAIL = 24  # tokens of a prompt's end that hold the beginning of a thought
+
+
+def thought_state(
+    tokenizer: Tokenizer, syntax: Syntax, prompt: Sequence[int]
+) -> Literal["none", "may", "open"]:
+    """State at the start of an answer: no thought, a thought that may begin, or one that the prompt began."""
+    from edgellm.chat.learning import ends_open
+
+    if not syntax.thinks:
+        return "none"
+    end = tokenizer.decode(prompt[-_TAIL:], skip_special=False).rstrip()
+    if ends_open(end, syntax):
+        return "open"
+    return "none" if end.endswith(syntax.think_end.strip()) else "may"
+
+
+def control_ids(tokenizer: Tokenizer, syntax: Syntax) -> dict[str, int]:
+    """Ids of the marks around words, calls and thoughts that are control tokens."""
+    found = ((mark, tokenizer.token_id(mark)) for mark in syntax.controls(tokenizer.control_texts))
+    return {mark: token for mark, token in found if token is not None and token not in tokenizer.eog_ids}
 
 
 class ThoughtBudget:
@@ -23,8 +42,6 @@ class ThoughtBudget:
     """
 
     def __init__(self, tokenizer: Tokenizer, syntax: Syntax, prompt: Sequence[int], n_tokens: int) -> None:
-        from edgellm.chat.learning import ends_open
-
         self._end = syntax.think_end.strip()
         begin = syntax.think_begin.strip()
         self._begins = (begin, syntax.header.strip() + begin)
@@ -34,12 +51,10 @@ class ThoughtBudget:
         self.n_left = n_tokens
         self._forced = 0
         self._text = ""
-        end = tokenizer.decode(prompt[-TAIL:], skip_special=False).rstrip()
-        self._state: _State = "before"
-        if ends_open(end, syntax):
+        state = thought_state(tokenizer, syntax, prompt)
+        self._state: _State = "before" if state == "may" else "after"
+        if state == "open":
             self._enter()
-        elif end.endswith(self._end):
-            self._state = "after"
 
     @property
     def watches(self) -> bool:

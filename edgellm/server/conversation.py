@@ -6,15 +6,15 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from edgellm.chat.call_grammar import thought_grammar
-from edgellm.chat.learning import ends_open
 from edgellm.chat.parts import PartParser
 from edgellm.chat.syntax import Syntax
 from edgellm.chat.tools import Tool, ToolChoice, fold_tools
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
+from edgellm.engine.thoughts import control_ids, thought_state
 from edgellm.server.call_grammars import CallGrammars
 from edgellm.server.lengths import check_length
 from edgellm.server.thoughts import Thinking
@@ -75,9 +75,9 @@ def prepare(
     if begun:
         ids = ids + model.tokenizer.encode(begun, add_special=False)
 
-    controls = _controls(model, syntax)
+    controls = control_ids(model.tokenizer, syntax)
     relaxed: tuple[str, ...] = ()
-    thoughts = _thoughts(model, syntax, ids)
+    thoughts = thought_state(model.tokenizer, syntax, ids)
     options = replace(options, stop=(*options.stop, *template.stops))
     if usable and choice is not None:
         calls = CallGrammars(model, options, syntax, choice, controls, thoughts)
@@ -101,20 +101,3 @@ def prepare(
         relaxed,
         ignored,
     )
-
-
-def _controls(model: Model, syntax: Syntax) -> dict[str, int]:
-    """The ids of the marks around words, calls and thoughts that are control tokens."""
-    tokenizer = model.tokenizer
-    found = ((mark, tokenizer.token_id(mark)) for mark in syntax.controls(tokenizer.control_texts))
-    return {mark: token for mark, token in found if token is not None and token not in tokenizer.eog_ids}
-
-
-def _thoughts(model: Model, syntax: Syntax, ids: Sequence[int]) -> Literal["none", "may", "open"]:
-    """May an answer begin with thoughts, or is it inside them already: none, may, open."""
-    if not syntax.thinks:
-        return "none"
-    end = model.tokenizer.decode(ids[-24:], skip_special=False).rstrip()
-    if ends_open(end, syntax):
-        return "open"
-    return "none" if end.endswith(syntax.think_end.strip()) else "may"

@@ -62,12 +62,14 @@ class FakeModel:
         self.prompts: list[list[dict[str, str]]] = []
         self.options: list[GenerateOptions] = []
         self.interrupt = False
-        self.template = SimpleNamespace(encode=self._encode)
+        self.template = SimpleNamespace(encode=self._encode, may_think=False)
 
     def _encode(self, messages: Sequence[Mapping[str, str]], **options: Any) -> list[int]:
         return [0] * sum(len(m["content"]) for m in messages)
 
-    def chat(self, messages: Sequence[dict[str, str]], options: GenerateOptions) -> FakeGeneration:
+    def chat(
+        self, messages: Sequence[dict[str, str]], options: GenerateOptions, think: str | None = None
+    ) -> FakeGeneration:
         n_prompt = len(self._encode(messages))
         if n_prompt > self.n_ctx:
             raise ContextOverflowError("The prompt has too many tokens.")

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -172,7 +173,11 @@ def test_what_is_no_address_is_said(url: str) -> None:
         Server(url, None)
 
 
-def test_thoughts_and_figures_of_a_server_that_sends_only_usage() -> None:
+def test_thoughts_and_figures_of_a_server_that_sends_only_usage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setenv("NO_COLOR", "1")
     answer = events(
         {"choices": []},
         delta(role="assistant", reasoning_content="hm"),
@@ -184,7 +189,8 @@ def test_thoughts_and_figures_of_a_server_that_sends_only_usage() -> None:
     )
     with scripted(answer) as url:
         reply = RemoteModel(Server(url, None), "any").chat([], GREEDY)
-        assert "".join(reply) == "<think>\nhmm\n</think>\n\nyes"
+        assert "".join(reply) == "yes"
+    assert capsys.readouterr() == ("", "hmm\n\n")
     assert (reply.text, reply.finish_reason) == ("yes", "stop")
     assert reply.stats is not None
     assert (reply.stats.n_prompt, reply.stats.n_generated) == (7, 5)
