@@ -82,7 +82,7 @@ class Generator(CodeGenerator):
     def _visit_field(
         self, node: nodes.Getattr | nodes.Getitem, key: str, usual: Callable[..., None], frame: Frame
     ) -> None:
-        """A field of a variable that is an object: read without a call, as most of a template's work is this."""
+        """A field of a variable that is an object, read without a call: templates do little else."""
         name = frame.symbols.ref(node.node.name) if isinstance(node.node, nodes.Name) else ""
         if not name or (isinstance(node, nodes.Getattr) and key in DICT_ATTRIBUTES):
             usual(node, frame)

@@ -121,6 +121,7 @@ def percent(budget: Budget, template: str, args: tuple[Any, ...], kwargs: dict[s
     """`template % args`, widths bounded."""
     if not isinstance(template, str) or (args and kwargs):
         raise TypeError("format needs a text and either positional or named values")
+    budget.charge(1 + (len(template) >> 5))
     fields = _PERCENT.findall(template)
     if any(size == "*" or (size and int(size[:9]) > WIDEST) for field in fields for size in field):
         raise LimitError(f"The chat template formats with a width above {WIDEST}")
@@ -137,7 +138,9 @@ def format_text(
     kwargs: dict[str, Any],
 ) -> str:
     """`template.format(*args, **kwargs)`, widths bounded."""
+    budget.charge(1 + (len(template) >> 5))
     fields = list(string.Formatter().parse(template))
+    budget.charge(len(fields))
     for _, _, spec, _ in fields:
         if spec and ("{" in spec or any(int(digits[:9]) > WIDEST for digits in re.findall(r"\d+", spec))):
             raise LimitError(f"The chat template formats with a width above {WIDEST}")
