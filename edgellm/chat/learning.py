@@ -119,8 +119,13 @@ def _shown_thought(turns: Turns) -> str | None:
 
 
 def _mentioned_thoughts(turns: Turns, syntax: Syntax) -> Syntax:
-    """Marks that a template only mentions, to cut thoughts out of earlier answers or to open one."""
+    """Marks that a template only mentions, to cut thoughts out of earlier answers or to open one.
+
+    A mark that ends every turn ends a thought only beside the mark that begins one.
+    """
     for begin, end in known.THOUGHTS:
+        if end.strip() in syntax.turn_end and begin.strip() not in turns.probes.source:
+            continue
         if end.strip() in turns.probes.source or turns.prompt.rstrip().endswith(begin.strip()):
             return replace(syntax, think_begin=begin, think_end=end, think_close=f"\n{end}\n\n")
     return syntax

@@ -161,7 +161,10 @@ def _check_template(metadata: Any, tokenizer: Any) -> Check:
     syntax = template.syntax(tools=True)
     forms = {"learned": "read in the template's own form", "generic": "read in edgellm's generic form"}
     calls = forms.get(syntax.kind, f"read in the form {syntax.kind}, which the template names")
-    thoughts = f"thoughts end with {syntax.think_end!r}" if syntax.thinks else "no thoughts"
+    levels = ", ".join(template.thinking())
+    thoughts = (
+        f"thoughts end with {syntax.think_end!r} (--think {levels})" if syntax.thinks else "no thoughts"
+    )
     return (
         "template",
         True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -67,6 +68,8 @@ def prepare(
     source = template.named.get("tool_use", template.source) if tools else template.source
     syntax = template.syntax(tools=bool(tools))
     levels, options, ignored = thinking.apply(template, options, tools=bool(tools))
+    unnamed = (name for name in variables or {} if not re.search(rf"\b{re.escape(name)}\b", source))
+    ignored += tuple(f"chat_template_kwargs.{name}" for name in unnamed)
     usable = tools if choice is not None else ()
     check_length(model, (text for message in messages if isinstance(text := message.get("content"), str)))
     folded = fold_tools(messages, usable, syntax, source)

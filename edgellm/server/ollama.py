@@ -94,12 +94,14 @@ async def generate(body: GenerateBody, request: Request, service: ServiceOf) -> 
 async def _continued(body: GenerateBody, options: GenerateOptions, loaded: Served) -> Prompt:
     """The prompt as it is, in the request's own template, or with the gap before a suffix."""
     model, text = loaded.model, body.prompt
+    ignored = () if body.think is None else ("think",)
     await asyncio.to_thread(model.compile_grammar, options)
     if body.suffix:
-        return Prompt([await asyncio.to_thread(fill_in, model, text, body.suffix)], options)
+        ids = [await asyncio.to_thread(fill_in, model, text, body.suffix)]
+        return Prompt(ids, options, ignored=ignored)
     if body.template and not body.raw:
         text = expand(body.template, {"Prompt": text, "System": body.system, "Response": ""})
-    return Prompt(await tokenized(model, [text], parse_special=True), options)
+    return Prompt(await tokenized(model, [text], parse_special=True), options, ignored=ignored)
 
 
 async def _answer(

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import edgellm.chat
+from edgellm.chat.learning import learn
 
 FOLDER = Path(__file__).parents[4] / "shared" / "templates"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.jinja"))
@@ -52,3 +53,19 @@ def test_calls_and_thoughts_of_a_real_template_are_read(name: str) -> None:
     if given["thought"] is not None:
         message = edgellm.chat.parse(source, given["thought"], prompt_end=end)
         assert (message.thoughts, message.content) == ("ZZTHOUGHT", "Four.")
+
+
+def test_the_end_of_a_spent_budget_is_the_end_of_the_thought() -> None:
+    n_thinking = 0
+    for name in NAMES:
+        source = (FOLDER / f"{name}.jinja").read_bytes().decode()
+        syntax = learn(source)
+        if not syntax.limits_thoughts:
+            continue
+        n_thinking += 1
+        begun = syntax.header + syntax.think_begin
+        forced = "hm" + syntax.think_close + syntax.words_begin + "words"
+        for text, end in ((forced, begun), (syntax.think_begin + forced, syntax.header)):
+            message = edgellm.chat.parse(source, text, prompt_end=end)
+            assert (message.thoughts, message.content) == ("hm", "words"), name
+    assert n_thinking >= 39

@@ -62,6 +62,8 @@ ALL = ("low", "medium", "high")
         ),
         # A variable that is named and changes nothing is no switch.
         (template("'<think>'", "{% if enable_thinking %}{% endif %}{{ messages[0].thinking }}"), {"on": {}}),
+        # A mark that ends every turn is no thought's.
+        (_TURNS.replace("{% endfor", "<|end|>{% endfor"), {"off": {}}),
         ("{{ malformed", {"off": {}}),
     ],
 )

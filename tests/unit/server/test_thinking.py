@@ -129,6 +129,8 @@ def test_efforts_reach_the_template(client: httpx.Client, level: str, more: int)
         (anthropic, "plain", {"thinking": {"type": "enabled", "budget_tokens": 1024}},
          "thinking, thinking.budget_tokens"),
         (ollama, "always", {"think": False}, "think"),
+        (openai, "always", {"chat_template_kwargs": {"enable_thinking": False}},
+         "chat_template_kwargs.enable_thinking"),
     ],
 )  # fmt: skip
 def test_fields_that_a_template_cannot_honour_are_named(
@@ -137,6 +139,13 @@ def test_fields_that_a_template_cannot_honour_are_named(
     response = ask(client, model, **fields)
     assert n_prompt(response) == n_prompt(ask(client, model))
     assert response.headers[IGNORED] == named
+
+
+def test_a_prompt_without_template_takes_no_level(client: httpx.Client) -> None:
+    body = {"model": "switch", "prompt": "hi", "raw": True, "think": False, "stream": False}
+    response = client.post("/api/generate", json={**body, "options": {"num_predict": 2}})
+    assert response.status_code == 200
+    assert response.headers[IGNORED] == "think"
 
 
 def test_own_variables_win(client: httpx.Client) -> None:
