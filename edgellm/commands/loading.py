@@ -121,9 +121,10 @@ def chat_answer(
 ) -> Reply:
     """Start an answer; its thoughts go to standard error unless `hide`, and its text is the words alone.
 
-    A constrained answer is one text.
+    A schema holds for the words. An answer that follows a regular expression or a grammar is one text.
     """
-    if options.constraint is None and model.template.may_think:
+    constraint = options.constraint
+    if (constraint is None or constraint.kind == "schema") and model.template.may_think:
         syntax = model.template.syntax()
         if syntax.thinks:
             from edgellm.commands.thinking import ThinkingReply

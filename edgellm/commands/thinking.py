@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgellm.chat.call_grammar import thought_grammar
 from edgellm.chat.parts import Part, PartParser, Thought, Words
 from edgellm.commands.thoughts import Apart
 from edgellm.engine.thoughts import control_ids, thought_state
@@ -28,6 +31,8 @@ class ThinkingReply(Iterator[str]):
     ) -> None:
         syntax = model.template.syntax()
         shown = frozenset(control_ids(model.tokenizer, syntax).values())
+        if options.constraint is not None:
+            options = _after_thoughts(model, messages, options, think)
         self._generation = model.chat(messages, options, think=think, shown=shown)
         state = thought_state(model.tokenizer, syntax, self._generation.prompt_ids)
         self._parser = PartParser(syntax, thinks=state == "may", thinking=state == "open")
@@ -64,3 +69,17 @@ class ThinkingReply(Iterator[str]):
             elif isinstance(part, Words):
                 self._apart.end()
                 yield part.text
+
+
+def _after_thoughts(
+    model: Model, messages: Sequence[Mapping[str, Any]], options: GenerateOptions, think: str | None
+) -> GenerateOptions:
+    """Options whose schema holds for the words, with thoughts before them."""
+    syntax = model.template.syntax()
+    variables = {} if think is None else model.think_variables(think)
+    state = thought_state(model.tokenizer, syntax, model.template.encode(messages, **variables))
+    if options.constraint is None or state == "none":
+        return options
+    controls = control_ids(model.tokenizer, syntax)
+    grammar = thought_grammar(json.loads(options.constraint.text), controls, state, syntax)
+    return replace(options, schema=None, json=False, grammar=grammar)

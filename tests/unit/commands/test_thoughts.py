@@ -77,6 +77,12 @@ def test_an_answer_that_is_all_thought_says_nothing(ask: Any, model: str) -> Non
     assert errors.startswith(DIM)
 
 
+@pytest.mark.parametrize("more", [("--think-budget", "5"), ("--think", "off")])
+def test_a_schema_holds_for_the_words(ask: Any, model: str, more: tuple[str, ...]) -> None:
+    status, words, _ = ask("run", model, "--schema", '{"enum": ["yes"]}', *more)
+    assert (status, words) == (0, '"yes"\n')
+
+
 def test_thinking_is_switched_off(ask: Any, model: str) -> None:
     status, words, errors = ask("run", model, "--think", "off", terminal=True)
     assert status == 0
