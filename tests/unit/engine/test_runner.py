@@ -60,8 +60,9 @@ def test_requests_of_many_threads_get_their_own_answers(backend: CountingBackend
     assert not backend.sequences
 
 
-def test_cancelling_one_request_leaves_the_others_alone(backend: CountingBackend) -> None:
-    runner = EngineThread(Scheduler(backend, frozenset({EOG})))
+def test_cancelling_one_request_leaves_the_others_alone() -> None:
+    long = CountingBackend(n_ctx=1 << 20, cache_tokens=1 << 20)  # no answer fills it before it is cancelled
+    runner = EngineThread(Scheduler(long, frozenset({EOG})))
     endless, other = Caller([1], GenerateOptions(temperature=0.0)), Caller([2])
     runner.submit(endless.request)
     runner.submit(other.request)
