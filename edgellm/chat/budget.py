@@ -16,9 +16,13 @@ from edgellm.errors import TemplateError
 BASE_STEPS = 50_000
 STEPS_PER_INPUT_NODE = 300
 """Messages and tools are data of the caller: a long conversation may take proportionally longer."""
-STEPS_PER_CHAR = 16
-MAX_LOOPED = 1 << 18
-"""Some templates look at content character by character; so many characters pay for that."""
+STEPS_PER_CHAR = 4
+MAX_LOOPED = 1 << 17
+"""A template may loop over so many characters of content; those above pay for copies only.
+
+A rendering takes at most 50,000 steps, 300 a value, and 4 a character of messages and tools. A step is
+half a microsecond to two microseconds.
+"""
 BASE_TEXT = 1 << 20
 MAX_DEPTH = 40
 MAX_INT_BITS = 256

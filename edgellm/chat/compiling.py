@@ -162,6 +162,47 @@ def _done_flag(loop: nodes.For) -> nodes.Expr | None:
     return None if flag.node.name in own else flag
 
 
+def _passes_over_texts(loop: nodes.For) -> bool:
+    """True if rounds over the characters of a text do nothing: the body only looks for fields of its items.
+
+    Templates look for images among the parts of a content that may as well be a long text:
+    `{% for part in message.content %}{% if part.type == 'image' %}...{% endif %}{% endfor %}`.
+    """
+    target, source = loop.target, loop.iter
+    while isinstance(source, nodes.Getattr) or (
+        isinstance(source, nodes.Getitem) and isinstance(source.arg, nodes.Const)
+    ):
+        source = source.node
+    if loop.else_ or loop.test is not None or loop.recursive or not isinstance(source, nodes.Name):
+        return False
+    if not isinstance(target, nodes.Name):
+        return False
+    choices = [node for node in loop.body if not _is_blank(node)]
+    for choice in choices:
+        if not isinstance(choice, nodes.If) or choice.else_:
+            return False
+        if not all(_asks_for_field(one.test, target.name) for one in (choice, *choice.elif_)):
+            return False
+    return bool(choices)
+
+
+def _asks_for_field(test: nodes.Node, name: str) -> bool:
+    """True for `name.field == 'constant' and ...`, which no text fulfils."""
+    while isinstance(test, nodes.And):
+        test = test.left
+    if not isinstance(test, nodes.Compare) or [operand.op for operand in test.ops] != ["eq"]:
+        return False
+    field, constant = test.expr, test.ops[0].expr
+    if not isinstance(constant, nodes.Const) or not isinstance(constant.value, str):
+        return False
+    if isinstance(field, nodes.Getitem):
+        if not isinstance(field.arg, nodes.Const) or not isinstance(field.arg.value, str):
+            return False
+    elif not isinstance(field, nodes.Getattr):
+        return False
+    return isinstance(field.node, nodes.Name) and field.node.name == name
+
+
 def _is_blank(node: nodes.Node) -> bool:
     return isinstance(node, nodes.Output) and not node.nodes
 
@@ -184,6 +225,9 @@ def add_charges(tree: nodes.Template) -> None:
         if isinstance(node, nodes.For | nodes.Macro | nodes.CallBlock):
             done = _done_flag(node) if isinstance(node, nodes.For) else None
             cost = 2 + _n_nodes(node.body) // 4
+            if isinstance(node, nodes.For) and _passes_over_texts(node):
+                text = nodes.Test(node.iter, "string", [], [], None, None, lineno=node.lineno)
+                node.iter = nodes.CondExpr(text, nodes.List([]), node.iter, lineno=node.lineno)
             if done is not None:
                 node.body.insert(0, nodes.If(done, [nodes.Break()], [], [], lineno=node.lineno))
             node.body.insert(0, nodes.ExprStmt(_tick(cost), lineno=node.lineno))

@@ -133,7 +133,7 @@ class Filters:
         return charged
 
     def _metered(self, value: Any, steps: int) -> Any:
-        """The items of `value`, each charged; a text and what has no items stay as they are."""
+        """The items of `value`, each charged; without `steps`, texts and lists stay as they are."""
         if steps == 0 and (isinstance(value, str | list | tuple | dict | range) or not _iterates(value)):
             return value
         return self._items(value, max(steps, 1)) if _iterates(value) else value
@@ -150,7 +150,9 @@ class Filters:
         return self._env.text(value)
 
     def _safe(self, value: Any) -> str:
-        return SafeText(self._env.text(value))
+        text = self._env.text(value)
+        self._env.budget.charge(1 + (len(text) >> 11))
+        return SafeText(text)
 
     def _escape(self, value: Any) -> str:
         return SafeText(texts.escape(self._env.budget, self._env.text(value)))
@@ -394,4 +396,4 @@ def _length(value: Any) -> int:
 
 
 def _iterates(value: Any) -> bool:
-    return not isinstance(value, str) and hasattr(type(value), "__iter__")
+    return hasattr(type(value), "__iter__")

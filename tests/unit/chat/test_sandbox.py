@@ -183,6 +183,13 @@ DENIALS = {
     "trim many": "{% set a = 'x' * 500000 %}{{ a|trim('y' * 100000 ~ 'x')|length }}",
     "search from the end": "{% set a = 'x' * 500000 %}{{ a.rfind('y' ~ 'x' * 100000) }}",
     "split from the end": "{% set a = 'x' * 500000 %}{{ a.rsplit('y' ~ 'x' * 100000)|length }}",
+    "texts of characters": "{% set a = 'x' * 900000 %}{% for i in range(60000) %}"
+    "{{ a|reject|list }}{% endfor %}",
+    "safe in loop": "{% set a = ['x' * 900000] * 1000 %}{% for i in range(60000) %}"
+    "{% set b = a|map('safe')|list %}{% endfor %}",
+    "long format": "{% set a = 'x' * 900000 %}{% for i in range(60000) %}{% set b = a|format %}{% endfor %}",
+    "unique with equal hashes": "{% set a = range(0, 3000 * (2**61 - 1), 2**61 - 1)|list %}"
+    "{% for i in range(60000) %}{% set b = a|unique|list %}{% endfor %}",
     "title in loop": "{% for i in range(60000) %}{{ ('a ' * 9999)|title|length }}{% endfor %}",
     "wordcount in loop": "{% for i in range(60000) %}{{ ('a ' * 9999)|wordcount }}{% endfor %}",
     "equal hashes": "{{ dict(range(0, 60000 * (2**61 - 1), 2**61 - 1)|batch(2))|length }}",
@@ -302,6 +309,44 @@ def test_limits_scale_with_the_input(environment: TemplateSandbox) -> None:
     assert len(text) == 2000 * 2004
     with pytest.raises(LimitError):
         environment.render(template, {"messages": messages}, Budget())
+
+
+PARTS = {
+    "field": "{% for p in m %}{% if p.type == 'text' %}{{ p.text }}{% endif %}{% endfor %}",
+    "item": "{% for p in m %}{% if p['type'] == 'text' and p.text %}{{ p.text }}{% elif p.type == 'image' %}"
+    "image{% endif %}{% endfor %}",
+}
+NOT_ONLY_PARTS = {
+    "else": "{% for p in m %}{% if p.type == 'text' %}{{ p.text }}{% else %}{{ p }}{% endif %}{% endfor %}",
+    "or": "{% for p in m %}{% if p.type == 'text' or p == 'x' %}{{ p }}{% endif %}{% endfor %}",
+    "words": "{% for p in m %}{% if p.type == 'text' %}{{ p.text }}{% endif %}.{% endfor %}",
+    "other": "{% for p in m %}{% if loop.index == 2 %}{{ p }}{% endif %}{% endfor %}",
+    "unequal": "{% for p in m %}{% if p.type != 'text' %}{{ p }}{% endif %}{% endfor %}",
+    "loop else": "{% for p in m %}{% if p.type == 'text' %}{{ p }}{% endif %}{% else %}none{% endfor %}",
+}
+
+
+@pytest.mark.parametrize("source", [*PARTS.values(), *NOT_ONLY_PARTS.values()])
+@pytest.mark.parametrize("content", ["xyz", "", [{"type": "text", "text": "words"}, {"type": "image"}]])
+def test_loops_over_texts_or_parts_do_as_in_jinja(
+    environment: TemplateSandbox, source: str, content: object
+) -> None:
+    assert render(environment, source, m=content) == jinja2.Environment().from_string(source).render(
+        m=content
+    )
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_looking_for_parts_in_a_long_text_takes_no_steps(environment: TemplateSandbox, name: str) -> None:
+    budget = Budget()
+    assert environment.render(environment.load(PARTS[name]), {"m": "x" * 1_000_000}, budget) == ""
+    assert Budget().steps - budget.steps < 100
+
+
+def test_a_long_message_allows_few_steps_for_each_character() -> None:
+    """A hostile template runs longer with a longer message, by a small constant."""
+    assert budget_for(3, 100_000).steps - budget_for(3, 0).steps <= 5 * 100_000
+    assert budget_for(3, 10_000_000).steps - budget_for(3, 0).steps <= 10_000_000
 
 
 def test_renderings_in_threads_have_budgets_of_their_own(environment: TemplateSandbox) -> None:
