@@ -343,7 +343,7 @@ class PartParser:
         return Call(self.n_calls - 1, name, self._late)
 
     def _in_done(self, final: bool) -> Part | None:
-        """What follows calls is not shown, but for more calls."""
+        """Text after calls is not shown; more calls are read."""
         marks = [mark for mark in self._triggers if first_mark(mark)]
         found = min((at for mark in marks if (at := self._held.find(mark)) >= 0), default=-1)
         if found < 0 or self.n_calls == 0:

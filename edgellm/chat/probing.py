@@ -98,7 +98,7 @@ class Prober:
 
     @functools.cached_property
     def content_form(self) -> Any:
-        """Whether content is a text, parts, or either; templates without a loop over it take text."""
+        """Form of content: text, parts or either; templates without a loop over it take text."""
         if not _LOOPS_OVER_CONTENT.search(self.source):
             return "text"
         one = self.render([user([{"type": "text", "text": "zqpart"}])])

@@ -32,7 +32,7 @@ class _Scan:
         self._place, self._depth, self._inside = 0, 0, ""
 
     def find(self, text: str, ends: Sequence[str]) -> int:
-        """Where one of `ends` stands; -1 if more text is needed. Ends are closing signs or separators."""
+        """Place of the first of `ends`; -1 if more text is needed. They are closing signs or separators."""
         open_mark, close_mark = self._quotes
         longest = max(map(len, (open_mark, close_mark, *ends)))
         while self._place < len(text):
@@ -66,7 +66,7 @@ class _Scan:
 
     @property
     def depth(self) -> int:
-        """How many brackets are open."""
+        """Number of open brackets."""
         return self._depth
 
 

@@ -41,7 +41,7 @@ from edgellm.errors import TemplateError
 MAX_SOURCE = 64 * 1024
 
 
-_METHODS: dict[type, frozenset[str]] = {
+METHODS: dict[type, frozenset[str]] = {
     str: texts.METHODS,
     list: frozenset(("count", "index")),
     tuple: frozenset(("count", "index")),
@@ -141,7 +141,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             raise TemplateError("The chat template runs outside of a rendering")
         return budget
 
-    # What the generated code calls.
+    # Functions that the generated code calls.
 
     def tick(self, cost: int) -> bool:
         budget = self._active.budget
@@ -267,7 +267,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             return not attr.startswith("_")
         if isinstance(obj, Macro):
             return attr in ("name", "arguments")
-        return attr in _METHODS.get(type(obj), frozenset())
+        return attr in METHODS.get(type(obj), frozenset())
 
     def call(__self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         budget = __self.budget
@@ -276,7 +276,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         budget.charge(2 + (len(args) >> 3))
         budget.depth += 1
         try:
-            if isinstance(__obj, types.BuiltinMethodType) and type(__obj.__self__) in _METHODS:
+            if isinstance(__obj, types.BuiltinMethodType) and type(__obj.__self__) in METHODS:
                 return __self._call_method(__obj, args, kwargs)
             if id(__obj) in __self._bounded_ids or isinstance(__obj, types.MethodType):
                 budget.weigh(
@@ -335,7 +335,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
 
 def _where(template: Template, error: Exception) -> str:
-    """Where in the template's source an exception came from: ` in line 12`, or nothing."""
+    """Place of an exception in the template's source: ` in line 12`, or nothing."""
     lineno = 0
     for frame, line in _frames(error):
         if (

@@ -46,7 +46,7 @@ def first_mark(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """How the arguments of a call are written.
+    """Notation of a call's arguments.
 
     object: one value in `notation`. pairs: open, then head KEY middle VALUE tail for each, `separator`
     between them, close; a string has `text_middle` and `text_tail` around it where these differ.
@@ -85,7 +85,7 @@ _FIRST: tuple[Piece, ...] = ('<tool_call>\n{"name": "', Slot.NAME, '", "argument
 
 @dataclass(frozen=True, slots=True)
 class Syntax:
-    """How an answer is written: thoughts, words, calls, the end of the turn.
+    """Notation of an answer: thoughts, words, calls, the end of the turn.
 
     Calls are CALL (separator CALL)* end, a call head ARGUMENTS closing; the first call of an answer begins
     with `first` instead of `head`, and with `later` after words. native: the template itself shows the
@@ -179,7 +179,7 @@ def merge(pieces: Iterable[Piece]) -> tuple[Piece, ...]:
 
 
 def match(literal: str, text: str, start: int = 0) -> int | None:
-    """Where `literal` ends in `text` from `start`; None if it is not there; -1 if the text is too short.
+    """Position after `literal` in `text` from `start`; None if it is not there; -1 if the text is too short.
 
     White space is free where the literal has any, at its start, and beside JSON's signs.
     """

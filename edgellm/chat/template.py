@@ -96,7 +96,7 @@ class ChatTemplate:
         return re.search("think|channel|reasoning", self.source, re.IGNORECASE) is not None
 
     def syntax(self, *, tools: bool = False) -> Syntax:
-        """How answers are written, learned on first use; `tools`: by the template for tools."""
+        """Syntax of answers, learned on first use; `tools`: by the template for tools."""
         from edgellm.chat.learning import learn
 
         source = self.named.get("tool_use", self.source) if tools else self.source
@@ -249,7 +249,7 @@ def strings_of(value: Any) -> list[str]:
 
 
 def count_values(value: Any) -> int:
-    """How many values JSON-like data holds."""
+    """Number of values in JSON-like data."""
     if isinstance(value, dict):
         return 1 + sum(count_values(item) for item in value.values())
     if isinstance(value, list):

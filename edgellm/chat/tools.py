@@ -45,7 +45,7 @@ class ToolChoice:
 
 
 def syntax_of(template: str, bos: str = BOS, eos: str = EOS) -> Syntax:
-    """How a model writes calls and thoughts, learned from its chat template."""
+    """Syntax of calls and thoughts, learned from its chat template."""
     from edgellm.chat.learning import learn
 
     return learn(template, bos, eos)

@@ -27,7 +27,7 @@ class Turns:
         self.prompt, self.tool_prompt = self._prompt(None), self._prompt(self.tools)
 
     def _prompt(self, tools: Any) -> str:
-        """What the prompt adds to open a turn of the assistant."""
+        """Text that a prompt adds to open a turn of the assistant."""
         closed = self.probes.render([self.ask], tools)
         opened = self.probes.render([self.ask], tools, prompt=True)
         if closed is None or opened is None:
@@ -64,7 +64,7 @@ class Turns:
 
 
 def shared_length(first: str, second: str) -> int:
-    """How many characters two texts begin with in common."""
+    """Number of characters that two texts begin with in common."""
     low, high = 0, min(len(first), len(second))
     while low < high:
         middle = (low + high + 1) // 2
@@ -73,7 +73,7 @@ def shared_length(first: str, second: str) -> int:
 
 
 def after_prompt(text: str, prompt: str) -> str:
-    """What follows in a turn after what it has in common with the prompt."""
+    """Text of a turn after the part that it shares with the prompt."""
     mine, theirs = atoms(text), atoms(prompt)
     n = 0
     while n < min(len(mine), len(theirs)) and mine[n] == theirs[n]:
