@@ -167,6 +167,9 @@ ENTRIES = (
     Known("smollm", ("SmolLM",), "<tool_call>[", _json("arguments"), ", ", "]</tool_call>", native=False),
 )
 
+MARKS = tuple(dict.fromkeys(mark for known in ENTRIES for mark in known.marks))
+"""Marks of all entries."""
+
 
 def entry(source: str, shows_tools: bool) -> Known | None:
     """The way that a template's source tells of, if it tells of one."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from edgellm.chat import known
+from edgellm.chat import key_order, known
 from edgellm.chat.reading import ArgumentReader, Bad, object_reader
 from edgellm.chat.syntax import Piece, Slot, Syntax, first_mark, match, merge
 
@@ -36,7 +36,9 @@ class Call:
 
 
 Part: TypeAlias = Words | Thought | Call
-_State: TypeAlias = Literal["begin", "thought", "words", "head", "arguments", "between", "ended", "done"]
+_State: TypeAlias = Literal[
+    "begin", "thought", "words", "head", "arguments", "between", "queued", "ended", "done"
+]
 
 _NAME = re.compile(r"\s*([\w.-]+)")
 _LONG_NAME = re.compile(r"\s*([\w.:/-]+)")
@@ -83,6 +85,7 @@ class PartParser:
         self._name = ""
         self._reader: ArgumentReader | None = None
         self._late = ""
+        self._queue: list[Call] = []
         self.n_calls = 0
         self._openings: list[tuple[Piece, ...]] = []
         self._triggers: list[str] = []
@@ -252,7 +255,7 @@ class PartParser:
             if at == -1 and not final:
                 return None
             if at is None or at == -1:
-                return self._no_call()
+                return self._other_order(final)
             self._taken += self._held[:at]
             self._held, self._pieces = self._held[at:], self._pieces[1:]
         assert self._syntax is not None
@@ -272,6 +275,28 @@ class PartParser:
         after = next(iter(merge((*syntax.closing, syntax.separator))), "")
         ends = [text for text in dict.fromkeys((first, after)) if isinstance(text, str) and text]
         return ArgumentReader(form, ends, self._schemas.get(self._name))
+
+    def _other_order(self, final: bool) -> Part | None:
+        """Calls whose keys stand in an order of the model's own, or words."""
+        assert self._syntax is not None
+        names = None if self._any_name else self._names
+        read = key_order.read_calls(self._syntax, self._taken + self._held, names, final)
+        if read is None:
+            return None
+        calls, rest = read
+        if not calls:
+            return self._no_call()
+        self._queue = [Call(self.n_calls + i, name, text) for i, (name, text) in enumerate(calls)]
+        self.n_calls += len(calls)
+        self._held, self._pieces, self._name, self._state = rest, (), "", "queued"
+        return None
+
+    def _in_queued(self, final: bool) -> Part | None:
+        """Calls that were read at once."""
+        if self._queue:
+            return self._queue.pop(0)
+        self._state = "done"
+        return None
 
     def _no_call(self) -> Part | None:
         """The text is none of a call: words, if nothing of the call has been said."""

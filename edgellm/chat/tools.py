@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from edgellm.chat.known import MARKS as MARKS
 from edgellm.chat.relax import pruned
 from edgellm.chat.syntax import BOS, EOS, Syntax
 from edgellm.errors import UsageError

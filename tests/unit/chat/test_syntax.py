@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 
 import pytest
 
 import edgellm.chat
+from edgellm.chat.parts import Call, PartParser, Words, parse
 from edgellm.chat.tools import syntax_of
 from edgellm.engine.grammar import GrammarCompiler
 from tests.support.calls import disagreement
@@ -125,6 +127,42 @@ def test_a_style_is_learned_and_grammar_and_parser_agree(compiler: GrammarCompil
     for seed in range(8):
         found = disagreement(compiler, tokenizer("llama-bpe"), source, syntax, random.Random(seed))
         assert found is None
+
+
+ORDERS = {
+    "json in tags": '<call>{"arguments": {"a": [1, "}"]}, "name": "get"}</call>',
+    "json list": '<|tools|>[{"parameters": {"a": [1, "}"]}, "name": "get"}]<|/tools|>',
+    "json, id first": '[CALLS] [{"function": "get", "id": "x", "args": {"a": [1, "}"]}}]',
+    "json, id last": '[CALLS][{"call": "x", "name": "get", "arguments": {"a": [1, "}"]}}]',
+    "arguments first": '<call>{"name": "get", "arguments": {"a": [1, "}"]}}</call>',
+}
+
+
+@pytest.mark.parametrize("style", ORDERS)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_keys_of_a_call_may_stand_in_another_order(style: str, size: int) -> None:
+    written = "Looking. " + ORDERS[style]
+    parser = PartParser(syntax_of(template(style)), ["get"])
+    parts = [p for i in range(0, len(written), size) for p in parser.push(written[i : i + size])]
+    parts += parser.flush()
+    assert "".join(p.text for p in parts if isinstance(p, Words)).strip() == "Looking."
+    calls = [p for p in parts if isinstance(p, Call)]
+    assert [p.name for p in calls if p.name is not None] == ["get"]
+    assert json.loads("".join(p.arguments for p in calls)) == {"a": [1, "}"]}
+
+
+def test_two_calls_in_another_order_are_two() -> None:
+    written = ORDERS["json in tags"] + "\n" + ORDERS["json in tags"].replace("get", "put")
+    found = parse(PartParser(syntax_of(template("json in tags")), ["get", "put"]), written)
+    assert [name for name, _ in found.calls] == ["get", "put"]
+
+
+@pytest.mark.parametrize(
+    "rest", ['{"arguments": {}}', '{"arguments": {}, "name": "other"}', '{"name', "is a tag"]
+)
+def test_what_is_no_call_in_any_order_is_words(rest: str) -> None:
+    found = parse(PartParser(syntax_of(template("json in tags")), ["get"]), "<call>" + rest)
+    assert (found.words, found.calls) == ("<call>" + rest, ())
 
 
 @pytest.mark.parametrize("style", STYLES)
