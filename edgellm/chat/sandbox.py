@@ -244,16 +244,18 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
                 return getattr(obj, attribute)
             except AttributeError:
                 return self.undefined(obj=obj, name=attribute)
+        self.budget.charge(1)  # an exception, as a rule
         return super().getattr(obj, attribute)
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         kind = type(obj)
         if kind is dict and type(argument) is str and argument in obj:
             return obj[argument]
-        if kind is list and type(argument) is int and -len(obj) <= argument < len(obj):
+        if (kind is list or kind is tuple) and type(argument) is int and -len(obj) <= argument < len(obj):
             return obj[argument]
         if type(argument) is not str and type(argument) is not int:
             self.budget.weigh(argument)
+        self.budget.charge(1)
         return super().getitem(obj, argument)
 
     def wrap_str_format(self, value: Any) -> None:
