@@ -17,6 +17,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "base/inline.h"
 #include "formats/encoding.h"
@@ -230,19 +231,26 @@ concept WeightFormat = (NumberFormat<F> || QuantizedFormat<F>) && requires {
 
 // Defaults of descriptions.
 struct QuantizedDefaults {
-    static constexpr int kOffset = 0;                  // subtracted from codes
-    static constexpr const int8_t* kLevels = nullptr;  // value of each 4-bit code; nullptr: the code itself
+    static constexpr int kOffset = 0;                   // subtracted from codes
+    static constexpr std::nullptr_t kLevels = nullptr;  // value of each 4-bit code; null: the code itself
 };
+
+// Told by type: with sanitizers GCC takes no comparison of a table's address for constant.
+template <class F>
+inline constexpr bool kHasLevels = !std::is_null_pointer_v<std::remove_cv_t<decltype(F::kLevels)>>;
 
 // Largest code as kernels see it: unsigned, the offset added to levels.
 template <class F>
 constexpr int largest_code() {
-    if (F::kLevels == nullptr) return F::Codes::kMax;
-    int largest = 0;
-    for (int i = 0; i < 16; ++i) {
-        if (F::kLevels[i] + F::kOffset > largest) largest = F::kLevels[i] + F::kOffset;
+    if constexpr (kHasLevels<F>) {
+        int largest = 0;
+        for (int i = 0; i < 16; ++i) {
+            if (F::kLevels[i] + F::kOffset > largest) largest = F::kLevels[i] + F::kOffset;
+        }
+        return largest;
+    } else {
+        return F::Codes::kMax;
     }
-    return largest;
 }
 
 // How a format's panels are multiplied.

@@ -77,7 +77,7 @@ EDGELLM_INLINE void store_codes32(const I* codes, Block& block) {
 // All integers that a format's codes can be, or its table of levels.
 template <class Format>
 auto levels_of() {
-    if constexpr (Format::kLevels == nullptr) {
+    if constexpr (!kHasLevels<Format>) {
         return Integers<-Format::kOffset, Format::Codes::kMax - Format::kOffset>{};
     } else {
         return TableLevels<Format>{};

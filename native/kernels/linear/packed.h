@@ -25,7 +25,7 @@ struct PackedSource {
     static constexpr bool kIntegerPairs = Scales::kIntegerPairs;
     static constexpr bool kHalfMinimums = Scales::kHalfMinimums;
     static constexpr bool kSignedCodes =
-        S::kSignedDots && (F::kOffset == 128 || (F::kLevels != nullptr && S::kWideDots));
+        S::kSignedDots && (F::kOffset == 128 || (kHasLevels<F> && S::kWideDots));
     // Largest unsigned code.
     static constexpr int kMax = largest_code<F>();
     // Zero point folded into the accumulator's start: that of centre 1, shifted (a member of expanded
@@ -100,7 +100,7 @@ struct PackedSource {
         constexpr size_t kPartBytes = 64 / S::kParts;
         const uint8_t* data = block + Scales::kBytes + static_cast<size_t>(part) * kPartBytes;
         const typename S::Bytes v = Codes::template read<S>(data, group);
-        if constexpr (F::kLevels != nullptr) {
+        if constexpr (kHasLevels<F>) {
             return S::template lookup<F, kSignedCodes ? 0 : F::kOffset>(v);
         } else if constexpr (std::is_same_v<Codes, SignedBytes> && !kSignedCodes) {
             return S::flip_sign(v);
