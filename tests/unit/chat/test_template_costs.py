@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import jinja2.compiler
 import pytest
+from jinja2.compiler import operators
 
 from edgellm.chat.budget import Budget
 from edgellm.chat.sandbox import METHODS, TemplateSandbox, sandbox
@@ -201,7 +201,7 @@ def test_an_operation_is_charged_as_its_row_says(name: str) -> None:
 def test_every_operation_has_a_row() -> None:
     environment = sandbox()
     names = {f"|{name}" for name in environment.filters} | {f"is {name}" for name in environment.tests}
-    names |= set(environment.binop_table) | set(jinja2.compiler.operators.values())
+    names |= set(environment.binop_table) | set(operators.values())
     for kind, methods in METHODS.items():
         if kind in (str, list, tuple, dict):
             names |= {f"{kind.__name__}.{method}" for method in methods}
