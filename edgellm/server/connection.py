@@ -111,7 +111,7 @@ class Connection(H11Protocol):
 
     @property
     def _held(self) -> bytes:
-        """What has come and is not yet a part of a request."""
+        """Received bytes that are not yet a part of a request."""
         held: bytes = self.conn.trailing_data[0]
         return held
 

@@ -29,7 +29,7 @@ class Structured(Body):
 
 
 class FormatFields(SamplingFields):
-    """What the answer has to be: OpenAI's response_format, llama.cpp's, vLLM's and SGLang's fields."""
+    """Form of an answer: OpenAI's response_format, the fields of llama.cpp, vLLM and SGLang."""
 
     response_format: str | dict[str, Any] | None = None
     json_schema: dict[str, Any] | str | None = None

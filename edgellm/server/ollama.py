@@ -184,7 +184,7 @@ async def ps(service: ServiceOf) -> dict[str, Any]:
 
 @router.post("/show", responses=_answers("OllamaModel"))
 async def show(body: ShowBody, service: ServiceOf) -> dict[str, Any]:
-    """What a model is."""
+    """Details of a model."""
     source = service.models.find(body.model or body.name)
     found = await asyncio.to_thread(describe, source.path)
     template = found.metadata.get("tokenizer.chat_template")

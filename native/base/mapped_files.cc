@@ -19,7 +19,7 @@ namespace edgellm {
 
 namespace {
 
-// What the signal handler reads: nothing but atomics, and no memory that may go.
+// Data of the signal handler: nothing but atomics, and no memory that may go.
 struct Guarded {
     std::atomic<uintptr_t> begin{0}, end{0};
     std::atomic<bool> torn{false}, taken{false};

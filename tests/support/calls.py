@@ -120,7 +120,7 @@ def disagreement(
     syntax: Syntax,
     rng: random.Random,
 ) -> str | None:
-    """What a grammar, a parser and a template disagree about for random tools and arguments."""
+    """Disagreements of a grammar, a parser and a template over random tools and arguments."""
     functions: list[dict[str, Any]] = [
         {"name": name, "description": "A tool.", "parameters": random_object(rng)}
         for name in ("look_up", "add")

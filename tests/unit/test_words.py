@@ -17,7 +17,7 @@ QUESTION = re.compile(r"(What|Whether|Which|Where|Who)\b")
 # A comment of C++ or JavaScript to the end of its line, or the first line of a block comment.
 COMMENT = re.compile(r"(?<![:\w])(?://+|/\*+)\s*(.*)")
 # Such openings that are left, each on purpose.
-ALLOWED = 19
+ALLOWED = 4
 
 
 def python_openings(text: str) -> Iterator[tuple[int, str]]:
