@@ -60,6 +60,8 @@ def run(settings: Settings) -> int:
     if options.draft is not None:
         check_draft([path for _, path in models], options.draft)
     chosen = server_settings(settings, api_keys(settings))
+    # A key of our own must be seen; one that was given is shown to whoever starts the server by hand.
+    shows_link = bool(chosen.api_keys) and (not settings["api_key"] or sys.stderr.isatty())
     folders = [Path(name) for name in settings["names"] or () if Path(name).is_dir()]
     manager = ModelManager(
         models,
@@ -69,7 +71,7 @@ def run(settings: Settings) -> int:
         store=_store(settings),
         idle_s=math.inf if settings["idle_unload"] is None else settings["idle_unload"],
     )
-    serve(chosen, manager)
+    serve(chosen, manager, shows_link=shows_link)
     return 0
 
 
@@ -129,15 +131,12 @@ def _label(path: Path) -> str:
 
 
 def api_keys(settings: Settings) -> tuple[str, ...]:
-    """The given keys; if one is needed and none is given, make and print one."""
-    from edgellm.server.run import make_key
+    """The given keys; if one is needed and none is given, the one that is kept for this machine."""
+    from edgellm.commands.keys import kept_key
     from edgellm.server.settings import is_loopback
 
     keys = tuple(settings["api_key"] or ())
-    if not keys and not is_loopback(settings["host"]):
-        keys = (make_key(),)
-        print(f"edgellm: the API key, which clients on the network need: {keys[0]}", file=sys.stderr)
-    return keys
+    return keys if keys or is_loopback(settings["host"]) else (kept_key(),)
 
 
 def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings:
@@ -180,7 +179,12 @@ OPTIONS = (
     ),
     Option("port", ("--port",), "port to listen on; 0: a free one", INT, "N", default=8080),
     Option(
-        "api_key", ("--api-key",), "key that clients must send (may be repeated)", TEXT, "KEY", repeated=True
+        "api_key",
+        ("--password", "--api-key"),
+        "key that clients must send (may be repeated); on a network otherwise one that is made and kept",
+        TEXT,
+        "KEY",
+        repeated=True,
     ),
     Option(
         "allowed_host",

@@ -88,6 +88,20 @@ class Job:
         """End all answers with an error, whether or not the engine goes on."""
         self._events.put_nowait(error)
 
+    def described(self) -> dict[str, str | int | float]:
+        """Model, tokens and speed, for the request's line in the log."""
+        requests = [answer.request for answer in self.answers]
+        finished = [answer.finish.stats for answer in self.answers if answer.finish is not None]
+        seconds = max((stats.generate_s for stats in finished), default=0.0)
+        n_decoded = sum(max(0, stats.n_generated - 1) for stats in finished)
+        return {
+            "model": self.loaded.name,
+            "prompt": sum(len(request.prompt) for request in requests),
+            "cached": sum(request.n_cached or 0 for request in requests),
+            "answer": sum(request.n_generated for request in requests),
+            **({"tok_s": round(n_decoded / seconds, 1)} if seconds and n_decoded else {}),
+        }
+
     def end(self) -> None:
         """Cancel what has not ended and let go of the model."""
         if self._ended:

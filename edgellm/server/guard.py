@@ -20,8 +20,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgellm.server import page
+from edgellm.server.addresses import is_household_name
 from edgellm.server.errors import RequestError, error_response, stopping_error
-from edgellm.server.logs import FIELDS
+from edgellm.server.logs import FIELDS, LOGGED
 from edgellm.server.settings import Limits, ServerSettings, is_address, is_loopback
 
 log = logging.getLogger("edgellm.server")
@@ -52,8 +53,7 @@ class Guard:
         self._n_held = 0
         names = {"localhost", *settings.allowed_hosts}
         if not settings.loopback:
-            name = socket.gethostname().lower()
-            names |= {name, f"{name}.local", settings.host}
+            names |= {socket.gethostname(), settings.host}
         self._hosts = {name.lower() for name in names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,6 +97,7 @@ class Guard:
         finally:
             self._n_held -= body.size
             fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
+            fields |= scope["state"].get(LOGGED, {})
             log.info("%s %s", scope["method"], scope["path"][:MAX_LOGGED], extra={FIELDS: fields})
 
     def _hold(self, n_bytes: int) -> None:
@@ -134,10 +135,12 @@ class Guard:
         # A page of another site cannot make the Host header an address: only names can be bound anew.
         if is_address(host) and (not self._settings.loopback or is_loopback(host)):
             return
+        if not self._settings.loopback and is_household_name(host):
+            return
         raise RequestError(
             403,
-            f"The Host header names {value[:100]!r}, to which this server does not answer; "
-            "see --allowed-host.",
+            f"The Host header names {value[:100]!r}, to which this server does not answer; start it with "
+            f"--allowed-host {host[:100] or 'NAME'} if that name is yours.",
         )
 
     def _check_origin(self, origin: str, host: str) -> None:

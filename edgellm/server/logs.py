@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from edgellm.errors import harmless, one_line
 
 FIELDS = "fields"
+# Entry of a request's state whose items its log line has, too: model, tokens and speed of answers.
+LOGGED = "logged"
 # Control characters that JSON leaves as they are, and terminals obey.
 _ESCAPES = {code: f"\\u{code:04x}" for code in range(127, 160)}
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -17,6 +16,7 @@ from typing import NoReturn
 import uvicorn
 
 from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.server.addresses import link, qr_code, urls
 from edgellm.server.app import create_app
 from edgellm.server.connection import connection_class
 from edgellm.server.errors import stopping_error
@@ -107,19 +107,32 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def serve(settings: ServerSettings, models: ModelManager) -> None:
+def serve(settings: ServerSettings, models: ModelManager, *, shows_link: bool = False) -> None:
     """Serve until SIGINT or SIGTERM, which lets answers under way come to their end.
 
-    Raises what the first model failed to load with, or UsageError if the address cannot be had.
+    shows_link: print the page's address with the key, and its QR code on a terminal. Raises what the first
+    model failed to load with, or UsageError if the address cannot be had.
     """
-    listener = listen(settings)
-    host, port = listener.getsockname()[:2]
-    print(f"edgellm: listening on http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr)
-    server = Server(make_config(settings, models), models)
-    with Watchdog(models, settings.step_timeout_s, server.stalled):
-        server.run([listener])
+    with listen(settings) as listener:
+        _announce(settings, listener, shows_link=shows_link)
+        server = Server(make_config(settings, models), models)
+        with Watchdog(models, settings.step_timeout_s, server.stalled):
+            server.run([listener])
     if server.failure is not None:
         raise server.failure
+
+
+def _announce(settings: ServerSettings, listener: socket.socket, *, shows_link: bool) -> None:
+    """Print the addresses, and the way to the page for whoever holds a phone."""
+    found = urls(*listener.getsockname()[:2])
+    print(f"edgellm: listening on {' and '.join(found)}", file=sys.stderr)
+    if not shows_link:
+        return
+    page = link(found[0], settings.api_keys[0])
+    print(f"edgellm: the chat page, with its key: {page}", file=sys.stderr)
+    print(f"edgellm: the key alone, for programs: {settings.api_keys[0]}", file=sys.stderr)
+    if sys.stderr.isatty() and sys.stderr.encoding.lower().startswith("utf"):
+        print(qr_code(page, colours=os.environ.get("TERM") != "dumb"), file=sys.stderr)
 
 
 def make_config(settings: ServerSettings, models: ModelManager) -> uvicorn.Config:
@@ -168,8 +181,3 @@ def notify(state: str) -> None:
             channel.sendto(state.encode(), address)
         except OSError as error:
             log.warning("systemd cannot be told %s: %s", state, error.strerror)
-
-
-def make_key() -> str:
-    """An API key that cannot be guessed."""
-    return f"edgellm-{secrets.token_urlsafe(24)}"

@@ -29,6 +29,7 @@ from edgellm.server.bodies import ModelBody, naming_header
 from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
 from edgellm.server.lengths import check_length
+from edgellm.server.logs import LOGGED
 from edgellm.server.metrics import Metrics
 from edgellm.server.models import ModelManager
 from edgellm.server.served import Served
@@ -176,12 +177,17 @@ class Service:
             except ContextOverflowError as error:
                 raise _with_context(error, loaded.model, n_ctx) from None
         made = shape(job, body, prompt, load_s)
+
+        def end() -> None:
+            request.scope["state"][LOGGED] = job.described()
+            job.end()
+
         headers = {**body.ignored(prompt.ignored), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
         if streams:
             return Stream(
                 made.chunks(),
                 self.settings.limits,
-                on_end=job.end,
+                on_end=end,
                 media_type=shape.media_type,
                 ping=shape.ping,
                 headers=headers,
@@ -190,7 +196,7 @@ class Service:
             await unless_gone(request, job.collect())
             return JSONResponse(made.whole(), headers=headers)
         finally:
-            job.end()
+            end()
 
     def start(self, loaded: Served, prompt: Prompt) -> Job:
         """Start the answers, within the limits; RequestError names one that is exceeded."""

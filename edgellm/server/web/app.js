@@ -352,6 +352,12 @@ $("model").addEventListener("change", () => {
 });
 window.addEventListener("storage", showChats); // another tab has changed them
 
+const given = new URLSearchParams(location.hash.slice(1)).get("key");
+if (given) {
+  settings.key = given;
+  saveSettings(settings);
+  history.replaceState(null, "", location.pathname); // neither bookmarks nor screenshots show the key
+}
 showTheme();
 showModels();
 openChat(allChats()[0] ?? chat);

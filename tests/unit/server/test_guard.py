@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -68,6 +69,37 @@ def test_on_the_network_addresses_are_answered_and_foreign_names_are_not() -> No
     assert ask(host="192.168.1.5:8080", authorization="Bearer k") == 200
     assert ask(host="[fe80::1]:8080", authorization="Bearer k") == 200
     assert ask(host="evil.example", authorization="Bearer k") == 403
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("fridge", 200),
+        ("fridge.local:8080", 200),
+        ("Fridge.LAN", 200),
+        ("fridge.home.arpa.", 200),
+        ("fridge.fritz.box", 200),
+        ("a.b.internal", 200),
+        ("fridge.tail1234.ts.net", 200),
+        ("freezer.tail1234.ts.net", 403),  # another machine's name
+        ("fridge.example.com", 403),  # anybody can have a domain with this machine's name in it
+        ("local.example.com", 403),
+        ("fritz.box.example.com", 403),
+        ("evil-local", 200),  # no public name is without a dot
+        ("evil.box", 403),
+        ("evil.arpa", 403),
+        ("..local", 403),
+        ("ts.net", 403),
+    ],
+)
+def test_names_of_a_household_are_answered_and_those_of_strangers_are_not(
+    host: str, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "Fridge")
+    ask = asking(ServerSettings(host="0.0.0.0", api_keys=("k",)))
+    assert ask(host=host, authorization="Bearer k") == status
+    # A server without a key answers this machine's own names alone: any device at home may choose a name.
+    assert asking(ServerSettings())(host=host) == 403
 
 
 def test_pages_of_other_origins_are_refused_unless_allowed() -> None:

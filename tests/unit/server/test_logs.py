@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 
 from edgellm.server.logs import FIELDS, configure
@@ -38,3 +41,29 @@ def test_json_holds_what_clients_send(capsys: pytest.CaptureFixture[str]) -> Non
     assert json.loads(line)["message"] == SENT
     assert json.loads(line)["status"] == 404
     assert line.count("\n") == 1
+
+
+@pytest.mark.parametrize("streams", [False, True])
+def test_the_line_of_an_answer_has_model_tokens_and_speed(
+    client: httpx.Client, caplog: pytest.LogCaptureFixture, streams: bool
+) -> None:
+    body = {"messages": [{"role": "user", "content": "once"}], "max_tokens": 4, "ignore_eos": True}
+    with caplog.at_level(logging.INFO, "edgellm.server"):
+        assert client.post("/v1/chat/completions", json={**body, "stream": streams}).status_code == 200
+        assert client.get("/health").status_code == 200
+        deadline = time.monotonic() + 30
+        while len(lines := _fields(caplog)) < 2:  # a line comes after the end of its response
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert "model" not in lines["GET /health"]
+    fields = lines["POST /v1/chat/completions"]
+    assert fields["model"] == "tiny"
+    assert fields["answer"] == 4
+    assert fields["prompt"] > fields["cached"] >= 0
+    assert fields["tok_s"] > 0
+
+
+def _fields(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
+    """Fields of requests' lines, by their messages."""
+    lines = [record for record in caplog.records if FIELDS in record.__dict__]
+    return {record.getMessage(): record.__dict__[FIELDS] for record in lines}
