@@ -8,6 +8,7 @@ whatever the machine's speed, and with the same message everywhere.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgellm.chat.jinja import Undefined
 from edgellm.chat.marking import Marks
@@ -36,13 +37,15 @@ class LimitError(TemplateError):
 class Budget:
     """The account of one rendering; `steps` and `text` (characters in one string) are what is allowed.
 
-    `marks` are the stand-ins of untrusted characters in the texts of this rendering.
+    `marks` are the stand-ins of untrusted characters in the texts of this rendering. `chosen`: for each loop
+    that looks for items, the list it has seen last and the items that passed its test.
     """
 
     steps: int = BASE_STEPS
     text: int = BASE_TEXT
     depth: int = 0
     marks: Marks = field(default_factory=Marks)
+    chosen: dict[int, tuple[list[Any], list[Any] | None]] = field(default_factory=dict)
 
     def charge(self, steps: int) -> None:
         """Take `steps` from the account; LimitError when it is empty."""

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from edgellm.chat.budget import LimitError
 from edgellm.chat.jinja import CodeGenerator, Extension, Frame, Parser, nodes
+from edgellm.chat.loops import is_blank, item_test, looped
 from edgellm.errors import TemplateError
 
 MAX_NODES = 3_000
 DICT_ATTRIBUTES = frozenset(dir(dict))
+_NAMES = "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"
+LOOP_ATTRIBUTES = frozenset(_NAMES.split())
 _REFUSED = (
     nodes.Include,
     nodes.Import,
@@ -38,13 +42,63 @@ class Statements(Extension):
 class Generator(CodeGenerator):
     """Jinja's code generator, charging comparisons, joins, slices and dict keys; it folds no constants."""
 
+    def visit_Template(self, node: nodes.Template, frame: Frame | None = None) -> None:
+        calls = ((set_, set_.node) for set_ in node.find_all(nodes.Assign))
+        self._spaces = {
+            set_.target.name
+            for set_, call in calls
+            if isinstance(set_.target, nodes.Name)
+            and isinstance(call, nodes.Call)
+            and isinstance(call.node, nodes.Name)
+            and call.node.name == "namespace"
+        }
+        self._item_tests: dict[int, tuple[str, int]] = {}
+        super().visit_Template(node, frame)
+
+    def write_commons(self) -> None:
+        super().write_commons()
+        for line in (
+            "budget = environment.budget",
+            "LoopContext = environment.loop_over",
+            "Loop = environment.list_loop",
+            "Space, fields, small = environment.space, environment.fields_of, environment.small",
+        ):
+            self.writeline(line)
+
+    def visit_ExprStmt(self, node: nodes.ExprStmt, frame: Frame) -> None:
+        if not isinstance(node.node, nodes.EnvironmentAttribute):
+            super().visit_ExprStmt(node, frame)
+            return
+        # A tick, written out: it is the part of a round that every loop has.
+        self.newline(node)
+        self.write("budget.steps -= " + node.node.name.removeprefix("tick(").removesuffix(")"))
+        self.writeline("if budget.steps < 0: budget.charge(0)")
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:
+        test = item_test(node, DICT_ATTRIBUTES)
+        if test is not None:
+            self._item_tests[id(looped(node))] = test
+        super().visit_For(node, frame)
+
+    def visit_Name(self, node: nodes.Name, frame: Frame) -> None:
+        test, cost = self._item_tests.pop(id(node), ("", 0))
+        if not test:
+            super().visit_Name(node, frame)
+            return
+        self.write(f"environment.chosen({id(node)}, {cost}, ")
+        super().visit_Name(node, frame)
+        self.write(f", {test})")
+
     def _sized(self, node: nodes.Node, frame: Frame) -> None:
         if isinstance(node, nodes.Const):
             self.visit(node, frame)
             return
-        self.write("environment.sized(")
+        # Most are short ASCII texts or small values: that is written out.
+        self.write("(v if (type(v := ")
         self.visit(node, frame)
-        self.write(")")
+        self.write(
+            ") is str and len(v) < 256 and v.isascii()) or type(v) in small else environment.sized(v))"
+        )
 
     def _output_child_to_const(self, node: nodes.Expr, frame: Frame, finalize: Any) -> str:
         if not isinstance(node, nodes.TemplateData):
@@ -87,7 +141,14 @@ class Generator(CodeGenerator):
         if not name or (isinstance(node, nodes.Getattr) and key in DICT_ATTRIBUTES):
             usual(node, frame)
             return
-        self.write(f"({name}[{key!r}] if type({name}) is dict and {key!r} in {name} else ")
+        if isinstance(node.node, nodes.Name) and node.node.name == "loop" and key in LOOP_ATTRIBUTES:
+            self.write(f"({name}.{key} if type({name}) is Loop else ")
+        elif isinstance(node.node, nodes.Name) and node.node.name in self._spaces and key[:1] != "_":
+            self.write(
+                f"(fields({name})[{key!r}] if type({name}) is Space and {key!r} in fields({name}) else "
+            )
+        else:
+            self.write(f"({name}[{key!r}] if type({name}) is dict and {key!r} in {name} else ")
         usual(node, frame)
         self.write(")")
 
@@ -144,11 +205,11 @@ def _done_flag(loop: nodes.For) -> nodes.Expr | None:
     Templates search with loops that go on to the end, quadratic in the conversation:
     `{% for m in messages %}{% if not ns.found %}...{% endif %}{% endfor %}`.
     """
-    body = [node for node in loop.body if not _is_blank(node)]
+    body = [node for node in loop.body if not is_blank(node)]
     if len(body) != 1 or not isinstance(body[0], nodes.If):
         return None
     choice, test = body[0], body[0].test
-    if all(map(_is_blank, choice.body)):
+    if all(map(is_blank, choice.body)):
         flag: nodes.Node = test
     elif isinstance(test, nodes.Not) and not choice.elif_ and not choice.else_:
         flag = test.node
@@ -177,7 +238,7 @@ def _passes_over_texts(loop: nodes.For) -> bool:
         return False
     if not isinstance(target, nodes.Name):
         return False
-    choices = [node for node in loop.body if not _is_blank(node)]
+    choices = [node for node in loop.body if not is_blank(node)]
     for choice in choices:
         if not isinstance(choice, nodes.If) or choice.else_:
             return False
@@ -203,10 +264,6 @@ def _asks_for_field(test: nodes.Node, name: str) -> bool:
     return isinstance(field.node, nodes.Name) and field.node.name == name
 
 
-def _is_blank(node: nodes.Node) -> bool:
-    return isinstance(node, nodes.Output) and not node.nodes
-
-
 def add_charges(tree: nodes.Template) -> None:
     """Refuse what a chat template has no use for, and charge loops and macros on entry."""
     total = 0
@@ -226,7 +283,8 @@ def add_charges(tree: nodes.Template) -> None:
             done = _done_flag(node) if isinstance(node, nodes.For) else None
             cost = 2 + _n_nodes(node.body) // 4
             if isinstance(node, nodes.For) and _passes_over_texts(node):
-                text = nodes.Test(node.iter, "string", [], [], None, None, lineno=node.lineno)
+                value = copy.copy(node.iter)
+                text = nodes.Test(value, "string", [], [], None, None, lineno=node.lineno)
                 node.iter = nodes.CondExpr(text, nodes.List([]), node.iter, lineno=node.lineno)
             if done is not None:
                 node.body.insert(0, nodes.If(done, [nodes.Break()], [], [], lineno=node.lineno))

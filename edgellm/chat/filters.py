@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm.chat import texts
 from edgellm.chat.budget import LimitError
-from edgellm.chat.jinja import Cycler, Joiner, Namespace, Undefined
+from edgellm.chat.jinja import Cycler, Joiner, Undefined
+from edgellm.chat.loops import Space
 from edgellm.chat.texts import WIDEST, SafeText, narrow
 from edgellm.errors import TemplateError
 
@@ -70,7 +71,7 @@ class Filters:
             "cycler": Cycler,
             "dict": self._dict,
             "joiner": Joiner,
-            "namespace": Namespace,
+            "namespace": Space,
             "raise_exception": self._raise,
             "range": self._range,
             "strftime_now": self._strftime_now,
@@ -119,6 +120,8 @@ class Filters:
             if name in ("max", "min", "groupby"):
                 n = _length(value)
                 self._env.budget.charge((1 + self._env.budget.weigh(value)) * n.bit_length() >> 7)
+            if name == "selectattr" and isinstance(value, str) and _equals_constant(args):
+                return iter(())  # characters have no such fields
             return function(context, self._metered(value, 1 + steps), *args, **kwargs)
 
         return charged
@@ -389,6 +392,18 @@ class Filters:
         if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]*\d", pattern):
             raise LimitError("The chat template uses a date format that is too long")
         return datetime.now().strftime(pattern)
+
+
+def _equals_constant(args: tuple[Any, ...]) -> bool:
+    """True for the arguments of a test that a field, other than a text's method, equals a text."""
+    return (
+        len(args) == 3
+        and isinstance(args[0], str)
+        and args[0].isidentifier()
+        and not hasattr(str, args[0])
+        and args[1] in ("equalto", "eq", "==")
+        and isinstance(args[2], str)
+    )
 
 
 def _length(value: Any) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 from edgellm.chat import texts
 from edgellm.chat.budget import MAX_DEPTH, MAX_INT_BITS, Budget, LimitError
-from edgellm.chat.compiling import DICT_ATTRIBUTES, Generator, Statements, add_charges
+from edgellm.chat.compiling import DICT_ATTRIBUTES, LOOP_ATTRIBUTES, Generator, Statements, add_charges
 from edgellm.chat.filters import Filters
 from edgellm.chat.jinja import (
     Context,
@@ -35,6 +35,7 @@ from edgellm.chat.jinja import (
     TemplateSyntaxError,
     Undefined,
 )
+from edgellm.chat.loops import Chosen, ListLoop, Space, fields_of, loop_over
 from edgellm.chat.texts import SafeText, words
 from edgellm.errors import TemplateError
 
@@ -49,15 +50,13 @@ METHODS: dict[type, frozenset[str]] = {
     SafeText: texts.METHODS,
     Cycler: frozenset(("current", "next", "reset")),
 }
-_LOOP_ATTRIBUTES = words(
-    "changed cycle depth depth0 first index index0 last length nextitem previtem revindex revindex0"
-)
 _COMPARING_TESTS = words("== != < <= > >= eq equalto ge greaterthan gt in le lessthan lower lt ne upper")
 _TESTS = _COMPARING_TESTS | words(
     "boolean callable defined divisibleby even false filter float integer iterable mapping none number odd "
     "sameas sequence string test true undefined"
 )
 _SUMS = frozenset("+-")
+_INTEGERS = (int, int)
 _SMALL = frozenset((int, bool, float, type(None)))
 
 
@@ -77,6 +76,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self._active = threading.local()
+        # Names in the code that `Generator` writes.
+        self.loop_over, self.list_loop, self.space, self.fields_of = loop_over, ListLoop, Space, fields_of
+        self.small = _SMALL
         # The environment's own attribute: `concat = environment.concat` in the code Jinja generates.
         self.concat = self._concat  # type: ignore[method-assign]
         stock_filters: dict[str, Any] = self.filters
@@ -90,7 +92,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         self.globals.clear()
         self.globals.update(tables.functions)
         self._callable_ids = {id(function) for function in tables.functions.values()}
-        self._bounded_ids = self._callable_ids - {id(Cycler), id(Joiner), id(Namespace)}
+        self._bounded_ids = self._callable_ids - {id(Cycler), id(Joiner), id(Space)}
 
     # Rendering.
 
@@ -159,6 +161,21 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         budget.weigh(value)
         return value if type(value) is str and value.isascii() else budget.marks.plain_all(value)
 
+    def chosen(self, key: int, cost: int, items: Any, test: Callable[[Any], Any]) -> Any:
+        """The items of a list that pass a test, worked out when a loop sees the same list again."""
+        if type(items) is not list:
+            return items
+        budget = self.budget
+        seen = budget.chosen.get(key)
+        if seen is None or seen[0] is not items:
+            budget.chosen[key] = (items, None)
+            return items
+        if seen[1] is None:
+            budget.charge(cost * len(items) // 4)
+            found = Chosen(items, [place for place, item in enumerate(items) if _passes(test, item)])
+            seen = budget.chosen[key] = (items, found)
+        return seen[1]
+
     def searched(self, value: Any) -> Any:
         """A value to look for another in; of an object, its keys."""
         if type(value) is not dict:
@@ -211,7 +228,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         budget = self.budget
         kinds = (type(left), type(right))
-        if kinds == (int, int) and operator in _SUMS:
+        if kinds == _INTEGERS and operator in _SUMS:
             budget.charge(1)
             return self.bounded(left + right if operator == "+" else left - right)
         if operator == "%" and isinstance(left, str):
@@ -228,7 +245,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             budget.charge((len(left) + len(right)) >> 6)
             if isinstance(left, str) and isinstance(right, str) and SafeText in kinds:
                 return SafeText(texts.escape(budget, left) + texts.escape(budget, right))
-        elif operator == "**" and kinds == (int, int) and left.bit_length() * abs(right) > MAX_INT_BITS:
+        elif operator == "**" and kinds == _INTEGERS and left.bit_length() * abs(right) > MAX_INT_BITS:
             raise LimitError("The chat template computes a number that is too large")
         budget.charge(1)
         return self.bounded(super().call_binop(context, operator, left, right))
@@ -237,9 +254,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         kind = type(obj)
         if kind is dict and attribute not in DICT_ATTRIBUTES:
             return obj[attribute] if attribute in obj else self.undefined(obj=obj, name=attribute)
-        if (kind is Namespace and attribute[:1] != "_") or (
-            kind is LoopContext and attribute in _LOOP_ATTRIBUTES
-        ):
+        if kind is Space and attribute[:1] != "_" and attribute in fields_of(obj):
+            return fields_of(obj)[attribute]
+        if attribute in LOOP_ATTRIBUTES and isinstance(obj, LoopContext):
             try:
                 return getattr(obj, attribute)
             except AttributeError:
@@ -249,8 +266,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         kind = type(obj)
-        if kind is dict and type(argument) is str and argument in obj:
-            return obj[argument]
+        if kind is dict and type(argument) is str:
+            if argument in obj:
+                return obj[argument]
+            if argument not in DICT_ATTRIBUTES:
+                return self.undefined(obj=obj, name=argument)
         if (kind is list or kind is tuple) and type(argument) is int and -len(obj) <= argument < len(obj):
             return obj[argument]
         if type(argument) is not str and type(argument) is not int:
@@ -264,7 +284,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         if isinstance(obj, LoopContext):
-            return attr in _LOOP_ATTRIBUTES
+            return attr in LOOP_ATTRIBUTES
         if isinstance(obj, Namespace):
             return not attr.startswith("_")
         if isinstance(obj, Macro):
@@ -334,6 +354,11 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             return function(*args, **kwargs)
 
         return charged
+
+
+def _passes(test: Callable[[Any], Any], item: Any) -> bool:
+    """True for an item that passes a test, and for one that is unlike what the test expects."""
+    return not isinstance(item, dict) or bool(test(item))
 
 
 def _where(template: Template, error: Exception) -> str:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from edgellm.chat.call_grammar import call_grammar
+from edgellm.chat.call_grammar import Thoughts, call_grammar
 from edgellm.chat.learning import ends_open
-from edgellm.chat.parts import PartParser, parse
-from edgellm.chat.probing import Prober, assistant
+from edgellm.chat.parts import Call, PartParser
+from edgellm.chat.probing import assistant
 from edgellm.chat.syntax import Syntax
-from edgellm.chat.tools import ToolChoice, read_tools
+from edgellm.chat.tools import Tool, ToolChoice, read_tools
 from edgellm.chat.turns import Turns, after_prompt
 from edgellm.engine.grammar import GrammarCompiler
 from edgellm.engine.options import Constraint
@@ -29,6 +29,18 @@ _WORDS = [
     "f(x)",
     "semi; colon",
     "ü",
+    "",
+    "42",
+    "true",
+    "null",
+    '"quoted"',
+    "it's",
+    "back\\slash",
+    "a, b=c",
+    '{"a": [1]}',
+    " between ",
+    "<b>",
+    "x\n",
 ]
 
 
@@ -114,11 +126,7 @@ def first_allowed(
 
 
 def disagreement(
-    compiler: GrammarCompiler,
-    vocabulary: Tokenizer,
-    source: str,
-    syntax: Syntax,
-    rng: random.Random,
+    compiler: GrammarCompiler, vocabulary: Tokenizer, turns: Turns, syntax: Syntax, rng: random.Random
 ) -> str | None:
     """Disagreements of a grammar, a parser and a template over random tools and arguments."""
     functions: list[dict[str, Any]] = [
@@ -129,11 +137,30 @@ def disagreement(
     tools = read_tools(given)
     n = rng.randint(1, 2) if syntax.several else 1
     calls = [(f["name"], random_value(rng, f["parameters"])) for f in functions[:n]]
-    turns = Turns(Prober(source))
-    text = written_calls(turns, given, calls)
-    if text is None:
-        return None
+    shown = written_calls(turns, given, calls)
+    if shown is None:
+        return f"the template does not write {calls}"
     thinking = ends_open(turns.tool_prompt, syntax)
+    read = _read(syntax, tools, [shown], thinking)
+    if read != calls:
+        return f"the template writes {shown!r} for {calls}, which is read as {read}"
+    state: Thoughts = "open" if thinking else "may" if syntax.thinks else "none"
+    grammar = call_grammar(syntax, tools, ToolChoice("required"), {}, thoughts=state)
+    answer = shown.rstrip().removesuffix(syntax.turn_end.rstrip())
+    fits, allowed = first_allowed(compiler, vocabulary, grammar, answer)
+    if not fits:
+        return f"the grammar of {json.dumps(given)} refuses the template's {answer!r} after {allowed!r}"
+    mine = syntax.write([(name, json.dumps(arguments)) for name, arguments in calls])
+    grammar = call_grammar(syntax, tools, ToolChoice("required"), {})
+    fits, allowed = first_allowed(compiler, vocabulary, grammar, mine)
+    if not fits:
+        return f"the grammar of {json.dumps(given)} refuses {mine!r} after {allowed!r}"
+    streamed = _read(syntax, tools, mine, False)
+    return None if streamed == calls else f"{mine!r} is read as {streamed} in pieces, expected {calls}"
+
+
+def _read(syntax: Syntax, tools: Sequence[Tool], pieces: Iterable[str], thinking: bool) -> list[Any]:
+    """The calls of an answer that comes in pieces."""
     parser = PartParser(
         syntax,
         [tool.name for tool in tools],
@@ -141,26 +168,11 @@ def disagreement(
         thinking=thinking,
         schemas={tool.name: tool.parameters for tool in tools},
     )
-    read = [(name, json.loads(arguments)) for name, arguments in parse(parser, text).calls]
-    if read != calls:
-        return f"the template writes {text!r} for {calls}, which is read as {read}"
-    mine = syntax.write([(name, json.dumps(arguments)) for name, arguments in calls])
-    grammar = call_grammar(syntax, tools, ToolChoice("required"), {})
-    fits, allowed = first_allowed(compiler, vocabulary, grammar, mine)
-    if not fits:
-        return f"the grammar of {json.dumps(given)} refuses {mine!r} after {allowed!r}"
-    parser = PartParser(
-        syntax,
-        [tool.name for tool in tools],
-        schemas={tool.name: tool.parameters for tool in tools},
-    )
-    pieces = [part for char in mine for part in parser.push(char)] + parser.flush()
-    again: list[list[str]] = []
-    for part in pieces:
-        name = getattr(part, "name", None)
-        if name is not None:
-            again.append([name, getattr(part, "arguments", "")])
-        elif again and hasattr(part, "arguments"):
-            again[-1][1] += part.arguments
-    streamed = [(name, json.loads(arguments)) for name, arguments in again]
-    return None if streamed == calls else f"{mine!r} is read as {streamed} in pieces, expected {calls}"
+    found: list[list[str]] = []
+    for part in [part for piece in pieces for part in parser.push(piece)] + parser.flush():
+        if not isinstance(part, Call):
+            continue
+        if part.name is not None:
+            found.append([part.name, ""])
+        found[-1][1] += part.arguments
+    return [(name, json.loads(arguments or "{}")) for name, arguments in found]

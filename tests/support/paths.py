@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "tests" / "data" / "templates"
+SHARED = Path(os.environ.get("EDGELLM_SHARED") or ROOT.parent / "shared")
+"""Folder of larger reference files."""
 
 
 def real_model(name: str) -> Path:
@@ -26,8 +29,7 @@ def shared(name: str) -> Path:
 
     The folder is `EDGELLM_SHARED`, or `shared` beside the repository.
     """
-    folder = Path(os.environ.get("EDGELLM_SHARED") or ROOT.parent / "shared")
-    path = folder / name
+    path = SHARED / name
     if not path.exists():
         pytest.skip(f"{path} is not there: set EDGELLM_SHARED to the folder of reference files")
     return path

@@ -9,7 +9,9 @@ import pytest
 
 import edgellm.chat
 from edgellm.chat.parts import Call, PartParser, Words, parse
+from edgellm.chat.probing import Prober
 from edgellm.chat.tools import syntax_of
+from edgellm.chat.turns import Turns
 from edgellm.engine.grammar import GrammarCompiler
 from tests.support.calls import disagreement
 from tests.support.vocabularies import tokenizer
@@ -124,8 +126,9 @@ def test_a_style_is_learned_and_grammar_and_parser_agree(compiler: GrammarCompil
     source = template(style)
     syntax = syntax_of(source)
     assert syntax.kind == "learned"
+    turns = Turns(Prober(source))
     for seed in range(8):
-        found = disagreement(compiler, tokenizer("llama-bpe"), source, syntax, random.Random(seed))
+        found = disagreement(compiler, tokenizer("llama-bpe"), turns, syntax, random.Random(seed))
         assert found is None
 
 
