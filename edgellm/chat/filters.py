@@ -154,7 +154,7 @@ class Filters:
 
     def _safe(self, value: Any) -> str:
         text = self._env.text(value)
-        self._env.budget.charge(1 + (len(text) >> 11))
+        self._env.budget.charge(1 + (len(text) >> 8))
         return SafeText(text)
 
     def _escape(self, value: Any) -> str:

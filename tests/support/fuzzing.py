@@ -11,6 +11,7 @@ import faulthandler
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,14 +31,16 @@ _STEP = 100
 
 
 class Target(NamedTuple):
-    """A fuzzer: its module; prepare: originals made in a folder, once; use: outcome of a seed's case.
+    """A fuzzer: its module; prepare: originals made in a folder; use: outcome of a seed's case.
 
     use gets the originals, an empty folder and a random generator; errors of ours count as "refused".
+    finish: ends what `prepare` started, once the cases of a process are used.
     """
 
     module: str
     prepare: Callable[[Path], Any]
     use: Callable[[Any, Path, random.Random], str]
+    finish: Callable[[Any], object] = id
 
 
 def outcome(target: Target, originals: Any, folder: Path, seed: int) -> str:
@@ -45,32 +48,56 @@ def outcome(target: Target, originals: Any, folder: Path, seed: int) -> str:
     try:
         return target.use(originals, folder, random.Random(seed))
     except EdgeLLMError as error:
-        told = str(error)
-        assert told.isprintable(), told
-        assert len(told) < MAX_MESSAGE, told
+        check_message(error)
         return "refused"
+
+
+def check_message(error: EdgeLLMError) -> None:
+    """Fail unless an error's message is short and can be printed."""
+    told = str(error)
+    assert told.isprintable(), told
+    assert len(told) < MAX_MESSAGE, told
 
 
 def work(target: Target, folder: Path, first: int, count: int) -> int:
     """Use the cases of these seeds; 1, with the traceback, at the first error that is not ours."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+    if "asan" not in os.environ.get("LD_PRELOAD", ""):  # its shadow takes terabytes of addresses
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     originals = target.prepare(folder)
-    for seed in range(first, first + count):
+    try:
+        return _use_all(target, originals, folder, range(first, first + count))
+    finally:
+        target.finish(originals)
+
+
+def _use_all(target: Target, originals: Any, folder: Path, seeds: range) -> int:
+    for seed in seeds:
         print(seed, end=" ", flush=True)
         faulthandler.dump_traceback_later(LIMIT_S, exit=True)
-        with tempfile.TemporaryDirectory(dir=folder) as name:
-            try:
-                print(outcome(target, originals, Path(name), seed), flush=True)
-            except BaseException:
-                traceback.print_exc()
-                return 1
-            finally:
-                faulthandler.cancel_dump_traceback_later()
+        case = _case(folder, seed)
+        case.mkdir()
+        try:
+            print(outcome(target, originals, case, seed), flush=True)
+        except BaseException:
+            traceback.print_exc()
+            return 1
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        shutil.rmtree(case)
     return 0
 
 
-def fuzz(target: Target, folder: Path, first: int, count: int) -> tuple[Counter[str], dict[int, str]]:
-    """Number of cases by outcome, and the words of those that failed, by seed."""
+def _case(folder: Path, seed: int) -> Path:
+    return folder / f"case-{seed}"
+
+
+def fuzz(
+    target: Target, folder: Path, first: int, count: int, keep: Path | None = None
+) -> tuple[Counter[str], dict[int, str]]:
+    """Number of cases by outcome, and the words of those that failed, by seed.
+
+    keep: where the files of cases that failed go, each in a folder of its own.
+    """
     outcomes: Counter[str] = Counter()
     failures: dict[int, str] = {}
     end = first + count
@@ -87,6 +114,10 @@ def fuzz(target: Target, folder: Path, first: int, count: int) -> tuple[Counter[
             raise RuntimeError(done.stderr)
         first = int(lines[-1][0])
         failures[first] = f"exit status {done.returncode}\n{done.stderr[-4000:]}"
+        if _case(folder, first).exists():
+            if keep is not None:
+                shutil.copytree(_case(folder, first), keep / f"{first}", dirs_exist_ok=True)
+            shutil.rmtree(_case(folder, first))
         first += 1
     return outcomes, failures
 
@@ -97,6 +128,7 @@ def main(target: Target, description: str | None) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first case")
     parser.add_argument("--count", type=int, default=1000, help="number of cases")
     parser.add_argument("--seconds", type=float, help="stop after this time, whatever the count")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="files of cases that fail go there")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work is not None:
@@ -107,7 +139,7 @@ def main(target: Target, description: str | None) -> int:
         first, end = arguments.seed, arguments.seed + count
         while first < end and time.monotonic() - start < (arguments.seconds or float("inf")):
             step = min(_STEP, end - first)
-            outcomes, failures = fuzz(target, Path(name), first, step)
+            outcomes, failures = fuzz(target, Path(name), first, step, arguments.keep)
             first += step
             total += outcomes
             n_failures += len(failures)

@@ -97,7 +97,7 @@ COSTS = {
     "|replace": ("text|replace('b', 'c')", 37),
     "|reverse": ("items|reverse", 125),
     "|round": ("1.55|round(1)", 0),
-    "|safe": ("text|safe", 0),
+    "|safe": ("text|safe", 4),
     "|select": ("items|select('string')|list", 5000),
     "|selectattr": ("objects|selectattr('a')|list", 4000),
     "|slice": ("items|slice(2)|list", 1000),
