@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Delta, Event, Finish, Request
@@ -24,6 +26,15 @@ class Answer:
     text: str = ""
     tokens: list[Sampled] = field(default_factory=list)
     finish: Finish | None = None
+
+
+class Reading(NamedTuple):
+    """Progress of a prompt: its tokens, those in the cache, those done, and milliseconds since its start."""
+
+    n_prompt: int
+    n_cached: int
+    n_done: int
+    ms: float
 
 
 class Job:
@@ -49,6 +60,7 @@ class Job:
         self._metrics = metrics
         self._shown = shown
         self._events: asyncio.Queue[tuple[Answer, Event] | EdgeLLMError] = asyncio.Queue()
+        self._come = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._ended = False
         loaded.acquire()
@@ -78,6 +90,16 @@ class Job:
                     raise event.error
             yield self.answers.index(answer), event
 
+    async def reading(self, every_s: float) -> AsyncIterator[Reading]:
+        """Progress of the first prompt, so often, until the first event has come."""
+        begin, request = self._loop.time(), self.answers[0].request
+        while not self._come.is_set():
+            ms = (self._loop.time() - begin) * 1e3
+            yield Reading(len(request.prompt), request.n_cached or 0, request.n_computed, ms)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(every_s):
+                    await self._come.wait()
+
     async def collect(self) -> list[Finish]:
         """Wait for the end of all answers."""
         async for _ in self.events():
@@ -86,7 +108,7 @@ class Job:
 
     def fail(self, error: EdgeLLMError) -> None:
         """End all answers with an error, whether or not the engine goes on."""
-        self._events.put_nowait(error)
+        self._put(error)
 
     def described(self) -> dict[str, str | int | float]:
         """Model, tokens and speed, for the request's line in the log."""
@@ -102,6 +124,12 @@ class Job:
             **({"tok_s": round(n_decoded / seconds, 1)} if seconds and n_decoded else {}),
         }
 
+    def stop(self) -> None:
+        """Have the engine end what is under way; the events of the ends come, with what they cost."""
+        for answer in self.answers:
+            if answer.finish is None:
+                self.loaded.runner.cancel(answer.request)
+
     def end(self) -> None:
         """Cancel what has not ended and let go of the model."""
         if self._ended:
@@ -112,6 +140,10 @@ class Job:
                 self.loaded.runner.cancel(answer.request)
                 self._metrics.requests["cancelled"] += 1
         self.loaded.release()
+
+    def _put(self, come: tuple[Answer, Event] | EdgeLLMError) -> None:
+        self._events.put_nowait(come)
+        self._come.set()
 
     def _start(self, prompt: Sequence[int], options: GenerateOptions) -> None:
         model = self.loaded.model
@@ -133,6 +165,6 @@ class Job:
 
     def _deliverer(self, answer: Answer) -> Callable[[Event], None]:
         def deliver(event: Event) -> None:
-            self.loaded.runner.post(self._loop, partial(self._events.put_nowait, (answer, event)))
+            self.loaded.runner.post(self._loop, partial(self._put, (answer, event)))
 
         return deliver

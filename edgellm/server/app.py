@@ -27,6 +27,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         models.start()
         yield
+        app.state.service.kept.close()
         await models.close()
 
     app = FastAPI(title="edgellm", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -199,6 +199,7 @@ SCHEMAS: dict[str, Schema] = {
         capabilities=several(TEXT),
         modified_at=TEXT,
     ),
+    "Stopped": record(id=TEXT, object=constant("answer.stopped")),
     "Version": record(version=TEXT),
     "Health": record(status=constant("ok", "loading")),
     "Properties": record(

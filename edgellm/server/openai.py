@@ -22,7 +22,7 @@ from edgellm.server.openai_shapes import ChatShape, CompletionShape
 from edgellm.server.routes import JSONRoute
 from edgellm.server.served import Served, Source
 from edgellm.server.service import Chat, Prompt, ServiceOf, tokenized
-from edgellm.server.sse import unless_gone
+from edgellm.server.sse import Stream, unless_gone
 
 router = APIRouter(tags=["OpenAI"], route_class=JSONRoute)
 
@@ -59,9 +59,26 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf)
         choice=chosen.choice,
         variables=body.chat_template_kwargs or {},
         thinking=body.thoughts(),
+        prefill=body.continue_final_message,
         n=body.n,
     )
-    return await service.answer(request, body, chat.prompt, ChatShape, streams=body.stream)
+    return await service.answer(
+        request, body, chat.prompt, ChatShape, streams=body.stream, kept_as=body.answer_id
+    )
+
+
+@router.get("/answers/{answer_id}", responses=answers("ChatCompletion", SSE))
+async def follow_answer(answer_id: str, service: ServiceOf) -> Response:
+    """Stream a kept answer from its beginning, and on as it comes."""
+    service.kept.find(answer_id)
+    return Stream(service.kept.follow(answer_id), service.settings.limits, on_end=lambda: None)
+
+
+@router.delete("/answers/{answer_id}", responses=answers("Stopped"))
+async def stop_answer(answer_id: str, service: ServiceOf) -> dict[str, Any]:
+    """End a kept answer; its stream ends with what it cost."""
+    service.kept.find(answer_id).stop()
+    return {"id": answer_id, "object": "answer.stopped"}
 
 
 @router.post("/completions", responses=answers("Completion", SSE))

@@ -38,6 +38,7 @@ class OpenAIBody(ModelBody, FormatFields):
     best_of: int | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
+    return_progress: bool = False
 
     def check(self) -> None:
         """RequestError for a field that would change the answer and that this server does not have."""
@@ -57,7 +58,12 @@ class OpenAIBody(ModelBody, FormatFields):
 
 
 class ChatBody(OpenAIBody):
-    """POST /v1/chat/completions."""
+    """POST /v1/chat/completions.
+
+    return_progress: a stream says how much of the prompt has been read, as in llama.cpp's server.
+    continue_final_message: the last message is the beginning of the answer, as in vLLM. answer_id: the stream
+    goes on without its reader, under this name.
+    """
 
     messages: list[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
@@ -71,6 +77,8 @@ class ChatBody(OpenAIBody):
     tools: list[dict[str, Any]] | None = None
     tool_choice: Given = None
     parallel_tool_calls: bool | None = None
+    continue_final_message: bool = False
+    answer_id: str | None = None
     functions: list[dict[str, Any]] | None = None
     function_call: str | dict[str, Any] | None = None
 
@@ -80,6 +88,10 @@ class ChatBody(OpenAIBody):
             raise RequestError(400, "top_logprobs needs logprobs to be true.", param="top_logprobs")
         if self.modalities is not None and set(self.modalities) != {"text"}:
             raise RequestError(400, "modalities must be text alone.", param="modalities")
+        if self.continue_final_message and self.messages[-1].get("role") != "assistant":
+            raise RequestError(
+                400, "continue_final_message needs a last message of the assistant.", param="messages"
+            )
         if self.functions and self.tools:
             raise RequestError(400, "functions and tools are given together; use tools.", param="functions")
 

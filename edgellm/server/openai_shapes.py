@@ -14,13 +14,15 @@ from edgellm.chat.parts import Part, Thought, Words
 from edgellm.engine.request import Delta, Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import EdgeLLMError
-from edgellm.server.answers import Answer, Job
+from edgellm.server.answers import Answer, Job, Reading
 from edgellm.server.blocks import Blocks
 from edgellm.server.errors import openai_error
 from edgellm.server.openai_bodies import ChatBody, CompletionBody, OpenAIBody
 from edgellm.server.service import Prompt, Shape, timings
 from edgellm.server.sse import data_event
 
+# Time between two chunks of a prompt's progress.
+PROGRESS_S = 0.3
 DONE = b"data: [DONE]\n\n"
 
 B = TypeVar("B", bound=OpenAIBody)
@@ -72,6 +74,9 @@ class OpenAIShape(Shape[B]):
             for index in range(len(self.job.answers)):
                 if (choice := self.first(index)) is not None:
                     yield self._chunk(choice)
+            if self.body.return_progress:
+                async for reading in self.job.reading(PROGRESS_S):
+                    yield data_event(self._progress(reading))
             async for index, event in self.job.events():
                 if isinstance(event, Delta):
                     if event.text or self.wants_tokens:
@@ -101,6 +106,16 @@ class OpenAIShape(Shape[B]):
             "model": self.job.loaded.name,
             "choices": choices,
         }
+
+    def _progress(self, reading: Reading) -> dict[str, Any]:
+        """A chunk without choices that says how much of the prompt is done, as llama.cpp's server has it."""
+        progress = {
+            "total": reading.n_prompt,
+            "cache": reading.n_cached,
+            "processed": reading.n_done,
+            "time_ms": reading.ms,
+        }
+        return {**self._envelope(self.chunk_name, []), "prompt_progress": progress}
 
     def _usage(self) -> dict[str, Any]:
         """Token counts; a prompt counts once however many answers it got."""

@@ -28,6 +28,7 @@ from edgellm.server.bare_calls import BareCalls, Parser
 from edgellm.server.bodies import ModelBody, naming_header
 from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
+from edgellm.server.kept import KeptAnswers
 from edgellm.server.lengths import check_length
 from edgellm.server.logs import LOGGED
 from edgellm.server.metrics import Metrics
@@ -145,6 +146,7 @@ class Service:
     settings: ServerSettings
     models: ModelManager
     metrics: Metrics = field(default_factory=Metrics)
+    kept: KeptAnswers = field(default_factory=KeptAnswers)
     _jobs: WeakSet[Job] = field(default_factory=WeakSet, init=False)
 
     def fail_all(self, error: EdgeLLMError) -> None:
@@ -162,12 +164,18 @@ class Service:
         streams: bool,
         keep_s: float | None = None,
         n_ctx: int | None = None,
+        kept_as: str | None = None,
     ) -> Response:
         """Load the model if need be, prepare the prompt, run it, and respond: a stream or the whole.
 
-        The job ends with the response. keep_s, n_ctx: as in `ModelManager.use`.
+        The job ends with the response. keep_s, n_ctx: as in `ModelManager.use`. kept_as: the name of a stream
+        that goes on without its reader.
         """
         begin = time.perf_counter()
+        if kept_as is not None:
+            self.kept.check(kept_as)
+            if not streams:
+                raise RequestError(400, "answer_id needs stream to be true.", param="answer_id")
         async with self.models.use(body.model, keep_s, n_ctx) as loaded:
             load_s = time.perf_counter() - begin
             loaded.model.check_generates()
@@ -184,10 +192,18 @@ class Service:
 
         headers = {**body.ignored(prompt.ignored), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
         if streams:
+            chunks, on_end = made.chunks(), end
+            if kept_as is not None:
+                try:
+                    chunks = self.kept.start(kept_as, chunks, stop=job.stop, on_end=end)
+                except BaseException:
+                    end()
+                    raise
+                on_end = _nothing
             return Stream(
-                made.chunks(),
+                chunks,
                 self.settings.limits,
-                on_end=end,
+                on_end=on_end,
                 media_type=shape.media_type,
                 ping=shape.ping,
                 headers=headers,
@@ -246,6 +262,10 @@ class Service:
             vectors = vectors[:, :dimensions]
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+
+def _nothing() -> None:
+    """The end of a response whose answer goes on."""
 
 
 def _with_context(error: ContextOverflowError, model: Model, n_ctx: int | None) -> ContextOverflowError:

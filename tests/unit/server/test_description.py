@@ -58,6 +58,7 @@ WORKING: dict[str, dict[str, Any]] = {
 
 # A request that this model cannot serve: it has no tokens for it.
 REFUSED: dict[str, dict[str, Any]] = {"/infill": {"input_prefix": "once", "input_suffix": "time"}}
+KEPT = "/v1/answers/{answer_id}"
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def check(document: dict[str, Any], method: str, path: str, response: httpx.Resp
 def _check_events(path: str, text: str) -> None:
     blocks = [block for block in text.split("\n\n") if block and not block.startswith(":")]
     events = [block.partition("data: ")[2] for block in blocks]
-    if path.endswith("completions"):
+    if path.endswith("completions") or path == KEPT:
         assert events.pop() == "[DONE]"
     values = [json.loads(event, parse_constant=_refused) for event in events]
     assert values
@@ -123,7 +124,7 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 
 
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED}
+    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED, KEPT}
     posts = {path for path, operations in document["paths"].items() if "post" in operations}
     assert posts == {*WORKING, *REFUSED}
     for schema in document["components"]["schemas"].values():
@@ -153,6 +154,18 @@ def test_what_works_is_as_described(client: httpx.Client, document: dict[str, An
         response = send(client, path, {**WORKING[path], "stream": stream})
         assert response.status_code == 200, response.text
         check(document, "post", path, response)
+
+
+def test_a_kept_answer_is_as_described(client: httpx.Client, document: dict[str, Any]) -> None:
+    path = KEPT.replace("{answer_id}", "0123456789abcdef")
+    for method in ("get", "delete"):
+        check(document, method, KEPT, client.request(method, path))
+    chat = "/v1/chat/completions"
+    send(client, chat, {**WORKING[chat], "stream": True, "answer_id": path.rpartition("/")[2]})
+    for method in ("get", "delete"):
+        response = client.request(method, path)
+        assert response.status_code == 200
+        check(document, method, KEPT, response)
 
 
 @pytest.mark.parametrize("path", sorted(REFUSED))
