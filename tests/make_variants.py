@@ -1,7 +1,7 @@
-"""Writes tests/data/variants.npz; needs torch and transformers, and the reference checkpoints' configs.
+"""Adds to tests/data/variants.npz the cases that it lacks; needs torch and transformers.
 
-Run as `python -m tests.make_variants REFERENCES`, where REFERENCES has a folder with a config.json for each
-case named below.
+Run as `python -m tests.make_variants REFERENCES [CASE...]`, where REFERENCES has a folder with a config.json
+for each base that tests/variant_configs.py does not have. A CASE is computed anew.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from tests.support.variants import N_ROWS, N_VOCAB, PATH, token_ids, weights
+from tests.variant_configs import CONFIGS
 
 Change = dict[str, Any]
 SIZE: Change = {
@@ -110,6 +111,49 @@ CASES: list[tuple[str, str, Change]] = [
     ("exaone4", "all_full", {"sliding_window": 8, "layer_types": ["full_attention"] * 4}),
     ("gpt_oss", "all_local", {"sliding_window": 8, "layer_types": ["sliding_attention"] * 4}),
     ("gemma4", "shared_values", {"attention_k_eq_v": True}),
+    *((case, "small", {}) for case in CONFIGS),
+    *((case, "llama3", {"rope_scaling": LLAMA3}) for case in ("arcee", "exaone", "qwen2_moe", "seed_oss")),
+    *((case, "llama3", {"rope_scaling": LLAMA3}) for case in ("granite_moe", "olmoe", "falcon_h1", "phi")),
+    *((case, "yarn", {"rope_scaling": YARN_MSCALE}) for case in ("ernie4_5_moe", "olmo3", "glm4_moe")),
+    *((case, "size", SIZE) for case in ("gemma", "glm4_moe", "olmo", "olmo3", "qwen2_moe", "seed_oss")),
+    *((case, "size", SIZE) for case in ("granite_moe", "phi")),
+    ("lfm2_moe", "size", SIZE | {"layer_types": ["full_attention", "conv"] * 2 + ["conv"]}),
+    ("arcee", "biases", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    ("ernie4_5_moe", "interval", {"moe_layer_interval": 2, "num_hidden_layers": 5, "moe_layer_end_index": 3}),
+    ("ernie4_5_moe", "alone", {"moe_num_shared_experts": 0, "use_bias": True, "moe_layer_start_index": 0}),
+    ("exaone", "tied", {"tie_word_embeddings": True}),
+    ("falcon_h1", "plain", {"mamba_rms_norm": False, "tie_word_embeddings": True, "mamba_n_groups": 1}),
+    ("glm4_moe", "normed", {"use_qk_norm": True, "n_group": 2, "topk_group": 1, "norm_topk_prob": False}),
+    ("glm4_moe_lite", "full_query", {"q_lora_rank": None, "tie_word_embeddings": True}),
+    ("granite_hybrid", "dense", {"num_local_experts": 0, "mamba_n_groups": 1}),
+    ("granite_hybrid", "rotated", {"position_embedding_type": "rope"}),
+    (
+        "granite_hybrid",
+        "no_mixer",
+        {"num_local_experts": 0, "layer_types": ["attention"] * 3} | {"position_embedding_type": "rope"},
+    ),
+    (
+        "granite_hybrid",
+        "no_mixer_experts",
+        {"layer_types": ["attention"] * 3} | {"position_embedding_type": "rope"},
+    ),
+    ("hunyuan_moe", "listed", {"moe_topk": [3, 3, 3], "attention_bias": True}),
+    ("lfm2_moe", "raw", {"norm_topk_prob": False, "use_expert_bias": False, "routed_scaling_factor": 1.7}),
+    (
+        "nemotron_h",
+        "biases",
+        {"attention_bias": True, "mlp_bias": True, "use_bias": True, "use_conv_bias": False},
+    ),
+    ("olmo3", "window", {"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"]}),
+    ("qwen2_moe", "sparse", {"decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 4}),
+    ("qwen2_moe", "window", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
+    ("qwen3_5_moe", "heads", {"linear_num_key_heads": 1, "linear_num_value_heads": 4}),
+    (
+        "granite",
+        "as_minicpm",
+        {"attention_multiplier": 0.25, "embedding_multiplier": 12.0}
+        | {"residual_multiplier": 0.7, "logits_scaling": 2.0},
+    ),
 ]
 
 
@@ -134,26 +178,33 @@ def changed(base: Change, change: Change) -> Change:
     return config
 
 
-def main(references: Path) -> None:
+def main(references: Path, anew: list[str]) -> None:
     """Write the file."""
-    cases, arrays = [], {}
+    with np.load(PATH) as stored:
+        kept = {case["name"]: case for case in json.loads(str(stored["cases"]))}
+        arrays = {name: stored[name] for name in kept}
+    cases = []
     for seed, (case, name, change) in enumerate(CASES):
-        config = changed(json.loads((references / case / "config.json").read_text()), change)
+        full = f"{case}-{name}"
+        if full in kept and full not in anew:
+            cases.append(kept[full])
+            assert seed == kept[full]["seed"], f"{full}: new cases go to the end"
+            continue
+        base = CONFIGS.get(case) or json.loads((references / case / "config.json").read_text())
+        config = changed(base, change)
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_text(json.dumps(config))
             parsed = AutoConfig.from_pretrained(folder)
-            AutoModelForCausalLM.from_config(parsed).save_pretrained(folder)
+            kind = AutoModelForImageTextToText if "vision_config" in config else AutoModelForCausalLM
+            kind.from_config(parsed).save_pretrained(folder)
             path = Path(folder, "model.safetensors")
             with safe_open(path, "np") as file:
                 shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             save_file(dict(weights(shapes, seed)), path, metadata={"format": "pt"})
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=torch.float32, attn_implementation="eager"
-            )
+            model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
             with torch.no_grad():
                 logits = model(torch.tensor([token_ids(seed)])).logits[0, -N_ROWS:].numpy()
             saved = json.loads(Path(folder, "config.json").read_text())
-        full = f"{case}-{name}"
         cases.append({"name": full, "seed": seed, "config": config, "saved": saved, "shapes": shapes})
         arrays[full] = logits.astype(np.float32)
         print(full, float(np.abs(logits).max()))
@@ -161,4 +212,4 @@ def main(references: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -79,7 +79,10 @@ class DeltaNet(NamedTuple):
 
 
 class Mamba2(NamedTuple):
-    """State-space mixer of one layer: sizes of its inner row, heads, groups, state and convolution."""
+    """State-space mixer of one layer: sizes of its inner row, heads, groups, state and convolution.
+
+    normed: the gated row is normalized by group.
+    """
 
     inner: int
     n_heads: int
@@ -87,6 +90,7 @@ class Mamba2(NamedTuple):
     d_state: int
     n_taps: int
     norm: Norm
+    normed: bool = True
 
 
 def heads(
@@ -335,7 +339,9 @@ def mamba2(b: Builder, x: str, prefix: str, m: Mamba2) -> str:
         n_groups=m.n_groups,
         d_state=m.d_state,
     )
-    y = norm(b, b.glu(gate, y), f"{prefix}.ssm_norm", m.norm, groups=m.n_groups, shared=False)
+    y = b.glu(gate, y)
+    if m.normed:
+        y = norm(b, y, f"{prefix}.ssm_norm", m.norm, groups=m.n_groups, shared=False)
     return linear(b, y, f"{prefix}.ssm_out", b.width)
 
 

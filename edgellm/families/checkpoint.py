@@ -97,7 +97,8 @@ class Checkpoint(NamedTuple):
 
     metadata: keys without the architecture's prefix. ignored: patterns of checkpoint tensors that the file
     does not hold. defaults: by model type, values of config keys that published configs leave out. mixture:
-    the model type of a file with experts, where it is not the first one.
+    the model type of a file with experts, where it is not the first one. architecture: another GGUF
+    architecture, for a config whose model is one of an older family (None: not so).
     """
 
     model_types: tuple[str, ...]
@@ -106,6 +107,7 @@ class Checkpoint(NamedTuple):
     ignored: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
     mixture: str | None = None
+    architecture: Callable[[Config], str | None] | None = None
 
     def config(self, values: Mapping[str, Any]) -> Config:
         """The checkpoint's config, with the defaults of its model type."""

@@ -116,7 +116,7 @@ class Config:
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.integer("num_hidden_layers", "n_layer", maximum=_MAX_LAYERS)
+        return self.integer("num_hidden_layers", "n_layer", "num_layers", maximum=_MAX_LAYERS)
 
     @property
     def width(self) -> int:
@@ -165,6 +165,8 @@ class Config:
                 f"edgellm does not implement for model type {self.model_type!r}"
             )
         kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        # The three positions of a text token are the same.
+        kind = "default" if kind == "mrope" else kind
         base = parameters.get("rope_theta") or self.get("rotary_emb_base", "rope_theta") or 10000.0
         if isinstance(base, bool) or not isinstance(base, (int, float)) or not 0 < base < math.inf:
             raise self._refuse("rope_theta", base, "a number more than 0")

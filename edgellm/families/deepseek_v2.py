@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from edgellm.errors import ModelError
+from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
@@ -158,13 +158,13 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("rope_interleave", True)
     plain, rotated = c.integer("qk_nope_head_dim"), c.integer("qk_rope_head_dim")
     rank, n_experts = c.integer("kv_lora_rank"), c.integer("n_routed_experts")
-    v3 = c.model_type == "deepseek_v3"
+    v3 = c.model_type != "deepseek_v2"
     if not v3:
         # DeepSeek's code normalizes, transformers' does not. No published model sets it.
         c.only("norm_topk_prob", False)
     out = standard.base(c)
     out["attention.head_count_kv"] = 1
-    out["leading_dense_block_count"] = c.integer("first_k_dense_replace", default=0, minimum=0)
+    out["leading_dense_block_count"] = _n_dense(c)
     out["vocab_size"] = c.integer("vocab_size")
     # No config changes the epsilon of the latent rows' norms.
     if c.number("rms_norm_eps") != _LATENT_EPS:
@@ -196,7 +196,7 @@ def parts(c: Config) -> Parts:
     standard.rope_factors(p, c, c.integer("qk_rope_head_dim"))
     standard.ends(p, c)
     plain, value, rank = (c.integer(key) for key in ("qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
-    n_dense = c.integer("first_k_dense_replace", default=0, minimum=0)
+    n_dense = _n_dense(c)
     n_shared = c.integer("n_shared_experts", default=0, minimum=0)
     names = _LATENT | (_FULL_Q if c.get("q_lora_rank") is None else _LATENT_Q) | standard.FFN_NORM
     for i in range(c.n_layers):
@@ -216,6 +216,19 @@ def parts(c: Config) -> Parts:
         p.add(f"{blk}.exp_probs_b.bias", bias, optional=c.model_type == "deepseek_v2")
         p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("n_routed_experts"))
     return p
+
+
+def _n_dense(c: Config) -> int:
+    """Number of layers without experts, which come first."""
+    kinds = c.get("mlp_layer_types")
+    if not isinstance(kinds, list):
+        return c.integer("first_k_dense_replace", default=0, minimum=0)
+    n_dense = kinds[: c.n_layers].count("dense")
+    if len(kinds) < c.n_layers or "dense" in kinds[n_dense : c.n_layers]:
+        raise UnsupportedError(
+            f"config.json: 'mlp_layer_types' is {show(kinds)}, supported: dense layers first"
+        )
+    return n_dense
 
 
 def _yarn(c: Config) -> dict[str, Value]:
@@ -241,8 +254,15 @@ _DEFAULTS: dict[str, dict[str, Value]] = {
         "n_group": 8,
         "topk_group": 4,
     },
+    "glm4_moe_lite": {
+        "first_k_dense_replace": 1,
+        "n_shared_experts": 1,
+        "routed_scaling_factor": 1.8,
+        "n_group": 1,
+        "topk_group": 1,
+    },
 }
 FAMILY = Family(
     build,
-    Checkpoint(("deepseek_v2", "deepseek_v3"), metadata, parts, defaults=_DEFAULTS),
+    Checkpoint(("deepseek_v2", "deepseek_v3", "glm4_moe_lite"), metadata, parts, defaults=_DEFAULTS),
 )

@@ -5,7 +5,7 @@ It has an embedding and a scale for each layer.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError
 from edgellm.families import blocks, standard
@@ -140,8 +140,8 @@ def metadata(c: Config) -> dict[str, Value]:
     out["embedding_length_per_layer_input"] = n_side
     if c.get("final_logit_softcapping") is not None:
         out["final_logit_softcapping"] = c.number("final_logit_softcapping")
-    if c.get("num_global_key_value_heads") is not None:
-        n_global = c.integer("num_global_key_value_heads")
+    n_global = _global_value(c, "num_key_value_heads", c.get("num_global_key_value_heads"))
+    if n_global is not None:
         out["attention.head_count_kv"] = [c.n_kv_heads if slide else n_global for slide in slides]
     if c.flag("use_double_wide_mlp", False):
         n_ff = c.integer("intermediate_size")
@@ -184,19 +184,30 @@ def _slides(c: Config) -> list[bool]:
 
 def _heads(c: Config) -> tuple[int, int]:
     """Head sizes of local and of global layers."""
+    wide = _global_value(c, "head_dim", c.get("global_head_dim"))
+    return c.head_dim, 512 if wide is None else wide
+
+
+def _global_value(c: Config, key: str, given: Any) -> int | None:
+    """A value of global layers, given or the one that the config lists for single layers; None if neither."""
     per_layer = c.get("per_layer_config") or {}
     if not isinstance(per_layer, dict) or not all(isinstance(value, dict) for value in per_layer.values()):
         raise ModelError("config.json: 'per_layer_config': expected an object for each layer")
-    wide = {value["head_dim"] for value in per_layer.values() if type(value.get("head_dim")) is int}
-    if len(wide) > 1:
-        found = sorted(wide)
-        raise UnsupportedError(f"config.json: 'per_layer_config' has head sizes {found}, supported: one")
-    return c.head_dim, c.integer("global_head_dim", default=next(iter(wide), 512))
+    listed = {value[key] for value in per_layer.values() if type(value.get(key)) is int}
+    if len(listed) > 1:
+        found = sorted(listed)
+        raise UnsupportedError(f"config.json: 'per_layer_config' has {key} {found}, supported: one")
+    if given is None and not listed:
+        return None
+    return Config({"model_type": c.model_type, key: next(iter(listed)) if given is None else given}).integer(
+        key
+    )
 
 
 # A layer that shares an earlier cache may still have weights of keys and values, which are not used.
 _UNUSED = r"blk\.\d+\.attn_(k|v|k_norm)\.weight"
 _TYPES = ("gemma4", "gemma4_text")
+_UNIFIED = ("gemma4_unified", "gemma4_unified_text")
 _DEFAULTS = {
     "head_dim": 256,
     "hidden_size_per_layer_input": 256,
@@ -213,7 +224,13 @@ _DEFAULTS = {
 }
 FAMILY = Family(
     build,
-    Checkpoint(_TYPES, metadata, parts, defaults=dict.fromkeys(_TYPES, _DEFAULTS)),
+    Checkpoint(
+        (*_TYPES, *_UNIFIED),
+        metadata,
+        parts,
+        defaults=dict.fromkeys(_TYPES, _DEFAULTS)
+        | dict.fromkeys(_UNIFIED, _DEFAULTS | {"hidden_size_per_layer_input": 0, "sliding_window": 1024}),
+    ),
     ignored=(_UNUSED,),
     f32=(r".*per_layer_model_proj\.weight",),
 )

@@ -25,6 +25,9 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
+QK_NORM = {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+
+
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Hunyuan checkpoint."""
     c.only("hidden_act", "silu")
@@ -42,7 +45,7 @@ def parts(c: Config) -> Parts:
     standard.rope_factors(p, c)
     standard.ends(p, c)
     names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
-    names |= {"attn_q_norm": "self_attn.query_layernorm", "attn_k_norm": "self_attn.key_layernorm"}
+    names |= QK_NORM
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", names)
     return p

@@ -12,9 +12,14 @@ from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
-    """Program of a GGUF file of architecture `lfm2`; a layer without key heads is a convolution."""
+    """Program of a GGUF file of architecture `lfm2`."""
+    return stack(source, "lfm2")
+
+
+def stack(source: Source, family: str, moe: blocks.Experts | None = None) -> Program:
+    """Layers that LFM2 has with experts and without; one without key heads is a convolution."""
     n_taps = source.metadata.integer("shortconv.l_cache", minimum=2, maximum=64)
-    b = source.builder("lfm2")
+    b = source.builder(family)
     rope = (
         blocks.Rope(source.rope_table(b), factors=source.rope_factors()) if any(source.n_kv_heads) else None
     )
@@ -28,7 +33,10 @@ def build(source: Source) -> Program:
         else:
             x = b.add(x, _short_conv(b, y, f"{blk}.shortconv", n_taps))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+        if moe is not None and b.has(f"{blk}.ffn_gate_inp.weight"):
+            x = b.add(x, blocks.experts(b, y, blk, moe))
+        else:
+            x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
     return blocks.head(source, b, x, source.rms, part="token_embd_norm")
 
 
@@ -49,9 +57,8 @@ _ATTENTION = {
     "attn_q_norm": "self_attn.q_layernorm",
     "attn_k_norm": "self_attn.k_layernorm",
 }
-_REST = {
-    "attn_norm": "operator_norm",
-    "ffn_norm": "ffn_norm",
+_NORMS = {"attn_norm": "operator_norm", "ffn_norm": "ffn_norm"}
+DENSE = {
     "ffn_gate": "feed_forward.w1",
     "ffn_down": "feed_forward.w2",
     "ffn_up": "feed_forward.w3",
@@ -71,21 +78,32 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    end_parts(p, c)
+    for i in range(c.n_layers):
+        mixer_parts(p, c, i)
+        p.layer(f"blk.{i}", f"model.layers.{i}", DENSE)
+    return p
+
+
+def end_parts(p: Parts, c: Config) -> None:
+    """Add the tensors outside the layers."""
     standard.rope_factors(p, c)
     p.add("token_embd.weight", "model.embed_tokens.weight")
     p.add("token_embd_norm.weight", "model.embedding_norm.weight")
     if c.tied is False:
         p.add("output.weight", "lm_head.weight")
-    for i, full in enumerate(_full(c)):
-        blk, layer = f"blk.{i}", f"model.layers.{i}"
-        if full:
-            p.layer(blk, layer, _ATTENTION)
-        else:
-            p.layer(blk, layer, {"shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj"})
-            conv = {"shortconv.conv": "conv.conv"}
-            p.layer(blk, layer, conv, {"shortconv.conv": Reshape((c.width, -1))})
-        p.layer(blk, layer, _REST)
-    return p
+
+
+def mixer_parts(p: Parts, c: Config, i: int) -> None:
+    """Add the norms and the attention or convolution of layer `i`."""
+    blk, layer = f"blk.{i}", f"model.layers.{i}"
+    p.layer(blk, layer, _NORMS)
+    if _full(c)[i]:
+        p.layer(blk, layer, _ATTENTION)
+        return
+    p.layer(blk, layer, {"shortconv.in_proj": "conv.in_proj", "shortconv.out_proj": "conv.out_proj"})
+    conv = {"shortconv.conv": "conv.conv"}
+    p.layer(blk, layer, conv, {"shortconv.conv": Reshape((c.width, -1))})
 
 
 def _full(c: Config) -> list[bool]:

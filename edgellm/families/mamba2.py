@@ -17,16 +17,7 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `mamba2`."""
-    m = source.metadata
-    inner = m.integer("ssm.inner_size")
-    mixer = blocks.Mamba2(
-        inner=inner,
-        n_heads=m.integer("ssm.time_step_rank", maximum=inner),
-        n_groups=m.integer("ssm.group_count", maximum=inner),
-        d_state=m.integer("ssm.state_size", maximum=MAX_HEAD),
-        n_taps=m.integer("ssm.conv_kernel", minimum=2, maximum=64),
-        norm=source.rms,
-    )
+    mixer = read(source)
     b = source.builder("mamba2")
     x = blocks.embed(b)
     for i in range(source.n_layers):
@@ -35,11 +26,24 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
+def read(source: Source) -> blocks.Mamba2:
+    """Sizes of the mixers as the metadata has them."""
+    m = source.metadata
+    inner = m.integer("ssm.inner_size")
+    return blocks.Mamba2(
+        inner=inner,
+        n_heads=m.integer("ssm.time_step_rank", maximum=inner),
+        n_groups=m.integer("ssm.group_count", maximum=inner),
+        d_state=m.integer("ssm.state_size", maximum=MAX_HEAD),
+        n_taps=m.integer("ssm.conv_kernel", minimum=2, maximum=64),
+        norm=source.rms,
+    )
+
+
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Mamba 2 checkpoint."""
     c.only("hidden_act", "silu")
-    # Later versions of transformers write infinity as an object.
-    c.only("time_step_limit", *([0.0, top] for top in (math.inf, {"__float__": "Infinity"})))
+    require_free_steps(c)
     return {
         "context_length": 2**20,
         "embedding_length": c.width,
@@ -52,6 +56,12 @@ def metadata(c: Config) -> dict[str, Value]:
         "ssm.time_step_rank": c.integer("num_heads"),
         "ssm.group_count": c.integer("n_groups"),
     } | standard.rms(c, "layer_norm_epsilon")
+
+
+def require_free_steps(c: Config) -> None:
+    """Raise UnsupportedError if the time steps are bounded."""
+    # Later versions of transformers write infinity as an object.
+    c.only("time_step_limit", *([0.0, top] for top in (math.inf, {"__float__": "Infinity"})))
 
 
 def parts(c: Config) -> Parts:
@@ -67,13 +77,19 @@ def parts(c: Config) -> Parts:
         blk, mixer = f"blk.{i}", f"backbone.layers.{i}.mixer"
         p.add(f"{blk}.attn_norm.weight", f"backbone.layers.{i}.norm.weight")
         p.layer(blk, mixer, {"ssm_in": "in_proj", "ssm_out": "out_proj"})
-        p.add(f"{blk}.ssm_conv1d.weight", f"{mixer}.conv1d.weight", make=Reshape((n_conv, -1)))
-        p.add(f"{blk}.ssm_conv1d.bias", f"{mixer}.conv1d.bias", optional=True)
-        p.add(f"{blk}.ssm_dt.bias", f"{mixer}.dt_bias")
-        p.add(f"{blk}.ssm_a", f"{mixer}.A_log", make=Chain((NegExp(), Reshape((-1, 1)))))
-        p.add(f"{blk}.ssm_d", f"{mixer}.D", make=Reshape((-1, 1)))
-        p.add(f"{blk}.ssm_norm.weight", f"{mixer}.norm.weight", make=Reshape((n_groups, -1)))
+        mixer_parts(p, blk, mixer, n_conv, n_groups)
     return p
+
+
+def mixer_parts(p: Parts, to: str, source: str, n_conv: int, n_groups: int, *, normed: bool = True) -> None:
+    """Add a mixer's tensors but its two projections; n_conv: width of the convolution."""
+    p.add(f"{to}.ssm_conv1d.weight", f"{source}.conv1d.weight", make=Reshape((n_conv, -1)))
+    p.add(f"{to}.ssm_conv1d.bias", f"{source}.conv1d.bias", optional=True)
+    p.add(f"{to}.ssm_dt.bias", f"{source}.dt_bias")
+    p.add(f"{to}.ssm_a", f"{source}.A_log", make=Chain((NegExp(), Reshape((-1, 1)))))
+    p.add(f"{to}.ssm_d", f"{source}.D", make=Reshape((-1, 1)))
+    if normed:
+        p.add(f"{to}.ssm_norm.weight", f"{source}.norm.weight", make=Reshape((n_groups, -1)))
 
 
 def _inner(c: Config) -> int:

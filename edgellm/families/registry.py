@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from edgellm.errors import ModelError, UnsupportedError, show
-from edgellm.families.checkpoint import CheckpointPlan, Part, plan_tensors
+from edgellm.families.checkpoint import Checkpoint, CheckpointPlan, Part, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.metadata import MAX_LAYERS
@@ -19,30 +19,51 @@ from edgellm.program.exported import is_exported, stored_program
 
 # GGUF architecture -> the family's module, which is imported when a file needs it.
 FAMILIES: dict[str, str] = {
+    "arcee": "arcee",
     "bert": "bert",
     "cohere2": "cohere2",
     "deepseek2": "deepseek_v2",
     "ernie4_5": "ernie4_5",
+    "ernie4_5-moe": "ernie4_5_moe",
+    "exaone": "exaone",
     "exaone4": "exaone4",
+    "falcon-h1": "falcon_h1",
+    "gemma": "gemma",
     "gemma2": "gemma2",
     "gemma3": "gemma3",
     "gemma4": "gemma4",
     "glm4": "glm4",
+    "glm4moe": "glm4_moe",
     "gpt-oss": "gpt_oss",
     "gpt2": "gpt2",
     "gptneox": "gpt_neox",
     "granite": "granite",
+    "granitehybrid": "granite_hybrid",
+    "granitemoe": "granite_moe",
     "hunyuan-dense": "hunyuan",
+    "hunyuan-moe": "hunyuan_moe",
     "lfm2": "lfm2",
+    "lfm2moe": "lfm2_moe",
     "llama": "llama",
     "mamba2": "mamba2",
+    "minicpm": "minicpm",
+    "nemotron_h": "nemotron_h",
+    "olmo": "olmo",
     "olmo2": "olmo2",
+    "olmoe": "olmoe",
+    "phi2": "phi2",
     "phi3": "phi3",
     "qwen2": "qwen2",
+    "qwen2moe": "qwen2_moe",
+    "qwen2vl": "qwen2_vl",
     "qwen3": "qwen3",
     "qwen35": "qwen3_5",
+    "qwen35moe": "qwen3_5_moe",
     "qwen3moe": "qwen3_moe",
     "qwen3next": "qwen3_next",
+    "qwen3vl": "qwen3_vl",
+    "qwen3vlmoe": "qwen3_vl_moe",
+    "seed_oss": "seed_oss",
     "smollm3": "smollm3",
     "stablelm": "stablelm",
     "starcoder2": "starcoder2",
@@ -74,9 +95,7 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPl
     The plan is checked by building the program of the file it describes. Raises UnsupportedError for a
     model type or a config value that is not implemented, ModelError for tensors that do not fit.
     """
-    architecture = _architecture(config)
-    checkpoint = family(architecture).checkpoint
-    settings = checkpoint.config(config)
+    architecture, checkpoint, settings = _chosen(config)
     metadata = {f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()}
     tensors = plan_tensors(checkpoint, settings, shapes)
     named = {"general.architecture": architecture, **metadata}
@@ -89,8 +108,8 @@ def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
 
     Raises as `plan` does.
     """
-    checkpoint = family(_architecture(config)).checkpoint
-    return tuple(checkpoint.parts(checkpoint.config(config)).items)
+    _, checkpoint, settings = _chosen(config)
+    return tuple(checkpoint.parts(settings).items)
 
 
 def model_type(architecture: str, *, mixture: bool) -> str:
@@ -110,6 +129,15 @@ def f32_pattern() -> re.Pattern[str]:
     """
     common = (r".*(_norm|ffn_gate_inp)\.weight", r"rope_freqs\.weight")
     return re.compile("|".join((*common, *(pattern for found in FAMILIES for pattern in family(found).f32))))
+
+
+def _chosen(config: Mapping[str, Any]) -> tuple[str, Checkpoint, Config]:
+    """Architecture of the file to write, its family's checkpoints, and the config with its defaults."""
+    architecture = _architecture(config)
+    checkpoint = family(architecture).checkpoint
+    settings = checkpoint.config(config)
+    other = checkpoint.architecture(settings) if checkpoint.architecture else None
+    return (other, family(other).checkpoint, settings) if other else (architecture, checkpoint, settings)
 
 
 def _architecture(config: Mapping[str, Any]) -> str:

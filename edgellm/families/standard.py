@@ -32,14 +32,17 @@ SANDWICH = {
 
 def sizes(config: Config) -> dict[str, Value]:
     """Layers, context, widths and heads."""
-    return {
+    out: dict[str, Value] = {
         "block_count": config.n_layers,
         "context_length": config.integer("max_position_embeddings", "n_positions"),
         "embedding_length": config.width,
-        "feed_forward_length": config.integer("intermediate_size"),
         "attention.head_count": config.n_heads,
         "attention.head_count_kv": config.n_kv_heads,
-    } | _head_sizes(config)
+    }
+    # A model with nothing but experts may lack the width of dense parts.
+    if config.get("intermediate_size") is not None or config.get("moe_intermediate_size") is None:
+        out["feed_forward_length"] = config.integer("intermediate_size")
+    return out | _head_sizes(config)
 
 
 def base(config: Config) -> dict[str, Value]:

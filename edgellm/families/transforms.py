@@ -90,6 +90,23 @@ class Transpose:
         return arrays[0].swapaxes(-1, -2)
 
 
+class Oriented(NamedTuple):
+    """Stacked matrices of `rows` x `columns`, transposed if the source has them the other way round."""
+
+    rows: int
+    columns: int
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        (shape,) = shapes
+        if len(shape) != 3 or sorted(shape[1:]) != sorted((self.rows, self.columns)):
+            raise ValueError(f"shape {shape}, expected matrices of {self.rows} x {self.columns}")
+        return (shape[0], self.rows, self.columns)
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        (x,) = arrays
+        return x if x.shape[1:] == (self.rows, self.columns) else x.swapaxes(1, 2)
+
+
 class Reshape(NamedTuple):
     """The same values in another shape; one size may be -1."""
 
@@ -255,3 +272,35 @@ class Chain(NamedTuple):
         for step in self.steps:
             arrays = (step.apply(arrays),)
         return arrays[0]
+
+
+class Scale(NamedTuple):
+    """x times a factor."""
+
+    factor: float
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        return arrays[0] * np.float32(self.factor)
+
+
+class ScaleRows(NamedTuple):
+    """Sections of rows, each times a factor of its own."""
+
+    sizes: tuple[int, ...]
+    factors: tuple[float, ...]
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        if shapes[0][0] != sum(self.sizes):
+            raise ValueError(f"shape {shapes[0]}, expected {sum(self.sizes)} rows")
+        return shapes[0]
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        factors = np.repeat(np.asarray(self.factors, np.float32), self.sizes)
+        return arrays[0] * factors.reshape(-1, *(1,) * (arrays[0].ndim - 1))

@@ -13,6 +13,7 @@ from edgellm import _native
 from edgellm.engine.kv_types import KV_TYPES
 from edgellm.engine.request import Request
 from edgellm.families import build, plan
+from edgellm.families.checkpoint import CheckpointPlan
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
 from edgellm.program.builder import Builder
@@ -21,6 +22,8 @@ from edgellm.quant import decode
 from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 from tests.support.paths import real_model
 from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint, reference
+from tests.support.variants import N_ROWS, token_ids, variants
+from tests.support.variants import weights as variant_weights
 
 Logits = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -32,7 +35,11 @@ ISAS = _native.usable_isas()
 def _planned(name: str) -> tuple[Program, Weights]:
     """A case's program and its float32 weights, from its checkpoint."""
     config, source = checkpoint(name)
-    planned = plan(config, {key: array.shape for key, array in source.items()})
+    return _built(plan(config, {key: array.shape for key, array in source.items()}), source)
+
+
+def _built(planned: CheckpointPlan, source: Weights) -> tuple[Program, Weights]:
+    """The program of a planned file, and its weights."""
     weights = {
         tensor.name: np.ascontiguousarray(
             tensor.make.apply([source[key] for key in tensor.sources]), np.float32
@@ -79,6 +86,16 @@ def test_logits_match_the_reference(name: str) -> None:
     expected = reference(name)
     program, weights = _planned(name)
     expected.check(_logits(_engine(program, weights), expected.token_ids.tolist(), 128))
+
+
+@pytest.mark.parametrize("name", [name for name in variants() if name.endswith("-small")])
+def test_variants_of_families_without_a_reference(name: str) -> None:
+    variant = variants()[name]
+    source = dict(variant_weights(variant.shapes, variant.seed))
+    program, weights = _built(plan(variant.config, variant.shapes), source)
+    logits = _logits(_engine(program, weights), token_ids(variant.seed), 7)[-N_ROWS:]
+    np.testing.assert_allclose(logits, variant.logits, atol=1e-3)
+    assert (logits.argmax(axis=1) == variant.logits.argmax(axis=1)).all()
 
 
 @pytest.mark.parametrize("isa", ISAS)

@@ -38,9 +38,33 @@ def test_variant_gives_the_logits_of_transformers(name: str) -> None:
     _check(variant, variant.saved)
 
 
+def test_minicpm_is_granite_with_scales_by_other_names() -> None:
+    variant = variants()["granite-as_minicpm"]
+    n_layers, width = variant.config["num_hidden_layers"], variant.config["hidden_size"]
+    scales = {"scale_emb": 12, "scale_depth": 0.7 * n_layers**0.5, "dim_model_base": width // 2}
+    config = {
+        key: value for key, value in variant.config.items() if not key.endswith(("multiplier", "scaling"))
+    }
+    config |= {"model_type": "minicpm", "tie_word_embeddings": "lm_head.weight" not in variant.shapes}
+    _check(variant, config | scales)
+
+
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
+        ("olmo-small", {"clip_qkv": 8.0}, "'clip_qkv'"),
+        ("olmoe-small", {"clip_qkv": 8.0}, "'clip_qkv'"),
+        ("phi-small", {"qk_layernorm": True}, "'qk_layernorm'"),
+        ("falcon_h1-small", {"mamba_norm_before_gate": True}, "'mamba_norm_before_gate'"),
+        ("falcon_h1-small", {"projectors_bias": True}, "'projectors_bias'"),
+        ("nemotron_h-small", {"hybrid_override_pattern": "MEM*-"}, "layers of kind 'moe'"),
+        ("glm4_moe_lite-small", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "'mlp_layer_types'"),
+        ("hunyuan_moe-small", {"moe_topk": [1, 2, 2]}, "'moe_topk'"),
+        (
+            "olmo3-small",
+            {"rope_parameters": {"sliding_attention": {"rope_theta": 7.0}, "full_attention": {}}},
+            "rotation of sliding",
+        ),
         ("gemma3-size", {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
         ("gemma2-size", {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
         ("deepseek_v2-eps", {"norm_topk_prob": True}, "'norm_topk_prob'"),

@@ -227,7 +227,10 @@ FORMAT_NAMES: dict[str, set[str]] = {
     "edgellm.tokenizer": {
         *("gpt2", "gpt-2", "gemma4", "llama", "bert", "glm4", "lfm2", "exaone4", "qwen2", "qwen35"),
         *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
+        *("exaone", "falcon-h1", "gemma", "olmo", "phi"),
     },
+    # Examples name models of the catalog.
+    "edgellm.commands": {"gemma"},
     "edgellm.convert": {"gpt2", "gpt-2", "llama", "bert", "qwen2", "qwen35", "deepseek-v3"},
     # Tokenizer classes of transformers, and the library mistral-common.
     "edgellm.convert.plain_tokenizers": {"gptneox", "mistral"},

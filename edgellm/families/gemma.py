@@ -1,0 +1,54 @@
+"""Gemma 1: Llama's layer with GELU and scaled embeddings; the file stores norm weights with 1 added."""
+
+from __future__ import annotations
+
+from edgellm.families import blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.families.transforms import AddOne
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """Program of a GGUF file of architecture `gemma`."""
+    b = source.builder("gemma")
+    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+    x = blocks.embed(b, source.width**0.5)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope)))
+        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh"))
+    return blocks.head(source, b, x, source.rms)
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a Gemma checkpoint."""
+    # Older configs say gelu; transformers runs the approximation by tanh for all.
+    c.only("hidden_act", "gelu", "gelu_pytorch_tanh")
+    c.only("hidden_activation", "gelu_pytorch_tanh")
+    c.only("use_bidirectional_attention", False)
+    return standard.base(c)
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    standard.rope_factors(p, c)
+    standard.ends(p, c, norm=AddOne())
+    norms = dict.fromkeys(("attn_norm", "ffn_norm"), AddOne())
+    names = standard.ATTENTION | standard.FFN_NORM | standard.GLU
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names, norms)
+    return p
+
+
+FAMILY = Family(
+    build,
+    Checkpoint(
+        ("gemma",), metadata, parts, defaults={"gemma": {"head_dim": 256, "tie_word_embeddings": True}}
+    ),
+)

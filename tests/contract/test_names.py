@@ -1,0 +1,71 @@
+"""Names in converted files: tensors and metadata keys are those of the gguf package for the architecture."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from gguf import constants
+
+from edgellm.families import FAMILIES, plan
+from edgellm.families.checkpoint import CheckpointPlan
+from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint
+from tests.support.variants import variants
+
+ARCHITECTURES = {name: number for number, name in constants.MODEL_ARCH_NAMES.items()}
+# Settings for which llama.cpp has no key.
+OURS = {
+    "attention.latent_norm_rms_epsilon",
+    "attention.recurrent_layers",
+    "rope.layers",
+    "rope.scaling.yarn_truncate",
+}
+# Tensors of all families that the package does not list for each, and dense parts between experts.
+UNLISTED = {"rope_freqs", "rope_factors_long", "rope_factors_short", "output"}
+UNLISTED |= {"blk.N.ffn_gate", "blk.N.ffn_up", "blk.N.ffn_down"}
+
+
+def known_keys() -> set[str]:
+    """Metadata keys of the package without the architecture."""
+    found = set()
+    for group in vars(constants.Keys).values():
+        for value in vars(group).values() if isinstance(group, type) else ():
+            if isinstance(value, str):
+                found.add(value.removeprefix("{arch}."))
+    return found
+
+
+PACKAGE = known_keys()
+KEYS = PACKAGE | OURS
+
+
+def check(planned: CheckpointPlan) -> None:
+    architecture = planned.architecture
+    listed = constants.MODEL_TENSORS[ARCHITECTURES[architecture]]
+    names = {constants.TENSOR_NAMES[kind].replace("{bid}", "N") for kind in listed} | UNLISTED
+    for tensor in planned.tensors:
+        part = re.sub(r"^blk\.\d+\.", "blk.N.", tensor.name)
+        # A parameter alone has no ending; a bias may be all that a name has.
+        plain = re.sub(r"\.(weight|bias)$", "", part)
+        assert plain in names or part in names, f"{architecture}: {tensor.name}"
+    for key in planned.metadata:
+        assert key.removeprefix(f"{architecture}.") in KEYS, key
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, *CHECKPOINTS_ONLY])
+def test_names_of_a_reference(name: str) -> None:
+    config, source = checkpoint(name)
+    check(plan(config, {key: array.shape for key, array in source.items()}))
+
+
+def test_names_of_the_variants() -> None:
+    for variant in variants().values():
+        check(plan(variant.config, variant.shapes))
+
+
+def test_our_keys_are_ours() -> None:
+    assert not OURS & PACKAGE
+
+
+def test_every_architecture_is_one_of_the_package() -> None:
+    assert set(FAMILIES) <= set(ARCHITECTURES)
