@@ -2,12 +2,13 @@
 """Frameworks on top of the APIs, each by a small script: an answer, a stream, a call, an embedding.
 
 A script runs in a process of its own, as these libraries warn and set up the process as they like. Those that
-are not installed are skipped; npm's are looked for in NODE_PATH.
+are not installed are skipped. EDGELLM_CLIENTS_PYTHON names the Python that has them (clients-requirements.txt
+says how to make it), as NODE_PATH names the folder of npm's.
 """
 
 from __future__ import annotations
 
-import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from edgellm.engine.load_options import LoadOptions
 from tests.support.http_server import Running, running
 from tests.support.tiny_model import write_tiny_model
 
+CLIENTS_PYTHON = os.environ.get("EDGELLM_CLIENTS_PYTHON", sys.executable)
 BEGIN = """
 import os, sys, warnings
 warnings.simplefilter("ignore")
@@ -162,10 +164,22 @@ def run(command: list[str], folder: Path, **environment: str) -> None:
     assert done.returncode == 0, done.stderr[-4000:]
 
 
+@pytest.fixture(scope="module")
+def installed() -> dict[str, bool]:
+    """Names of packages that the clients' Python can import."""
+    find = f"import json; from importlib.util import find_spec as find; names = {sorted(PYTHON)}; "
+    show = "print(json.dumps({name: find(name) is not None for name in names}))"
+    done = subprocess.run([CLIENTS_PYTHON, "-c", find + show], capture_output=True, text=True, check=True)
+    found: dict[str, bool] = json.loads(done.stdout)
+    return found
+
+
 @pytest.mark.parametrize("package", PYTHON)
-def test_a_python_framework(server: Running, tmp_path: Path, package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"{package} is not installed")
+def test_a_python_framework(
+    server: Running, tmp_path: Path, installed: dict[str, bool], package: str
+) -> None:
+    if not installed[package]:
+        pytest.skip(f"{package} is not installed for {CLIENTS_PYTHON} (EDGELLM_CLIENTS_PYTHON names another)")
     script = tmp_path / "script.py"
     script.write_text(BEGIN + PYTHON[package], encoding="utf-8")
     offline = {
@@ -173,7 +187,7 @@ def test_a_python_framework(server: Running, tmp_path: Path, package: str) -> No
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "OPENAI_API_KEY": "none",
     }
-    run([sys.executable, str(script), server.url], tmp_path, **offline)
+    run([CLIENTS_PYTHON, str(script), server.url], tmp_path, **offline)
 
 
 @pytest.mark.parametrize("package", NODE)
