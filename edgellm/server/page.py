@@ -1,4 +1,7 @@
-"""The page at `/`: a chat in the browser that uses the OpenAI API of its own server."""
+"""The page at `/`: a chat in the browser that uses the OpenAI API of its own server.
+
+KaTeX (`katex.min.js`, MIT) draws formulas; everything else in the folder is written here.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,27 @@ from edgellm.server.errors import RequestError
 router = APIRouter(include_in_schema=False)
 
 FOLDER = Path(__file__).with_name("web")
-TYPES = {
-    "index.html": "text/html; charset=utf-8",
-    "page.css": "text/css; charset=utf-8",
-    "docs.css": "text/css; charset=utf-8",
-    "app.js": "text/javascript; charset=utf-8",
-    "chats.js": "text/javascript; charset=utf-8",
-    "completion.js": "text/javascript; charset=utf-8",
-    "markdown.js": "text/javascript; charset=utf-8",
+_NAMES = (
+    "answer.css", "answering.js", "app.js", "chats.js", "completion.js", "context.js", "docs.css",
+    "dom.js", "files.js", "highlight.js", "icon-192.png", "icon-512.png", "icon.svg", "index.html",
+    "inline.js", "katex.LICENSE.txt", "katex.min.js", "manifest.json", "markdown.js", "maths.js",
+    "models.js", "page.css", "settings.js", "sidebar.js", "view.js",
+)  # fmt: skip
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".json": "application/manifest+json",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".txt": "text/plain; charset=utf-8",
 }
+_LARGE = "katex.min.js"
+TYPES = {name: _TYPES[Path(name).suffix] for name in _NAMES}
 # Nothing but the page's own files runs, is shown or is asked, whatever a model writes.
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
-    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "img-src 'self' data:; manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-cache",
@@ -46,4 +57,5 @@ async def part(name: str) -> Response:
 
 
 def _file(name: str) -> Response:
-    return Response((FOLDER / name).read_bytes(), media_type=TYPES[name], headers=HEADERS)
+    headers = HEADERS | {"Cache-Control": "max-age=86400"} if name == _LARGE else HEADERS
+    return Response((FOLDER / name).read_bytes(), media_type=TYPES[name], headers=headers)

@@ -1,39 +1,31 @@
 // The chat: one conversation on the screen, the others in the list beside it.
 
-import { allChats, loadSettings, newChat, removeChat, saveChat, saveSettings, updateChat } from "./chats.js";
-import { ServerError, complete, listModels } from "./completion.js";
-import { markdown } from "./markdown.js";
+import { Answering } from "./answering.js";
+import { allChats, branch, dropVersion, loadSettings, newChat, saveChat, saveSettings, showVersion, updateChat } from "./chats.js";
+import { LostError, ServerError } from "./completion.js";
+import { dropOldest, isFull, kept, textOf, tokens } from "./context.js";
+import { $, button, copy } from "./dom.js";
+import { hasFiles, startFiles, takeFiles } from "./files.js";
+import { chosen, context, learnContext, models, showModels } from "./models.js";
+import { SAMPLING, askForKey, isOpen, openSettings, showTheme } from "./settings.js";
+import { menuIsOpen, showChats, showMenu, startSidebar } from "./sidebar.js";
+import { busyView, edit, fill, firstScreen, showMessages } from "./view.js";
 
-const SAMPLING = ["temperature", "top_p", "top_k", "min_p", "max_tokens", "seed"];
 const SAVE_EVERY_MS = 1000;
+const END_PX = 60;
+const SPOKEN = 1500;
 
-const $ = (id) => document.getElementById(id);
-const sidebar = $("sidebar");
 const messages = $("messages");
 const input = $("input");
 const send = $("send");
-const dialog = $("settings");
 
 let settings = loadSettings();
 let chat = newChat();
-let running = null; // the AbortController of the answer under way
+let running = null; // the answer under way in this conversation
+let agreed = false; // to leave out messages, as many as it takes for this answer
 
-function make(tag, name, ...children) {
-  const node = document.createElement(tag);
-  node.className = name;
-  node.append(...children);
-  return node;
-}
-
-function action(name, label) {
-  const button = make("button", "", label);
-  button.type = "button";
-  button.dataset.action = name;
-  return button;
-}
-
-function notify(text) {
-  $("notice").textContent = text;
+function notify(text, ...buttons) {
+  $("notice").replaceChildren(text, ...buttons);
   $("notice").hidden = !text;
 }
 
@@ -45,93 +37,37 @@ function store(save, one) {
   }
 }
 
-// The list of conversations
-
-function showChats() {
-  const items = allChats().map((one) => {
-    const open = make("button", "name", one.title);
-    open.type = "button";
-    open.dataset.open = one.id;
-    const remove = make("button", "remove", "✕");
-    remove.type = "button";
-    remove.dataset.remove = one.id;
-    remove.setAttribute("aria-label", `Delete ${one.title}`);
-    const item = make("li", "", open, remove);
-    if (one.id === chat.id) item.setAttribute("aria-current", "true");
-    return item;
-  });
-  $("chats").replaceChildren(...items);
-}
+// The conversation
 
 function openChat(one) {
-  running?.abort();
+  running?.leave();
+  running = null;
   chat = one;
   notify("");
+  showRunning(false);
   showChat();
   showChats();
   showMenu(false);
   if (!matchMedia("(pointer: coarse)").matches) input.focus();
-}
-
-function showMenu(open) {
-  sidebar.classList.toggle("open", open);
-  $("shade").hidden = !open;
-  $("menu").setAttribute("aria-expanded", String(open));
-  if (open) sidebar.querySelector("button").focus();
-}
-
-// The conversation
-
-function stats(message) {
-  const parts = [];
-  const timings = message.timings;
-  if (timings) {
-    parts.push(`${timings.predicted_n} tokens`, `${timings.predicted_per_second.toFixed(1)} tok/s`);
-    parts.push(`first after ${((timings.queue_ms + timings.prompt_ms) / 1000).toFixed(1)} s`);
-  }
-  if (message.reason === "length") parts.push("cut off at the limit");
-  if (message.reason === "stopped") parts.push("stopped");
-  return parts.join(" · ");
-}
-
-function fill(body, message) {
-  if (message.role === "user") {
-    body.textContent = message.content;
-    return;
-  }
-  body.replaceChildren(...markdown(message.content));
-  if (!message.thoughts) return;
-  const thoughts = make("details", "thoughts", make("summary", "", "Thoughts"), make("p", "", message.thoughts));
-  thoughts.open = !message.content; // they close when the answer begins
-  body.prepend(thoughts);
-}
-
-function view(message, isLast) {
-  const body = make("div", "body");
-  fill(body, message);
-  const node = make("article", `message ${message.role}`, body);
-  node.setAttribute("aria-label", message.role === "user" ? "You" : "Answer");
-  if (message.role === "assistant") {
-    const footer = make("footer", "", action("copy", "Copy"));
-    if (isLast) footer.append(action("again", "Regenerate"));
-    footer.append(make("span", "stats", stats(message)));
-    node.append(footer);
-  }
-  return node;
+  if (models.length && chat.messages.at(-1)?.answerId) resume();
 }
 
 function showChat() {
-  const all = chat.messages;
-  messages.replaceChildren(...all.map((message, i) => view(message, i === all.length - 1)));
-  if (!all.length) {
-    const empty = make("p", "", "What the model writes may be wrong. Nothing leaves this server.");
-    empty.id = "empty";
-    messages.append(empty);
-  } else if (all.at(-1).role === "user" && !running) {
-    messages.append(make("div", "message", action("again", "Try again")));
-  }
+  showMessages(chat, models, running !== null);
+  if (!chat.messages.length && models.length) messages.append(firstScreen(chosen()));
+  showTitle();
+  showRoom();
+  toEnd();
+}
+
+function showTitle() {
   $("title").textContent = document.title = chat.title;
-  messages.scrollTop = messages.scrollHeight;
+}
+
+function showRoom() {
+  const [used, all] = [tokens(chat), context()];
+  $("room").hidden = !used || !all;
+  $("room").textContent = `Context ${Math.min(100, Math.round((100 * used) / all))} % full, of ${all.toLocaleString("en")} tokens`;
 }
 
 function showRunning(on) {
@@ -140,162 +76,256 @@ function showRunning(on) {
   send.title = on ? "Esc" : "";
 }
 
-function request() {
-  const sampling = SAMPLING.filter((name) => settings[name] != null).map((name) => [name, settings[name]]);
-  const system = settings.system ? [{ role: "system", content: settings.system }] : [];
-  const turns = chat.messages.map(({ role, content }) => ({ role, content }));
-  return { model: $("model").value, messages: [...system, ...turns], ...Object.fromEntries(sampling) };
+const atEnd = () => messages.scrollHeight - messages.scrollTop - messages.clientHeight < END_PX;
+
+function toEnd() {
+  messages.scrollTop = messages.scrollHeight;
 }
 
-/** Have the conversation, which ends with what the person said, answered. */
-async function answer() {
-  const mine = chat;
-  const asked = request();
-  const message = { role: "assistant", content: "" };
-  const controller = new AbortController();
-  running = controller;
+function request(into, going) {
+  const sampling = SAMPLING.filter((name) => settings[name] != null).map((name) => [name, settings[name]]);
+  const system = settings.system ? [{ role: "system", content: settings.system }] : [];
+  const given = kept(chat).filter((message) => going || message !== into);
+  const turns = given.map((message) => ({ role: message.role, content: textOf(message) }));
+  const body = { model: chosen().name, messages: [...system, ...turns], ...Object.fromEntries(sampling) };
+  if (going) body.continue_final_message = true;
+  // What was thought is over: the answer goes on with its words.
+  if (going && into.thoughts) body.reasoning_effort = "none";
+  return body;
+}
+
+/** Have the last question answered: into a new message, or `into` one that is there; or have the last answer go on. */
+async function answer({ into = null, going = false } = {}) {
+  if (!chosen()) return;
+  if (isFull(chat, context()) && settings.full !== "ask") dropOldest(chat);
+  const message = into ?? (going ? chat.messages.at(-1) : { role: "assistant", content: "" });
+  const body = request(message, going);
+  message.model = body.model;
+  if (going) Object.assign(message, { before: message.content, reason: "" });
+  else if (!into) chat.messages.push(message);
+  await attend(chat, message, (one) => one.ask(body), going);
+}
+
+/** Follow an answer that the server went on with while the page was away. */
+async function resume() {
+  await attend(chat, chat.messages.at(-1), (one) => one.resume(), true);
+}
+
+/** Show an answer while it comes, and keep what has come. */
+async function attend(mine, message, follow, shown) {
   notify("");
+  const answering = new Answering(message, settings.key, () => news());
+  running = answering;
   showRunning(true);
-  showChat();
-  const node = view(message, false);
-  node.classList.add("busy");
-  for (const button of node.querySelectorAll("footer button")) button.hidden = true;
+  showTitle();
+  showMessages({ ...mine, messages: mine.messages.slice(0, -1) }, models, true);
+  const node = busyView();
   messages.append(node);
-  messages.scrollTop = messages.scrollHeight;
-  mine.messages.push(message);
+  const body = node.querySelector(".body");
+  const figures = node.querySelector(".stats");
+  if (shown) fill(body, message);
+  figures.textContent = "…";
+  toEnd();
 
   let drawing = false;
   let saved = Date.now();
-  let pieces = 0;
-  let begun = 0;
   const draw = () => {
     drawing = false;
-    const atEnd = messages.scrollHeight - messages.scrollTop - messages.clientHeight < 60;
-    fill(node.querySelector(".body"), message);
-    // Nearly every piece is one token; at the end the server says exactly.
-    const seconds = (performance.now() - begun) / 1000;
-    const speed = (pieces - 1) / seconds;
-    if (pieces > 1 && seconds > 0) node.querySelector(".stats").textContent = `about ${speed.toFixed(1)} tok/s`;
-    if (atEnd) messages.scrollTop = messages.scrollHeight;
+    if (running !== answering) return;
+    const end = atEnd();
+    if (answering.pieces) fill(body, message);
+    const { status, speed } = answering;
+    figures.textContent = status || (speed ? `about ${speed.toFixed(1)} tok/s` : "…");
+    if (end) toEnd();
+    showToEnd();
   };
-  try {
-    for await (const piece of complete(asked, settings.key, controller.signal)) {
-      if (piece.text || piece.thought) {
-        if (!pieces++) begun = performance.now();
-        message.content += piece.text ?? "";
-        if (piece.thought) message.thoughts = (message.thoughts ?? "") + piece.thought;
-        if (!drawing) requestAnimationFrame(draw);
-        drawing = true;
-        if (Date.now() - saved > SAVE_EVERY_MS) {
-          store(updateChat, mine);
-          saved = Date.now();
-        }
-      } else {
-        message.reason = piece.reason;
-        message.timings = piece.timings;
-      }
+  const news = () => {
+    if (!drawing) requestAnimationFrame(draw);
+    drawing = true;
+    if (answering.pieces && Date.now() - saved > SAVE_EVERY_MS) {
+      store(updateChat, mine);
+      saved = Date.now();
     }
+  };
+  let failure = null;
+  const asked = follow(answering);
+  store(updateChat, mine); // with the answer's name: a page that is loaded anew finds it
+  try {
+    await asked;
   } catch (error) {
-    if (error.name === "AbortError") message.reason = "stopped";
-    else explain(error);
+    failure = error;
   }
-  if (!message.content && message.reason !== "stop" && message.reason !== "length") mine.messages.pop();
+  if (answering.left) return;
+  ended(mine, message, answering, failure);
+}
+
+function ended(mine, message, answering, failure) {
+  if (failure && message.content) message.reason = "lost";
+  const { timings } = message;
+  const filled = timings && context() && timings.cache_n + timings.prompt_n + timings.predicted_n >= context() - 1;
+  if (message.reason === "length" && filled) message.reason = "full";
+  const empty = !message.content && !message.thoughts;
+  const going = message.before !== undefined;
+  delete message.before;
+  if (empty && message.reason !== "stop" && message.reason !== "length") {
+    if (message.versions) dropVersion(mine, mine.messages.length - 1);
+    else mine.messages.pop();
+  }
   mine.changed = Date.now();
   store(updateChat, mine);
-  if (running === controller) {
-    running = null;
-    showRunning(false);
-  }
-  if (chat === mine) showChat();
+  if (running === answering) running = null;
+  if (chat !== mine) return;
+  const end = atEnd();
+  const place = messages.scrollTop;
+  showRunning(false);
+  showChat();
+  if (!end) messages.scrollTop = place; // whoever reads further up stays there
+  showToEnd();
   showChats();
+  if (!failure) agreed = false;
+  if (failure) explain(failure, going ? () => answer({ going }) : again);
+  else if (!empty) $("spoken").textContent = `Answer: ${message.content.slice(0, SPOKEN)}`;
+  if (!context()) learn();
 }
 
-function explain(error) {
-  const known = error instanceof ServerError;
-  notify(known ? error.message : "The server cannot be reached.");
-  if (known && error.status === 401) openSettings("key");
+/** Say why there is no answer, and offer what helps. */
+function explain(error, retry = again) {
+  if (error.status === 401) {
+    askForKey(settings.key, (key) => keepKey(key));
+    return;
+  }
+  if (error.code === "context_length_exceeded") {
+    const shorten = () => {
+      notify("");
+      agreed = true;
+      if (dropOldest(chat)) retry();
+      else notify(error.message);
+    };
+    if (settings.full !== "ask" || agreed) shorten();
+    else {
+      const choice = button("Leave out the oldest messages");
+      choice.addEventListener("click", shorten);
+      notify(`${error.message} `, choice);
+    }
+    return;
+  }
+  const known = error instanceof ServerError || error instanceof LostError;
+  notify(known ? error.message : `The page failed: ${error.message}`);
 }
 
-function say(text) {
-  if (!chat.messages.length) chat.title = text.split("\n")[0].slice(0, 60);
+function say(text, files = []) {
+  if (!chat.messages.length) chat.title = (text || files[0].name).split("\n")[0].slice(0, 60);
   if (chat.messages.at(-1)?.role === "user") chat.messages.pop(); // it was not answered
-  chat.messages.push({ role: "user", content: text });
+  chat.messages.push({ role: "user", content: text, ...(files.length ? { files } : {}) });
   chat.changed = Date.now();
   store(saveChat, chat);
   showChats();
   answer();
 }
 
+// Actions on messages
+
 function again() {
   if (running) return;
-  if (chat.messages.at(-1)?.role === "assistant") chat.messages.pop();
+  if (chat.messages.at(-1).role === "user") {
+    answer();
+    return;
+  }
+  // The earlier answer stays as another version of the new one.
+  branch(chat, chat.messages.length - 1, [{ role: "assistant", content: "" }]);
+  answer({ into: chat.messages.at(-1) });
+}
+
+function saveEdit(place, text) {
+  const old = chat.messages[place];
+  if (!text.trim() || running) return;
+  branch(chat, place, [{ role: "user", content: text.trim(), ...(old.files ? { files: old.files } : {}) }]);
+  chat.dropped = Math.min(chat.dropped ?? 0, place);
+  store(updateChat, chat);
   answer();
 }
 
-async function copy(text, button) {
-  try {
-    await navigator.clipboard.writeText(text);
-  } catch {
-    // Pages that came over plain HTTP from another machine have no clipboard; this older way still works.
-    const area = make("textarea", "hidden", text);
-    document.body.append(area);
-    area.select();
-    document.execCommand("copy");
-    area.remove();
+function placeOf(node) {
+  return [...messages.querySelectorAll(":scope > article")].indexOf(node);
+}
+
+function act(source) {
+  const { action, to } = source.dataset;
+  if (source.dataset.try) say(source.dataset.try);
+  if (action === "again") again();
+  if (action === "continue") answer({ going: true });
+  if (action === "copy-code") copy(source.closest(".code").querySelector("code").textContent, source);
+  const node = source.closest(".message");
+  const place = placeOf(node);
+  if (place < 0) return;
+  if (action === "copy") copy(chat.messages[place].content, source);
+  if (action === "edit" && !running) edit(node, chat.messages[place].content);
+  if (action === "save-edit") saveEdit(place, node.querySelector("textarea").value);
+  if (action === "cancel-edit") showChat();
+  if (action === "version" && !running) {
+    showVersion(chat, place, Number(to));
+    store(updateChat, chat);
+    const scrolled = messages.scrollTop;
+    showChat();
+    messages.scrollTop = scrolled;
   }
-  const label = button.textContent;
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = label), 1200);
 }
 
-// Settings
+// Settings and models
 
-function showTheme() {
-  if (settings.theme) document.documentElement.dataset.theme = settings.theme;
-  else delete document.documentElement.dataset.theme;
-}
-
-function openSettings(field = "system") {
-  for (const element of dialog.querySelectorAll("[name]")) element.value = settings[element.name] ?? "";
-  if (!dialog.open) dialog.showModal();
-  dialog.querySelector(`[name=${field}]`).focus();
-}
-
-dialog.addEventListener("close", () => {
-  for (const element of dialog.querySelectorAll("[name]")) {
-    const { name, value } = element;
-    if (SAMPLING.includes(name)) settings[name] = value === "" ? null : Number(value);
-    else settings[name] = value;
-  }
+function keep(changed) {
+  settings = { ...settings, ...changed };
   saveSettings(settings);
-  showTheme();
-  showModels();
-});
+  showTheme(settings.theme);
+}
 
-async function showModels() {
+function keepKey(key) {
+  keep({ key });
+  load();
+}
+
+async function learn() {
   try {
-    const names = await listModels(settings.key);
-    const options = names.map((name) => new Option(name, name));
-    $("model").replaceChildren(...options);
-    if (names.includes(settings.model)) $("model").value = settings.model;
+    await learnContext(settings.key);
+    showRoom();
+  } catch {
+    // Without it the page does not say how full the context is; what matters, the answer says.
+  }
+}
+
+async function load() {
+  try {
+    await showModels(settings.key, settings.model);
     notify("");
+    if (!chat.messages.length) showChat();
+    await learn();
+    if (!running && chat.messages.at(-1)?.answerId) resume();
   } catch (error) {
     explain(error);
+    if (error instanceof LostError) {
+      const retry = button("Try again");
+      retry.addEventListener("click", load);
+      notify(`${error.message} `, retry);
+    }
   }
 }
 
-// Actions of the user
+function showToEnd() {
+  $("to-end").hidden = atEnd();
+}
+
+// Actions of the person
 
 $("composer").addEventListener("submit", (event) => {
   event.preventDefault();
   if (running) {
-    running.abort();
+    running.stop();
     return;
   }
   const text = input.value.trim();
-  if (!text) return;
+  if (!text && !hasFiles()) return;
   input.value = "";
-  say(text);
+  say(text, takeFiles());
 });
 
 input.addEventListener("keydown", (event) => {
@@ -310,54 +340,59 @@ document.addEventListener("keydown", (event) => {
   if (event.altKey && event.code === "KeyN") {
     event.preventDefault();
     openChat(newChat());
-  } else if (event.key === "Escape" && !dialog.open) {
-    if (sidebar.classList.contains("open")) showMenu(false);
-    else running?.abort();
+  } else if (event.key === "Escape" && !isOpen()) {
+    if (menuIsOpen()) showMenu(false);
+    else if (event.target.matches?.(".editor")) showChat();
+    else running?.stop();
   }
 });
 
 messages.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-action]");
-  if (!button) return;
-  if (button.dataset.action === "again") again();
-  else if (button.dataset.action === "copy-code") copy(button.closest(".code").querySelector("code").textContent, button);
-  else {
-    const place = [...messages.children].indexOf(button.closest(".message"));
-    copy(chat.messages[place].content, button);
-  }
+  const source = event.target.closest("button");
+  if (source) act(source);
 });
-
-$("chats").addEventListener("click", (event) => {
-  const { open, remove } = event.target.closest("button")?.dataset ?? {};
-  const found = allChats().find((one) => one.id === open);
-  if (found && open !== chat.id) openChat(found);
-  else if (open) showMenu(false);
-  if (remove && confirm("Delete this conversation?")) {
-    removeChat(remove);
-    if (remove === chat.id) openChat(newChat());
-    else showChats();
-  }
-});
-
+messages.addEventListener("scroll", showToEnd);
+$("to-end").addEventListener("click", toEnd);
 $("new-chat").addEventListener("click", () => openChat(newChat()));
 $("open-settings").addEventListener("click", () => {
   showMenu(false);
-  openSettings();
+  const old = settings.key;
+  openSettings(settings, (changed) => {
+    keep(changed);
+    if (settings.key !== old) load();
+  });
 });
-$("menu").addEventListener("click", () => showMenu(!sidebar.classList.contains("open")));
-$("shade").addEventListener("click", () => showMenu(false));
 $("model").addEventListener("change", () => {
-  settings.model = $("model").value;
-  saveSettings(settings);
+  keep({ model: $("model").value });
+  if (!chat.messages.length) showChat();
+  learn();
 });
-window.addEventListener("storage", showChats); // another tab has changed them
+$("model").addEventListener("pointerdown", () => showModels(settings.key, settings.model).catch(() => {}));
 
 const given = new URLSearchParams(location.hash.slice(1)).get("key");
 if (given) {
-  settings.key = given;
-  saveSettings(settings);
+  keep({ key: given });
   history.replaceState(null, "", location.pathname); // neither bookmarks nor screenshots show the key
 }
-showTheme();
-showModels();
-openChat(allChats()[0] ?? chat);
+showTheme(settings.theme);
+startSidebar({
+  current: () => chat.id,
+  open: (one) => one && (one.id === chat.id ? showMenu(false) : openChat(one)),
+  renamed: (one) => {
+    if (one.id !== chat.id) return;
+    chat.title = one.title;
+    showTitle();
+  },
+  removed: (id) => {
+    if (id === chat.id) openChat(newChat());
+  },
+  notify,
+});
+startFiles(context, notify);
+const last = allChats()[0];
+if (last) openChat(last);
+else {
+  showChats();
+  if (!matchMedia("(pointer: coarse)").matches) input.focus();
+}
+load();

@@ -1,32 +1,60 @@
-// The server's OpenAI API: the models, and answers as they are written.
+// The server's APIs: the models, and answers as they are written.
 
-function headers(key) {
-  return { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
-}
-
-/** An error with a sentence for a person, and the HTTP status. */
+/** An error with a sentence for a person, the HTTP status, and the server's code for it. */
 export class ServerError extends Error {
-  constructor(message, status = 0) {
+  constructor(message, status = 0, code = "") {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
-async function refusal(response) {
-  let message = `The server answered ${response.status}.`;
+/** The connection has ended before the answer did. */
+export class LostError extends Error {}
+
+async function ask(path, key, options = {}) {
+  const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
+  let response;
   try {
-    message = (await response.json()).error.message;
+    response = await fetch(path, { ...options, headers });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new LostError("The server cannot be reached.");
+  }
+  if (response.ok) return response;
+  let { message, code } = { message: `The server answered ${response.status}.`, code: "" };
+  try {
+    ({ message, code } = (await response.json()).error);
   } catch {
     // A proxy in between may answer with something that is not JSON.
   }
-  return new ServerError(message, response.status);
+  throw new ServerError(message, response.status, code);
 }
 
-/** The names of the models. */
+/** The models: {name, state, details}; details has size, parameters and quantization where the server says them. */
 export async function listModels(key) {
-  const response = await fetch("v1/models", { headers: headers(key) });
-  if (!response.ok) throw await refusal(response);
-  return (await response.json()).data.map((model) => model.id);
+  const [models, tags] = await Promise.all(
+    ["v1/models", "api/tags"].map(async (path) => (await ask(path, key)).json()),
+  );
+  const details = Object.fromEntries(tags.models.map((one) => [one.name, one]));
+  return models.data.map(({ id, status }) => ({
+    name: id,
+    state: status?.value ?? "",
+    size: details[id]?.size ?? 0,
+    parameters: (details[id]?.details?.parameter_size ?? "").replace(/\d+\.\d+/, (n) => Number(Number(n).toPrecision(2))),
+    quantization: details[id]?.details?.quantization_level ?? "",
+  }));
+}
+
+/** The states of the models by their names: loaded, loading or unloaded. */
+export async function modelStates(key) {
+  const { data } = await (await ask("v1/models", key)).json();
+  return Object.fromEntries(data.map(({ id, status }) => [id, status?.value]));
+}
+
+/** The number of tokens that a model's context holds. */
+export async function contextOf(model, key) {
+  return (await (await ask(`props?model=${encodeURIComponent(model)}`, key)).json()).n_ctx;
 }
 
 /** The lines of a response as they come. */
@@ -35,32 +63,27 @@ async function* lines(response) {
   const decoder = new TextDecoder();
   let rest = "";
   for (;;) {
-    const { done, value } = await reader.read();
-    if (done) return;
-    const parts = (rest + decoder.decode(value, { stream: true })).split("\n");
+    let part;
+    try {
+      part = await reader.read();
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new LostError("The connection was lost.");
+    }
+    if (part.done) return;
+    const parts = (rest + decoder.decode(part.value, { stream: true })).split("\n");
     rest = parts.pop();
     yield* parts;
   }
 }
 
-/**
- * Pieces of an answer: {thought} or {text}, and at the end {reason, timings}. Throws ServerError, or AbortError once
- * `signal` has been used.
- */
-export async function* complete(body, key, signal) {
-  const asked = { ...body, stream: true };
-  const response = await fetch("v1/chat/completions", {
-    method: "POST",
-    headers: headers(key),
-    body: JSON.stringify(asked),
-    signal,
-  });
-  if (!response.ok) throw await refusal(response);
+async function* pieces(response) {
   let finished = false;
   for await (const line of lines(response)) {
     if (!line.startsWith("data: ") || line === "data: [DONE]") continue;
     const chunk = JSON.parse(line.slice(6));
-    if (chunk.error) throw new ServerError(chunk.error.message);
+    if (chunk.error) throw new ServerError(chunk.error.message, 0, chunk.error.code);
+    if (chunk.prompt_progress) yield { progress: chunk.prompt_progress };
     const choice = chunk.choices[0];
     if (!choice) continue;
     if (choice.delta.reasoning_content) yield { thought: choice.delta.reasoning_content };
@@ -70,5 +93,24 @@ export async function* complete(body, key, signal) {
       yield { reason: choice.finish_reason, timings: chunk.timings };
     }
   }
-  if (!finished) throw new ServerError("The connection ended before the answer did.");
+  if (!finished) throw new LostError("The connection was lost.");
+}
+
+/**
+ * Pieces of an answer: {progress}, {thought} or {text}, and at the end {reason, timings}. Throws ServerError,
+ * LostError, or AbortError once `signal` has been used.
+ */
+export async function* complete(body, key, signal) {
+  const asked = { ...body, stream: true, return_progress: true };
+  yield* pieces(await ask("v1/chat/completions", key, { method: "POST", body: JSON.stringify(asked), signal }));
+}
+
+/** Pieces of an answer that the server keeps, from its beginning. */
+export async function* follow(id, key, signal) {
+  yield* pieces(await ask(`v1/answers/${id}`, key, { signal }));
+}
+
+/** Have an answer end; its pieces then come to their end, too. */
+export async function stop(id, key) {
+  await ask(`v1/answers/${id}`, key, { method: "DELETE" });
 }

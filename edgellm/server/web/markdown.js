@@ -1,98 +1,80 @@
 // Markdown to DOM nodes. Text only ever becomes text nodes, so nothing in it can become markup, and links lead
 // to web and mail addresses only. What hostile text can cost is bounded.
 
-const MAX_DEPTH = 8;
-const MAX_LINE = 20000;
+import { button, make } from "./dom.js";
+import { highlight } from "./highlight.js";
+import { MAX_DEPTH, inline } from "./inline.js";
+import { formula } from "./maths.js";
+
 const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^\s`]*)/;
 const HEADING = /^ {0,3}(#{1,6})\s+(.*)$/;
-const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])\s+(.*)$/;
+const ITEM = /^(\s*)([-*+]|\d{1,9}[.)])(\s+)(.*)$/;
+const TASK = /^\[([ xX])\]\s+/;
 const RULE = /^ {0,3}([-*_])(?:\s*\1){2,}\s*$/;
 const QUOTE = /^ {0,3}> ?/;
+const FORMULA = /^\s*(?:\$\$|\\\[)(.*)$/;
+const FORMULA_END = /^(.*?)(?:\$\$|\\\])\s*$/;
+const MAX_FORMULA_LINES = 60;
 const DIVIDER = /^\s*\|?\s*:?-+:?\s*(\|\s*:?-+:?\s*)*\|?\s*$/;
-// Longest marks first; the text within one is bounded, or many open marks would take quadratic time.
-const INLINE =
-  /(`+)(.{1,500}?)\1(?!`)|\*\*(\S.{0,500}?)\*\*|__(\S.{0,500}?)__(?!\w)|~~(\S.{0,500}?)~~|\*(\S[^*]{0,500}?)\*|\b_(\S[^_]{0,500}?)_\b|!?\[([^\]]{0,1000})\]\(([^()\s]{1,2000})(?:\s+"[^"]{0,200}")?\)|(https?:\/\/[^\s<>"')\]]{1,2000})|\\([\\`*_{}[\]()#+\-.!~|>])/g;
-
-function make(tag, ...children) {
-  const node = document.createElement(tag);
-  node.append(...children);
-  return node;
-}
-
-function link(address, children) {
-  if (!/^(https?:\/\/|mailto:)/i.test(address)) return children;
-  const node = make("a", ...children);
-  node.href = address;
-  node.target = "_blank";
-  node.rel = "noopener noreferrer";
-  return [node];
-}
-
-/** The nodes of one line's text. */
-function inline(text, depth = 0) {
-  if (depth > MAX_DEPTH || text.length > MAX_LINE) return [text];
-  const nodes = [];
-  let end = 0;
-  for (const match of text.matchAll(INLINE)) {
-    const [whole, , code, strong, strong2, gone, em, em2, label, address, bare, escaped] = match;
-    if (match.index > end) nodes.push(text.slice(end, match.index));
-    end = match.index + whole.length;
-    if (code !== undefined) nodes.push(make("code", code.trim() || code));
-    else if (strong ?? strong2) nodes.push(make("strong", ...inline(strong ?? strong2, depth + 1)));
-    else if (gone) nodes.push(make("del", ...inline(gone, depth + 1)));
-    else if (em ?? em2) nodes.push(make("em", ...inline(em ?? em2, depth + 1)));
-    else if (address) nodes.push(...link(address, inline(label || address, depth + 1)));
-    else if (bare) {
-      const kept = bare.replace(/[.,;:!?]+$/, "");
-      nodes.push(...link(kept, [kept]), bare.slice(kept.length));
-    } else nodes.push(escaped);
-  }
-  if (end < text.length) nodes.push(text.slice(end));
-  return nodes;
-}
 
 function paragraph(lines) {
   const nodes = lines.flatMap((line, i) => [...(i ? [make("br")] : []), ...inline(line.trim())]);
-  return make("p", ...nodes);
+  return make("p", "", ...nodes);
 }
 
 function codeBlock(language, lines) {
-  const button = make("button", "Copy");
-  button.type = "button";
-  button.dataset.action = "copy-code";
-  const block = make("div", make("div", make("span", language), button), make("pre", make("code", lines.join("\n"))));
-  block.className = "code";
-  return block;
+  const text = lines.join("\n");
+  const pre = make("pre", "", make("code", "", ...highlight(text, language)));
+  pre.tabIndex = 0; // wide code scrolls, and the keyboard must reach it
+  return make("div", "code", make("div", "", make("span", "", language), button("Copy", { action: "copy-code" })), pre);
 }
 
+/** The texts of a row's cells; a pipe after a backslash belongs to its cell. */
 function cells(line) {
-  return line.trim().replace(/^\||\|$/g, "").split("|").slice(0, 64);
+  const parts = line.trim().replace(/^\|/, "").split(/(?<!\\)\|/).slice(0, 64);
+  if (!parts.at(-1).trim() && parts.length > 1) parts.pop();
+  return parts.map((cell) => cell.trim().replaceAll("\\|", "|"));
 }
 
 function table(lines) {
-  const row = (line, tag) => make("tr", ...cells(line).map((cell) => make(tag, ...inline(cell.trim()))));
-  const box = make(
-    "div",
-    make("table", make("thead", row(lines[0], "th")), make("tbody", ...lines.slice(2).map((line) => row(line, "td")))),
-  );
-  box.className = "table";
+  const sides = cells(lines[1]).map((mark) => (mark.endsWith(":") ? (mark.startsWith(":") ? "center" : "right") : ""));
+  const row = (line, tag) => make("tr", "", ...cells(line).map((cell, i) => make(tag, sides[i] ?? "", ...inline(cell))));
+  const rows = lines.slice(2).map((line) => row(line, "td"));
+  const box = make("div", "table", make("table", "", make("thead", "", row(lines[0], "th")), make("tbody", "", ...rows)));
+  box.tabIndex = 0;
+  box.role = "group";
+  box.ariaLabel = "Table";
   return box;
+}
+
+/** The item's content, with a box before it where it is a task. */
+function listItem(lines, depth) {
+  const task = TASK.exec(lines[0]);
+  if (!task) return make("li", "", ...tight(blocks(lines, depth)));
+  const box = make("input");
+  box.type = "checkbox";
+  box.disabled = true;
+  box.defaultChecked = task[1] !== " ";
+  box.ariaLabel = box.defaultChecked ? "done" : "to do";
+  return make("li", "task", box, ...tight(blocks([lines[0].slice(task[0].length), ...lines.slice(1)], depth)));
 }
 
 /** A list out of lines of which the first is an item; deeper lines belong to the item above them. */
 function list(lines, depth) {
   const [, indent, mark] = ITEM.exec(lines[0]);
-  const node = document.createElement(/\d/.test(mark) ? "ol" : "ul");
+  const node = make(/\d/.test(mark) ? "ol" : "ul");
   if (node.tagName === "OL") node.start = parseInt(mark, 10);
   let item = [];
-  const close = () => item.length && node.append(make("li", ...tight(blocks(item, depth + 1))));
+  let width = 0; // columns before the item's text, which its other lines have, too
+  const close = () => item.length && node.append(listItem(item, depth + 1));
   for (const line of lines) {
     const match = ITEM.exec(line);
     if (match && match[1].length < indent.length + 2) {
       close();
-      item = [match[3]];
+      width = match[1].length + match[2].length + (match[3].length > 4 ? 1 : match[3].length);
+      item = [match[4]];
     } else {
-      item.push(line.replace(new RegExp(`^\\s{0,${indent.length + 2}}`), ""));
+      item.push(line.slice(Math.min(width, line.search(/\S|$/))));
     }
   }
   close();
@@ -102,6 +84,17 @@ function list(lines, depth) {
 /** An item of one paragraph is written without its margins. */
 function tight(nodes) {
   return nodes[0]?.tagName === "P" ? [...nodes[0].childNodes, ...nodes.slice(1)] : nodes;
+}
+
+/** The line after a formula that begins at a line; the line itself if none ends. */
+function formulaEnd(lines, from) {
+  const first = FORMULA.exec(lines[from])[1];
+  const marks = first.match(/\$\$|\\\]/g) ?? [];
+  if (marks.length) return marks.length === 1 && FORMULA_END.test(first) ? from + 1 : from;
+  for (let i = from + 1; i < Math.min(lines.length, from + MAX_FORMULA_LINES); i++) {
+    if (FORMULA_END.test(lines[i])) return i + 1;
+  }
+  return from;
 }
 
 function blocks(lines, depth) {
@@ -127,17 +120,21 @@ function blocks(lines, depth) {
       i++;
     } else if ((match = HEADING.exec(line))) {
       close();
-      found.push(make(`h${Math.min(6, match[1].length + 1)}`, ...inline(match[2].replace(/\s+#+\s*$/, ""))));
+      found.push(make(`h${Math.min(6, match[1].length + 1)}`, "", ...inline(match[2].replace(/\s+#+\s*$/, ""))));
       i++;
     } else if (RULE.test(line)) {
       close();
       found.push(make("hr"));
       i++;
+    } else if ((match = FORMULA.exec(line)) && (i = formulaEnd(lines, from)) > from) {
+      close();
+      const tex = lines.slice(from, i).join("\n").replace(/^\s*(?:\$\$|\\\[)/, "").replace(/(?:\$\$|\\\])\s*$/, "");
+      found.push(formula(tex.trim(), true));
     } else if (QUOTE.test(line)) {
       close();
       while (i < lines.length && QUOTE.test(lines[i])) i++;
       const quoted = lines.slice(from, i).map((one) => one.replace(QUOTE, ""));
-      found.push(make("blockquote", ...blocks(quoted, depth + 1)));
+      found.push(make("blockquote", "", ...blocks(quoted, depth + 1)));
     } else if (ITEM.test(line)) {
       close();
       const ordered = /^\s*\d/.test(line);

@@ -39,11 +39,20 @@ def test_a_key_is_asked_for_what_the_page_asks_but_not_for_the_page() -> None:
     assert [ask("/v1/models"), ask("/page/other.js")] == [401, 401]
 
 
-@pytest.mark.parametrize("name", [name for name in TYPES if not name.endswith(".html")])
+@pytest.mark.parametrize("name", [name for name in TYPES if name.endswith((".js", ".css", ".json"))])
 def test_no_file_names_another_place(name: str) -> None:
     text = (FOLDER / name).read_text(encoding="utf-8")
-    addresses = re.findall(r"""(?:url\(|from |import\(|fetch\()\s*["']([^"']+)""", text)
-    assert all(address.startswith(("./", "v1/")) for address in addresses)
+    addresses = re.findall(r"""(?:url\(|from |import\(|fetch\(|URL\(|"src": )\s*["']([^"']+)""", text)
+    assert all(address.startswith(("./", "v1/", "icon")) for address in addresses)
     assert "innerHTML" not in text
     assert "insertAdjacentHTML" not in text
     assert "document.write" not in text
+
+
+def test_parts_of_the_page_are_short() -> None:
+    long = {path.name: len(path.read_bytes().splitlines()) for path in FOLDER.glob("*.js")}
+    assert {name for name, n_lines in long.items() if n_lines > 500} == set()
+
+
+def test_what_others_have_written_comes_with_its_licence() -> None:
+    assert "MIT" in (FOLDER / "katex.LICENSE.txt").read_text(encoding="utf-8")
