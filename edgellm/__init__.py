@@ -6,7 +6,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgellm.api import load
+    from edgellm.api import convert, load, quantize
+    from edgellm.chat.answers import Message, ToolCall
+    from edgellm.convert.jobs import Written
+    from edgellm.engine.load_options import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.session import Generation
@@ -36,22 +39,33 @@ __all__ = [
     "FormatError",
     "GenerateOptions",
     "Generation",
+    "LoadOptions",
     "MemoryLimitError",
+    "Message",
     "Model",
     "ModelError",
     "OverloadedError",
     "TemplateError",
+    "ToolCall",
     "UnsupportedError",
     "UsageError",
+    "Written",
     "__version__",
+    "convert",
     "load",
+    "quantize",
 ]
 
 _MODULES = {
     "GenerateOptions": "edgellm.engine.options",
     "Generation": "edgellm.engine.session",
+    "LoadOptions": "edgellm.engine.load_options",
+    "Message": "edgellm.chat.answers",
     "Model": "edgellm.engine.model",
+    "ToolCall": "edgellm.chat.answers",
+    "Written": "edgellm.convert.jobs",
     "load": "edgellm.api",
+    "quantize": "edgellm.api",
 }
 
 
@@ -59,6 +73,8 @@ def __getattr__(name: str) -> Any:
     """Import public names at their first use, so that `import edgellm` takes almost no time."""
     if name not in __all__:
         raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
+    if name == "convert":
+        return importlib.import_module("edgellm.convert")  # a module that can be called
     return getattr(importlib.import_module(_MODULES.get(name, "edgellm.errors")), name)
 
 

@@ -29,6 +29,22 @@ class Message:
     thoughts: str
     tool_calls: list[ToolCall]
 
+    def as_dict(self) -> dict[str, Any]:
+        """The answer as a message of a conversation; its calls have the ids call_0, call_1, ..."""
+        made: dict[str, Any] = {"role": "assistant", "content": self.content}
+        if self.thoughts:
+            made["reasoning_content"] = self.thoughts
+        if self.tool_calls:
+            made["tool_calls"] = [
+                {
+                    "id": f"call_{index}",
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.arguments},
+                }
+                for index, call in enumerate(self.tool_calls)
+            ]
+        return made
+
 
 def render_alone(
     source: str,
@@ -93,7 +109,7 @@ def parse_alone(
         schemas=schemas,
     )
     parsed = parse(parser, text)
-    calls = [ToolCall(name, _arguments(written)) for name, written in parsed.calls]
+    calls = [ToolCall(name, read_arguments(written) or {}) for name, written in parsed.calls]
     return Message(parsed.words.strip(), parsed.thoughts.strip(), calls)
 
 
@@ -125,9 +141,10 @@ def _without_header(text: str, prompt: str, syntax: Syntax) -> str:
     return text
 
 
-def _arguments(written: str) -> dict[str, Any]:
+def read_arguments(written: str) -> dict[str, Any] | None:
+    """Arguments of a call; None if an answer that was broken off has left them incomplete."""
     try:
         found = json.loads(written or "{}")
     except ValueError:
-        return {}
+        return None
     return found if isinstance(found, dict) else {}

@@ -77,6 +77,20 @@ def read_tools(given: Sequence[object]) -> list[Tool]:
     return tools
 
 
+def read_choice(given: str, tools: Sequence[Tool]) -> ToolChoice | None:
+    """Choice that auto, none, required or the name of a tool means; None: no tool may be called."""
+    if given == "none" or not tools:
+        return None
+    if given in ("auto", "required"):
+        return ToolChoice(given)  # type: ignore[arg-type]
+    if given not in (tool.name for tool in tools):
+        names = ", ".join(tool.name for tool in tools)
+        raise UsageError(
+            f"tool_choice is {given!r}; expected auto, none, required or a tool's name ({names})."
+        )
+    return ToolChoice("required", given)
+
+
 def fold_tools(
     messages: Sequence[Mapping[str, Any]], tools: Sequence[Tool], syntax: Syntax, template: str
 ) -> list[dict[str, Any]]:

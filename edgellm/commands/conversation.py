@@ -35,8 +35,8 @@ _LARGEST_FILE = 8 << 20
 class Reply(Protocol):
     """An answer in progress: an engine's `Generation`, or a server's stream."""
 
-    text: str
-
+    @property
+    def text(self) -> str: ...
     @property
     def finish_reason(self) -> str | None: ...
     @property

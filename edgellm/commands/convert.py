@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 
@@ -17,12 +16,10 @@ from edgellm.convert.pipeline import FilePlan, Pair, write
 from edgellm.convert.recipes import RECIPES, Recipe, recipe
 from edgellm.convert.requantize import plan_requantization
 from edgellm.convert.source import plan_conversion
+from edgellm.convert.writing import Origin, check_output, sha256, weigh
 from edgellm.errors import FileError, UsageError
 from edgellm.gguf.reader import GGUFFile
-
-_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# Files that a conversion reads; nothing else of a repository is fetched.
-_PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
+from edgellm.store.checkpoints import checkpoint_folder
 
 
 def run(settings: Settings) -> int:
@@ -30,28 +27,20 @@ def run(settings: Settings) -> int:
     if settings["format"] == "onnx":
         return _to_onnx(settings)
     output = Path(settings["output"])
-    chosen = recipe(settings["type"] or "Q4_K_M")
-    threads = writing.n_threads(settings)
+    chosen, options = recipe(settings["type"] or "Q4_K_M"), writing.write_options(settings)
     if not settings["dry_run"]:
-        writing.check_output(output, settings)
+        check_output(output, options)
     if is_adapter(Path(settings["source"])):
         return _convert_adapter(Path(settings["source"]), output, settings)
     if settings["base"] is not None:
         raise UsageError("--base is for adapters, and the source is none; leave it out")
-    checkpoint, plan, revision = _plan(settings, chosen, threads)
+    checkpoint, plan, revision = _plan(settings, chosen, options.threads)
     if settings["dry_run"]:
         writing.show_plan(plan)
         return 0
-    writing.weigh(plan, settings)
-    writing.write_with_receipt(
-        plan,
-        output,
-        settings,
-        threads=threads,
-        source=_origin(settings, checkpoint, revision),
-        revision=revision,
-        digest=checkpoint.tensors.sha256,
-    )
+    weigh(plan, options, writing.say)
+    origin = Origin(_origin(settings, checkpoint, revision), revision, checkpoint.tensors.sha256)
+    writing.write(plan, output, options, origin)
     print(output)
     return 0
 
@@ -67,7 +56,7 @@ def _to_onnx(settings: Settings) -> int:
             plan = plan_requantization(file, recipe("F32"), threads=threads)
             if settings["name"]:
                 plan.metadata["general.name"] = Pair(settings["name"])
-            digest = partial(writing.sha256, source)
+            digest = partial(sha256, source)
             onnx.write(plan, settings, threads=threads, source=source.name, digest=digest)
         return 0
     checkpoint, plan, revision = _plan(settings, recipe("F32"), threads)
@@ -85,7 +74,7 @@ def _to_onnx(settings: Settings) -> int:
 
 def _plan(settings: Settings, chosen: Recipe, threads: int) -> tuple[Checkpoint, FilePlan, str]:
     """Checkpoint of the command line with its adapters, the plan of its file, and its revision."""
-    folder, revision = _find(settings["source"])
+    folder, revision = checkpoint_folder(settings["source"])
     checkpoint = Checkpoint(folder)
     for adapter in settings["merge_lora"] or ():
         checkpoint.tensors.add(read_adapter(Path(adapter)))
@@ -135,23 +124,6 @@ def _base(folder: Path, given: str | None) -> Base:
         f"{folder}: its base model {str(given or base_named_by(folder))[:80]!r} is no folder of a checkpoint "
         "here, and no GGUF file; give one with --base"
     )
-
-
-def _find(source: str) -> tuple[Path, str]:
-    """Folder of a checkpoint, fetched if it is one of the Hub, and its revision there (else empty)."""
-    if Path(source).is_dir():
-        return Path(source), ""
-    repository, _, revision = source.partition("@")
-    if not _REPOSITORY.fullmatch(repository):
-        raise FileError(
-            f"{source}: there is no such folder, expected one with config.json or user/repo[@revision]; "
-            "check the path"
-        )
-    from edgellm.store.hub import download_folder
-
-    folder = download_folder(repository, _PATTERNS, revision or None)
-    # The cache names a snapshot's folder by its commit.
-    return folder, folder.name
 
 
 _TYPE = Option(

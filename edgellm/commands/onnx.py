@@ -23,6 +23,7 @@ from edgellm.convert.onnx_folder import (
 )
 from edgellm.convert.pipeline import FilePlan, Pair
 from edgellm.convert.receipt import Quality, measure_logits, origin_pairs, quality_pairs
+from edgellm.convert.writing import Background, check_limits, check_output, weigh
 from edgellm.errors import FileError, UsageError
 from edgellm.program.exported import DATA_FILE, MODEL_FILE
 from edgellm.tokenizer import Tokenizer
@@ -41,7 +42,7 @@ def check_settings(settings: Settings) -> None:
         raise UsageError(f"--type is {settings['type'][:40]!r}, expected one of {', '.join(TYPES)} for ONNX")
     if settings["dry_run"]:
         return
-    writing.check_output(folder, settings)
+    check_output(folder, writing.write_options(settings))
     if folder.exists() and not is_ours(folder):
         raise FileError(
             f"{folder}: is no folder that was written with --format onnx, so it is not replaced; "
@@ -68,13 +69,13 @@ def write(
         # A missing onnxruntime must be found before the work, not after it.
         importlib.import_module("edgellm.backends.onnx")
     if not settings["dry_run"]:
-        writing.weigh(plan, settings)
+        weigh(plan, writing.write_options(settings), writing.say)
     planned = plan_folder(plan, _type(settings))
     if settings["dry_run"]:
         _show(planned)
         return
     files = checkpoint_files(checkpoint, planned.program, plan.metadata) if checkpoint else {}
-    hashing = writing.Background(digest) if settings["receipt"] else None
+    hashing = Background(digest) if settings["receipt"] else None
     done = 0
     with DownloadProgress(folder.name, "writing") as report:
 
@@ -89,7 +90,7 @@ def write(
                 return {}
             quality = _measure(planned, part, threads)
             print(quality.summary(), file=sys.stderr)
-            writing.check_limits(folder, quality, settings)
+            check_limits(folder, quality, writing.write_options(settings))
             return quality_pairs(quality) | origin_pairs(source, revision, hashing.result())
 
         write_folder(planned, folder, files=files, threads=threads, progress=progress, finish=finish)

@@ -9,6 +9,7 @@ from edgellm.commands.options import Command, Positional
 from edgellm.commands.settings import Settings
 from edgellm.convert.recipes import recipe
 from edgellm.convert.requantize import plan_requantization
+from edgellm.convert.writing import Origin, check_output, sha256, weigh
 from edgellm.errors import FileError
 from edgellm.gguf.reader import GGUFFile
 
@@ -16,27 +17,20 @@ from edgellm.gguf.reader import GGUFFile
 def run(settings: Settings) -> int:
     """Write the file in the new format and print its path."""
     source, output = Path(settings["source"]), Path(settings["output"])
-    chosen = recipe(settings["type"])
-    threads = writing.n_threads(settings)
+    chosen, options = recipe(settings["type"]), writing.write_options(settings)
     if output.exists() and source.exists() and output.samefile(source):
         raise FileError(f"{output}: is also the input, expected another file; choose another output")
     if not settings["dry_run"]:
-        writing.check_output(output, settings)
+        check_output(output, options)
     with GGUFFile.open(source) as file:
-        plan = plan_requantization(file, chosen, threads=threads, overrides=writing.overrides(settings))
+        plan = plan_requantization(
+            file, chosen, threads=options.threads, overrides=writing.overrides(settings)
+        )
         if settings["dry_run"]:
             writing.show_plan(plan)
             return 0
-        writing.weigh(plan, settings)
-        writing.write_with_receipt(
-            plan,
-            output,
-            settings,
-            threads=threads,
-            source=source.name,
-            revision="",
-            digest=lambda: writing.sha256(source),
-        )
+        weigh(plan, options, writing.say)
+        writing.write(plan, output, options, Origin(source.name, "", lambda: sha256(source)))
     print(output)
     return 0
 

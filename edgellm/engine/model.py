@@ -10,13 +10,13 @@ from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from edgellm.backends.base import Backend, Floats, SavingBackend
 from edgellm.engine.adapters import Choice, Scales, choose_scales, name_adapters
 from edgellm.engine.load_options import DEFAULT_DRAFT_MAX, LoadOptions
 from edgellm.engine.loading import Loading
-from edgellm.engine.options import GenerateOptions, sampling_defaults
+from edgellm.engine.options import GenerateOptions, changed, sampling_defaults
 from edgellm.engine.planning import LoadPlan
 from edgellm.engine.scheduler import Scheduler
 from edgellm.engine.session import Generation, make_request
@@ -29,13 +29,15 @@ if TYPE_CHECKING:
     from edgellm.chat.template import ChatTemplate
     from edgellm.engine.draft_model import DraftModel
     from edgellm.engine.grammar import GrammarCompiler
+    from edgellm.engine.option_changes import OptionChanges
     from edgellm.engine.prefix_disk import PrefixDisk
     from edgellm.engine.prefix_store import PrefixStore
-    from edgellm.engine.request import TokenMatcher
+    from edgellm.engine.request import Event, Request, TokenMatcher
     from edgellm.engine.sampling import Sampled
     from edgellm.engine.thoughts import ThoughtBudget
 
 T = TypeVar("T")
+CHAT_KEYWORDS = ("tools", "tool_choice", "think", "on_thought", "template_variables")
 
 
 class Model:
@@ -112,6 +114,13 @@ class Model:
             draft=self._draft,
             disk=None if store is None else _disk(store, planned, backend),
         )
+
+    def __repr__(self) -> str:
+        if self._program is None:
+            what = "vocabulary alone"
+        else:
+            what = f"{self._program.family}, " + (f"context {self.n_ctx}" if self._backend else "closed")
+        return f"<edgellm.Model {self.name!r} ({what}) from {self.path.name}>"
 
     @property
     def name(self) -> str:
@@ -202,34 +211,36 @@ class Model:
         options: GenerateOptions | None = None,
         *,
         shown: frozenset[int] = frozenset(),
+        **changes: Unpack[OptionChanges],
     ) -> Generation:
-        """Continue a prompt; iterate over the result for the pieces of text.
+        """Continue a prompt; iterate over the result for the pieces of text, or take its `text`.
 
-        A text is tokenized with the model's own special tokens around it; names of special tokens in it stay
-        plain text. shown: control tokens whose texts are part of the answer. Raises ContextOverflowError if
-        the prompt leaves no room for an answer.
+        changes: options as keywords (`max_tokens=100`), which win over `options`. A text is tokenized with
+        the model's own special tokens around it; names of special tokens in it stay plain text. shown:
+        control tokens whose texts are part of the answer. Raises UsageError for an option that is unknown or
+        out of range, and ContextOverflowError if the prompt leaves no room for an answer.
         """
-        if isinstance(prompt, str):
-            ids = self.tokenize(prompt, add_special=True)
-        else:
-            ids = [int(token) for token in prompt]
+        chosen = changed(options, changes)
         self.check_generates()
-        chosen = options or GenerateOptions()
-        matcher, scales = self.matcher(chosen), self.scales(chosen.lora)
-        thoughts = self.thought_budget(chosen, ids)
-        return Generation(
-            self.scheduler,
-            lambda on_event: make_request(
-                ids,
-                chosen,
-                n_vocab=self.backend.n_vocab,
-                decoder=self.tokenizer.stream(shown=shown),
-                on_event=on_event,
-                matcher=matcher,
-                scales=scales,
-                thoughts=thoughts,
-                defaults=self.sampling_defaults,
-            ),
+        ids = self.tokenize(prompt, add_special=True) if isinstance(prompt, str) else list(map(int, prompt))
+        return Generation(self.scheduler, self._maker(ids, chosen, shown))
+
+    def _maker(
+        self, ids: Sequence[int], options: GenerateOptions, shown: frozenset[int]
+    ) -> Callable[[Callable[[Event], None]], Request]:
+        """Function that makes the request of an answer."""
+        matcher, scales = self.matcher(options), self.scales(options.lora)
+        thoughts = self.thought_budget(options, ids)
+        return lambda on_event: make_request(
+            ids,
+            options,
+            n_vocab=self.backend.n_vocab,
+            decoder=self.tokenizer.stream(shown=shown),
+            on_event=on_event,
+            matcher=matcher,
+            scales=scales,
+            thoughts=thoughts,
+            defaults=self.sampling_defaults,
         )
 
     def chat(
@@ -237,21 +248,47 @@ class Model:
         messages: Sequence[Mapping[str, Any]],
         options: GenerateOptions | None = None,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        tool_choice: str = "auto",
         think: str | bool | None = None,
-        shown: frozenset[int] = frozenset(),
-        **variables: Any,
+        on_thought: Callable[[str], None] | None = None,
+        template_variables: Mapping[str, Any] | None = None,
+        **changes: Unpack[OptionChanges],
     ) -> Generation:
-        """Answer a conversation of {"role", "content"} messages; `variables` are passed to the template.
+        """Answer a conversation of {"role", "content"} messages; iterate over the result, or take its `text`.
 
-        think: on, off, low, medium or high (None: as the template has it); UsageError for a level that the
-        template cannot honour. shown: as in `generate`.
+        The pieces and the text are words alone: `message` has the thoughts and the tool calls, and on_thought
+        gets pieces of thoughts as they come. tools: functions as the OpenAI API writes them. tool_choice:
+        auto, none, required, or the name of the tool to call. think: on, off, low, medium or high (None: as
+        the template has it). template_variables: variables of the chat template. changes: as in `generate`.
+        Raises UsageError for a level of thinking that the template cannot honour, and as `generate`.
         """
-        chosen = options or GenerateOptions()
-        if think is not None:
-            variables = {**self.think_variables(think), **variables}
+        chosen = changed(options, changes, CHAT_KEYWORDS)
+        self.check_generates()
+        levels = {} if think is None else self.think_variables(think)
+        apart = bool(tools) or (self.template.may_think and self.template.syntax().thinks)
+        if apart and (tools or chosen.constraint is None or chosen.constraint.kind == "schema"):
+            from edgellm.chat.tools import read_choice, read_tools
+            from edgellm.engine.chat_session import ChatGeneration
+            from edgellm.engine.conversation import prepare
+
+            known = read_tools(tools)
+            choice = read_choice(tool_choice, known)
+            made = prepare(
+                self,
+                messages,
+                chosen,
+                tools=known,
+                choice=choice,
+                levels=levels,
+                variables=template_variables,
+            )
+            make = self._maker(made.ids, made.options, made.shown)
+            return ChatGeneration(self.scheduler, make, made.parser(), on_thought)
         if self.template.stops:
             chosen = replace(chosen, stop=(*chosen.stop, *self.template.stops))
-        return self.generate(self.template.encode(messages, **variables), chosen, shown=shown)
+        ids = self.template.encode(messages, **{**levels, **(template_variables or {})})
+        return Generation(self.scheduler, self._maker(ids, chosen, frozenset()))
 
     def think_variables(self, level: str | bool) -> Mapping[str, Any]:
         """Template variables of a level of thinking; UsageError if the template cannot honour it."""
@@ -317,10 +354,14 @@ class Model:
             count += len(window) - 1
         return math.exp(total / count)
 
-    def embed(self, texts: Sequence[str], *, lora: Choice | None = None) -> Floats:
-        """Embeddings (n_texts, width) of length 1: hidden states, pooled as the model's file says."""
+    def embed(self, texts: str | Sequence[str], *, lora: Choice | None = None) -> Floats:
+        """Embeddings (n_texts, width) of texts, or (width,) of one text: hidden states of length 1, pooled as
+        the model's file says.
+        """
         import numpy as np
 
+        if isinstance(texts, str):
+            return self.embed_ids(self.tokenize(texts, add_special=True), lora=lora)
         rows = np.empty((len(texts), self.program.width), np.float32)
         for row, text in zip(rows, texts, strict=True):
             row[:] = self.embed_ids(self.tokenize(text, add_special=True), lora=lora)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 from edgellm.engine.sampling_params import RANGES, SamplingParams, check_logit_bias, check_range
@@ -20,7 +20,7 @@ class Constraint(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class GenerateOptions:
     """How to continue a prompt. None means the file's own default, or else the value in brackets.
 
@@ -87,6 +87,13 @@ class GenerateOptions:
             names = " and ".join([*given, *(["json"] if self.json else [])])
             raise UsageError(f"{names} are given together; an answer can follow only one of them.")
 
+    def __repr__(self) -> str:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        given = (
+            f"{name}={v!r}" for name, v in values.items() if v is not None and v is not False and v != ()
+        )
+        return f"GenerateOptions({', '.join(text for text in given if text != 'logit_bias={}')})"
+
     @property
     def constraint(self) -> Constraint | None:
         """Constraint that the answer must follow; None: it is free text."""
@@ -104,6 +111,47 @@ class GenerateOptions:
         own = {f.name: getattr(self, f.name) for f in fields(SamplingParams)}
         given = {name: value for name, value in own.items() if value is not None}
         return SamplingParams(**{**defaults, **given})
+
+
+# Names that other libraries have for an option.
+_OTHER_NAMES = {
+    "max_new_tokens": "max_tokens",
+    "max_completion_tokens": "max_tokens",
+    "n_predict": "max_tokens",
+    "num_predict": "max_tokens",
+    "temp": "temperature",
+    "repetition_penalty": "repeat_penalty",
+    "repeat_last_n": "penalty_last_n",
+    "stop_strings": "stop",
+    "json_schema": "schema",
+    "response_format": "schema",
+}
+
+
+def changed(
+    options: GenerateOptions | None, changes: Mapping[str, Any], also: Sequence[str] = ()
+) -> GenerateOptions:
+    """Options with those given as keywords; UsageError for an unknown one names the one that may be meant.
+
+    also: other keywords of the call, for the message.
+    """
+    if not changes:
+        return options or GenerateOptions()
+    known = [f.name for f in fields(GenerateOptions)]
+    for name in changes:
+        if name not in known:
+            raise UsageError(_unknown(name, [*known, *also]))
+    return replace(options, **changes) if options is not None else GenerateOptions(**changes)
+
+
+def _unknown(name: str, known: Sequence[str]) -> str:
+    import difflib
+
+    near = [_OTHER_NAMES[name]] if name in _OTHER_NAMES else difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "GenerateOptions lists the options."
+    if "template_variables" in known:
+        hint += f' A variable of the chat template goes into template_variables={{"{name}": ...}}.'
+    return f"{name} is not an option; {hint}"
 
 
 def _check_grammar(name: str, text: object) -> None:

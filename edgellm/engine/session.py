@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,11 @@ from edgellm.engine.scheduler import Scheduler
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
+    from edgellm.chat.answers import Message
     from edgellm.engine.thoughts import ThoughtBudget
+
+# Characters of an answer that its representation shows.
+SHOWN_CHARS = 60
 
 
 def make_request(
@@ -55,22 +59,46 @@ def make_request(
 
 
 class Generation(Iterator[str]):
-    """Iterator over the pieces of one answer's text.
+    """Iterator over the pieces of one answer's text, as it comes; `async for` works, too.
 
-    `text`, `ids` and `logprobs` (with that option) hold the answer so far; `finish_reason` (stop, length,
-    context or cancelled) and `stats` are set at the end. Leaving a `with` block, or `close`, cancels an
-    unfinished answer.
+    `text` and `str()` wait for the end. A loop that is left before the end cancels the answer, and so do the
+    end of a `with` block and `close`. `ids` and `logprobs` (with that option) hold the answer so far.
     """
 
     def __init__(self, scheduler: Scheduler, make: Callable[[Callable[[Event], None]], Request]) -> None:
         self._scheduler = scheduler
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._request = make(self._events.put)
-        self.text = ""
+        self._raw = ""
+        self._reason: FinishReason | None = None
+        self._stats: Stats | None = None
         self.logprobs: list[Sampled] = []
-        self.finish_reason: FinishReason | None = None
-        self.stats: Stats | None = None
         scheduler.submit(self._request)
+
+    @property
+    def text(self) -> str:
+        """The whole answer; waits for its end."""
+        self._finish()
+        return self._text
+
+    @property
+    def message(self) -> Message:
+        """The whole answer as a message: its words, thoughts and tool calls; waits for its end."""
+        from edgellm.chat.answers import Message
+
+        return Message(self.text, "", [])
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """stop, length, context or cancelled; None while the answer has not ended."""
+        self._settle()
+        return self._reason
+
+    @property
+    def stats(self) -> Stats | None:
+        """Tokens and seconds of the answer; None while it has not ended."""
+        self._settle()
+        return self._stats
 
     @property
     def ids(self) -> list[int]:
@@ -79,6 +107,7 @@ class Generation(Iterator[str]):
 
     @property
     def prompt_ids(self) -> list[int]:
+        """Tokens of the prompt."""
         return list(self._request.prompt)
 
     @property
@@ -86,25 +115,71 @@ class Generation(Iterator[str]):
         """Number of prompt tokens computed so far."""
         return min(self._request.n_computed, len(self._request.prompt))
 
-    def __iter__(self) -> Generation:
-        return self
+    def __iter__(self) -> Iterator[str]:
+        # A loop drops its iterator when it is left, and Python then closes a generator.
+        try:
+            while (piece := self._next()) is not None:
+                yield piece
+        except GeneratorExit:
+            self.close()
+            raise
 
     def __next__(self) -> str:
-        while self.finish_reason is None:
-            while self._events.empty():
+        piece = self._next()
+        if piece is None:
+            raise StopIteration
+        return piece
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        import asyncio
+
+        try:
+            while (piece := await asyncio.to_thread(self._next)) is not None:
+                yield piece
+        finally:
+            self.cancel()
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        state = "unfinished" if self._reason is None else f"finished: {self._reason}"
+        text = self._text if len(self._text) <= SHOWN_CHARS else f"{self._text[:SHOWN_CHARS]}..."
+        return f"<edgellm.Generation, {len(self.ids)} tokens, {state}: {text!r}>"
+
+    @property
+    def _text(self) -> str:
+        """The answer so far."""
+        return self._raw
+
+    def _next(self) -> str | None:
+        """The next piece that is not empty; None at the end."""
+        while self._reason is None:
+            try:
+                event = self._events.get_nowait()
+            except queue.Empty:
                 self._scheduler.step()
-            event = self._events.get()
+                continue
             if isinstance(event, Delta):
-                self.text += event.text
+                self._raw += event.text
                 if self._request.options.logprobs is not None:
                     self.logprobs.extend(event.tokens)
                 if event.text:
                     return event.text
                 continue
-            self.finish_reason, self.stats = event.reason, event.stats
+            self._reason, self._stats = event.reason, event.stats
             if event.error is not None:
                 raise event.error
-        raise StopIteration
+        return None
+
+    def _finish(self) -> None:
+        while self._next() is not None:
+            pass
+
+    def _settle(self) -> None:
+        """Let a cancelled answer end."""
+        if self._request.cancelled:
+            self._finish()
 
     def cancel(self) -> None:
         """End the answer before its next token; may be called from any thread."""
@@ -113,8 +188,7 @@ class Generation(Iterator[str]):
     def close(self) -> None:
         """Cancel the answer if it is unfinished, and free its sequence."""
         self.cancel()
-        for _ in self:
-            pass
+        self._finish()
 
     def __enter__(self) -> Generation:
         return self
@@ -125,5 +199,5 @@ class Generation(Iterator[str]):
         self.close()
 
     def __del__(self) -> None:
-        if getattr(self, "finish_reason", "stop") is None:
+        if getattr(self, "_reason", "stop") is None:
             self._request.cancel()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 
 # Processor seconds of one grammar, memory of the process beyond what it starts with, seconds on the clock.
 CPU_S = 2
@@ -77,7 +78,10 @@ class Trial:
         if self._process is not None and self._process.poll() is not None:
             self._end()
         if self._process is None:
-            command = [sys.executable, "-c", f"from {__name__} import serve; serve()"]
+            # The caller may have found this package by a path that a new process does not know.
+            root = str(Path(__file__).parents[2])
+            code = f"import sys; sys.path.insert(0, {root!r}); from {__name__} import serve; serve()"
+            command = [sys.executable, "-c", code]
             pipe = subprocess.PIPE
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
         return self._process

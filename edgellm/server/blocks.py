@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgellm.chat.bare_calls import Parser
 from edgellm.chat.parts import Part, Thought, Words
 from edgellm.engine.request import Delta
-from edgellm.server.bare_calls import Parser
 
 
 @dataclass(slots=True, eq=False)

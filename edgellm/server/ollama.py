@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edgellm import __version__
 from edgellm.engine.describe import Description, describe
+from edgellm.engine.lengths import longest_token
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.errors import EdgeLLMError, one_line
@@ -27,7 +28,6 @@ from edgellm.server.description import NDJSON, answers
 from edgellm.server.errors import RequestError
 from edgellm.server.go_template import expand
 from edgellm.server.infill import fill_in
-from edgellm.server.lengths import longest_token
 from edgellm.server.messages import read_messages
 from edgellm.server.ollama_bodies import (
     ChatBody,

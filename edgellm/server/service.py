@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -16,20 +17,20 @@ from fastapi import Depends, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 
+from edgellm.chat.bare_calls import Parser
 from edgellm.chat.parts import PartParser
 from edgellm.chat.tools import Tool, ToolChoice
+from edgellm.engine.conversation import prepare
+from edgellm.engine.lengths import check_length
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Finish, Stats
 from edgellm.engine.sampling import Sampled
 from edgellm.errors import ContextOverflowError, EdgeLLMError, UnsupportedError
 from edgellm.server.answers import Answer, Job
-from edgellm.server.bare_calls import BareCalls, Parser
 from edgellm.server.bodies import ModelBody, naming_header
-from edgellm.server.conversation import prepare
 from edgellm.server.errors import RequestError
 from edgellm.server.kept import KeptAnswers
-from edgellm.server.lengths import check_length
 from edgellm.server.logs import LOGGED
 from edgellm.server.metrics import Metrics
 from edgellm.server.models import ModelManager
@@ -38,7 +39,10 @@ from edgellm.server.settings import ServerSettings
 from edgellm.server.sse import Stream, unless_gone
 from edgellm.server.thoughts import Thinking
 
+log = logging.getLogger("edgellm.server")
+
 RELAXED_HEADER = "X-Edgellm-Relaxed"
+MAX_LOGGED = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +90,29 @@ class Chat:
             content = last.get("content")
             if isinstance(content, str) and not last.get("tool_calls"):
                 messages, begun = messages[:-1], content
-        work = partial(
-            prepare,
-            loaded.model,
-            messages,
-            self.options,
-            tools=self.tools,
-            choice=self.choice,
-            variables=template_variables(self.variables),
-            thinking=self.thinking,
-            begun=begun,
-        )
         try:
-            made = await asyncio.to_thread(work)
+            return await asyncio.to_thread(self._prepare, loaded.model, messages, begun)
         except UnsupportedError as error:
             raise RequestError(400, str(error), param="messages") from None
-        names = [] if self.choice is None else [tool.name for tool in self.tools]
-        parser = (lambda: BareCalls(made.parser(), names)) if names else made.parser
+
+    def _prepare(self, model: Model, messages: Sequence[Mapping[str, Any]], begun: str) -> Prompt:
+        levels, options, ignored = self.thinking.apply(model.template, self.options, tools=bool(self.tools))
+        made = prepare(
+            model,
+            messages,
+            options,
+            tools=self.tools,
+            choice=self.choice,
+            levels=levels,
+            variables=template_variables(self.variables),
+            begun=begun,
+        )
+        if made.relaxed:
+            n, names = len(made.relaxed), ", ".join(made.relaxed[:MAX_LOGGED])
+            log.info("%d fields of tools are not enforced: %s", n, names)
+        ignored += tuple(f"chat_template_kwargs.{name}" for name in made.unnamed)
         return Prompt(
-            [made.ids], made.options, self.n, made.shown, parser, made.relaxed, ignored=made.ignored
+            [made.ids], made.options, self.n, made.shown, made.parser, made.relaxed, ignored=ignored
         )
 
 

@@ -12,10 +12,10 @@ import jsonschema
 import pytest
 
 from edgellm.chat.tools import Tool, ToolChoice, syntax_of
+from edgellm.engine.call_grammars import CallGrammars
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from edgellm.server.call_grammars import CallGrammars
 from tests.support.http_server import running
 from tests.support.tiny_model import TEMPLATE, write_tiny_model
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from edgellm.chat.bare_calls import BareCalls
 from edgellm.chat.parts import Call, PartParser, Words
-from edgellm.server.bare_calls import BareCalls
 
 CALLS = [
     '{"name": "f", "arguments": {"a": 1}}',

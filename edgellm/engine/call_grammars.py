@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgellm.chat.call_grammar import call_grammar
 from edgellm.chat.parts import trigger_of
@@ -15,9 +15,11 @@ from edgellm.chat.schema import grammar_schema
 from edgellm.chat.syntax import Syntax
 from edgellm.chat.tools import Tool, ToolChoice
 from edgellm.engine.grammar import OWN
-from edgellm.engine.model import Model
 from edgellm.engine.options import Constraint, GenerateOptions
 from edgellm.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgellm.engine.model import Model
 
 # Compilations of one grammar: by form, with each part tried, then with ever fewer schemas.
 MAX_ATTEMPTS = 12

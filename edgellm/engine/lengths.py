@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from edgellm.engine.model import Model
 from edgellm.errors import ContextOverflowError
 from edgellm.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from edgellm.engine.model import Model
 
 # Texts with fewer characters per token of the context are tokenized whole at once.
 CHARS_PER_TOKEN = 4
