@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from edgellm import __version__
-from edgellm.errors import EdgeLLMError, UsageError, one_line
+from edgellm.errors import EdgeLLMError, NoMemoryError, UsageError, one_line
 
 if TYPE_CHECKING:
     from edgellm.commands.options import Command, Option
@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeLLMError as error:
         _say(f"edgellm: {one_line(error)}")
         return error.exit_code
+    except MemoryError:
+        _say(f"edgellm: {NoMemoryError('this command')}")
+        return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -75,6 +75,27 @@ class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
 
 
+class NoMemoryError(BackendError):
+    """The system gives no memory for something; the message names the limit of this process, if any."""
+
+    http_status = 503
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} needs more memory than the system gives{_address_limit()}")
+
+
+def _address_limit() -> str:
+    try:
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        return ""
+    if soft == resource.RLIM_INFINITY:
+        return ""
+    return f"; the address space of at most {soft / 2**20:.0f} MiB (ulimit -v) is used up"
+
+
 class FileChangedError(BackendError):
     """A model's file was shortened or overwritten while the model was in use."""
 

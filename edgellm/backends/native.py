@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgellm import _native
 from edgellm.backends.base import Flags, Floats, Ids, Logits
-from edgellm.errors import BackendError, FileChangedError, ModelError
+from edgellm.errors import BackendError, FileChangedError, ModelError, NoMemoryError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
@@ -191,7 +191,9 @@ class NativeBackend:
             yield
         except _native.ModelError as error:
             raise ModelError(f"{self._file.path}: {error}") from error
-        except (RuntimeError, ValueError, MemoryError) as error:
+        except MemoryError as error:
+            raise NoMemoryError(f"{self._file.path}: this model") from error
+        except (RuntimeError, ValueError) as error:
             raise BackendError(str(error)) from error
 
 

@@ -33,7 +33,7 @@ class MappedFile(mmap.mmap):
 
     path: Path
     stamp: Stamp
-    _number: int
+    _number: int = -1
 
     def __new__(cls, file: BinaryIO, path: Path, *, guarded: bool) -> Self:
         mapped = super().__new__(cls, file.fileno(), 0, access=mmap.ACCESS_READ)

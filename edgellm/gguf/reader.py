@@ -6,6 +6,7 @@ overwritten while it is open is `damaged`: see `mapping`.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import re
@@ -14,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgellm.errors import FileError, FormatError, show
+from edgellm.errors import FileError, FormatError, NoMemoryError, show
 from edgellm.gguf.header import Header, parse_header
 from edgellm.gguf.mapping import MappedFile
 from edgellm.gguf.metadata import Metadata, refuse
@@ -176,6 +177,8 @@ def _map(path: Path, guarded: bool) -> MappedFile:
     except FileNotFoundError:
         raise FileError(f"{path}: there is no such file, expected a GGUF model; check the path") from None
     except (OSError, ValueError, OverflowError) as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            raise NoMemoryError(f"{path}: this file") from None
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise FileError(
             f"{path}: the file cannot be read ({reason}); check the path and its permissions"

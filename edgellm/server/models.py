@@ -340,10 +340,10 @@ class ModelManager:
                 except TimeoutError:
                     raise self._no_room(source, memory) from None
         except (EdgeLLMError, MemoryError, OSError) as error:
-            sentence = no_memory(source.name, error)
-            log.error("cannot load %s: %s", source.name, sentence or one_line(error))
-            if sentence is not None:
-                raise MemoryLimitError(sentence) from None
+            scarce = no_memory(source.name, error)
+            log.error("cannot load %s: %s", source.name, one_line(scarce or error))
+            if scarce is not None:
+                raise scarce from None
             if not isinstance(error, EdgeLLMError):
                 raise BackendError(f"Loading {source.name} failed; the server's log says why.") from None
             raise

@@ -11,6 +11,7 @@ import time
 from dataclasses import replace
 from typing import Any
 
+from edgellm.errors import NoMemoryError
 from edgellm.server.settings import Limits
 
 log = logging.getLogger("edgellm.server")
@@ -18,7 +19,6 @@ log = logging.getLogger("edgellm.server")
 # Descriptors besides connections: files, pipes, the event loop, cache pieces.
 RESERVED = 64
 LINE_S = 1.0
-MIB = 1024 * 1024
 # Modules that the first answer of some kind would import.
 _LATE = ("llguidance", "llguidance.gbnf_to_lark", "edgellm.engine.reading", "edgellm.engine.fitting")
 
@@ -80,16 +80,7 @@ def import_late_modules() -> None:
         importlib.import_module(name)
 
 
-def no_memory(name: str, error: BaseException) -> str | None:
-    """The sentence for a model that the system gives no memory for; None for another error."""
-    cause = error.__cause__ if isinstance(error.__cause__, MemoryError) else error
-    if not isinstance(cause, MemoryError) and getattr(cause, "errno", None) != errno.ENOMEM:
-        return None
-    limit = ""
-    with contextlib.suppress(ImportError, OSError):
-        import resource
-
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-        if soft != resource.RLIM_INFINITY:
-            limit = f" of at most {soft / MIB:.0f} MiB (ulimit -v)"
-    return f"Loading {name} needs more memory than the system gives; the address space{limit} is used up."
+def no_memory(name: str, error: BaseException) -> NoMemoryError | None:
+    """The error of a model that the system gives no memory for; None for another error."""
+    scarce = isinstance(error, NoMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    return NoMemoryError(f"Loading {name}") if scarce else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import logging
 import os
+import signal
 import tempfile
 import threading
 import time
@@ -18,6 +19,8 @@ log = logging.getLogger("edgellm.server")
 
 EXIT_STALLED = 70  # EX_SOFTWARE of sysexits.h
 TICK_S = 1.0
+LEAST_CPU_S = 30.0
+STDERR = 2
 
 
 class Watchdog:
@@ -25,11 +28,19 @@ class Watchdog:
 
     timeout_s: a step that takes longer has stalled (infinite: nothing is watched). Then the log gets the
     place of every thread, and `on_stall` is called. Time in which the process itself was stopped does not
-    count.
+    count. Code that keeps the interpreter's lock stops this thread, too: after timeout_s of CPU time, but at
+    least least_cpu_s, without a look of it, a signal writes the place of every thread and ends the process.
     """
 
-    def __init__(self, models: ModelManager, timeout_s: float, on_stall: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        models: ModelManager,
+        timeout_s: float,
+        on_stall: Callable[[], None],
+        least_cpu_s: float = LEAST_CPU_S,
+    ) -> None:
         self._models = models
+        self._alarm = _Alarm(max(timeout_s, least_cpu_s))
         self._timeout_s = timeout_s
         self._on_stall = on_stall
         self._tick_s = min(TICK_S, timeout_s / 4)
@@ -40,6 +51,7 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self._thread is not None:
+            self._alarm.install()
             self._thread.start()
         return self
 
@@ -49,11 +61,13 @@ class Watchdog:
         self._ended.set()
         if self._thread is not None:
             self._thread.join()
+            self._alarm.remove()
 
     def _watch(self) -> None:
         taken: dict[str, tuple[float, float]] = {}  # model: when its step began, seconds seen since
         last = time.monotonic()
         while not self._ended.wait(self._tick_s):
+            self._alarm.postpone()
             now = time.monotonic()
             passed, last = min(now - last, 2 * self._tick_s), now
             for source in self._models.sources:
@@ -75,6 +89,36 @@ class Watchdog:
         )
         for line in (*python_threads(), *native_threads()):
             log.critical("%s", line)
+
+
+class _Alarm:
+    """SIGPROF after so much CPU time of the process, unless it is postponed; it needs no lock of Python's.
+
+    Its handler writes the calls of each thread of Python to standard error; then the process ends by it.
+    """
+
+    def __init__(self, cpu_s: float) -> None:
+        self._cpu_s = cpu_s
+        self._installed = False
+
+    def install(self) -> None:
+        """Start the clock, if the system has it and nobody else uses it."""
+        if hasattr(signal, "SIGPROF") and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL:
+            faulthandler.register(signal.SIGPROF, STDERR, all_threads=True, chain=True)
+            self._installed = True
+            self.postpone()
+
+    def postpone(self) -> None:
+        """Start the clock anew."""
+        if self._installed:
+            signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
+
+    def remove(self) -> None:
+        """Stop the clock."""
+        if self._installed:
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            faulthandler.unregister(signal.SIGPROF)
+            self._installed = False
 
 
 def python_threads() -> Iterator[str]:

@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 
 #include "base/float_mode.h"
 
@@ -88,7 +89,7 @@ void ThreadPool::stop() {
     active_ = n_threads_;
     stopping_ = true;
     for (size_t i = 1; i < n_threads_; ++i) workers_[i].start.advance();
-    barrier();
+    meet();
     for (size_t i = 1; i < n_threads_; ++i) workers_[i].thread.join();
 }
 
@@ -126,9 +127,13 @@ void ThreadPool::sleep_at_barrier(uint32_t phase, size_t n_threads) {
 }
 
 void ThreadPool::barrier() {
+    if (!meet()) throw Abandoned{};
+}
+
+bool ThreadPool::meet() {
     // Read before the thread arrives: once all have, the next run may already have others.
     const size_t n_threads = active_;
-    if (n_threads == 1) return;
+    if (n_threads == 1) return true;
     const uint32_t phase = phase_.value();
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == n_threads) {
         arrived_.store(0, std::memory_order_relaxed);
@@ -145,6 +150,24 @@ void ThreadPool::barrier() {
             if (most_spins_ > 0) places_.part(own_index);
         }
     }
+    // A thread that gave up said so before it came. Later runs give up in later phases only.
+    return broken_.load(std::memory_order_relaxed) != phase;
+}
+
+// Calls fn and waits until all threads have left it, by an exception or not. A thread that gives up comes to
+// the barrier at which the others wait or will wait; there they learn of it, leave fn too, and all meet once
+// more. A thread that had left fn before that barrier comes again as well.
+void ThreadPool::call(const std::function<void(size_t)>& fn, size_t index) {
+    try {
+        fn(index);
+    } catch (const Abandoned&) {
+        meet();
+        return;
+    } catch (...) {
+        if (!has_error_.exchange(true)) error_ = std::current_exception();
+        broken_.store(phase_.value(), std::memory_order_relaxed);
+    }
+    if (!meet()) meet();
 }
 
 void ThreadPool::run(const std::function<void(size_t)>& fn) {
@@ -162,8 +185,12 @@ void ThreadPool::run(const std::function<void(size_t)>& fn) {
     own_index = 0;
     places_.note(0);
     for (size_t i = 1; i < active_; ++i) workers_[i].start.advance();
-    fn(0);
-    barrier();
+    call(fn, 0);
+    if (has_error_.load(std::memory_order_relaxed)) {
+        has_error_ = false;
+        broken_ = kNotBroken;
+        std::rethrow_exception(std::exchange(error_, nullptr));
+    }
 }
 
 void ThreadPool::work(size_t index) {
@@ -176,12 +203,11 @@ void ThreadPool::work(size_t index) {
                 time = std::min(2 * time, kLongestIdle);
         }
         if (stopping_) {
-            barrier();
+            meet();
             return;
         }
         if (most_spins_ > 0) places_.part(index);
-        (*fn_)(index);
-        barrier();
+        call(*fn_, index);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <memory>
 #include <thread>
@@ -34,11 +35,12 @@ class ThreadPool {
 
     // Runs fn(thread index) on every active thread, the caller's as index 0, and returns when all are done.
     // They compute in the engine's floating-point mode. Throws std::runtime_error in a forked child, which
-    // has none of the threads.
+    // has none of the threads. If fn throws on a thread, the others leave fn at their next barrier, and run
+    // throws the first thread's exception once all have left.
     void run(const std::function<void(size_t)>& fn);
 
     // Called by every active thread inside run: nobody leaves before all have come. All writes before it are
-    // seen after it.
+    // seen after it. Throws if a thread has left fn by an exception: fn must let that through.
     void barrier();
 
     // Time that all threads together have slept at barriers, since the pool was made.
@@ -51,8 +53,15 @@ class ThreadPool {
         std::thread thread;  // of all but the caller's
     };
 
+    // Thrown by a barrier at which a thread has given up.
+    struct Abandoned {};
+    static constexpr uint32_t kNotBroken = 1;  // values of phase_ are even
+
     void work(size_t index);
     void stop();
+    void call(const std::function<void(size_t)>& fn, size_t index);
+    // Waits for all active threads; false if one of them came because it gave up.
+    bool meet();
     // Spins n times, until `word` differs from `old`; false: it does not yet.
     static bool spin(const SleepWord& word, uint32_t old, int n);
     void sleep_at_barrier(uint32_t phase, size_t n_threads);
@@ -69,6 +78,10 @@ class ThreadPool {
     std::unique_ptr<Worker[]> workers_;
     alignas(64) std::atomic<uint32_t> arrived_{0};
     alignas(64) SleepWord phase_;  // advanced when a barrier opens
+    // Value of phase_ while a thread of this run gave up: the barrier that ends it is where all learn of it.
+    std::atomic<uint32_t> broken_{kNotBroken};
+    std::atomic<bool> has_error_{false};
+    std::exception_ptr error_;  // of the thread that was first to give up
 };
 
 // CPUs this process may run on (the scheduler's affinity mask), at least 1.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <new>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -175,6 +176,56 @@ void waiting_is_counted() {
     });
     pool.run([](size_t) {});
     expect(pool.slept() >= milliseconds(40), "sleep at a barrier is not counted");
+}
+
+// A thread that throws, at any place of a run, ends the run for all, and the pool goes on.
+bool throws_once(ThreadPool& pool, uint32_t seed, int n_barriers) {
+    const size_t n = pool.active();
+    std::minstd_rand random(seed);
+    const auto any = [&](size_t below) { return static_cast<size_t>(random()) % below; };
+    // Each place is a thread and the number of barriers before it throws.
+    const size_t thread[] = {any(n), any(n)};
+    const int place[] = {static_cast<int>(any(static_cast<size_t>(n_barriers) + 1)),
+                         static_cast<int>(any(static_cast<size_t>(n_barriers) + 1))};
+    const int first = std::min(place[0], place[1]);
+    std::atomic<int> inside{0};
+    std::atomic<bool> went_on{false};
+    struct Inside {
+        std::atomic<int>& n;
+        explicit Inside(std::atomic<int>& counter) : n(counter) { ++n; }
+        ~Inside() { --n; }
+    };
+    bool told = false;
+    try {
+        pool.run([&](size_t t) {
+            const Inside here(inside);
+            std::minstd_rand own(seed + static_cast<uint32_t>(t));
+            for (int b = 0; b <= n_barriers; ++b) {
+                idle_turns(own() % 2000);
+                if (b > first) went_on = true;
+                for (int i = 0; i < 2; ++i) {
+                    if (t == thread[i] && b == place[i]) throw std::bad_alloc();
+                }
+                if (b < n_barriers) pool.barrier();
+            }
+        });
+    } catch (const std::bad_alloc&) {
+        told = true;
+    }
+    n_runs.fetch_add(1);
+    return told && inside == 0 && !went_on;
+}
+
+void exceptions_reach_the_caller() {
+    for (const bool spin : {true, false}) {
+        ThreadPool pool(4, spin);
+        std::minstd_rand random(3);
+        for (uint32_t i = 0; i < 400; ++i) {
+            if (i % 16 == 0) pool.set_active(1 + random() % 4);
+            expect(throws_once(pool, i, static_cast<int>(random() % 4)), "an exception of a run is lost");
+            expect(run_once(pool, i, 100, 2), "a run after an exception has other results");
+        }
+    }
 }
 
 bool computes_well() {
@@ -378,6 +429,8 @@ void stress(double for_s) {
         const unsigned work = any(4) == 0 ? 200 : 60'000;
         while (Clock::now() < std::min(end, pool_end) && n_failed == 0) {
             if (any(200) == 0) pool.set_active(1 + any(n_threads));
+            if (any(64) == 0)
+                expect(throws_once(pool, static_cast<uint32_t>(random()), 5), "an exception is lost");
             if (any(64) == 0) std::this_thread::sleep_for(std::chrono::microseconds(any(30'000)));
             const auto begin = Clock::now();
             expect(run_once(pool, static_cast<uint32_t>(random()), any(50) == 0 ? 20 * work : work, 10),
@@ -399,6 +452,7 @@ int main(int argc, char** argv) {
         lost_wakes_cost_a_timeout();
         portable_parking_wakes();
         waiting_is_counted();
+        exceptions_reach_the_caller();
         caller_mode_is_given_back();
         forked_child_is_told();
         refused_threads_are_an_error();

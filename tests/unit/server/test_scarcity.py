@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import re
 import resource
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.errors import BackendError
+from edgellm.errors import BackendError, NoMemoryError
 from edgellm.server.scarcity import LoopErrors, no_memory, within_descriptors
 from edgellm.server.settings import Limits
 from tests.support.tiny_model import write_tiny_model
@@ -38,6 +39,18 @@ with running([("tiny", Path(sys.argv[1]))], options, ServerSettings(port=0)) as 
         one.close()
     time.sleep(1.5)
     assert b"ok" in urllib.request.urlopen(server.url + "/health").read()
+"""
+
+LITTLE = """
+import resource, sys
+from pathlib import Path
+from edgellm.backends import native
+from edgellm.cli import main
+from edgellm.engine import loading
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+sys.exit(main(["run", "-m", sys.argv[1], "-t", "1", "-c", "1000000", "--max-memory", "8G", "hi"]))
 """
 
 
@@ -66,10 +79,8 @@ def test_scarcity_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_no_memory_is_a_sentence() -> None:
-    error = BackendError("std::bad_alloc")
-    error.__cause__ = MemoryError()
-    for one in (MemoryError(), error, OSError(errno.ENOMEM, "Cannot allocate memory")):
-        assert "tiny" in (no_memory("tiny", one) or "")
+    for one in (MemoryError(), NoMemoryError("x"), OSError(errno.ENOMEM, "Cannot allocate memory")):
+        assert "tiny" in str(no_memory("tiny", one))
     assert no_memory("tiny", BackendError("x")) is None
     assert no_memory("tiny", OSError(errno.EACCES, "x")) is None
 
@@ -83,3 +94,13 @@ def test_a_server_without_descriptors_goes_on(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     n_lines = done.stderr.count("no connection can be accepted")
     assert n_lines <= time.monotonic() - begin + 1
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's limits of address space")
+def test_little_address_space_is_a_sentence_with_numbers(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf", **{"llama.context_length": 1_000_000})
+    done = subprocess.run(
+        [sys.executable, "-c", LITTLE, str(path)], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(r"edgellm: .*tiny.gguf: .* at most \d+ MiB \(ulimit -v\) is used up\n", done.stderr)
