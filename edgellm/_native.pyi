@@ -54,9 +54,9 @@ class Engine:
     def unread_bytes(self) -> int:
         """Bytes of weights that all steps so far skipped thanks to n_largest."""
 
-    def hidden(self, tokens: Buffer | numpy.typing.NDArray[numpy.int32], scales: Sequence[float] = ()) -> memoryview:
+    def hidden(self, tokens: Buffer | numpy.typing.NDArray[numpy.int32], scales: Sequence[float] = (), lengths: Sequence[int] = ()) -> memoryview:
         """
-        Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each adapter, or none.
+        Hidden rows (n, width) of new sequences of int32 tokens, closed again. scales: one for each adapter, or none. lengths: tokens of each sequence, which fit in one batch (none: one sequence).
         """
 
     def set_profile(self, on: bool) -> None: ...

@@ -67,6 +67,19 @@ def config(model_type: str, *changes: Change) -> Change:
     return {key: value for key, value in merged.items() if value is not None}
 
 
+MINISTRAL_ROPE: Change = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 16.0,
+    "original_max_position_embeddings": 8,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.4,
+}
+
+
 CONFIGS: dict[str, Change] = {
     "arcee": config("arcee", {"hidden_act": "relu2"}),
     "ernie4_5_moe": config(
@@ -91,6 +104,14 @@ CONFIGS: dict[str, Change] = {
         {"head_dim": 16, "global_head_dim": 32, "sliding_window": 8, "num_global_key_value_heads": 1},
         {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "rope_theta": None},
         {"tie_word_embeddings": True, "attention_k_eq_v": True},
+    ),
+    "gemma4_moe": config(
+        "gemma4_text",
+        {"head_dim": 16, "global_head_dim": 32, "sliding_window": 8, "num_global_key_value_heads": 1},
+        {"layer_types": ["sliding_attention", "sliding_attention", "full_attention"], "rope_theta": None},
+        {"tie_word_embeddings": True, "attention_k_eq_v": True, "hidden_size_per_layer_input": 0},
+        {"enable_moe_block": True, "num_experts": 6, "top_k_experts": 2, "moe_intermediate_size": 24},
+        {"num_kv_shared_layers": 0, "use_double_wide_mlp": False},
     ),
     "glm4_moe": config(
         "glm4_moe",
@@ -131,6 +152,17 @@ CONFIGS: dict[str, Change] = {
         {"mamba_head_dim": 16, "ssm_state_size": 16, "head_dim": 16, "chunk_size": 8, "rope_theta": None},
     ),
     "olmo": config("olmo"),
+    "ministral3": config(
+        "ministral3",
+        {"head_dim": 16, "rope_theta": None, "rope_parameters": MINISTRAL_ROPE},
+    ),
+    "nemotron_h_moe": config(
+        "nemotron_h",
+        {"hybrid_override_pattern": "ME*EM", "num_hidden_layers": 5, "mamba_num_heads": 8, "n_groups": 2},
+        {"mamba_head_dim": 16, "ssm_state_size": 16, "head_dim": 16, "chunk_size": 8, "rope_theta": None},
+        {"n_routed_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "n_group": 2},
+        {"moe_shared_expert_intermediate_size": 48, "topk_group": 1, "routed_scaling_factor": 1.7},
+    ),
     "olmoe": config("olmoe", {"num_experts": 6, "num_experts_per_tok": 2}),
     "olmo3": config("olmo3", {"sliding_window": 8, "num_hidden_layers": 5, "rope_theta": 500000.0}),
     "phi": config("phi", {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5}),

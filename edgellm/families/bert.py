@@ -1,4 +1,7 @@
-"""BERT encoders: learned positions, norms after each part, attention over the whole text."""
+"""BERT and RoBERTa encoders: learned positions, norms after each part, attention over the whole text.
+
+A model that ranks texts reads a query and a text as two segments, and has a head over the first row.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.program import Program
+from edgellm.families.transforms import GroupRows
+from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
@@ -18,7 +22,7 @@ def build(source: Source) -> Program:
         raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
     norm = source.layer_norm
     b = source.builder("bert")
-    x = b.add(blocks.embed(b), b.embed("token_types.weight", _n_types(source), source.width, source="first"))
+    x = b.add(blocks.embed(b), _token_types(source, b))
     x = b.add(x, b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position"))
     x = blocks.norm(b, x, "token_embd_norm", norm)
     for i in range(source.n_layers):
@@ -29,15 +33,21 @@ def build(source: Source) -> Program:
         x = blocks.norm(b, b.add(x, y), f"{blk}.attn_output_norm", norm)
         y = blocks.mlp(b, x, blk, source.n_ff[i], "gelu")
         x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
-    return b.build(hidden=x, logits=None, pooling=source.pooling)
+    return blocks.encoded(source, b, x)
 
 
-def _n_types(source: Source) -> int:
-    """Rows of the token type embedding; only the first is used."""
+def _token_types(source: Source, b: Builder) -> str:
+    """Embedding of the token's segment: the second one of a pair of texts begins after a separator."""
     shape = source.tensors.get("token_types.weight", (1,))
-    return shape[0] if len(shape) == 2 else 1
+    n_types = shape[0] if len(shape) == 2 else 1
+    end = source.metadata.values.get(_SEPARATOR)
+    if source.pooling == "rank" and n_types > 1 and type(end) is int and 0 <= end < source.n_vocab:
+        return b.embed("token_types.weight", n_types, source.width, source="segment", separator=end)
+    return b.embed("token_types.weight", n_types, source.width, source="first")
 
 
+# The key is spelled like this.
+_SEPARATOR = "tokenizer.ggml.seperator_token_id"
 _LAYER = {
     "attn_q": "attention.self.query",
     "attn_k": "attention.self.key",
@@ -51,29 +61,68 @@ _LAYER = {
 
 
 def metadata(c: Config) -> dict[str, Value]:
-    """Metadata of a file converted from a BERT checkpoint."""
+    """Metadata of a file converted from a BERT or RoBERTa checkpoint."""
     c.only("hidden_act", "gelu")
     c.only("position_embedding_type", "absolute")
     out = standard.sizes(c) | standard.layer_norm(c, "layer_norm_eps")
     del out["attention.head_count_kv"]
+    out["context_length"] = c.integer("max_position_embeddings") - _first_position(c)
     out["attention.causal"] = False
+    if _ranks(c):
+        out["pooling_type"] = 4
     return out
 
 
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
-    p.add("token_embd.weight", "embeddings.word_embeddings.weight")
-    p.add("position_embd.weight", "embeddings.position_embeddings.weight")
-    p.add("token_types.weight", "embeddings.token_type_embeddings.weight")
-    p.layer("", "embeddings", {"token_embd_norm": "LayerNorm"})
+    first, root = _first_position(c), "" if _is_bert(c) else "roberta."
+    n_rows = c.integer("max_position_embeddings") - first
+    p.add("token_embd.weight", f"{root}embeddings.word_embeddings.weight")
+    positions = GroupRows(1, first, n_rows)
+    p.add("position_embd.weight", f"{root}embeddings.position_embeddings.weight", make=positions)
+    p.add("token_types.weight", f"{root}embeddings.token_type_embeddings.weight")
+    p.layer("", f"{root}embeddings", {"token_embd_norm": "LayerNorm"})
     for i in range(c.n_layers):
-        p.layer(f"blk.{i}", f"encoder.layer.{i}", _LAYER)
+        p.layer(f"blk.{i}", f"{root}encoder.layer.{i}", _LAYER)
+    if not _ranks(c):
+        return p
+    heads = {"cls": "pooler.dense", "cls.output": "classifier"}
+    if not _is_bert(c):
+        heads = {"cls": "classifier.dense", "cls.output": "classifier.out_proj"}
+    for gguf, hf in heads.items():
+        for kind in ("weight", "bias"):
+            p.add(f"{gguf}.{kind}", f"{hf}.{kind}")
     return p
 
 
+def _is_bert(c: Config) -> bool:
+    return c.model_type == "bert"
+
+
+def _first_position(c: Config) -> int:
+    """Row of the position embedding for the first token: RoBERTa's follows the padding's."""
+    return 0 if _is_bert(c) else c.integer("pad_token_id", minimum=0) + 1
+
+
+def _ranks(c: Config) -> bool:
+    """True if the checkpoint scores pairs of texts; a classifier of several labels is refused."""
+    names = c.get("architectures") or []
+    if not any(str(name).endswith("ForSequenceClassification") for name in names):
+        return False
+    labels = c.get("id2label")
+    n_labels = len(labels) if isinstance(labels, dict) else c.integer("num_labels", default=2)
+    if n_labels != 1:
+        raise UnsupportedError(f"config.json: the model tells {n_labels} labels apart; supported: 1, a score")
+    return True
+
+
+_TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
+_UNUSED = (r"(roberta\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"(roberta\.)?embeddings\.position_ids")
 FAMILY = Family(
     build,
-    Checkpoint(("bert",), metadata, parts, ignored=(r"pooler\..*", r"cls\..*", r"embeddings\.position_ids")),
-    f32=(r"(position_embd|token_types)\.weight",),
+    Checkpoint(
+        _TYPES, metadata, parts, ignored=_UNUSED, defaults={name: {"pad_token_id": 1} for name in _TYPES[1:]}
+    ),
+    f32=(r"(position_embd|token_types)\.weight", r"cls(\.output)?\.weight"),
 )

@@ -26,7 +26,8 @@ class Attention(NamedTuple):
 
     qk_norm: normalization of query and key heads with shared weights ("head"), with weights of each head
     ("heads"), or of whole rows ("row"); `norm_last` applies it after the rotation. gated: a query head is
-    followed by as many values whose sigmoid multiplies the head's result.
+    followed by as many values whose sigmoid multiplies the head's result. stretch: beta and length by which
+    queries grow with their position (`position_scale`).
     """
 
     n_heads: int
@@ -42,6 +43,7 @@ class Attention(NamedTuple):
     norm_last: bool = False
     gated: bool = False
     sinks: bool = False
+    stretch: tuple[float, int] | None = None
 
 
 class Experts(NamedTuple):
@@ -169,6 +171,8 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
         k = rotate(b, k, a.n_kv_heads, a.rope)
     if a.qk_norm and a.norm_last:
         q, k = _norm_heads(b, q, k, prefix, a)
+    if a.stretch:
+        q = b.position_scale(q, *a.stretch)
     out = b.attention(
         q,
         k,
@@ -233,12 +237,13 @@ def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
     return linear(b, b.activation(up, activation), f"{prefix}.ffn_down", b.width)
 
 
-def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
+def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") -> str:
     """Router and experts; `ffn_gate_up_exps` is used if the file holds gate and up as one tensor.
 
-    The sigmoid of one value gates the shared expert's row, if the file has that value's weights.
+    routed: rows for the router, where they are not x. An expert without a gate is a plain part. The sigmoid
+    of one value gates the shared expert's row, if the file has that value's weights.
     """
-    router = linear(b, x, f"{prefix}.ffn_gate_inp", e.n_experts)
+    router = linear(b, routed or x, f"{prefix}.ffn_gate_inp", e.n_experts)
     fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
     out = b.moe(
         x,
@@ -246,13 +251,14 @@ def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
         n_ff=e.n_ff,
         n_used=e.n_used,
         gate_up=f"{prefix}.ffn_gate_up_exps.weight" if fused else None,
-        gate=None if fused else f"{prefix}.ffn_gate_exps.weight",
+        gate=None if fused else _optional(b, f"{prefix}.ffn_gate_exps.weight"),
         up=None if fused else f"{prefix}.ffn_up_exps.weight",
         down=f"{prefix}.ffn_down_exps.weight",
         gate_bias=_optional(b, f"{prefix}.ffn_gate_exps.bias"),
         up_bias=_optional(b, f"{prefix}.ffn_up_exps.bias"),
         down_bias=_optional(b, f"{prefix}.ffn_down_exps.bias"),
         selection_bias=_optional(b, f"{prefix}.exp_probs_b.bias"),
+        expert_scale=_optional(b, f"{prefix}.ffn_down_exps.scale"),
         gating=e.gating,
         normalize=e.normalize,
         factor=e.factor,
@@ -265,9 +271,13 @@ def experts(b: Builder, x: str, prefix: str, e: Experts) -> str:
     )
     if not e.n_ff_shared:
         return out
-    gate = linear(b, x, f"{prefix}.ffn_gate_shexp", e.n_ff_shared)
-    up = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
-    shared = linear(b, b.glu(gate, up, activation=e.activation), f"{prefix}.ffn_down_shexp", b.width)
+    shared = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
+    if b.has(f"{prefix}.ffn_gate_shexp.weight"):
+        gate = linear(b, x, f"{prefix}.ffn_gate_shexp", e.n_ff_shared)
+        shared = b.glu(gate, shared, activation=e.activation)
+    else:
+        shared = b.activation(shared, e.activation)
+    shared = linear(b, shared, f"{prefix}.ffn_down_shexp", b.width)
     if b.has(f"{prefix}.ffn_gate_inp_shexp.weight"):
         share = b.activation(linear(b, x, f"{prefix}.ffn_gate_inp_shexp", 1), "sigmoid")
         shared = b.mul(shared, share)
@@ -364,6 +374,16 @@ def head(
     if softcap:
         logits = b.softcap(logits, softcap)
     return b.build(hidden=hidden, logits=logits, pooling=source.pooling)
+
+
+def encoded(source: Source, b: Builder, x: str) -> Program:
+    """Program of an encoder: its rows or, if it ranks texts, their scores by a head."""
+    if source.pooling == "rank":
+        if b.has("cls.weight"):
+            x = b.activation(linear(b, x, "cls", b.width), "tanh")
+        n_labels = source.tensors.get("cls.output.weight", (0,))[0]
+        x = linear(b, x, "cls.output", n_labels)
+    return b.build(hidden=x, logits=None, pooling=source.pooling)
 
 
 def _optional(b: Builder, name: str) -> str | None:

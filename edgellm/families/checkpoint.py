@@ -19,7 +19,7 @@ from edgellm.families.transforms import Copy, Half, Shape, Stack, Transform
 Value = int | float | bool | str | list[int] | list[bool]
 
 # First words of names in a model with a head; a model that was saved alone lacks them.
-_MODELS = ("model", "gpt_neox", "backbone", "transformer")
+_MODELS = ("model", "gpt_neox", "backbone", "transformer", "roberta")
 # Prefixes around a text model's names: in the checkpoint -> as families write them.
 _PREFIXES = (
     ("model.language_model.", "model."),

@@ -1,6 +1,6 @@
 """Gemma 4, text: Gemma 3's layer with wider global heads, value norms and caches that later layers share.
 
-It has an embedding and a scale for each layer.
+It has an embedding and a scale for each layer. A mixture has experts beside the dense part of each.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, mixture, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -42,6 +42,8 @@ def build(source: Source) -> Program:
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
+        if b.has(f"{blk}.ffn_gate_inp.weight"):
+            y = b.add(blocks.norm(b, y, f"{blk}.post_ffw_norm_1", source.rms), _experts(source, b, x, blk))
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
         if n_side:
             gate = blocks.linear(b, x, f"{blk}.inp_gate", n_side)
@@ -52,6 +54,16 @@ def build(source: Source) -> Program:
             x = b.affine(x, weight=f"{blk}.layer_output_scale.weight", size=1)
     softcap = m.number("final_logit_softcapping", 0.0, minimum=0)
     return blocks.head(source, b, x, source.rms, softcap=softcap)
+
+
+def _experts(source: Source, b: Builder, x: str, blk: str) -> str:
+    """Experts over the normalized row; the router reads it by a norm and a scale of its own."""
+    moe = mixture.read(source, normalize=True)._replace(activation="gelu_tanh")
+    routed = b.norm(x, kind="rms", eps=source.rms.eps)
+    routed = b.affine(routed, factor=source.width**-0.5, weight=f"{blk}.ffn_gate_inp.scale")
+    y = blocks.norm(b, x, f"{blk}.pre_ffw_norm_2", source.rms)
+    y = blocks.experts(b, y, blk, moe, routed=routed)
+    return blocks.norm(b, y, f"{blk}.post_ffw_norm_2", source.rms)
 
 
 class _Kind(NamedTuple):
@@ -114,10 +126,17 @@ _SIDE = {
 }
 
 
+_MIXED = {
+    "ffn_gate_inp": "router.proj",
+    "post_ffw_norm_1": "post_feedforward_layernorm_1",
+    "pre_ffw_norm_2": "pre_feedforward_layernorm_2",
+    "post_ffw_norm_2": "post_feedforward_layernorm_2",
+}
+
+
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 4 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
-    c.only("enable_moe_block", False)
     c.only("use_bidirectional_attention", False, "vision")
     standard.require_unscaled_rope(c, "sliding_attention")
     standard.require_unscaled_rope(c, "full_attention", "proportional")
@@ -143,6 +162,8 @@ def metadata(c: Config) -> dict[str, Value]:
     n_global = _global_value(c, "num_key_value_heads", c.get("num_global_key_value_heads"))
     if n_global is not None:
         out["attention.head_count_kv"] = [c.n_kv_heads if slide else n_global for slide in slides]
+    if c.flag("enable_moe_block", False):
+        out |= mixture.sizes(c, "num_experts", "top_k_experts")
     if c.flag("use_double_wide_mlp", False):
         n_ff = c.integer("intermediate_size")
         first = c.n_layers - n_shared
@@ -171,6 +192,12 @@ def parts(c: Config) -> Parts:
             p.add(f"{blk}.{gguf}.weight", f"{layer}.{hf}.weight", optional=unused)
         if n_side:
             p.layer(blk, layer, _SIDE)
+        if c.flag("enable_moe_block", False):
+            p.layer(blk, layer, _MIXED)
+            p.add(f"{blk}.ffn_gate_inp.scale", f"{layer}.router.scale")
+            p.add(f"{blk}.ffn_down_exps.scale", f"{layer}.router.per_expert_scale")
+            p.add(f"{blk}.ffn_gate_up_exps.weight", f"{layer}.experts.gate_up_proj")
+            p.add(f"{blk}.ffn_down_exps.weight", f"{layer}.experts.down_proj")
     return p
 
 

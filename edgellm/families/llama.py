@@ -16,17 +16,23 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `llama`."""
+    source.metadata.refuse("attention.temperature_scale")
+    return stack(source, "llama")
+
+
+def stack(source: Source, family: str, stretch: tuple[float, int] | None = None) -> Program:
+    """Layers of Llama and Mistral. stretch: see `blocks.Attention`."""
     m = source.metadata
-    m.refuse("attention.temperature_scale")
     n_experts, n_used = source.experts
     window = m.integer("attention.sliding_window", 0, minimum=0)
-    b = source.builder("llama")
+    b = source.builder(family)
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors())
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
         y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=window)))
+        attention = blocks.heads(source, i, rope=rope, window=window)._replace(stretch=stretch)
+        x = b.add(x, blocks.attention(b, y, blk, attention))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         if n_experts:
             moe = blocks.Experts(n_experts, n_used, source.n_ff[i], normalize=True)

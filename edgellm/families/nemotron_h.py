@@ -1,4 +1,7 @@
-"""Nemotron-H: each layer is one part alone, a Mamba 2 mixer, attention, or squared ReLU."""
+"""Nemotron-H and Nemotron 3: each layer is a Mamba 2 mixer, attention, experts or squared ReLU alone.
+
+Experts have no gate. They may work on a narrower row, a projection of the layer's.
+"""
 
 from __future__ import annotations
 
@@ -8,22 +11,31 @@ from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.program import Program
+from edgellm.families.transforms import Stack
+from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
-    """Program of a GGUF file of architecture `nemotron_h`.
+    """Program of a GGUF file of architecture `nemotron_h`."""
+    return stack(source, "nemotron_h", None)
 
-    A layer with key heads is attention, one with a hidden width is a feed-forward part, any other a mixer.
+
+def stack(source: Source, family: str, moe: blocks.Experts | None) -> Program:
+    """Layers that Nemotron-H has with experts and without.
+
+    A layer with a router has experts. Of others, one with key heads is attention, one with a hidden width
+    is a plain part, and any other is a mixer.
     """
     mixer = mamba2.read(source)
     n_ff = source.metadata.integers("feed_forward_length", source.n_layers, minimum=0)
-    b = source.builder("nemotron_h")
+    b = source.builder(family)
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
         y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        if source.n_kv_heads[i]:
+        if moe is not None and b.has(f"{blk}.ffn_gate_inp.weight"):
+            y = _experts(b, y, blk, moe)
+        elif source.n_kv_heads[i]:
             y = blocks.attention(b, y, blk, blocks.heads(source, i, rope=None))
         elif n_ff[i]:
             y = blocks.mlp(b, y, blk, n_ff[i], "relu2")
@@ -31,6 +43,18 @@ def build(source: Source) -> Program:
             y = blocks.mamba2(b, y, blk, mixer)
         x = b.add(x, y)
     return blocks.head(source, b, x, source.rms)
+
+
+def _experts(b: Builder, x: str, blk: str, moe: blocks.Experts) -> str:
+    """Experts over x or over its projection, beside a shared one over x."""
+    if not b.has(f"{blk}.ffn_latent_down.weight"):
+        return blocks.experts(b, x, blk, moe)
+    n_latent = b.tensors[f"{blk}.ffn_latent_down.weight"][0] if b.tensors is not None else 0
+    narrow = blocks.linear(b, x, f"{blk}.ffn_latent_down", n_latent)
+    routed = blocks.experts(b, narrow, blk, moe._replace(n_ff_shared=0), routed=x)
+    shared = b.activation(blocks.linear(b, x, f"{blk}.ffn_up_shexp", moe.n_ff_shared), moe.activation)
+    shared = blocks.linear(b, shared, f"{blk}.ffn_down_shexp", b.width)
+    return b.add(blocks.linear(b, routed, f"{blk}.ffn_latent_up", b.width), shared)
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -44,7 +68,7 @@ def metadata(c: Config) -> dict[str, Value]:
         "block_count": len(kinds),
         "context_length": c.integer("max_position_embeddings"),
         "embedding_length": c.width,
-        "feed_forward_length": [n_ff if kind == "mlp" else 0 for kind in kinds],
+        "feed_forward_length": [n_ff if kind in ("mlp", "moe") else 0 for kind in kinds],
         "attention.head_count": c.n_heads,
         "attention.head_count_kv": [c.n_kv_heads if kind == "attention" else 0 for kind in kinds],
         "attention.key_length": c.integer("head_dim", "attention_head_dim"),
@@ -76,10 +100,31 @@ def parts(c: Config) -> Parts:
             p.layer(blk, mixer, attention)
         elif kind == "mlp":
             p.layer(blk, mixer, {"ffn_up": "up_proj", "ffn_down": "down_proj"})
+        elif kind == "moe":
+            _expert_parts(p, c, blk, mixer)
         else:
             p.layer(blk, mixer, {"ssm_in": "in_proj", "ssm_out": "out_proj"})
             mamba2.mixer_parts(p, blk, mixer, n_conv, n_groups)
     return p
+
+
+def _expert_parts(p: Parts, c: Config, blk: str, mixer: str) -> None:
+    names = {"ffn_gate_inp": "gate"}
+    names |= {f"ffn_{name}_shexp": f"shared_experts.{name}_proj" for name in ("up", "down")}
+    if c.get("moe_latent_size") is not None:
+        names |= {"ffn_latent_down": "fc1_latent_proj", "ffn_latent_up": "fc2_latent_proj"}
+    p.layer(blk, mixer, names)
+    p.add(f"{blk}.exp_probs_b.bias", f"{mixer}.gate.e_score_correction_bias")
+    experts = {"ffn_up_exps": "up_proj", "ffn_down_exps": "down_proj"}
+    for gguf, hf in experts.items():
+        p.add(f"{blk}.{gguf}.weight", f"{mixer}.experts.{hf}", optional=True)
+        sources = (f"{mixer}.experts.{i}.{hf}.weight" for i in range(c.integer("n_routed_experts")))
+        p.add(f"{blk}.{gguf}.weight", *sources, make=Stack())
+
+
+def architecture(c: Config) -> str | None:
+    """Architecture of a model with experts."""
+    return "nemotron_h_moe" if "moe" in kinds_of(c) else None
 
 
 _LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
@@ -95,10 +140,10 @@ def kinds_of(c: Config) -> list[str]:
         kinds = [_LETTERS.get(letter, letter) for letter in pattern]
     else:
         raise ModelError("config.json has neither 'hybrid_override_pattern' nor 'layers_block_type'")
-    unknown = sorted(set(kinds) - {"mamba", "attention", "mlp"})
+    unknown = sorted(set(kinds) - {"mamba", "attention", "mlp", "moe"})
     if unknown or not kinds:
         found = ", ".join(map(show, unknown)) or "no layer"
-        raise UnsupportedError(f"config.json: layers of kind {found}; supported: mamba, attention, mlp")
+        raise UnsupportedError(f"config.json: layers of kind {found}; supported: mamba, attention, mlp, moe")
     return kinds
 
 
@@ -110,6 +155,8 @@ def _inner(c: Config) -> int:
 _DEFAULTS = {"n_groups": 8, "conv_kernel": 4, "num_key_value_heads": 8}
 FAMILY = Family(
     build,
-    Checkpoint(("nemotron_h",), metadata, parts, defaults={"nemotron_h": _DEFAULTS}),
+    Checkpoint(
+        ("nemotron_h",), metadata, parts, defaults={"nemotron_h": _DEFAULTS}, architecture=architecture
+    ),
     f32=(r".*ssm_conv1d\.weight",),
 )

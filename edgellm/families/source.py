@@ -104,8 +104,8 @@ class Source:
     @cached_property
     def pooling(self) -> str:
         """Pooling of rows to one embedding: GGUF's pooling_type, the mean if the file has none."""
-        number = self.metadata.integer("pooling_type", 1, minimum=0, maximum=3)
-        return ("mean", "mean", "cls", "last")[number]
+        number = self.metadata.integer("pooling_type", 1, minimum=0, maximum=4)
+        return ("mean", "mean", "cls", "last", "rank")[number]
 
     @cached_property
     def experts(self) -> tuple[int, int]:

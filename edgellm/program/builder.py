@@ -124,10 +124,12 @@ class Builder:
         n_rows: int,
         width: int,
         *,
-        source: Literal["token", "position", "first"] = "token",
+        source: Literal["token", "position", "first", "segment"] = "token",
+        separator: int = -1,
     ) -> str:
-        """Row of `weight` (n_rows, width): by token id, by position, or row 0."""
-        return self._emit("embed", (), {"weight": self.weight(weight, n_rows, width)}, source=source)
+        """Row of `weight` (n_rows, width): by token id, by position, row 0, or by segment."""
+        weights = {"weight": self.weight(weight, n_rows, width)}
+        return self._emit("embed", (), weights, source=source, separator=separator)
 
     def norm(
         self,
@@ -174,6 +176,10 @@ class Builder:
         """Rotate pairs of each of `groups` heads by position."""
         weights = self._vectors({"factors": factors}, len(self._tables[table].inv_freq))
         return self._emit("rope", (x,), weights, groups=groups, kind=kind, table=table)
+
+    def position_scale(self, x: str, beta: float, length: int) -> str:
+        """x * (1 + beta * log(1 + floor(position / length)))."""
+        return self._emit("position_scale", (x,), {}, beta=float(beta), length=length)
 
     def attention(
         self,
@@ -279,6 +285,7 @@ class Builder:
         up_bias: str | None = None,
         down_bias: str | None = None,
         selection_bias: str | None = None,
+        expert_scale: str | None = None,
         gating: Gating = "softmax",
         normalize: bool = False,
         factor: float = 1.0,
@@ -300,6 +307,7 @@ class Builder:
             "up_bias": (up_bias, (n_experts, n_ff)),
             "down_bias": (down_bias, (n_experts, width)),
             "selection_bias": (selection_bias, (n_experts,)),
+            "expert_scale": (expert_scale, (n_experts,)),
         }
         return self._emit(
             "moe",

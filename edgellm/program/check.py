@@ -9,7 +9,7 @@ from edgellm.errors import ModelError
 from edgellm.program.infer import Scope, fail, out_width
 from edgellm.program.ops import Op, Program
 
-POOLINGS = ("mean", "cls", "last")
+POOLINGS = ("mean", "cls", "last", "rank")
 
 # A name is one field of the text form: no blanks, no control characters, not a comment.
 _NAME = re.compile(r"[^\s#:=,-][^\s=]*")

@@ -160,6 +160,9 @@ class _View:
 
 def _embed(v: _View) -> int:
     n_rows, width = v.shape("weight", (None, None))
+    v.integer("separator", -1)
+    if v.op.attrs["source"] == "segment" and n_rows < 2:
+        fail(v.op, f"weight {v.op.weights['weight']!r} has {n_rows} rows, expected 2 or more")
     if v.op.attrs["source"] == "token" and n_rows != v.scope.n_vocab:
         fail(
             v.op, f"weight {v.op.weights['weight']!r} has {n_rows} rows, expected {v.scope.n_vocab} (n_vocab)"
@@ -204,6 +207,13 @@ def _rope(v: _View) -> int:
     return v.widths[0]
 
 
+def _position_scale(v: _View) -> int:
+    v.integer("length", 1)
+    if v.number("beta") < 0:
+        fail(v.op, f"beta={v.number('beta')}, expected at least 0")
+    return v.widths[0]
+
+
 def _check_window(v: _View, cache: CacheSpec) -> None:
     window = v.integer("window", 0)
     if cache.window and not 0 < window <= cache.window:
@@ -217,7 +227,7 @@ def _attention(v: _View) -> int:
     head_dim = v.split("q", q, n_heads)
     if not v.flag("causal"):
         v.integer("cache", -1, -1)
-        v.integer("window", 0, 0)
+        v.integer("window", 0)
         if "sinks" in v.op.weights:
             fail(v.op, "has sinks, which need causal=true")
         if k < head_dim:
@@ -292,15 +302,19 @@ def _moe(v: _View) -> int:
         if roles.keys() & {"gate", "up"}:
             fail(v.op, "has gate_up beside gate or up, expected one or the other")
         v.shape("gate_up", (n_experts, 2 * n_ff, width))
-    elif "gate" in roles and "up" in roles:
-        v.shape("gate", (n_experts, n_ff, width))
+    elif "up" in roles:
+        if "gate" in roles:
+            v.shape("gate", (n_experts, n_ff, width))
+        elif "gate_bias" in roles or v.op.attrs["activation"] == "swiglu_oai":
+            fail(v.op, "has no gate, which its bias or activation needs")
         v.shape("up", (n_experts, n_ff, width))
     else:
-        fail(v.op, "has neither gate_up nor both gate and up")
+        fail(v.op, "has neither gate_up nor up")
     for role, size in (("gate_bias", n_ff), ("up_bias", n_ff), ("down_bias", width)):
         if role in roles:
             v.shape(role, (n_experts, size))
     v.vector("selection_bias", n_experts)
+    v.vector("expert_scale", n_experts)
     n_groups = v.integer("n_groups", 1)
     per_group = v.split("router", n_experts, n_groups)
     n_groups_used = v.integer("n_groups_used", 1, n_groups)
@@ -349,6 +363,7 @@ _RULES: dict[str, Callable[[_View], int]] = {
     "linear_groups": _linear_groups,
     "affine": _affine,
     "rope": _rope,
+    "position_scale": _position_scale,
     "attention": _attention,
     "attention_shared": _attention_shared,
     "glu": _same_width,

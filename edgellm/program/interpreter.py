@@ -167,6 +167,9 @@ def _embed(run: _Run, op: Op) -> Array:
                     f"{len(run.tokens)} tokens, but the model knows only {len(weight)} positions"
                 )
             return weight[: len(run.tokens)]
+        case "segment":
+            ends = np.cumsum(run.tokens == int(op.attrs["separator"]))
+            return weight[np.concatenate(([0], np.minimum(ends[:-1], 1)))]
         case _:
             return np.repeat(weight[:1], len(run.tokens), axis=0)
 
@@ -239,6 +242,11 @@ def _rope(run: _Run, op: Op, x: Array) -> Array:
     return out.reshape(x.shape)
 
 
+def _position_scale(run: _Run, op: Op, x: Array) -> Array:
+    turns = np.arange(len(x))[:, None] // int(op.attrs["length"])
+    return x * (1 + float(op.attrs["beta"]) * np.log1p(turns)).astype(np.float32)
+
+
 def _attention(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
     n = len(q)
     if op.attrs["causal"]:
@@ -268,6 +276,8 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         hidden = ages < 0
         if window:
             hidden |= ages >= window
+    elif window:
+        hidden = np.abs(ages) >= window
     out = np.empty((n, n_heads, v.shape[2]), np.float32)
     per_kv = n_heads // k.shape[1]
     for h in range(n_heads):
@@ -368,26 +378,33 @@ def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray
 
 def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
     chosen, shares = _route(op, router, run.weight(op, "selection_bias"))
+    scale = run.weight(op, "expert_scale")
+    if scale is not None:
+        shares = shares * scale[chosen]
     down = run.required(op, "down")
     n_ff = down.shape[2]
+    gate: Array | None
     if "gate_up" in op.weights:
         both = run.required(op, "gate_up")
         gate, up = both[:, :n_ff], both[:, n_ff:]
     else:
-        gate, up = run.required(op, "gate"), run.required(op, "up")
+        gate, up = run.weight(op, "gate"), run.required(op, "up")
     gate_bias, up_bias = run.weight(op, "gate_bias"), run.weight(op, "up_bias")
     down_bias = run.weight(op, "down_bias")
     out = np.zeros_like(x)
     for expert in np.unique(chosen):
         rows, slots = np.nonzero(chosen == expert)
-        g, u = x[rows] @ gate[expert].T, x[rows] @ up[expert].T
-        if gate_bias is not None:
-            g = g + gate_bias[expert]
+        u = x[rows] @ up[expert].T
         if up_bias is not None:
             u = u + up_bias[expert]
-        inner = _gate(op, g, u)
-        for role in ("gate_up",) if "gate_up" in op.weights else ("gate", "up"):
-            run.see(op, role, int(expert), x[rows])
+        if gate is None:
+            inner = _activate(str(op.attrs["activation"]), u)
+        else:
+            g = x[rows] @ gate[expert].T
+            inner = _gate(op, g if gate_bias is None else g + gate_bias[expert], u)
+        for role in ("gate_up", "gate", "up"):
+            if role in op.weights:
+                run.see(op, role, int(expert), x[rows])
         run.see(op, "down", int(expert), inner)
         y = inner @ down[expert].T
         if down_bias is not None:
@@ -448,6 +465,7 @@ _OPS: dict[str, Callable[..., Array]] = {
     "linear_groups": _linear_groups,
     "affine": _affine,
     "rope": _rope,
+    "position_scale": _position_scale,
     "attention": _attention,
     "attention_shared": _attention_shared,
     "glu": _glu,

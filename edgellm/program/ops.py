@@ -51,10 +51,14 @@ ACTIVATIONS = (
 
 SPECS: dict[str, OpSpec] = {
     "embed": OpSpec(
-        "Row of `weight` (n_rows, width) for each token id, or for each position, or row 0 (token type).",
+        "Row of `weight` (n_rows, width) for each token id, or for each position, or row 0 (token type), or "
+        "row 1 after the text's first token `separator` and row 0 before (segment).",
         (),
         ("weight",),
-        {"source": Attr("str", "token", ("token", "position", "first"))},
+        {
+            "source": Attr("str", "token", ("token", "position", "first", "segment")),
+            "separator": Attr("int", -1),
+        },
     ),
     "norm": OpSpec(
         "Normalize each group of the row: rms: x / sqrt(mean(x^2) + eps); layer: (x - mean) / sqrt(var + "
@@ -93,11 +97,17 @@ SPECS: dict[str, OpSpec] = {
             "table": Attr("table"),
         },
     ),
+    "position_scale": OpSpec(
+        "x * (1 + beta * log(1 + floor(position / length))).",
+        ("x",),
+        (),
+        {"beta": Attr("float"), "length": Attr("int")},
+    ),
     "attention": OpSpec(
         "softmax(q . k * scale, softcapped, masked) v per query head, grouped-query. k and v are appended "
         "to cache `cache` first. window > 0: a token sees itself and the window-1 before it. causal=False: "
-        "every token of the sequence in this batch (cache=-1). sinks (n_heads,): one extra logit per head "
-        "that takes probability and adds no value.",
+        "every token of the sequence in this batch (cache=-1), with a window those less than it away. sinks "
+        "(n_heads,): one extra logit per head that takes probability and adds no value.",
         ("q", "k", "v"),
         ("sinks?",),
         {
@@ -160,12 +170,16 @@ SPECS: dict[str, OpSpec] = {
         "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, or softmax over the "
         "chosen); the n_used largest of probability + selection_bias are chosen (first the n_groups_used "
         "best of n_groups expert groups by the sum of their two best, or by their best where "
-        "group_score=max); their probabilities are divided by their sum if normalize, and times `factor`. "
-        "Each chosen expert computes down(activation(gate x) * up x). gate, up: (n_experts, n_ff, width); "
+        "group_score=max); their probabilities are divided by their sum if normalize, and times `factor` "
+        "and expert_scale (n_experts,) of each. A chosen expert computes down(activation(gate x) * up x), "
+        "without a gate down(activation(up x)). gate, up: (n_experts, n_ff, width); "
         "down: (n_experts, width, n_ff). gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows "
         "first.",
         ("x", "router"),
-        ("gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?", "selection_bias?"),
+        (
+            *("gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?"),
+            *("selection_bias?", "expert_scale?"),
+        ),
         {
             "n_used": Attr("int"),
             "gating": Attr("str", "softmax", ("softmax", "sigmoid", "softmax_chosen")),
@@ -250,7 +264,8 @@ class Program(NamedTuple):
     """A whole model: ops in order, the shapes of its values and weights, and its state.
 
     hidden: the value after the final norm. logits: the value (n_tokens, n_vocab), None for an encoder.
-    pooling: the way from `hidden` to one embedding: mean, cls or last.
+    pooling: the way from `hidden` to one embedding: mean, cls or last; rank: `hidden` holds scores, and the
+    text's are those of its first token, or of its last one where there are logits.
     """
 
     family: str

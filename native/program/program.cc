@@ -22,12 +22,13 @@ struct Spec {
 
 const std::vector<Spec>& specs() {
     static const std::vector<Spec> kSpecs = {
-        {"embed", OpKind::kEmbed, 0, {"weight"}, {"source"}},
+        {"embed", OpKind::kEmbed, 0, {"weight"}, {"source", "separator"}},
         {"norm", OpKind::kNorm, 1, {"weight?", "bias?"}, {"kind", "eps", "groups"}},
         {"linear", OpKind::kLinear, 1, {"weight", "bias?"}, {}},
         {"linear_groups", OpKind::kLinearGroups, 1, {"weight"}, {"groups"}},
         {"affine", OpKind::kAffine, 1, {"weight?", "bias?"}, {"factor"}},
         {"rope", OpKind::kRope, 1, {"factors?"}, {"groups", "kind", "table"}},
+        {"position_scale", OpKind::kPositionScale, 1, {}, {"beta", "length"}},
         {"attention",
          OpKind::kAttention,
          3,
@@ -49,7 +50,8 @@ const std::vector<Spec>& specs() {
         {"moe",
          OpKind::kMoe,
          2,
-         {"gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?", "selection_bias?"},
+         {"gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?", "selection_bias?",
+          "expert_scale?"},
          {"n_used", "gating", "normalize", "factor", "n_groups", "n_groups_used", "group_score", "activation",
           "limit", "alpha"}},
         {"short_conv", OpKind::kShortConv, 1, {"weight", "bias?"}, {"state", "activation"}},

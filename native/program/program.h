@@ -17,6 +17,7 @@ enum class OpKind : uint8_t {
     kLinearGroups,
     kAffine,
     kRope,
+    kPositionScale,
     kAttention,
     kAttentionShared,
     kGlu,

@@ -156,14 +156,21 @@ struct PyEngine {
         engine.add_adapter(sources);
     }
 
-    FloatMatrix hidden(const Ints& tokens, const std::vector<float>& scales) {
+    FloatMatrix hidden(const Ints& tokens, const std::vector<float>& scales,
+                       const std::vector<uint32_t>& lengths) {
         Engine& e = loaded();
-        FloatMatrix out = new_matrix(tokens.size(), static_cast<size_t>(e.program().width));
+        const std::vector<uint32_t> texts =
+            lengths.empty() ? std::vector{static_cast<uint32_t>(tokens.size())} : lengths;
+        size_t n = 0;
+        for (const uint32_t length : texts) n += length;
+        if (n != tokens.size() || std::find(texts.begin(), texts.end(), 0u) != texts.end())
+            throw std::invalid_argument("lengths do not add up to the tokens, or one is 0");
+        FloatMatrix out = new_matrix(tokens.size(), e.hidden_width());
         const std::vector<float> used = checked(scales);
         StepStatus status;
         {
             nb::gil_scoped_release unlocked;
-            status = e.hidden(tokens.data(), tokens.size(), used, out.data());
+            status = e.hidden(tokens.data(), texts, used, out.data());
         }
         check(status);
         return out;
@@ -262,11 +269,13 @@ void bind_steps(nb::class_<PyEngine>& engine) {
             "unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); },
             "Bytes of weights that all steps so far skipped thanks to n_largest.")
         .def("hidden", &PyEngine::hidden, nb::call_guard<FloatMode>(), "tokens"_a,
-             "scales"_a = std::vector<float>{},
+             "scales"_a = std::vector<float>{}, "lengths"_a = std::vector<uint32_t>{},
              nb::sig("def hidden(self, tokens: " EDGELLM_INT32
-                     ", scales: collections.abc.Sequence[float] = ()) -> memoryview"),
-             "Hidden rows (n, width) of a new sequence of int32 tokens, closed again. scales: one for each "
-             "adapter, or none.")
+                     ", scales: collections.abc.Sequence[float] = (), "
+                     "lengths: collections.abc.Sequence[int] = ()) -> memoryview"),
+             "Hidden rows (n, width) of new sequences of int32 tokens, closed again. scales: one for each "
+             "adapter, or none. lengths: tokens of each sequence, which fit in one batch (none: one "
+             "sequence).")
         .def(
             "set_profile", [](PyEngine& e, bool on) { e.loaded().profile() = Profile{on}; }, "on"_a)
         .def("profile", &PyEngine::profile, "Nanoseconds by kind of stage, since set_profile.");

@@ -141,22 +141,31 @@ StepStatus Engine::step(const int32_t* tokens, const int32_t* sequences, const u
     return StepStatus::kOk;
 }
 
-StepStatus Engine::hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out) {
-    // Every token of an encoder sees every other one: its texts are one batch.
-    const bool encoder = program_.logits < 0;
-    if (n == 0 || (encoder && n > options_.batch)) return StepStatus::kTooManyTokens;
-    const int32_t id = sequences_->open(std::move(scales));
+StepStatus Engine::hidden(const int32_t* tokens, std::span<const uint32_t> lengths,
+                          const std::vector<float>& scales, float* out) {
+    size_t n = 0;
+    for (const uint32_t length : lengths) n += length;
+    // Every token of an encoder sees the whole text, which is read in one batch.
+    const bool whole = program_.logits < 0 || lengths.size() > 1;
+    if (n == 0 || (whole && n > options_.batch)) return StepStatus::kTooManyTokens;
+    std::vector<int32_t> opened, owners;
+    for (const uint32_t length : lengths) {
+        opened.push_back(sequences_->open(scales));
+        owners.insert(owners.end(), length, opened.back());
+    }
     StepStatus status = StepStatus::kOk;
     for (size_t start = 0; start < n && status == StepStatus::kOk; start += options_.batch) {
-        const size_t n_rows = std::min(options_.batch, n - start);
-        const std::vector<int32_t> ids(n_rows, id);
-        status = make_batch(tokens + start, ids.data(), n_rows);
+        status = make_batch(tokens + start, owners.data() + start, std::min(options_.batch, n - start));
         if (status != StepStatus::kOk) break;
-        executor_->run_hidden(out + start * program_.width);
+        executor_->run_hidden(out + start * hidden_width());
         finish_batch();
     }
-    sequences_->close(id);
+    for (const int32_t id : opened) sequences_->close(id);
     return status;
+}
+
+size_t Engine::hidden_width() const {
+    return static_cast<size_t>(program_.ops[static_cast<size_t>(program_.hidden)].width);
 }
 
 }  // namespace edgellm

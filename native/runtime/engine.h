@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -63,8 +64,11 @@ class Engine {
                     size_t n_largest, float* logits);
     // Bytes of weights that all steps so far skipped thanks to n_largest.
     uint64_t unread_bytes() const { return executor_->unread_bytes(); }
-    // The hidden rows (n, width) of one new sequence that is closed again. scales: of each adapter, or none.
-    StepStatus hidden(const int32_t* tokens, size_t n, std::vector<float> scales, float* out);
+    // The hidden rows of texts, one after another, each a new sequence that is closed again. lengths: tokens
+    // of each text; several fit in one batch. scales: of each adapter, or none.
+    StepStatus hidden(const int32_t* tokens, std::span<const uint32_t> lengths,
+                      const std::vector<float>& scales, float* out);
+    size_t hidden_width() const;
 
   private:
     StepStatus make_batch(const int32_t* tokens, const int32_t* sequences, size_t n);

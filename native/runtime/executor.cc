@@ -89,8 +89,10 @@ void Executor::run_thread(size_t t, size_t last_stage) {
         context_.barrier();
     }
     stopwatch.lap(&Profile::angles);
+    // The product that follows hidden rows makes logits; an encoder's is itself a part of them.
+    const bool prologue_is_last = context_.program.logits >= 0;
     for (size_t s = 0; s < plan.stages.size() && s <= last_stage; ++s) {
-        uint64_t Profile::* const sum = run_stage(s, t, s == last_stage);
+        uint64_t Profile::* const sum = run_stage(s, t, prologue_is_last && s == last_stage);
         context_.barrier();
         stopwatch.lap(sum);
         if (static_cast<int>(s) == plan.select_after && !select_rows(t)) return;

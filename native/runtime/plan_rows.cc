@@ -60,6 +60,12 @@ RowOp Planner::row_op(const Op& o, size_t width) {
         case OpKind::kRope:
             row_rope(o, width, &r);
             break;
+        case OpKind::kPositionScale:
+            r.kind = RowOpKind::kPositionScale;
+            r.factor = static_cast<float>(o.number("beta"));
+            r.size = positive(o, "length");
+            expect(o, "the width of its input", r.a.width, width);
+            break;
         case OpKind::kGlu:
             row_glu(o, width, &r);
             break;
@@ -159,10 +165,14 @@ void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
     r->source = source == "token"      ? EmbedSource::kToken
                 : source == "position" ? EmbedSource::kPosition
                 : source == "first"    ? EmbedSource::kFirst
+                : source == "segment"  ? EmbedSource::kSegment
                                        : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
     const int w = o.weight("weight");
     require(decl(w).shape.size() == 2 && decl(w).shape[1] == static_cast<int64_t>(width), o,
             decl(w).name + " is not a matrix with rows of " + std::to_string(width) + " values");
+    r->separator = static_cast<int>(o.integer("separator"));
+    require(r->source != EmbedSource::kSegment || decl(w).shape[0] >= 2, o,
+            decl(w).name + " has one row, expected one for each of two segments");
     if (r->source == EmbedSource::kToken) {
         require(decl(w).shape[0] >= p_.n_vocab, o,
                 decl(w).name + " has " + std::to_string(decl(w).shape[0]) + " rows, expected " +

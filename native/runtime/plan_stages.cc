@@ -157,6 +157,7 @@ Routing Planner::make_routing(const Op& o) {
     r.group_top2 = o.text("group_score") == "top2";
     r.factor = static_cast<float>(o.number("factor"));
     r.selection_bias = sized_vector(o, "selection_bias", r.n_experts, nullptr);
+    r.expert_scale = sized_vector(o, "expert_scale", r.n_experts, nullptr);
     return r;
 }
 

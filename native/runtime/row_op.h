@@ -15,6 +15,7 @@ enum class RowOpKind : uint8_t {
     kNorm,
     kAffine,
     kRope,
+    kPositionScale,
     kGlu,
     kActivation,
     kAdd,
@@ -29,7 +30,7 @@ enum class RowOpKind : uint8_t {
     kExport,  // from a thread's private memory to the shared value
 };
 
-enum class EmbedSource : uint8_t { kToken, kPosition, kFirst };
+enum class EmbedSource : uint8_t { kToken, kPosition, kFirst, kSegment };
 enum class Gating : uint8_t { kSoftmax, kSigmoid, kSoftmaxChosen };
 
 // Parameters of a router, which chooses each token's experts and their weights from logits.
@@ -38,7 +39,7 @@ struct Routing {
     Gating gating = Gating::kSoftmax;
     bool normalize = false, group_top2 = true;
     float factor = 1.0f;
-    VectorId selection_bias = -1;
+    VectorId selection_bias = -1, expert_scale = -1;
     int slot = 0;  // the moe op's number: its results in Router
 };
 
@@ -54,9 +55,10 @@ struct RowOp {
     size_t groups = 1;
     float eps = 0, factor = 1, cap = 0, limit = 0, alpha = 1;
     bool per_row = false, weight_scalar = false, bias_scalar = false;
-    size_t start = 0, size = 0, times = 1;  // slice, concat, repeat
+    size_t start = 0, size = 0, times = 1;  // slice, concat, repeat; position scale: size is its length
     bool repeat_a = false, repeat_b = false, interleave = true;
-    int index = -1;  // rope: angle set; embed: embedding table; kv write: cache; quantize: quant slot
+    int separator = -1;  // embed: the token id that ends the first segment
+    int index = -1;      // rope: angle set; embed: embedding table; kv write: cache; quantize: quant slot
     Routing routing;
 
     template <class Fn>

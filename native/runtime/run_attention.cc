@@ -71,7 +71,7 @@ void AttentionRunner::run(size_t s, const AttentionStage& stage, size_t t) {
     const size_t n_threads = context_.n_threads();
     const bool single_tokens = segments.size() == context_.batch.n_rows;
     const bool few_tasks = n_threads > 1 && segments.size() * shape.n_kv_heads < 2 * n_threads;
-    if (single_tokens && few_tasks && longest > kKvChunkTokens) {
+    if (stage.causal && single_tokens && few_tasks && longest > kKvChunkTokens) {
         run_chunks(s, stage, shape, t);
     } else {
         run_tasks(s, stage, shape, t);
@@ -101,6 +101,27 @@ void AttentionRunner::run_chunks(size_t s, const AttentionStage& stage, const At
     }
 }
 
+// The kernels know windows that end at a position. Keys around a query are such a window of nearly twice the
+// size, at a later position; at the end of the text, where there are fewer, each query has a size of its own.
+void AttentionRunner::attend_near(const AttentionStage& stage, AttentionShape shape, const Segment& segment,
+                                  size_t kv_head, size_t query, size_t n, size_t t) {
+    const size_t window = shape.window, n_keys = segment.position + segment.n_rows;
+    const auto attend = [&](size_t first, size_t count, size_t position, size_t size) {
+        AttentionTask task = make_task(stage, segment, kv_head, first, count);
+        task.n_keys = 0;
+        task.position = static_cast<uint32_t>(position);
+        shape.window = static_cast<uint32_t>(size);
+        context_.kernels.attention.attend(shape, task, scratch_.floats(t));
+    };
+    const size_t position = segment.position + query;
+    const size_t whole = position + window > n_keys ? 0 : std::min(n, n_keys - position - window + 1);
+    if (whole > 0) attend(query, whole, position + window - 1, 2 * window - 1);
+    for (size_t i = whole; i < n; ++i) {
+        const size_t first = position + i < window ? 0 : position + i - window + 1;
+        attend(query + i, 1, n_keys - 1, n_keys - first);
+    }
+}
+
 void AttentionRunner::run_tasks(size_t s, const AttentionStage& stage, const AttentionShape& shape,
                                 size_t t) {
     const std::vector<Segment>& segments = context_.batch.segments;
@@ -108,6 +129,7 @@ void AttentionRunner::run_tasks(size_t s, const AttentionStage& stage, const Att
     const auto n_tasks_of = [&](const Segment& segment) {
         return (segment.n_rows + queries - 1) / queries * shape.n_kv_heads;
     };
+    const bool near_only = !stage.causal && shape.window > 0;
     size_t n_tasks = 0;
     for (const Segment& segment : segments) n_tasks += n_tasks_of(segment);
     for (size_t i; (i = context_.take(s, 0)) < n_tasks;) {
@@ -115,8 +137,12 @@ void AttentionRunner::run_tasks(size_t s, const AttentionStage& stage, const Att
         auto segment = segments.begin();
         for (; left >= n_tasks_of(*segment); ++segment) left -= n_tasks_of(*segment);
         const size_t query = left / shape.n_kv_heads * queries;
-        const AttentionTask task = make_task(stage, *segment, left % shape.n_kv_heads, query,
-                                             std::min(queries, segment->n_rows - query));
+        const size_t kv_head = left % shape.n_kv_heads, n = std::min(queries, segment->n_rows - query);
+        if (near_only && segment->position + segment->n_rows > shape.window) {
+            attend_near(stage, shape, *segment, kv_head, query, n, t);
+            continue;
+        }
+        const AttentionTask task = make_task(stage, *segment, kv_head, query, n);
         context_.kernels.attention.attend(shape, task, scratch_.floats(t));
     }
 }

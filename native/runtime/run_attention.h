@@ -24,6 +24,9 @@ class AttentionRunner {
     AttentionTask make_task(const AttentionStage& stage, const Segment& segment, size_t kv_head, size_t query,
                             size_t n) const;
     // The i-th task of a step of single tokens.
+    // Queries of an encoder's local layer: each sees the keys at a distance below the window.
+    void attend_near(const AttentionStage& stage, AttentionShape shape, const Segment& segment,
+                     size_t kv_head, size_t query, size_t n, size_t t);
     AttentionTask token_task(const AttentionStage& stage, size_t i) const;
     float* partials(size_t task, size_t chunk, size_t head_floats) {
         return partials_.data() + (task * max_chunks_ + chunk) * head_floats;

@@ -85,7 +85,10 @@ void Router::route(const Routing& r, const float* logits, size_t row, size_t thr
         for (size_t k = 0; k < r.n_used; ++k) sum += weight[k];
         scale /= sum + 1e-20f;
     }
-    for (size_t k = 0; k < r.n_used; ++k) weight[k] *= scale;
+    const float* expert_scale = context_.weights.vector(r.expert_scale);
+    for (size_t k = 0; k < r.n_used; ++k) {
+        weight[k] *= expert_scale == nullptr ? scale : scale * expert_scale[chosen[k]];
+    }
 }
 
 }  // namespace edgellm

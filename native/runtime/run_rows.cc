@@ -2,6 +2,7 @@
 #include "runtime/run_rows.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 
 namespace edgellm {
@@ -91,6 +92,10 @@ void RowRunner::run_op(const RowOp& op, std::span<const QuantSlot> quants, size_
                 out);
         case RowOpKind::kRope:
             return rope(op, row, a, out);
+        case RowOpKind::kPositionScale: {
+            const auto turns = static_cast<float>(context_.batch.positions[row] / op.size);
+            return kernels.affine({1.0f + op.factor * std::log1p(turns)}, a, n, out);
+        }
         case RowOpKind::kGlu:
             return kernels.glu(op.fn, a, b, n, op.limit, op.alpha, out);
         case RowOpKind::kActivation:
@@ -123,11 +128,20 @@ void RowRunner::run_op(const RowOp& op, std::span<const QuantSlot> quants, size_
     }
 }
 
+size_t RowRunner::segment_of(const RowOp& op, size_t row) const {
+    const Batch& batch = context_.batch;
+    const size_t first = row - std::min<size_t>(row, batch.positions[row]);
+    const auto begin = batch.tokens.begin();
+    return std::find(begin + static_cast<ptrdiff_t>(first), begin + static_cast<ptrdiff_t>(row),
+                     op.separator) != begin + static_cast<ptrdiff_t>(row);
+}
+
 void RowRunner::embed(const RowOp& op, size_t row, float* out) const {
     const EmbeddingTable& table = context_.weights.embedding(op.index);
     const Batch& batch = context_.batch;
     const size_t index = op.source == EmbedSource::kToken      ? static_cast<size_t>(batch.tokens[row])
                          : op.source == EmbedSource::kPosition ? batch.positions[row]
+                         : op.source == EmbedSource::kSegment  ? segment_of(op, row)
                                                                : 0;
     table.format->decode(table.rows + index * table.row_bytes, op.out.width / table.format->block_size, out);
 }

@@ -24,6 +24,8 @@ class RowRunner {
 
   private:
     void run_op(const RowOp& op, std::span<const QuantSlot> quants, size_t row, const Thread& thread);
+    // 1 after the first separator of the row's text, else 0.
+    size_t segment_of(const RowOp& op, size_t row) const;
     void embed(const RowOp& op, size_t row, float* out) const;
     void rope(const RowOp& op, size_t row, const float* a, float* out) const;
     void mul(const RowOp& op, const float* a, const float* b, float* out) const;

@@ -99,6 +99,30 @@ def test_variants_of_families_without_a_reference(name: str) -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS)
+def test_encoders_with_windows_and_segments(isa: str) -> None:
+    """Texts around the window's size and beyond a task's queries, alone and together in a step."""
+    b = Builder("encoder", n_vocab=11, width=32, n_layers=1, n_ctx_train=256, tensors=None)
+    x = b.embed("embd", 11, 32)
+    x = b.add(x, b.embed("types", 2, 32, source="segment", separator=7))
+    q, k, v = (b.linear(x, name, width) for name, width in (("q", 32), ("k", 16), ("v", 16)))
+    y = b.attention(q, k, v, n_heads=4, scale=0.35, window=9, causal=False)
+    program = b.build(hidden=b.linear(y, "out", 3), logits=None, pooling="rank")
+    rng = np.random.default_rng(5)
+    weights = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in program.weights.items()}
+    texts = [rng.integers(0, 11, n).tolist() for n in (1, 2, 8, 9, 10, 17, 18, 19, 41)]
+    interpreter, engine = Interpreter(program, weights), _engine(program, weights, isa=isa)
+    expected = [interpreter.hidden(ids) for ids in texts]
+    for ids, rows in zip(texts, expected, strict=True):
+        found = np.asarray(engine.hidden(np.asarray(ids, np.int32)))
+        np.testing.assert_allclose(found, rows, rtol=1e-3, atol=1e-3)
+    together = np.asarray([token for ids in texts[:-1] for token in ids], np.int32)
+    found = np.asarray(engine.hidden(together, lengths=[len(ids) for ids in texts[:-1]]))
+    np.testing.assert_allclose(found, np.concatenate(expected[:-1]), rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match="lengths"):
+        engine.hidden(together, lengths=[3, 0])
+
+
+@pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("name", ["llama", "gemma3", "mixtral", "mamba2"])
 def test_every_instruction_set_matches_the_reference(name: str, isa: str) -> None:
     expected = reference(name)

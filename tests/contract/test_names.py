@@ -46,7 +46,7 @@ def check(planned: CheckpointPlan) -> None:
     for tensor in planned.tensors:
         part = re.sub(r"^blk\.\d+\.", "blk.N.", tensor.name)
         # A parameter alone has no ending; a bias may be all that a name has.
-        plain = re.sub(r"\.(weight|bias)$", "", part)
+        plain = re.sub(r"\.(weight|bias|scale)$", "", part)
         assert plain in names or part in names, f"{architecture}: {tensor.name}"
     for key in planned.metadata:
         assert key.removeprefix(f"{architecture}.") in KEYS, key

@@ -60,7 +60,7 @@ def test_experts_need_matching_roles() -> None:
     b = Builder("small", n_vocab=5, width=8, n_layers=1, n_ctx_train=16)
     x = b.embed("embd", 5, 8)
     router = b.linear(x, "router", 4)
-    with pytest.raises(ModelError, match="neither gate_up nor both gate and up"):
+    with pytest.raises(ModelError, match="neither gate_up nor up"):
         b.moe(x, router, n_ff=3, n_used=2, down="down", gate="gate")
     with pytest.raises(ModelError, match="gate_up beside gate or up"):
         b.moe(x, router, n_ff=3, n_used=2, down="down", gate_up="gate_up", up="up")

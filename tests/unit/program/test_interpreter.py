@@ -66,6 +66,41 @@ def test_embed_sources() -> None:
     np.testing.assert_array_equal(position, X + rows[: len(IDS)])
     first = run(lambda b, x: b.add(x, b.embed("rows", 9, WIDTH, source="first")), rows=rows)
     np.testing.assert_array_equal(first, X + rows[0])
+    # The first 1, the second token, ends the first segment and belongs to it.
+    segment = run(lambda b, x: b.add(x, b.embed("rows", 9, WIDTH, source="segment", separator=1)), rows=rows)
+    np.testing.assert_array_equal(segment, X + rows[[0, 0, 1, 1, 1]])
+
+
+def test_position_scale() -> None:
+    scaled = run(lambda b, x: b.position_scale(x, 0.5, 2))
+    expected = [x * (1 + 0.5 * math.log(1 + i // 2)) for i, x in enumerate(X)]
+    np.testing.assert_allclose(scaled, expected, rtol=1e-6)
+
+
+def test_a_window_of_an_encoder_looks_both_ways() -> None:
+    found = run(lambda b, x: b.attention(x, x, x, n_heads=1, scale=1.0, window=2, causal=False))
+    for i in range(len(IDS)):
+        near = X[max(0, i - 1) : i + 2]
+        p = np.exp(near @ X[i] - (near @ X[i]).max())
+        np.testing.assert_allclose(found[i], p @ near / p.sum(), rtol=1e-4)
+
+
+def test_experts_without_gates_and_with_scales() -> None:
+    up, down, router = random(3, 4, WIDTH), random(3, WIDTH, 4, seed=3), random(3, WIDTH, seed=4)
+    scale = random(3, seed=5)
+
+    def experts(b: Builder, x: str) -> str:
+        logits = b.linear(x, "router", 3)
+        return b.moe(
+            x, logits, n_ff=4, n_used=1, activation="relu2", up="up", down="down", expert_scale="scale"
+        )
+
+    found = run(experts, up=up, down=down, router=router, scale=scale)
+    for row, x in zip(found, X, strict=True):
+        p = np.exp(router @ x - (router @ x).max())
+        best = int(p.argmax())
+        y = down[best] @ np.maximum(up[best] @ x, 0) ** 2
+        np.testing.assert_allclose(row, y * scale[best] * p[best] / p.sum(), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("groups", [1, 3])
