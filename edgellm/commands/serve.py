@@ -31,6 +31,7 @@ from edgellm.store.catalog import default_model
 
 if TYPE_CHECKING:
     from edgellm.engine.prefix_store import PrefixStore
+    from edgellm.server.puller import Puller
     from edgellm.server.settings import ServerSettings
 
 CACHE_CONTEXTS = 4
@@ -151,7 +152,19 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
         origins=tuple(settings["allowed_origin"] or ()),
         limits=Limits(output_tokens=settings["max_output"]),
         step_timeout_s=STEP_TIMEOUT_S if settings["step_timeout"] is None else settings["step_timeout"],
+        puller=_puller(settings),
     )
+
+
+def _puller(settings: Settings) -> Puller | None:
+    """What fetches models for clients, if anything does."""
+    if not settings["allow_pull"]:
+        return None
+    if settings["offline"]:
+        raise UsageError("--allow-pull needs the network, and --offline forbids it; leave one of them out.")
+    from edgellm.commands.sources import puller
+
+    return puller(settings["allow_pull"])
 
 
 def _store(settings: Settings) -> PrefixStore | None:
@@ -233,6 +246,14 @@ OPTIONS = (
         "end the server, with its threads in the log, when a step takes this long; -1: never; otherwise 10m",
         DURATION,
         "TIME",
+    ),
+    Option(
+        "allow_pull",
+        ("--allow-pull",),
+        "let clients fetch and delete models: catalog, or a pattern such as user/* (may be repeated)",
+        TEXT,
+        "SOURCE",
+        repeated=True,
     ),
     Option("log_json", ("--log-json",), "log one JSON object per line", SWITCH, default=False),
     Option(

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
-from edgellm.server import anthropic, errors, native, ollama, openai, page, reference, responses
+from edgellm.server import anthropic, errors, native, ollama, openai, page, pulling, reference, responses
 from edgellm.server.bodies import IGNORED_HEADER
 from edgellm.server.description import describe
 from edgellm.server.guard import Guard
@@ -36,6 +36,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     app.include_router(openai.router, prefix="/v1")
     app.include_router(openai.router, include_in_schema=False)
     app.include_router(ollama.router)
+    app.include_router(pulling.router)
     for dialect in (anthropic, responses):
         app.include_router(dialect.router, prefix="/v1")
         app.include_router(dialect.router, include_in_schema=False)

@@ -191,6 +191,7 @@ SCHEMAS: dict[str, Schema] = {
     "OllamaRunning": record(
         models=several({"allOf": [_LISTED, record(context_length=COUNT, size_vram=COUNT, expires_at=TEXT)]})
     ),
+    "OllamaStatus": record({"error": TEXT, "total": COUNT, "completed": COUNT}, status=TEXT),
     "OllamaModel": record(
         parameters=TEXT,
         template=TEXT,

@@ -252,6 +252,19 @@ class ModelManager:
             self._idle(source)
         return source
 
+    def take_up(self, name: str, path: Path) -> None:
+        """Serve a file under a name from now on, unless it is served already."""
+        if not any(source.path == path for source in self.sources):
+            self._add(name, path)
+
+    async def forget(self, source: Source) -> None:
+        """Unload a model and serve it no longer; RequestError 409 while it is in use."""
+        async with self._changing:
+            if source.state == "loading" or (source.loaded is not None and not source.idle):
+                raise RequestError(409, f"The model {source.name} is in use; try again later.", param="model")
+            await self._unload(source)
+            self._sources.pop(source.name, None)
+
     async def close(self) -> None:
         """End every request and free every model."""
         self._closing = True

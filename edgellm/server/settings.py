@@ -6,6 +6,7 @@ import ipaddress
 from dataclasses import dataclass
 
 from edgellm.errors import UsageError
+from edgellm.server.puller import Puller
 
 MIB = 1024 * 1024
 STEP_TIMEOUT_S = 600.0
@@ -40,6 +41,7 @@ class ServerSettings:
     api_keys: any of them is asked for; empty: none is. allowed_hosts: names that a Host header may carry
     besides those of the address itself. origins: web pages of other origins that may call ("*": all).
     step_timeout_s: a step of the engine that makes no end for so long ends the server (infinite: never).
+    puller: fetches and removes models for clients; None: nothing does.
     """
 
     host: str = "127.0.0.1"
@@ -49,6 +51,7 @@ class ServerSettings:
     origins: tuple[str, ...] = ()
     limits: Limits = Limits()
     step_timeout_s: float = STEP_TIMEOUT_S
+    puller: Puller | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

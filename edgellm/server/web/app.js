@@ -25,8 +25,10 @@ let running = null; // the answer under way in this conversation
 let agreed = false; // to leave out messages, as many as it takes for this answer
 
 function notify(text, ...buttons) {
+  const end = atEnd();
   $("notice").replaceChildren(text, ...buttons);
   $("notice").hidden = !text;
+  if (end) toEnd(); // the sentence takes some of the room
 }
 
 function store(save, one) {

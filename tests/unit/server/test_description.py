@@ -58,6 +58,8 @@ WORKING: dict[str, dict[str, Any]] = {
 
 # A request that this model cannot serve: it has no tokens for it.
 REFUSED: dict[str, dict[str, Any]] = {"/infill": {"input_prefix": "once", "input_suffix": "time"}}
+# Endpoints that answer 403 unless the owner allows them.
+FORBIDDEN = {"/api/pull": "post", "/api/delete": "delete"}
 KEPT = "/v1/answers/{answer_id}"
 
 
@@ -124,9 +126,9 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 
 
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED, KEPT}
+    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED, *FORBIDDEN, KEPT}
     posts = {path for path, operations in document["paths"].items() if "post" in operations}
-    assert posts == {*WORKING, *REFUSED}
+    assert posts == {*WORKING, *REFUSED, "/api/pull"}
     for schema in document["components"]["schemas"].values():
         jsonschema.Draft202012Validator.check_schema(schema)
     assert "422" not in json.dumps(document)
@@ -154,6 +156,15 @@ def test_what_works_is_as_described(client: httpx.Client, document: dict[str, An
         response = send(client, path, {**WORKING[path], "stream": stream})
         assert response.status_code == 200, response.text
         check(document, "post", path, response)
+
+
+@pytest.mark.parametrize("path", sorted(FORBIDDEN))
+def test_what_the_owner_must_allow_is_forbidden(
+    client: httpx.Client, document: dict[str, Any], path: str
+) -> None:
+    response = client.request(FORBIDDEN[path], path, json={"model": "tiny"})
+    assert response.status_code == 403
+    check(document, FORBIDDEN[path], path, response)
 
 
 def test_a_kept_answer_is_as_described(client: httpx.Client, document: dict[str, Any]) -> None:
