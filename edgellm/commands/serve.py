@@ -157,7 +157,7 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
 
 
 def _puller(settings: Settings) -> Puller | None:
-    """What fetches models for clients, if anything does."""
+    """Way to fetch models for clients; None without --allow-pull."""
     if not settings["allow_pull"]:
         return None
     if settings["offline"]:

@@ -21,7 +21,7 @@ _PATTERN = re.compile(r"[\w.*-]+/[\w.*-]+")
 
 
 def puller(sources: Sequence[str]) -> Puller:
-    """What fetches and removes models for clients. sources: `catalog` and patterns such as `user/*`."""
+    """A way to fetch and remove models for clients. sources: `catalog` and patterns such as `user/*`."""
     from edgellm.commands.rm import remove
     from edgellm.server.puller import Puller
 

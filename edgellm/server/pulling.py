@@ -76,7 +76,7 @@ async def delete(body: PullBody, service: ServiceOf) -> Response:
 
 
 def _puller(found: Puller | None, name: str) -> Puller:
-    """What fetches a model of this name; RequestError 403 if nothing does."""
+    """The way to fetch a model of this name; RequestError 403 if there is none."""
     if found is None:
         raise RequestError(
             403,

@@ -347,6 +347,29 @@ def test_a_selection_survives_and_the_end_is_found_again(desk: WebDriver, server
     assert desk.execute_async_script(script) == [True, True, "onetwo three"]
 
 
+def test_a_selection_outlives_the_end_of_an_answer(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    ask(desk, "select me")
+    wait(lambda: find(desk, ".busy .words") and answer(desk))
+    desk.execute_script("getSelection().selectAllChildren(document.querySelector('.message.user .body'))")
+    stopped(desk)
+    assert desk.execute_script("return String(getSelection())") == "select me"
+    assert text_of(desk, ".message.assistant footer").startswith("CopyRegenerate")
+
+
+def test_a_model_that_has_gone_is_named(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    desk.execute_script("document.getElementById('model').value = 'other'")
+    models = server.service.models
+    source = models._sources.pop("other")
+    try:
+        ask(desk, "hello")
+        wait(lambda: "no model 'other'" in text_of(desk, "#notice"))
+        wait(lambda: len(find(desk, "#model option")) == 1)  # the list is what there is by now
+    finally:
+        models._sources["other"] = source
+
+
 def test_thoughts_are_shown_apart(tmp_path: Path) -> None:
     template = TEMPLATE.replace("assistant: ", "assistant: <think>")
     model = write_tiny_model(tmp_path / "thinking.gguf", template=template)

@@ -77,6 +77,12 @@ def test_a_link_brings_the_key_and_the_address_loses_it(phone: WebDriver, server
     phone.get(server.url)
     wait(lambda: text_of(phone, "#empty h2") == "tiny")
     assert faults(phone) == []
+    # An old link, and then the right one in the same tab.
+    phone.get(link(server.url, "old"))
+    wait(lambda: find(phone, "#key-wrong")[0].is_displayed())
+    phone.get(link(server.url, KEY))
+    wait(lambda: not find(phone, "#access[open]"))
+    assert phone.current_url == f"{server.url}/"
 
 
 def test_the_page_can_be_installed(phone: WebDriver, server: Running) -> None:

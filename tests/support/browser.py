@@ -65,7 +65,7 @@ def open_browser(size: str, folder: Path) -> WebDriver:
 
 
 def faults(browser: WebDriver) -> list[str]:
-    """What the page has failed at since the last call."""
+    """Errors of the page since the last call."""
     entries = browser.get_log("browser")  # type: ignore[no-untyped-call]
     return [str(entry["message"]) for entry in entries if entry["level"] == "SEVERE"]
 

@@ -1,13 +1,14 @@
 // One answer: asked for, followed as it comes, and picked up again where the connection or the page has gone.
 
 import { randomName } from "./chats.js";
-import { LostError, ServerError, complete, follow, modelStates, stop } from "./completion.js";
+import { LostError, complete, follow, modelStates, stop } from "./completion.js";
 
 const GIVE_UP_MS = 120000;
 const RETRY_MS = 2000;
 const PATIENCE_MS = 600;
 const REPLAY_MS = 700;
 const STOP_TRIES = 30;
+const MISSES = 3;
 
 /**
  * An answer under way.
@@ -27,6 +28,7 @@ export class Answering {
     this._controller = new AbortController();
     this._begun = false;
     this._failingSince = 0;
+    this._misses = 0;
   }
 
   /** Ask for the answer and follow it to its end. Throws what the server refuses it with, or LostError. */
@@ -93,9 +95,11 @@ export class Answering {
 
   /** Wait for the next try; throws the error where there is none. */
   async _again(error) {
-    const gone = error instanceof ServerError && error.status === 404 && !this._begun;
-    if (!(error instanceof LostError) && !(gone && (await this._loading()))) {
-      throw gone || error.code === "answer_not_found" ? new LostError("The connection was lost before the answer ended.") : error;
+    if (!(error instanceof LostError)) {
+      if (error.status !== 404 || !this._replayedAt) throw error;
+      // It is not kept any more, or not yet, as its model is being loaded.
+      const mayCome = !this._begun && ((await this._loading()) || ++this._misses < MISSES);
+      if (!mayCome) throw new LostError("The connection was lost before the answer ended.");
     }
     const now = Date.now();
     this._failingSince ||= now;
@@ -126,7 +130,7 @@ export class Answering {
 
   _count() {
     const now = performance.now();
-    // What has been written already comes at once, and says nothing about the speed.
+    // A replay comes at once, and says nothing about the speed.
     if (this._replayedAt && now - this._replayedAt < REPLAY_MS) this.pieces = 0;
     if (this.pieces++) return;
     this.firstAt = now;

@@ -9,7 +9,7 @@ import { hasFiles, startFiles, takeFiles } from "./files.js";
 import { chosen, context, learnContext, models, showModels } from "./models.js";
 import { SAMPLING, askForKey, isOpen, openSettings, showTheme } from "./settings.js";
 import { menuIsOpen, showChats, showMenu, startSidebar } from "./sidebar.js";
-import { busyView, edit, fill, firstScreen, showMessages } from "./view.js";
+import { busyView, edit, fill, firstScreen, settle, showMessages } from "./view.js";
 
 const SAVE_EVERY_MS = 1000;
 const END_PX = 60;
@@ -73,6 +73,7 @@ function showRoom() {
 }
 
 function showRunning(on) {
+  document.body.classList.toggle("running", on);
   send.textContent = on ? "Stop" : "Send";
   send.classList.toggle("stop", on);
   send.title = on ? "Esc" : "";
@@ -91,7 +92,7 @@ function request(into, going) {
   const turns = given.map((message) => ({ role: message.role, content: textOf(message) }));
   const body = { model: chosen().name, messages: [...system, ...turns], ...Object.fromEntries(sampling) };
   if (going) body.continue_final_message = true;
-  // What was thought is over: the answer goes on with its words.
+  // Thinking is over: the answer goes on with its words.
   if (going && into.thoughts) body.reasoning_effort = "none";
   return body;
 }
@@ -158,10 +159,10 @@ async function attend(mine, message, follow, shown) {
     failure = error;
   }
   if (answering.left) return;
-  ended(mine, message, answering, failure);
+  ended(mine, message, node, answering, failure);
 }
 
-function ended(mine, message, answering, failure) {
+function ended(mine, message, node, answering, failure) {
   if (failure && message.content) message.reason = "lost";
   const { timings } = message;
   const filled = timings && context() && timings.cache_n + timings.prompt_n + timings.predicted_n >= context() - 1;
@@ -178,16 +179,28 @@ function ended(mine, message, answering, failure) {
   if (running === answering) running = null;
   if (chat !== mine) return;
   const end = atEnd();
-  const place = messages.scrollTop;
   showRunning(false);
-  showChat();
-  if (!end) messages.scrollTop = place; // whoever reads further up stays there
+  if (mine.messages.at(-1) === message) settle(node, message, models.length > 1);
+  else showChat();
+  showRoom();
+  if (end) toEnd(); // whoever reads further up stays there
   showToEnd();
   showChats();
   if (!failure) agreed = false;
   if (failure) explain(failure, going ? () => answer({ going }) : again);
   else if (!empty) $("spoken").textContent = `Answer: ${message.content.slice(0, SPOKEN)}`;
-  if (!context()) learn();
+  refresh();
+}
+
+/** List the models as they are by now, and learn the context of one that has been loaded. */
+async function refresh() {
+  try {
+    await showModels(settings.key, settings.model);
+    await learnContext(settings.key);
+    showRoom();
+  } catch {
+    // A failure is said when a person asks for something.
+  }
 }
 
 /** Say why there is no answer, and offer what helps. */
@@ -286,21 +299,13 @@ function keepKey(key) {
   load();
 }
 
-async function learn() {
-  try {
-    await learnContext(settings.key);
-    showRoom();
-  } catch {
-    // Without it the page does not say how full the context is; what matters, the answer says.
-  }
-}
-
 async function load() {
   try {
     await showModels(settings.key, settings.model);
     notify("");
     if (!chat.messages.length) showChat();
-    await learn();
+    await learnContext(settings.key);
+    showRoom();
     if (!running && chat.messages.at(-1)?.answerId) resume();
   } catch (error) {
     explain(error);
@@ -329,6 +334,16 @@ $("composer").addEventListener("submit", (event) => {
   input.value = "";
   say(text, takeFiles());
 });
+
+if (!CSS.supports("field-sizing", "content")) {
+  // Browsers without it: as high as the text, up to the limit of the style sheet.
+  const grow = () => {
+    input.style.height = "auto";
+    input.style.height = `${input.scrollHeight + 2}px`;
+  };
+  input.addEventListener("input", grow);
+  $("composer").addEventListener("submit", () => setTimeout(grow));
+}
 
 input.addEventListener("keydown", (event) => {
   // On a touch screen, Enter begins a new line.
@@ -367,15 +382,27 @@ $("open-settings").addEventListener("click", () => {
 $("model").addEventListener("change", () => {
   keep({ model: $("model").value });
   if (!chat.messages.length) showChat();
-  learn();
+  refresh();
 });
-$("model").addEventListener("pointerdown", () => showModels(settings.key, settings.model).catch(() => {}));
+document.addEventListener("visibilitychange", () => {
+  if (!document.hidden && models.length && !running) refresh();
+});
 
-const given = new URLSearchParams(location.hash.slice(1)).get("key");
-if (given) {
-  keep({ key: given });
-  history.replaceState(null, "", location.pathname); // neither bookmarks nor screenshots show the key
+/** Take the key that a link brings; neither bookmarks nor screenshots show it then. */
+function takeKey() {
+  const key = new URLSearchParams(location.hash.slice(1)).get("key");
+  if (!key) return false;
+  keep({ key });
+  history.replaceState(null, "", location.pathname);
+  return true;
 }
+
+window.addEventListener("hashchange", () => {
+  if (!takeKey()) return;
+  $("access").close();
+  load();
+});
+takeKey();
 showTheme(settings.theme);
 startSidebar({
   current: () => chat.id,

@@ -34,7 +34,7 @@ export function dropOldest(chat) {
   const most = KEPT * length(kept(chat));
   const before = chat.dropped ?? 0;
   let place = before;
-  // What is kept begins with a question.
+  // The kept part begins with a question.
   const next = () => all.findIndex((message, i) => i > place && message.role === "user");
   while (next() > 0 && (place === before || length(all.slice(place)) > most)) place = next();
   chat.dropped = place;

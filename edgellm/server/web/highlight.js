@@ -49,7 +49,7 @@ const LANGUAGES = {
     ),
   },
   shell: {
-    comment: String.raw`(?<![\w$])#[^\n]*`,
+    comment: String.raw`^#[^\n]*|\s#[^\n]*`,
     string: String.raw`"(?:\\.|[^"\\])*"?|'[^']*'?`,
     words: words(
       "if then else elif fi for in do done while until case esac function return export local sudo cd echo exit set source",

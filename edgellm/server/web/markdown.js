@@ -31,9 +31,9 @@ function codeBlock(language, lines) {
 
 /** The texts of a row's cells; a pipe after a backslash belongs to its cell. */
 function cells(line) {
-  const parts = line.trim().replace(/^\|/, "").split(/(?<!\\)\|/).slice(0, 64);
+  const parts = line.trim().replaceAll("\\|", "\0").replace(/^\|/, "").split("|").slice(0, 64);
   if (!parts.at(-1).trim() && parts.length > 1) parts.pop();
-  return parts.map((cell) => cell.trim().replaceAll("\\|", "|"));
+  return parts.map((cell) => cell.trim().replaceAll("\0", "|"));
 }
 
 function table(lines) {

@@ -1,10 +1,12 @@
 // Formulas as MathML, which browsers draw themselves. KaTeX comes with the first formula, and only then.
 
 const MAX_FORMULA = 2000;
+const MAX_DRAWN = 500;
 const OPTIONS = { output: "mathml", throwOnError: true, strict: "ignore", maxSize: 20, maxExpand: 300 };
 
 let loading = null;
 const waiting = new Set();
+const drawings = new Map(); // an answer that streams asks for each of its formulas again and again
 
 function load() {
   loading ??= new Promise((resolve) => {
@@ -19,11 +21,18 @@ function load() {
 }
 
 function draw(node, tex, display) {
-  try {
-    globalThis.katex.render(tex, node, { ...OPTIONS, displayMode: display });
-  } catch {
-    node.textContent = tex; // no formula, or one with commands that KaTeX does not know
+  const key = `${display} ${tex}`;
+  if (!drawings.has(key)) {
+    if (drawings.size >= MAX_DRAWN) drawings.clear();
+    const drawn = document.createElement("span");
+    try {
+      globalThis.katex.render(tex, drawn, { ...OPTIONS, displayMode: display });
+    } catch {
+      drawn.textContent = tex; // no formula, or one with commands that KaTeX does not know
+    }
+    drawings.set(key, drawn);
   }
+  node.replaceChildren(...drawings.get(key).cloneNode(true).childNodes);
 }
 
 /** A node for a formula in TeX; the TeX itself stands there until KaTeX has come. */

@@ -110,6 +110,14 @@ export function busyView() {
   return node;
 }
 
+/** Make the node of an answer that has ended that of a message; what has been drawn of it stays. */
+export function settle(node, message, showModel) {
+  node.classList.remove("busy");
+  node.removeAttribute("aria-busy");
+  fill(node.querySelector(".body"), message);
+  node.querySelector("footer").replaceWith(...note(message, true), answerFooter(message, true, showModel));
+}
+
 /** The screen before the first message. */
 export function firstScreen(model) {
   const facts = [model.parameters, model.quantization, model.size ? sizeOf(model.size) : ""].filter(Boolean);
