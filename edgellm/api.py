@@ -39,7 +39,8 @@ def load(
     A named model that is not on disk is fetched, unless `EDGELLM_OFFLINE` or `HF_HUB_OFFLINE` forbids it.
 
     threads: None uses the physical cores that this process may use. context: tokens of a prompt and its
-    answer together; None uses the trained context or 4096, whichever is less; 0 uses the trained context.
+    answer together; None uses the trained context, at most 32768 and less where memory is short; 0 uses the
+    trained context.
     vocab_only: loads only the tokenizer and the chat template. lora: adapters as FILE, FILE=SCALE or (FILE,
     scale), GGUF files or PEFT folders; generations may choose among them (GenerateOptions.lora). See
     LoadOptions for the rest. Raises FileError, FormatError, ModelError, UnsupportedError, MemoryLimitError or

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from edgellm.chat.truncation import largest_prompt, without_oldest
 from edgellm.commands.loading import chat_answer, statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
 from edgellm.engine.sampling_params import DEFAULTS
@@ -67,6 +68,7 @@ class Conversation:
         self.options = options
         self.system = system
         self.messages: list[dict[str, str]] = []
+        self.n_left_out = 0
         self.attached: list[str] = []
         self.last: Reply | None = None
         self._write = write
@@ -101,6 +103,7 @@ class Conversation:
             raise UsageError("There is nothing to take back")
         while self.messages:
             message = self.messages.pop()
+            self.n_left_out = min(self.n_left_out, len(self.messages))
             if message["role"] == "user":
                 return message["content"]
         return ""
@@ -108,6 +111,7 @@ class Conversation:
     def clear(self) -> None:
         """Remove all messages; the system prompt stays."""
         self.messages = []
+        self.n_left_out = 0
         self.attached = []
 
     def attach(self, path: Path) -> int:
@@ -188,31 +192,48 @@ class Conversation:
         except (ValueError, RecursionError):
             raise FormatError(f"{path}: not JSON, expected a conversation that /save wrote") from None
         self.system, self.messages = _checked(path, content)
+        self.n_left_out = 0
 
     def _answer(self) -> Reply:
         begun = False
-        try:
-            generation = self._begin()
-            with stoppable(generation):
-                for piece in generation:
-                    self._write(piece)
-                    begun = True
-        except EdgeLLMError as error:
-            if begun:
-                self._write("\n")
-            if isinstance(error, ContextOverflowError):
-                raise ContextOverflowError(f"{error} ({self.overflow_hint})") from None
-            raise
+        while True:
+            try:
+                generation = self._begin()
+                with stoppable(generation):
+                    for piece in generation:
+                        self._write(piece)
+                        begun = True
+                break
+            except EdgeLLMError as error:
+                if begun:
+                    self._write("\n")
+                if not isinstance(error, ContextOverflowError):
+                    raise
+                if begun or not self._leave_out():
+                    raise ContextOverflowError(f"{error} ({self.overflow_hint})") from None
         self.last = generation
         self.messages.append({"role": "assistant", "content": generation.text})
         return generation
+
+    def _leave_out(self) -> bool:
+        """Leave the oldest exchanges out of what the model gets; False if there is only one."""
+        fewer = without_oldest(self.messages[self.n_left_out :])
+        if fewer is None:
+            return False
+        self.n_left_out = len(self.messages) - len(fewer)
+        say(
+            f"(The context is full: the model no longer gets the oldest {self.n_left_out} messages. "
+            "/clear begins anew.)",
+            dim=True,
+        )
+        return True
 
     def _begin(self) -> Reply:
         return self.model.chat(self._prompt(), self.options)
 
     def _prompt(self) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        return [*system, *self.messages]
+        return [*system, *self.messages[self.n_left_out :]]
 
 
 class LocalConversation(Conversation):
@@ -238,6 +259,9 @@ class LocalConversation(Conversation):
             model.think_variables(think)  # refuses a level before the first message
 
     def _begin(self) -> Reply:
+        most = largest_prompt(self._model.n_ctx, self.options.max_tokens)
+        if len(self._model.template.encode(self._prompt())) > most and self._leave_out():
+            return self._begin()
         return chat_answer(self._model, self._prompt(), self.options, self._think, hide=self._hide_thinking)
 
     def n_tokens(self) -> int:

@@ -148,7 +148,7 @@ THREADS = Option(
 CONTEXT = Option(
     "context",
     ("-c", "--ctx-size", "--context"),
-    "tokens of a conversation; 0: the trained context; otherwise that, at most 4096",
+    "tokens of a conversation; 0: the trained context; otherwise that, at most 32768, if memory allows",
     INT,
     "N",
 )

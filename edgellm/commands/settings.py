@@ -8,13 +8,14 @@ top.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from edgellm.commands.options import SHARED, Command, Option, check_choice
-from edgellm.errors import UsageError
+from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.store.paths import config_file, offline_by_environment
 
 
@@ -117,9 +118,11 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
     """(value, origin) of options that nobody set: from the model's file, or else from the engine."""
     if "temperature" not in settings.origins:
         return {}
+    from edgellm.engine.load_options import LoadOptions
     from edgellm.engine.options import sampling_defaults
     from edgellm.engine.planning import default_context
     from edgellm.engine.sampling_params import DEFAULTS
+    from edgellm.families import build
     from edgellm.gguf.reader import GGUFFile
     from edgellm.store.resolve import local_path
 
@@ -129,7 +132,8 @@ def recommended(settings: Settings) -> dict[str, tuple[Any, str]]:
         with GGUFFile.open(path) as file:
             origin = f"metadata of {path.name}"
             found |= {name: (value, origin) for name, value in sampling_defaults(file.metadata).items()}
-            trained = file.metadata.get(f"{file.metadata.get('general.architecture')}.context_length")
-            if isinstance(trained, int):
-                found["context"] = (default_context(file, trained), origin)
+            with contextlib.suppress(EdgeLLMError):  # a file that cannot be run has no context
+                shapes = {name: info.shape for name, info in file.tensors.items()}
+                context = default_context(file, build(file.metadata, shapes), LoadOptions())
+                found["context"] = (context, origin)
     return found

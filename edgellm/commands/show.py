@@ -22,6 +22,7 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.settings import Settings
 from edgellm.engine.kv_types import cached_bytes, chosen_kv_type
+from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.planning import default_context
 from edgellm.errors import EdgeLLMError, UsageError, harmless, one_line
 from edgellm.families import build
@@ -104,7 +105,7 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
 
 def memory(program: Program, file: GGUFFile, settings: Settings) -> dict[str, int]:
     """Bytes for weights and for the cache, at a context of `context` tokens."""
-    context = settings["context"] or default_context(file, program.n_ctx_train)
+    context = settings["context"] or default_context(file, program, LoadOptions(kv_type=settings["kv_type"]))
     if settings["context"] == 0:
         context = program.n_ctx_train
     kv_type = chosen_kv_type(file, program, settings["kv_type"], backend="native")

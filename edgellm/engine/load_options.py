@@ -9,7 +9,8 @@ from edgellm.engine.adapters import AdapterFile
 from edgellm.engine.kv_types import KV_TYPES
 from edgellm.errors import UsageError
 
-# Largest context if none is given: few callers want the memory that a long one takes.
+# Contexts if none is given: at most, and at least where the model was trained for so much.
+LARGEST_DEFAULT = 32768
 DEFAULT_CONTEXT = 4096
 DEFAULT_BATCH = 256
 DEFAULT_PARALLEL = 4
@@ -25,9 +26,9 @@ class LoadOptions:
     """How to load a model.
 
     threads: None uses the physical cores that this process may use. context: tokens; None uses the trained
-    context or 4096, whichever is less (for a LongRoPE model at most its context before scaling); 0 uses the
-    trained context. cache_tokens: tokens that all sequences together may hold; None: those of
-    `cache_contexts` contexts. parallel: most requests that run at the same time. max_waiting: most requests
+    context, at most 32768, or what memory allows (`planning.default_context`); 0 uses the trained context.
+    cache_tokens: tokens that all sequences together may hold; None: those of `cache_contexts` contexts.
+    parallel: most requests that run at the same time. max_waiting: most requests
     that wait. batch: tokens of a step. kv_type: type of cached keys and values, a name of `KV_TYPES`, or
     "auto": f32 if all weights are f32, else the fastest type of 16 bits. isa: instruction set, "" for the
     best one. draft_max: most draft tokens of one request in a step (None: 7, 0: none); answers do not depend

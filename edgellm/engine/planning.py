@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.device.cores import default_threads
+from edgellm.device.memory import available_memory, total_memory
 from edgellm.engine.adapters import read_adapter
-from edgellm.engine.kv_types import chosen_kv_type
-from edgellm.engine.load_options import DEFAULT_CONTEXT, LoadOptions
+from edgellm.engine.kv_types import cached_bytes, chosen_kv_type
+from edgellm.engine.load_options import DEFAULT_CONTEXT, LARGEST_DEFAULT, LoadOptions
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.families import build, trained_context
 from edgellm.gguf.reader import GGUFFile
@@ -94,7 +96,7 @@ def plan(file: GGUFFile, options: LoadOptions) -> LoadPlan:
     try:
         trained = trained_context(file.metadata)
         if n_ctx is None:
-            n_ctx = default_context(file, trained)
+            n_ctx = largest_default(file, trained)
         elif n_ctx == 0:
             n_ctx = trained
         elif n_ctx > trained:
@@ -103,6 +105,8 @@ def plan(file: GGUFFile, options: LoadOptions) -> LoadPlan:
                 f"give at most {trained}."
             )
         program = build(file.metadata, shapes, context=n_ctx)
+        if options.context is None:
+            n_ctx = default_context(file, program, options)
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
     _check_backend(file, options)
@@ -113,15 +117,44 @@ def plan(file: GGUFFile, options: LoadOptions) -> LoadPlan:
     return _plan_draft(planned, options.draft)
 
 
-def default_context(file: GGUFFile, trained: int) -> int:
-    """Context if none is given; for a LongRoPE model at most the length that its short factors are for."""
-    n_ctx = min(trained, DEFAULT_CONTEXT)
-    original = file.metadata.get(
-        f"{file.metadata['general.architecture']}.rope.scaling.original_context_length"
-    )
+def largest_default(file: GGUFFile, trained: int) -> int:
+    """Largest context if none is given; for a LongRoPE model the length that its short factors are for."""
+    n_ctx = min(trained, LARGEST_DEFAULT)
+    architecture = file.metadata["general.architecture"]
+    original = file.metadata.get(f"{architecture}.rope.scaling.original_context_length")
     if "rope_factors_short.weight" in file.tensors and isinstance(original, int):
         n_ctx = min(n_ctx, original)
     return n_ctx
+
+
+def default_context(file: GGUFFile, program: Program, options: LoadOptions) -> int:
+    """Context if none is given: the largest one, halved while keys and values would take more than half of
+    the memory that the weights leave, but at least DEFAULT_CONTEXT.
+
+    Encoders get no more than DEFAULT_CONTEXT, because they compute a text in one step.
+    """
+    n_ctx = largest_default(file, program.n_ctx_train)
+    if n_ctx <= DEFAULT_CONTEXT:
+        return n_ctx
+    if program.logits is None:
+        return DEFAULT_CONTEXT
+    # Any type of 16 bits; naming the one that is chosen would load the engine before its thread does.
+    kv_type = "f16" if options.kv_type == "auto" else options.kv_type
+    per_token = sum(cached_bytes(cache, kv_type) for cache in program.caches)
+    room = _memory(options) - sum(info.n_bytes for info in file.tensors.values())
+    while n_ctx > DEFAULT_CONTEXT and options.cache_contexts * n_ctx * per_token > room / 2:
+        n_ctx //= 2
+    return max(n_ctx, DEFAULT_CONTEXT)
+
+
+def _memory(options: LoadOptions) -> float:
+    """Bytes that loading may use; infinite if the system does not say."""
+    if options.max_memory is not None:
+        return options.max_memory
+    available, total = available_memory(), total_memory()
+    if available is not None:
+        return available
+    return math.inf if total is None else total / 2
 
 
 def vocabulary_difference(path: Path, draft: Path) -> str | None:

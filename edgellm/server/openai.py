@@ -60,6 +60,7 @@ async def chat_completions(body: ChatBody, request: Request, service: ServiceOf)
         variables=body.chat_template_kwargs or {},
         thinking=body.thoughts(),
         prefill=body.continue_final_message,
+        truncate=body.truncation == "auto",
         n=body.n,
     )
     return await service.answer(

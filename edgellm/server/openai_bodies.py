@@ -66,6 +66,7 @@ class ChatBody(OpenAIBody):
     """
 
     messages: list[dict[str, Any]] = Field(min_length=1)
+    truncation: Literal["auto", "disabled"] = "disabled"
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)

@@ -36,5 +36,6 @@ async def responses(body: ResponsesBody, request: Request, service: ServiceOf) -
         tools=chosen.tools,
         choice=chosen.choice,
         thinking=body.thoughts(),
+        truncate=body.truncation == "auto",
     )
     return await service.answer(request, body, chat.prompt, ResponseShape, streams=body.stream)

@@ -43,6 +43,7 @@ class ResponsesBody(ModelBody, SamplingFields):
     instructions: str | None = None
     max_output_tokens: int | None = None
     stream: bool = False
+    truncation: Literal["auto", "disabled"] = "disabled"
     text: TextConfig | None = None
     metadata: dict[str, Any] | None = None
     previous_response_id: str | None = None

@@ -162,7 +162,7 @@ class ResponseShape(Shape[ResponsesBody]):
             "tool_choice": choice,
             "tools": body.tools,
             "top_p": options.top_p,
-            "truncation": "disabled",
+            "truncation": body.truncation,
             "usage": None,
         }
 

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from edgellm.chat.bare_calls import Parser
 from edgellm.chat.parts import PartParser
 from edgellm.chat.tools import Tool, ToolChoice
-from edgellm.engine.conversation import prepare
+from edgellm.chat.truncation import largest_prompt, without_oldest
+from edgellm.engine.conversation import Conversation, prepare
 from edgellm.engine.lengths import check_length
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
@@ -42,6 +43,7 @@ from edgellm.server.thoughts import Thinking
 log = logging.getLogger("edgellm.server")
 
 RELAXED_HEADER = "X-Edgellm-Relaxed"
+DROPPED_HEADER = "X-Edgellm-Dropped-Messages"
 MAX_LOGGED = 16
 
 
@@ -51,7 +53,7 @@ class Prompt:
 
     shown: control tokens whose texts are part of the answers. parser: makes one for each answer. relaxed:
     fields of tools that the grammar does not enforce. ignored: fields that the template cannot honour.
-    echoed: log-probabilities of each prompt's tokens.
+    echoed: log-probabilities of each prompt's tokens. n_dropped: messages that were left out.
     """
 
     ids: Sequence[Sequence[int]]
@@ -62,6 +64,7 @@ class Prompt:
     relaxed: tuple[str, ...] = ()
     echoed: Sequence[Sequence[Sampled]] = ()
     ignored: tuple[str, ...] = ()
+    n_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Chat:
     """A conversation and what is asked of its answer; choice: None if no tool may be called.
 
     prefill: a last message of the assistant is the beginning of the answer, which goes on from there.
+    truncate: the oldest exchanges of a conversation that is too long are left out.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -78,6 +82,7 @@ class Chat:
     variables: Mapping[str, Any] = field(default_factory=dict)
     thinking: Thinking = field(default_factory=Thinking)
     prefill: bool = False
+    truncate: bool = False
     n: int = 1
 
     async def prompt(self, loaded: Served) -> Prompt:
@@ -97,23 +102,53 @@ class Chat:
 
     def _prepare(self, model: Model, messages: Sequence[Mapping[str, Any]], begun: str) -> Prompt:
         levels, options, ignored = self.thinking.apply(model.template, self.options, tools=bool(self.tools))
-        made = prepare(
+        prepared = partial(
+            prepare,
             model,
-            messages,
-            options,
+            options=options,
             tools=self.tools,
             choice=self.choice,
             levels=levels,
             variables=template_variables(self.variables),
             begun=begun,
         )
+        made, n_dropped = (
+            self._shortened(model, prepared, messages) if self.truncate else (prepared(messages), 0)
+        )
         if made.relaxed:
             n, names = len(made.relaxed), ", ".join(made.relaxed[:MAX_LOGGED])
             log.info("%d fields of tools are not enforced: %s", n, names)
         ignored += tuple(f"chat_template_kwargs.{name}" for name in made.unnamed)
         return Prompt(
-            [made.ids], made.options, self.n, made.shown, made.parser, made.relaxed, ignored=ignored
+            [made.ids],
+            made.options,
+            self.n,
+            made.shown,
+            made.parser,
+            made.relaxed,
+            ignored=ignored,
+            n_dropped=n_dropped,
         )
+
+    def _shortened(
+        self,
+        model: Model,
+        prepared: Callable[[Sequence[Mapping[str, Any]]], Conversation],
+        messages: Sequence[Mapping[str, Any]],
+    ) -> tuple[Conversation, int]:
+        """The conversation without its oldest exchanges if it is too long, and how many messages that are."""
+        n_most = largest_prompt(model.n_ctx, self.options.max_tokens)
+        kept = messages
+        while True:
+            fewer = without_oldest(kept)
+            try:
+                made = prepared(kept)
+                if len(made.ids) <= n_most or fewer is None:
+                    return made, len(messages) - len(kept)
+            except ContextOverflowError:
+                if fewer is None:
+                    raise
+            kept = fewer
 
 
 B = TypeVar("B", bound=ModelBody)
@@ -199,6 +234,8 @@ class Service:
             job.end()
 
         headers = {**body.ignored(prompt.ignored), **naming_header(RELAXED_HEADER, list(prompt.relaxed))}
+        if prompt.n_dropped:
+            headers[DROPPED_HEADER] = str(prompt.n_dropped)
         if streams:
             chunks, on_end = made.chunks(), end
             if kept_as is not None:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pytest
 
+from edgellm.chat.truncation import largest_prompt, without_oldest
 from edgellm.commands.chat import obey, read_message, talk
 from edgellm.commands.conversation import LocalConversation
 from edgellm.commands.loading import note_of_end, statistics, with_temperature
@@ -277,6 +278,39 @@ def test_a_message_that_does_not_fit_leaves_no_trace(chat: Chat, capsys: pytest.
     chat.says("a", "x" * 200)
     assert chat.contents == ["a", "okthen"]
     assert "too many tokens. (/undo, /clear, or start again with a larger -c)" in capsys.readouterr().err
+
+
+def test_a_full_context_leaves_out_the_oldest(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.model.answers = ["b" * 20, "d" * 20, "f" * 20, "h"]
+    chat.says("a" * 20, "c" * 20, "/system S", "e" * 20)
+    assert [m["content"][0] for m in chat.model.prompts[2]] == ["S", "c", "d", "e"]
+    assert "no longer gets the oldest 2 messages" in capsys.readouterr().err
+    assert [text[0] for text in chat.contents] == ["a", "b", "c", "d", "e", "f"]
+    chat.says("/undo", "/undo", "/undo", "g")
+    assert [m["content"][0] for m in chat.model.prompts[3]] == ["S", "g"]
+
+
+def test_an_answer_has_room_when_messages_are_left_out() -> None:
+    assert largest_prompt(100, None) == 75
+    assert largest_prompt(100, 10) == 90
+    assert largest_prompt(100, 0) == 99
+
+
+def test_instructions_and_the_last_exchange_stay() -> None:
+    talk: list[dict[str, Any]] = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "a" * 50},
+        {"role": "assistant", "content": None, "tool_calls": []},
+        {"role": "tool", "content": "r"},
+        {"role": "user", "content": "b"},
+        {"role": "assistant", "content": "c" * 50},
+        {"role": "user", "content": "d"},
+    ]
+    once = without_oldest(talk)
+    assert once == [talk[0], *talk[4:]]
+    assert without_oldest(once) == [talk[0], talk[6]]
+    assert without_oldest([talk[0], talk[6]]) is None
+    assert without_oldest(talk[1:4]) is None
 
 
 def test_a_failed_regen_keeps_the_answer(chat: Chat) -> None:
