@@ -99,18 +99,35 @@ def parse_alone(
         function = tool.get("function", tool)
         schemas[str(function.get("name"))] = function.get("parameters") or {}
     prompt = prompt_end or syntax.prompt_end
-    text = _without_header(text, prompt, syntax)
+    whole, text = text, _without_header(text, prompt, syntax)
+    begun = _header(text, prompt, syntax) if text == whole else ""
+    text = text[len(begun) :]
     parser = PartParser(
         syntax,
         tuple(schemas),
         thinks=syntax.thinks,
-        thinking=not _opens_again(text, syntax) and (ends_open(prompt, syntax) or _closes(text, syntax)),
+        thinking=not _opens_again(text, syntax)
+        and ((not begun and ends_open(prompt, syntax)) or _closes(text, syntax)),
         any_name=not schemas,
         schemas=schemas,
     )
     parsed = parse(parser, text)
     calls = [ToolCall(name, read_arguments(written) or {}) for name, written in parsed.calls]
     return Message(parsed.words.strip(), parsed.thoughts.strip(), calls)
+
+
+def _header(text: str, prompt: str, syntax: Syntax) -> str:
+    """The beginning of a turn that an answer repeats, up to where its thoughts would be."""
+    from edgellm.chat.syntax import atoms, end_mark
+
+    mine, theirs = atoms(text), atoms(prompt)
+    n = 0
+    while n < min(len(mine), len(theirs)) and mine[n] == theirs[n]:
+        n += 1
+    shared = "".join(mine[:n])
+    if syntax.think_begin.strip():
+        shared = shared.partition(syntax.think_begin.strip())[0]
+    return shared if end_mark(shared) else ""
 
 
 def _opens_again(text: str, syntax: Syntax) -> bool:

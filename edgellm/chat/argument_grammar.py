@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from edgellm.chat.notation import plain_form
 from edgellm.chat.reading import resolve, types_of
 from edgellm.chat.schema import grammar_schema
-from edgellm.chat.syntax import Arguments
+from edgellm.chat.syntax import Arguments, Notation
 
 MAX_DEPTH = 8
 _NUMBER_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -25,14 +26,19 @@ class ArgumentGrammar:
     """
 
     def __init__(
-        self, prefix: str, form: Arguments, ends: Sequence[str], literal: Callable[[str], str]
+        self,
+        prefix: str,
+        form: Arguments,
+        ends: Sequence[str],
+        literal: Callable[[str], str],
+        root: Mapping[str, Any] | None = None,
     ) -> None:
         self.rules: list[str] = []
         self._prefix = prefix
         self._form = form
         self._ends = ends
         self._literal = literal
-        self._root: Mapping[str, Any] = {}
+        self._root: Mapping[str, Any] = root or {}
         self._n = 0
         self._any: str | None = None
 
@@ -116,6 +122,10 @@ class ArgumentGrammar:
             for kind in _kinds(choice, self._root):
                 if kind == "string" and form.strings == "raw":
                     texts.append(self._raw(choice))
+                elif kind == "string":
+                    others.append(self._text(choice, form.strings))
+                elif kind == "array" and form.lists is not None:
+                    others.append(self._list({**choice, "type": kind}, form.lists))
                 else:
                     others.append(self._nested({**choice, "type": kind}, 1))
         options = []
@@ -168,6 +178,16 @@ class ArgumentGrammar:
                 options.append(self._of_kind(kind, choice, depth))
         return options[0] if len(options) == 1 else f"({' | '.join(dict.fromkeys(options))})"
 
+    def _list(self, schema: Mapping[str, Any], notation: Notation) -> str:
+        """A list in a notation of its own."""
+        self._n += 1
+        inner = ArgumentGrammar(
+            f"{self._prefix}_l{self._n}", plain_form(notation), self._ends, self._literal, self._root
+        )
+        body = inner._nested(schema, 1)
+        self.rules += inner.rules
+        return body
+
     def _constant_or_json(self, schema: Any) -> str:
         kind = schema.get("type") if isinstance(schema, Mapping) else None
         true, false, null = self._form.words
@@ -182,9 +202,7 @@ class ArgumentGrammar:
         own = form.values == "own"
         values = _values(schema)
         if kind == "string":
-            if values is not None:
-                return f"({' | '.join(literal(self._quoted(v)) for v in values if isinstance(v, str))})"
-            return self._string()
+            return self._text(schema, form.values)
         if kind in ("integer", "number"):
             bounds = {key: schema[key] for key in _NUMBER_KEYS if key in schema}
             if values is not None:
@@ -211,14 +229,21 @@ class ArgumentGrammar:
 
         return self._members(schema, "{", separator, "}", pair, free)
 
-    def _quoted(self, value: str) -> str:
-        if self._form.values == "own":
-            return self._form.quotes[0] + value + self._form.quotes[1]
-        return repr(value) if "python" in (self._form.strings, self._form.values) else json.dumps(value)
+    def _text(self, schema: Mapping[str, Any], notation: Notation) -> str:
+        """A string with its quotes."""
+        if notation == "json":
+            return self._json(schema)
+        values = _values(schema)
+        if values is None:
+            return self._string(notation)
+        begin, end = self._form.quotes
+        texts = [v for v in values if isinstance(v, str)]
+        written = [begin + v + end if notation == "own" else repr(v) for v in texts]
+        return f"({' | '.join(map(self._literal, written))})"
 
-    def _string(self) -> str:
+    def _string(self, notation: Notation) -> str:
         form = self._form
-        if form.values == "own":
+        if notation == "own":
             begin, end = form.quotes
             if "<[" in self._literal(end):  # a control token is no text
                 inner = self._terminal(r"/(.|\n)+/") + "?"
@@ -227,8 +252,8 @@ class ArgumentGrammar:
             self._n += 1
             self.rules.append(rf"{name}[lazy]: /(.|\n)*{_regex(end)}/")
             return self._rule(_joined(self._literal(begin), name))
-        if "python" in (form.strings, form.values):
-            return self._terminal(r"/'([^'\\\n]|\\['\\nrt])*'/")
+        if notation == "python":
+            return self._terminal(r"/'([^'\\]|\\['\\nrt])*'/")
         return self._json({"type": "string"})
 
     def _anything(self) -> str:
@@ -238,9 +263,8 @@ class ArgumentGrammar:
             separator = literal("," if form.values == "own" else ", ")
             words = " | ".join(map(literal, form.words))
             number = self._json({"type": "number"})
-            self.rules.append(
-                f'{name}: {self._string()} | {number} | {words} | "[" ({name} ({separator} {name})*)? "]"'
-            )
+            listed = f'"[" ({name} ({separator} {name})*)? "]"'
+            self.rules.append(f"{name}: {self._string(form.values)} | {number} | {words} | {listed}")
         return self._any
 
 

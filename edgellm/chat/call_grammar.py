@@ -128,7 +128,11 @@ class _Writer:
                     )
                 self.rules.append("next_call: " + " | ".join(f"next_{i}" for i in range(len(tools))))
             more = f"next_call{{0,{MAX_CALLS - 1}}}"
-        self.rules.append(f"{name}_calls: {_joined(f'({first})', more, self.literal(syntax.end))}")
+        lead = f"({self.literal(syntax.lead)})?" if name == "first" and syntax.lead else ""
+        end = self.literal(syntax.end)
+        if not syntax.lone_end:
+            end = f"({end})?"
+        self.rules.append(f"{name}_calls: {_joined(lead, f'({first})', more, end)}")
         return f"{name}_calls"
 
     def _call(self, opening: Sequence[Piece], i: int, tool: Tool) -> str:

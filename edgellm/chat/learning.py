@@ -64,6 +64,7 @@ def _fall_back(turns: Turns, syntax: Syntax) -> Syntax:
         closing=form.closing,
         separator=form.separator,
         end=form.end,
+        lone_end=form.lone_end,
         arguments=form.arguments,
         several=form.several,
     )

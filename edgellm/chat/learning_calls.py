@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from edgellm.chat.notation import NotationError, object_at, read_value
+from edgellm.chat.notation import NotationError, object_at, plain_form, read_value
 from edgellm.chat.probing import IDS, NAMES, tool
-from edgellm.chat.syntax import Arguments, Piece, Slot, Syntax, atoms, first_mark, merge
+from edgellm.chat.syntax import Arguments, Notation, Piece, Slot, Syntax, atoms, first_mark, merge
 from edgellm.chat.turns import KEYS, NUMBER_TYPE, NUMBERS, TRICKY, WORDS, Turns, after_prompt
 
 
@@ -86,7 +87,9 @@ def learn_calls(turns: Turns, syntax: Syntax) -> Syntax | None:
     if not all(isinstance(p, str) for p in (*separator, *closed)):
         # Ids stand after all calls, or names of calls stand between them.
         raise Unlearned
-    first, later, words_end = _openings(turns, syntax, cut.before, _after_words(turns, first_arguments), form)
+    first, later, words_end, lead = _openings(
+        turns, syntax, cut.before, _after_words(turns, first_arguments, form)
+    )
     return replace(
         syntax,
         kind="learned",
@@ -94,10 +97,12 @@ def learn_calls(turns: Turns, syntax: Syntax) -> Syntax | None:
         writes=True,
         first=_indexed(first, head),
         later=_indexed(later, head),
+        lead=lead,
         head=merge(head) or _indexed(first, head),
         closing=merge(closing),
         separator=_text(separator),
         end=_text(closed),
+        lone_end=_text(closed).strip() in one,
         arguments=form,
         several=bool(cut.between),
         words_end=words_end,
@@ -117,20 +122,25 @@ def _text(pieces: Sequence[Piece]) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _after_words(turns: Turns, arguments: Mapping[str, Any]) -> list[Piece] | None:
+def _after_words(turns: Turns, arguments: dict[str, Any], form: Arguments) -> list[Piece] | None:
     """The pieces between words and the first argument of a call, if words may stand before one."""
     shown = turns.calls(arguments, content=WORDS)
     if shown is None or WORDS not in shown or shown.find(WORDS) > shown.find(KEYS[0]):
         return None
-    return _pieces(shown.partition(WORDS)[2].partition(KEYS[0])[0])
+    after = shown.partition(WORDS)[2]
+    span = _object_span(after, arguments) if form.kind == "object" else None
+    return _pieces(after[: span[0]] if span is not None else after.partition(KEYS[0])[0])
 
 
 def _openings(
-    turns: Turns, syntax: Syntax, before: list[Piece], later: list[Piece] | None, form: Arguments
-) -> tuple[list[Piece], list[Piece], str]:
-    """Pieces of a first call before its arguments, in an answer and after words; the mark that ends words."""
+    turns: Turns, syntax: Syntax, before: list[Piece], later: list[Piece] | None
+) -> tuple[list[Piece], list[Piece], str, str]:
+    """Pieces of a first call before its arguments, in an answer and after words; the mark that ends words.
+
+    Last comes the text that stands before the first call.
+    """
     lead, rest = _lead(before)
-    lead = after_prompt(lead, turns.tool_prompt)
+    whole = lead = after_prompt(lead, turns.tool_prompt)
     if syntax.thinks and syntax.think_end in lead:
         lead = lead[lead.rfind(syntax.think_end) + len(syntax.think_end) :]
     following, words_end = "", ""
@@ -150,7 +160,7 @@ def _openings(
         if turns.tool_prompt.rstrip().endswith(lead[:n].rstrip()) and first_mark(lead[:n]):
             lead = lead[n:].lstrip()
             break
-    return [*atoms(lead), *rest], [*atoms(following), *rest], words_end
+    return [*atoms(lead), *rest], [*atoms(following), *rest], words_end, whole.removesuffix(lead)
 
 
 def _lead(pieces: Sequence[Piece]) -> tuple[str, list[Piece]]:
@@ -195,7 +205,7 @@ def _object_form(turns: Turns, written: str, arguments: dict[str, int]) -> Argum
     except ValueError:
         pass
     if written.startswith("{'"):
-        return Arguments(strings="python", values="python", words=("True", "False", "None"))
+        return plain_form("python")
     shown = turns.calls({KEYS[0]: "zqtext", KEYS[1]: NUMBERS[1]})
     if shown is None or "zqtext" not in shown:
         return None
@@ -288,6 +298,8 @@ def _learn_values(turns: Turns, form: Arguments) -> Arguments:
     if strings == "raw" and quoted and not form.tail:
         # Quotes without escapes can hold no quote; models escape it as their language does.
         strings = "python" if text_middle.endswith("'") else "json"
+    if strings == "raw":
+        form = replace(form, wrap=_wrap(shown(TRICKY), form))
     words: list[str] = []
     for value, usual in ((True, "true"), (False, "false"), (None, "null")):
         written = shown(value)
@@ -316,10 +328,34 @@ def _learn_values(turns: Turns, form: Arguments) -> Arguments:
         form,
         strings=strings,  # type: ignore[arg-type]
         values=values,  # type: ignore[arg-type]
+        lists=_list_notation(shown, form) if values == "json" else None,
         quotes=quotes,
         words=(words[0], words[1], words[2]),
         ordered=not _sorts_keys(turns),
     )
+
+
+def _list_notation(shown: Callable[[Any], str | None], form: Arguments) -> Notation | None:
+    """The notation of lists where objects are JSON; None if it is JSON, too."""
+    value = [{"zqin": "zqtext"}, True]
+    written = shown(value)
+    inner = "" if written is None else written.removeprefix(form.middle).removesuffix(form.tail)
+    with contextlib.suppress(ValueError):
+        if json.loads(inner) == value:
+            return None
+    with contextlib.suppress(NotationError):
+        if read_value(inner) == value:
+            return "python"
+    return None
+
+
+def _wrap(text: str | None, form: Arguments) -> tuple[str, str]:
+    """Marks that the template puts around a raw string with signs of markup in it."""
+    if text is None or TRICKY not in text:
+        return "", ""
+    inner = text.removeprefix(form.text_middle).removesuffix(form.text_tail)
+    begin, _, end = inner.partition(TRICKY)
+    return (begin, end) if begin.strip() and end.strip() else ("", "")
 
 
 def _own_quote(text: str, *, after: bool = False) -> str:

@@ -23,7 +23,8 @@ class Forms:
 
     content: a text, a list of parts, or either. arguments: of a call, an object or its JSON text.
     thoughts: the key of an assistant's thoughts. single_calls: no more than one call in a message.
-    no_content: a message of calls without words has no content, rather than an empty one.
+    no_content: a message of calls without words has no content, rather than an empty one. named_ids: the
+    template writes a call's id alone, which must hold its name.
     """
 
     content: Literal["text", "parts", "either"] = "text"
@@ -31,6 +32,12 @@ class Forms:
     thoughts: str = THOUGHT_KEYS[0]
     single_calls: bool = False
     no_content: bool = False
+    named_ids: bool = False
+
+
+def named_id(name: str, number: int) -> str:
+    """The id of a conversation's n-th call, from 0, for a template that writes no names of calls."""
+    return f"functions.{name}:{number}"
 
 
 def normalize_messages(messages: Iterable[Message], forms: Forms | None = None) -> list[dict[str, Any]]:
@@ -77,7 +84,28 @@ def adapt(messages: Sequence[dict[str, Any]], forms: Forms) -> list[dict[str, An
             if forms.no_content and not message["content"]:
                 message["content"] = None
         result.append(rename_thoughts(message, forms.thoughts))
+    if forms.named_ids:
+        result = _with_named_ids(result)
     return _one_call_each(result) if forms.single_calls else result
+
+
+def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Messages whose calls, and the results of these, have ids that hold the calls' names."""
+    changed: dict[Any, str] = {}
+    result: list[dict[str, Any]] = []
+    for message in messages:
+        if message.get("tool_calls"):
+            calls = []
+            for call in message["tool_calls"]:
+                name = call.get("function", call)["name"]
+                new = named_id(name, len(changed))
+                changed[call.get("id", new)] = new
+                calls.append({**call, "id": new})
+            message = {**message, "tool_calls": calls}
+        elif message.get("tool_call_id") in changed:
+            message = {**message, "tool_call_id": changed[message["tool_call_id"]]}
+        result.append(message)
+    return result
 
 
 def rename_thoughts(message: dict[str, Any], key: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from edgellm.chat.syntax import Arguments
+from edgellm.chat.syntax import Arguments, Notation
 
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
@@ -20,6 +20,12 @@ class NotationError(ValueError):
     """A text is no value in its notation."""
 
 
+def plain_form(notation: Notation) -> Arguments:
+    """Arguments as one value in JSON or as Python prints it."""
+    words = ("True", "False", "None") if notation == "python" else ("true", "false", "null")
+    return Arguments(strings=notation, values=notation, words=words)
+
+
 def write_arguments(form: Arguments, arguments: Mapping[str, Any]) -> str:
     """A call's arguments as a model would write them."""
     if form.kind == "object":
@@ -28,21 +34,31 @@ def write_arguments(form: Arguments, arguments: Mapping[str, Any]) -> str:
     for key, value in arguments.items() if form.ordered else sorted(arguments.items()):
         text = isinstance(value, str)
         middle, tail = (form.text_middle, form.text_tail) if text else (form.middle, form.tail)
-        written = value if text and form.strings == "raw" else write_value(form, value, inner=text)
-        pairs.append(form.head + key + middle + written + tail)
+        pairs.append(
+            form.head + key + middle + _written_text(form, value) + tail
+            if text
+            else form.head + key + middle + write_value(form, value) + tail
+        )
     return form.open + form.separator.join(pairs) + form.close
 
 
-def write_value(form: Arguments, value: Any, *, inner: bool = False) -> str:
-    """A value in the notation of strings or of values; `inner`: a string without its quotes."""
+def _written_text(form: Arguments, value: str) -> str:
+    """A string among pairs, without the quotes around it."""
+    if form.strings in ("raw", "own"):
+        return value
+    return (repr(value) if form.strings == "python" else json.dumps(value, ensure_ascii=False))[1:-1]
+
+
+def write_value(form: Arguments, value: Any) -> str:
+    """A value in the notation of values."""
     if isinstance(value, str):
-        notation = form.strings if form.strings != "raw" else form.values
-        if notation == "own":
-            return value if inner else form.quotes[0] + value + form.quotes[1]
-        written = repr(value) if notation == "python" else json.dumps(value, ensure_ascii=False)
-        return written[1:-1] if inner else written
+        if form.values == "own":
+            return form.quotes[0] + value + form.quotes[1]
+        return repr(value) if form.values == "python" else json.dumps(value, ensure_ascii=False)
     if value is True or value is False or value is None:
         return form.words[(True, False, None).index(value)]
+    if isinstance(value, list) and form.lists is not None:
+        return write_value(plain_form(form.lists), value)
     if isinstance(value, list | dict) and form.values == "json":
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):

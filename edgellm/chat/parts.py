@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from edgellm.chat import key_order, known
 from edgellm.chat.reading import ArgumentReader, Bad, object_reader
-from edgellm.chat.syntax import Piece, Slot, Syntax, first_mark, match, merge
+from edgellm.chat.syntax import Piece, Slot, Syntax, end_mark, first_mark, match, merge
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +91,17 @@ class PartParser:
         self._triggers: list[str] = []
         self._end_marks: list[str] = []
         if syntax is not None:
-            self._end_marks = list(filter(None, (first_mark(syntax.turn_end), syntax.words_end)))
+            self._end_marks = list(filter(None, (end_mark(syntax.turn_end), syntax.words_end)))
             if names or any_name:
                 self._prepare(syntax)
 
     def _prepare(self, syntax: Syntax) -> None:
         self._openings = list(dict.fromkeys((syntax.first, syntax.later)))
         self._triggers = list(dict.fromkeys(filter(None, map(trigger_of, self._openings))))
+        if not self._triggers and syntax.later[1:2] == (Slot.NAME,) and syntax.arguments.open.strip() == "(":
+            # No mark begins a call, but its name and bracket do.
+            lead = str(syntax.later[0]).lstrip()
+            self._triggers = [f"{lead}{name}(" for name in self._names if lead]
 
     def push(self, text: str) -> list[Part]:
         """More of the answer."""
@@ -234,7 +238,13 @@ class PartParser:
         at = match(syntax.header, self._held) if first_mark(syntax.header) else None
         if at is not None and at >= 0:
             self._held, self._state = self._held[at:], "begin"
-        elif at is None or final:
+            return None
+        begun = self._held.lstrip()
+        opened = [self._opens(opening, begun) for opening in self._openings] if begun else [None]
+        if True in opened:  # a call after the mark that ends words
+            self._held = begun
+            self._begin_call()
+        elif final or (at is None and None not in opened):
             self._state = "done"
         return None
 
@@ -304,6 +314,10 @@ class PartParser:
         self._taken = ""
         if self.n_calls:
             self._held, self._state = text[1:], "done"
+            return None
+        ended = next((mark for mark in self._end_marks if text.startswith(mark)), "")
+        if ended and self._back == "words":
+            self._held, self._state = text[len(ended) :], "ended"
             return None
         self._held, self._state = text[1:], self._back
         if not text:

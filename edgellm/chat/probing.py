@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgellm.chat.budget import budget_for
-from edgellm.chat.messages import THOUGHT_KEYS, Forms
+from edgellm.chat.messages import THOUGHT_KEYS, Forms, named_id
 from edgellm.chat.syntax import BOS, EOS
 from edgellm.errors import TemplateError
 
@@ -18,18 +18,19 @@ if TYPE_CHECKING:
 
 NAMES = ("zqfirst", "zqsecond")
 IDS = ("zqcallid1", "zqcallid2")  # nine letters and digits: Mistral's templates take no others
+NAMED_IDS = tuple(named_id(name, i) for i, name in enumerate(NAMES))
 _LOOPS_OVER_CONTENT = re.compile(r"for\s+\w+\s+in\s+[^%}]*content")
 
 
-def call(number: int, arguments: Any) -> dict[str, Any]:
+def call(number: int, arguments: Any, ids: Sequence[str] = IDS) -> dict[str, Any]:
     """A call of the first or second tool."""
     function = {"name": NAMES[number], "arguments": arguments}
-    return {"id": IDS[number], "type": "function", "function": function}
+    return {"id": ids[number], "type": "function", "function": function}
 
 
-def result(number: int, text: str = "zqresult") -> dict[str, Any]:
+def result(number: int, text: str = "zqresult", ids: Sequence[str] = IDS) -> dict[str, Any]:
     """The message with the result of a call."""
-    return {"role": "tool", "tool_call_id": IDS[number], "name": NAMES[number], "content": text}
+    return {"role": "tool", "tool_call_id": ids[number], "name": NAMES[number], "content": text}
 
 
 def user(text: Any = "zqask") -> dict[str, Any]:
@@ -93,8 +94,22 @@ class Prober:
     def forms(self) -> Forms:
         """The forms of messages that the template takes."""
         return Forms(
-            self.content_form, self.arguments_form, self.thoughts_key, self.single_calls, self.no_content
+            self.content_form,
+            self.arguments_form,
+            self.thoughts_key,
+            self.single_calls,
+            self.no_content,
+            self.ids is not IDS,
         )
+
+    @functools.cached_property
+    def ids(self) -> Sequence[str]:
+        """Ids of calls: those that hold names, if the template writes a call's id and not its name."""
+        shown = self.calls("{}", ids=IDS) if "id" in self.source else None
+        turn = "" if shown is None else _turns(shown)
+        if IDS[0] not in turn or NAMES[0] in turn[: turn.rfind("zqresult")]:
+            return IDS
+        return NAMED_IDS
 
     @functools.cached_property
     def content_form(self) -> Any:
@@ -131,14 +146,15 @@ class Prober:
         """A text as the template takes content."""
         return [{"type": "text", "text": text}] if self.content_form == "parts" else text
 
-    def calls(self, *arguments: Any, empty: Any = "") -> str | None:
+    def calls(self, *arguments: Any, empty: Any = "", ids: Sequence[str] | None = None) -> str | None:
         """The rendering of a question and an answer of calls with these arguments."""
-        calls = [call(i, given) for i, given in enumerate(arguments)]
+        ids = ids or self.ids
+        calls = [call(i, given, ids) for i, given in enumerate(arguments)]
         tools = [tool(i, {"zqkey": {"type": "string"}}) for i in (0, 1)]
         content = self.content(empty) if empty is not None else None
         turn = assistant(content, tool_calls=calls)
         ask = user(self.content("zqask"))
-        shown = self.render([ask, turn, *(result(i) for i in range(len(calls)))], tools)
+        shown = self.render([ask, turn, *(result(i, ids=ids) for i in range(len(calls)))], tools)
         return shown if shown is not None else self.render([ask, turn], tools)
 
     @functools.cached_property
@@ -159,8 +175,10 @@ class Prober:
             if shown is not None and "zqkey" in _turns(shown) and "{'zqkey'" not in shown:
                 return "object", empty is None
             as_text = self.calls(text, empty=empty)
-            if as_text is not None and text in _turns(as_text):
+            if as_text is not None and text in (turn := _turns(as_text)) and f"'{text}'" not in turn:
                 return "text", empty is None
+            if shown is not None and "zqkey" in _turns(shown):
+                return "object", empty is None
         return "object", False
 
     @functools.cached_property

@@ -188,6 +188,9 @@ class ArgumentReader:
                 return read_value(text, form.quotes)
             except NotationError:
                 return text
+        begin, end = form.wrap
+        if begin and text.startswith(begin) and text.endswith(end):
+            return text[len(begin) : len(text) - len(end)]
         if self._is_text:
             return text
         types = types_of((self._schema or {}).get("properties", {}).get(self._key), self._schema or {})

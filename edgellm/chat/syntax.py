@@ -44,6 +44,12 @@ def first_mark(text: str) -> str:
     return found[0] if found else ""
 
 
+def end_mark(text: str) -> str:
+    """The mark that ends a turn, of the text after its words; empty if it is nothing but words or spaces."""
+    whole = text.strip()
+    return first_mark(text) or (whole if len(whole) > 2 and re.search(r"[<\[{|~#^]", whole) else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """Notation of a call's arguments.
@@ -51,14 +57,17 @@ class Arguments:
     object: one value in `notation`. pairs: open, then head KEY middle VALUE tail for each, `separator`
     between them, close; a string has `text_middle` and `text_tail` around it where these differ.
     strings, values: notations of strings and of lists and objects. quotes: around strings in notation own.
-    words: true, false and null. ordered: False if keys are sorted.
+    lists: of lists, where it is not that of objects. words: true, false and null. wrap: marks around
+    raw strings that hold signs of markup. ordered: False if keys are sorted.
     """
 
     kind: Literal["object", "pairs"] = "object"
     strings: Notation = "json"
     values: Notation = "json"
+    lists: Notation | None = None
     words: tuple[str, str, str] = ("true", "false", "null")
     quotes: tuple[str, str] = ('"', '"')
+    wrap: tuple[str, str] = ("", "")
     open: str = ""
     head: str = ""
     middle: str = ""
@@ -88,10 +97,11 @@ class Syntax:
     """Notation of an answer: thoughts, words, calls, the end of the turn.
 
     Calls are CALL (separator CALL)* end, a call head ARGUMENTS closing; the first call of an answer begins
-    with `first` instead of `head`, and with `later` after words. native: the template itself shows the
-    tools; writes: it shows earlier calls. header: the text that opens a turn of the assistant. words_end: the
-    mark between words and a call. prompt_end: the end of a prompt, by default. think_open: that end is
-    inside a thought.
+    with `first` instead of `head`, and with `later` after words. lead: the text that the template writes
+    before the first call where there are no words. lone_end: False if `end` only follows several calls.
+    native: the template itself shows the tools; writes: it shows earlier calls. header: the text that opens a
+    turn of the assistant. words_end: the mark between words and a call. prompt_end: the end of a prompt, by
+    default. think_open: that end is inside a thought.
     """
 
     kind: str = "generic"
@@ -99,10 +109,12 @@ class Syntax:
     writes: bool = False
     first: tuple[Piece, ...] = _FIRST
     later: tuple[Piece, ...] = _FIRST
+    lead: str = ""
     head: tuple[Piece, ...] = _HEAD
     closing: tuple[Piece, ...] = ("}",)
     separator: str = "\n</tool_call>\n<tool_call>\n"
     end: str = "\n</tool_call>"
+    lone_end: bool = True
     arguments: Arguments = Arguments()
     several: bool = True
     think_begin: str = ""
@@ -128,7 +140,7 @@ class Syntax:
     def texts(self) -> Iterator[str]:
         """All literal texts that an answer may hold."""
         yield from (self.separator, self.end, self.think_begin, self.think_end, self.think_close)
-        yield from (self.words_begin, self.header, self.words_end)
+        yield from (self.words_begin, self.header, self.words_end, self.lead)
         for pieces in (self.first, self.later, self.head, self.closing):
             yield from (piece for piece in pieces if isinstance(piece, str))
         yield from self.arguments.texts()

@@ -24,6 +24,7 @@ class Turns:
         self.ask = user(probes.content("zqask"))
         number = {"type": "integer"}
         self.tools: list[dict[str, Any]] = [tool(0, dict.fromkeys(KEYS, number)), tool(1, {KEYS[2]: number})]
+        self._always_opens = False
         self.prompt, self.tool_prompt = self._prompt(None), self._prompt(self.tools)
 
     def _prompt(self, tools: Any) -> str:
@@ -32,20 +33,24 @@ class Turns:
         opened = self.probes.render([self.ask], tools, prompt=True)
         if closed is None or opened is None:
             return ""
-        return opened[shared_length(closed, opened) :]
+        self._always_opens = closed == opened and opened.rstrip()[-5:] != "zqask"
+        # A template that opens a turn whatever it is asked for: the user's message ends, and the turn begins.
+        start = opened.rfind("zqask") + 5 if self._always_opens else shared_length(closed, opened)
+        return opened[start:]
 
     def turn(
         self, message: Mapping[str, Any], *needed: str, tools: Any = None, **variables: Any
     ) -> str | None:
         """The rendering of the assistant's message that has all the needed texts."""
-        results = [result(i) for i in range(len(message.get("tool_calls", ())))]
+        results = [result(i, ids=self.probes.ids) for i in range(len(message.get("tool_calls", ())))]
         closed = self.probes.render([self.ask], tools, **variables)
         follow = [] if results else [user(self.probes.content("zqmore"))]
         for after in ([], results or follow, [*results, *follow, assistant(self.probes.content("zqlast"))]):
             shown = self.probes.render([self.ask, message, *after], tools, **variables)
             if shown is None:
                 continue
-            start = shared_length(closed, shown) if closed is not None else shown.find("zqask") + 5
+            known = closed is not None and not self._always_opens
+            start = shared_length(closed or "", shown) if known else shown.find("zqask") + 5
             text = shown[start:]
             for end in ("zqresult", "zqmore", "zqlast"):
                 text = text[: text.find(end)] if end in text else text
@@ -59,7 +64,8 @@ class Turns:
         given = [json.dumps(a, ensure_ascii=False) if text else a for a in arguments]
         words = fields.pop("content", "")
         content = None if self.probes.no_content and not words else self.probes.content(words)
-        message = assistant(content, tool_calls=[call(i, a) for i, a in enumerate(given)], **fields)
+        ids = self.probes.ids
+        message = assistant(content, tool_calls=[call(i, a, ids) for i, a in enumerate(given)], **fields)
         return self.turn(message, *NAMES[: len(given)], tools=tools or self.tools)
 
 

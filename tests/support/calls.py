@@ -9,6 +9,7 @@ from typing import Any
 
 from edgellm.chat.call_grammar import Thoughts, call_grammar
 from edgellm.chat.learning import ends_open
+from edgellm.chat.messages import named_id
 from edgellm.chat.parts import Call, PartParser
 from edgellm.chat.probing import assistant
 from edgellm.chat.syntax import Syntax
@@ -95,7 +96,7 @@ def written_calls(
     as_text = turns.probes.arguments_form == "text"
     listed = [
         {
-            "id": f"zqcallid{i + 1}",
+            "id": named_id(name, i) if turns.probes.forms.named_ids else f"zqcallid{i + 1}",
             "type": "function",
             "function": {
                 "name": name,
@@ -146,10 +147,17 @@ def disagreement(
         return f"the template writes {shown!r} for {calls}, which is read as {read}"
     state: Thoughts = "open" if thinking else "may" if syntax.thinks else "none"
     grammar = call_grammar(syntax, tools, ToolChoice("required"), {}, thoughts=state)
-    answer = shown.rstrip().removesuffix(syntax.turn_end.rstrip())
-    fits, allowed = first_allowed(compiler, vocabulary, grammar, answer)
-    if not fits:
-        return f"the grammar of {json.dumps(given)} refuses the template's {answer!r} after {allowed!r}"
+    if thinking and syntax.think_end not in shown:
+        shown = syntax.think_close + shown  # earlier turns lose their thoughts
+    cut = shown.rstrip().removesuffix(syntax.turn_end.rstrip())
+    end = syntax.end or "".join(piece for piece in syntax.closing[-1:] if isinstance(piece, str))
+    at_end = shown[: shown.rfind(end) + len(end)] if end in shown else cut
+    tried = [
+        first_allowed(compiler, vocabulary, grammar, answer)
+        for answer in dict.fromkeys((at_end, cut, cut.rstrip(), shown, shown.rstrip()))
+    ]
+    if not any(fits for fits, _ in tried):
+        return f"the grammar of {json.dumps(given)} refuses the template's {at_end!r} after {tried[0][1]!r}"
     mine = syntax.write([(name, json.dumps(arguments)) for name, arguments in calls])
     grammar = call_grammar(syntax, tools, ToolChoice("required"), {})
     fits, allowed = first_allowed(compiler, vocabulary, grammar, mine)
