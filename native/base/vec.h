@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// The vocabulary of vector code: vec_portable.h, vec_avx2.h and vec_avx512.h each define one struct Vec of
-// it, and vec_math.h makes its members free functions. A kernel's generic.h is written over them and compiled
-// once per instruction set. The compiler turns vec_portable.h into SSE2 or NEON, so a set needs a vec_*.h
-// only where that is not good enough.
+// The vocabulary of vector code: vec_portable.h, vec_portable8.h, vec_avx2.h and vec_avx512.h each define one
+// struct Vec of it, and vec_math.h makes its members free functions. Kernels and encoders are written over
+// them in a generic.h that is compiled once per instruction set. The compiler turns vec_portable.h into SSE2
+// or NEON, so a set needs a vec_*.h only where that is not good enough.
 //
 // Everything has internal linkage: a linker must never pick one file's copy for another.
 #pragma once
@@ -11,47 +11,52 @@
 #include <cstddef>
 #include <cstdint>
 
-#define EDGELLM_INLINE inline __attribute__((always_inline))
+#include "base/inline.h"
 
 namespace edgellm {
 namespace {
 
 template <class V>
-concept SimdVocabulary = requires(typename V::F32 x, typename V::I32 i, float value, int32_t integer,
-                                  const float* floats, float* floats_out, const uint16_t* halves,
-                                  uint16_t* halves_out, const int8_t* bytes, int16_t* words_out) {
+concept SimdVocabulary = requires(typename V::F32 x, typename V::I32 i, const float* floats,
+                                  float* floats_out, const uint16_t* halves, uint16_t* halves_out,
+                                  const int8_t* bytes, uint8_t* bytes_out, int16_t* words_out) {
     // Lanes of a vector: 4, 8 or 16.
     { V::kLanes } -> std::convertible_to<size_t>;
     // Vector registers of the set, from which tiles take their sizes.
     { V::kRegisters } -> std::convertible_to<size_t>;
     // True if add_pair_products is one or two instructions, so that attention in integers pays.
     { V::kMultipliesPairs } -> std::convertible_to<bool>;
-    // Vectors of kLanes float, int32_t and uint32_t: the compiler's own, with its operators. A comparison of
-    // them is an I32 whose lanes are -1 or 0, (I32)x reinterprets, __builtin_convertvector converts.
+    // Vectors of kLanes float, int32_t and uint32_t: the compiler's own, with its operators, or a Pair of
+    // them. A comparison is an I32 whose lanes are -1 or 0, and (I32)x reinterprets.
     requires sizeof(typename V::F32) == 4 * V::kLanes && sizeof(typename V::I32) == 4 * V::kLanes &&
                      sizeof(typename V::U32) == 4 * V::kLanes;
     { x + x * x } -> std::same_as<typename V::F32>;
     { x < x } -> std::same_as<typename V::I32>;
 
     // One value in every lane.
-    { V::splat(value) } -> std::same_as<typename V::F32>;
-    { V::splat_int(integer) } -> std::same_as<typename V::I32>;
+    { V::splat(1.0f) } -> std::same_as<typename V::F32>;
+    { V::splat_int(1) } -> std::same_as<typename V::I32>;
     // kLanes floats, unaligned.
     { V::load(floats) } -> std::same_as<typename V::F32>;
     { V::store(floats_out, x) } -> std::same_as<void>;
     // kLanes binary16 values, unaligned, as floats, exactly.
     { V::load_half(halves) } -> std::same_as<typename V::F32>;
-    // Rounds to nearest even. Finite values are within the range of binary16.
+    // Rounds to nearest even; what is beyond the range of binary16 becomes infinite.
     { V::store_half(halves_out, x) } -> std::same_as<void>;
     // kLanes int8_t values, unaligned, as floats.
     { V::load_int8(bytes) } -> std::same_as<typename V::F32>;
     // Lanes as int16_t, saturated.
     { V::store_int16(words_out, i) } -> std::same_as<void>;
+    // Lowest byte of each lane.
+    { V::store_bytes(bytes_out, i) } -> std::same_as<void>;
     // a * b + c: rounded once where the set has such an instruction, else twice.
     { V::fma(x, x, x) } -> std::same_as<typename V::F32>;
     // The second operand where either is NaN.
     { V::max(x, x) } -> std::same_as<typename V::F32>;
     { V::min(x, x) } -> std::same_as<typename V::F32>;
+    // Lanes of the second operand where the mask, as comparisons make it, is -1, of the third where it is 0.
+    { V::select(i, x, x) } -> std::same_as<typename V::F32>;
+    { V::select(i, i, i) } -> std::same_as<typename V::I32>;
     // sum + x[0] * y[0] + x[1] * y[1] of each lane's two 16-bit integers, modulo 2^32.
     { V::add_pair_products(i, i, i) } -> std::same_as<typename V::I32>;
     // Lanes 1 0 3 2, and so on.

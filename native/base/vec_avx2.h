@@ -29,6 +29,10 @@ struct Vec {
     EDGELLM_INLINE static F32 fma(F32 a, F32 b, F32 c) { return _mm256_fmadd_ps(a, b, c); }
     EDGELLM_INLINE static F32 max(F32 a, F32 b) { return _mm256_max_ps(a, b); }
     EDGELLM_INLINE static F32 min(F32 a, F32 b) { return _mm256_min_ps(a, b); }
+    template <class V>
+    EDGELLM_INLINE static V select(I32 mask, V a, V b) {
+        return mask ? a : b;
+    }
 
     EDGELLM_INLINE static F32 load_half(const uint16_t* p) {
         return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -44,6 +48,11 @@ struct Vec {
         const __m256i x = (__m256i)v;
         _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
                          _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+    }
+    EDGELLM_INLINE static void store_bytes(uint8_t* p, I32 v) {
+        typedef uint8_t U8 __attribute__((vector_size(8)));
+        const U8 narrow = __builtin_convertvector(v, U8);
+        __builtin_memcpy(p, &narrow, sizeof narrow);
     }
     EDGELLM_INLINE static I32 add_pair_products(I32 sum, I32 x, I32 y) {
         const __m256i products = _mm256_madd_epi16((__m256i)x, (__m256i)y);

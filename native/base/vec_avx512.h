@@ -34,6 +34,10 @@ struct Vec {
     EDGELLM_INLINE static F32 fma(F32 a, F32 b, F32 c) { return _mm512_fmadd_ps(a, b, c); }
     EDGELLM_INLINE static F32 max(F32 a, F32 b) { return _mm512_max_ps(a, b); }
     EDGELLM_INLINE static F32 min(F32 a, F32 b) { return _mm512_min_ps(a, b); }
+    template <class V>
+    EDGELLM_INLINE static V select(I32 mask, V a, V b) {
+        return mask ? a : b;
+    }
 
     EDGELLM_INLINE static F32 load_half(const uint16_t* p) {
         return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -47,6 +51,9 @@ struct Vec {
 
     EDGELLM_INLINE static void store_int16(int16_t* p, I32 v) {
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16((__m512i)v));
+    }
+    EDGELLM_INLINE static void store_bytes(uint8_t* p, I32 v) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8((__m512i)v));
     }
     EDGELLM_INLINE static I32 add_pair_products(I32 sum, I32 x, I32 y) {
         // In place and here: the compiler would else copy every sum, which spills.

@@ -44,6 +44,9 @@ EDGELLM_INLINE F32 load_int8(const int8_t* p) {
 EDGELLM_INLINE void store_int16(int16_t* p, I32 v) {
     Vec::store_int16(p, v);
 }
+EDGELLM_INLINE void store_bytes(uint8_t* p, I32 v) {
+    Vec::store_bytes(p, v);
+}
 EDGELLM_INLINE F32 fma(F32 a, F32 b, F32 c) {
     return Vec::fma(a, b, c);
 }
@@ -52,6 +55,12 @@ EDGELLM_INLINE F32 max(F32 a, F32 b) {
 }
 EDGELLM_INLINE F32 min(F32 a, F32 b) {
     return Vec::min(a, b);
+}
+EDGELLM_INLINE F32 select(I32 mask, F32 a, F32 b) {
+    return Vec::select(mask, a, b);
+}
+EDGELLM_INLINE I32 select(I32 mask, I32 a, I32 b) {
+    return Vec::select(mask, a, b);
 }
 EDGELLM_INLINE I32 add_pair_products(I32 sum, I32 x, I32 y) {
     return Vec::add_pair_products(sum, x, y);
@@ -120,13 +129,32 @@ EDGELLM_INLINE void each_vector(size_t n, F f) {
 EDGELLM_INLINE F32 absolute(F32 x) {
     return (F32)((I32)x & 0x7fffffff);
 }
+// x within [low, high]; NaN becomes low.
+EDGELLM_INLINE F32 clamp(F32 x, float low, float high) {
+    return min(max(x, splat(low)), splat(high));
+}
+// a / b, 0 where b is 0.
+EDGELLM_INLINE F32 quotient(F32 a, F32 b) {
+    const I32 zero = b == splat(0.0f);
+    return select(zero, splat(0.0f), a / select(zero, splat(1.0f), b));
+}
+// The nearest binary16 number; infinite beyond their range.
+EDGELLM_INLINE F32 round_to_half(F32 x) {
+    uint16_t halves[kLanes];
+    store_half(halves, x);
+    return load_half(halves);
+}
 // x within [-limit, limit]; NaN stays NaN.
 EDGELLM_INLINE F32 clamp_magnitude(F32 x, float limit) {
     return max(splat(-limit), min(splat(limit), x));
 }
 
 // Adding 1.5 * 2^23 rounds |x| < 2^22 to the nearest integer, ties to even, and leaves it in the low bits.
+// `nearest` leaves larger values large.
 constexpr float kRoundingShift = 12582912.0f;
+EDGELLM_INLINE F32 nearest(F32 x) {
+    return (x + splat(kRoundingShift)) - splat(kRoundingShift);
+}
 EDGELLM_INLINE I32 nearest_int(F32 x) {
     return (I32)(x + splat(kRoundingShift)) - (I32)splat(kRoundingShift);
 }
@@ -164,16 +192,16 @@ EDGELLM_INLINE F32 exp_nonpositive(F32 x) {
     U32 n;
     const F32 p = exp_reduced(x, &n);
     const F32 result = p * (F32)((n + 127) << 23);
-    return x < splat(kExpUnderflow) ? splat(0.0f) : result;
+    return select(x < splat(kExpUnderflow), splat(0.0f), result);
 }
 
 EDGELLM_INLINE F32 exp(F32 x) {
     U32 n;
     const F32 p = exp_reduced(x, &n);
     const F32 result = (F32)((U32)p + (n << 23));
-    const F32 bounded = x < splat(kExpUnderflow) ? splat(0.0f) : result;
+    const F32 bounded = select(x < splat(kExpUnderflow), splat(0.0f), result);
     // x + infinity: infinite for large x, NaN for NaN.
-    return x <= splat(kExpOverflow) ? bounded : x + splat(__builtin_inff());
+    return select(x <= splat(kExpOverflow), bounded, x + splat(__builtin_inff()));
 }
 
 // 2^x for x <= 1, relative error 9e-8 before rounding; 2^-126 for what is less than that. NaN stays NaN.
@@ -207,7 +235,7 @@ EDGELLM_INLINE F32 tanh(F32 x) {
     p = fma(p, s, splat(-3.333328194e-1f));
     const F32 small = fma(p * s, x, x);
     const F32 large = copysign(splat(1.0f) - splat(2.0f) / (exp(a + a) + 1.0f), x);
-    return a < splat(0.625f) ? small : large;
+    return select(a < splat(0.625f), small, large);
 }
 
 // The normal distribution's probability of less than x: erfc(-x / sqrt 2) / 2, accurate in the lower tail.
@@ -236,8 +264,8 @@ EDGELLM_INLINE F32 normal_cdf(F32 x) {
     q = fma(q, t, splat(1.127992328f));
     q = fma(q, t, splat(0.5642010735f));
     const F32 lower = e * t * q * 0.5f;
-    const F32 tail = x > splat(0.0f) ? splat(1.0f) - lower : lower;
-    return z < splat(1.0f) ? center : tail;
+    const F32 tail = select(x > splat(0.0f), splat(1.0f) - lower, lower);
+    return select(z < splat(1.0f), center, tail);
 }
 
 }  // namespace

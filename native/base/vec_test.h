@@ -133,21 +133,26 @@ void test_conversions(std::mt19937& random) {
                 const auto h = static_cast<uint16_t>(random() % 0x7bff);
                 x[i] = 0.5f * (half_to_float(h) + half_to_float(static_cast<uint16_t>(h + 1)));
             }
-            if (std::fabs(x[i]) > 65504.0f) x[i] = 65504.0f;
+            if (random() % 16 == 0) x[i] *= 0x1p60f;  // beyond binary16
             n[i] = static_cast<int32_t>(random()) >> random() % 32;
             bytes[i] = static_cast<int8_t>(random());
         }
         x[0] = turn % 2 == 0 ? x[0] : NAN;
         uint16_t halves[kLanes];
         int16_t words[kLanes];
+        uint8_t low_bytes[kLanes];
         store_half(halves, vector_of<F32>(x));
         store_int16(words, vector_of<I32>(n));
+        store_bytes(low_bytes, vector_of<I32>(n));
+        Lanes<float> rounded = lanes_of(round_to_half(vector_of<F32>(x)));
         Lanes<float> floats = lanes_of(load_int8(bytes));
         for (size_t i = 0; i < kLanes; ++i) {
             const bool nan = x[i] != x[i];
             check(nan ? std::isnan(half_to_float(halves[i])) : halves[i] == float_to_half(x[i]), "store_half",
                   "not rounded to nearest even");
             check(words[i] == std::min(std::max(n[i], -32768), 32767), "store_int16", "not saturated");
+            check(low_bytes[i] == (n[i] & 0xff), "store_bytes", "wrong byte");
+            check(same_bits(rounded[i], half_to_float(float_to_half(x[i]))), "round_to_half", "wrong value");
             check(floats[i] == bytes[i], "load_int8", "wrong value");
         }
     }
@@ -167,7 +172,10 @@ void test_arithmetic(std::mt19937& random) {
         Lanes<float> highs = lanes_of(max(va, vb)), lows = lanes_of(min(va, vb)),
                      fused = lanes_of(fma(va, vb, vc));
         Lanes<float> clamped = lanes_of(clamp_magnitude(va, 2.0f));
+        Lanes<float> bounded = lanes_of(clamp(va, -3.0f, 2.0f)), ratio = lanes_of(quotient(va, vb));
         Lanes<int32_t> less = lanes_of(va < vb);
+        Lanes<float> chosen = lanes_of(select(va < vb, va, vc));
+        Lanes<int32_t> chosen_ints = lanes_of(select(va < vb, vector_of<I32>(x), vector_of<I32>(y)));
         Lanes<int32_t> pairs =
             lanes_of(add_pair_products(vector_of<I32>(sum), vector_of<I32>(x), vector_of<I32>(y)));
         for (size_t i = 0; i < kLanes; ++i) {
@@ -178,6 +186,11 @@ void test_arithmetic(std::mt19937& random) {
             check(same_bits(fused[i], std::fma(a[i], b[i], c[i])) || same_bits(fused[i], rounded_twice),
                   "fma", "neither rounded once nor twice");
             check(less[i] == (a[i] < b[i] ? -1 : 0), "<", "wrong mask");
+            check(same_bits(chosen[i], a[i] < b[i] ? a[i] : c[i]), "select", "wrong operand");
+            check(chosen_ints[i] == (a[i] < b[i] ? x[i] : y[i]), "select", "wrong operand");
+            const float above = a[i] > -3.0f ? a[i] : -3.0f;
+            check(same_bits(bounded[i], above < 2.0f ? above : 2.0f), "clamp", "wrong value");
+            check(same_bits(ratio[i], b[i] == 0 ? 0.0f : a[i] / b[i]), "quotient", "wrong value");
             check(same_bits(clamped[i], a[i] > 2    ? 2
                                         : a[i] < -2 ? -2
                                                     : a[i]),
@@ -196,10 +209,12 @@ void test_arithmetic(std::mt19937& random) {
             most = std::fmax(most, tree[i]);
         }
         const F32 v = vector_of<F32>(tree);
-        Lanes<int32_t> nearest = lanes_of(nearest_int(vector_of<F32>(rounds)));
+        Lanes<float> whole = lanes_of(nearest(vector_of<F32>(rounds)));
+        Lanes<int32_t> nearest_ints = lanes_of(nearest_int(vector_of<F32>(rounds)));
         Lanes<int32_t> products = lanes_of(nearest_int_product(v, splat(0.5f)));
         for (size_t i = 0; i < kLanes; ++i) {
-            check(nearest[i] == std::nearbyint(rounds[i]), "nearest_int", "not the nearest");
+            check(whole[i] == std::nearbyint(rounds[i]), "nearest", "not the nearest");
+            check(nearest_ints[i] == std::nearbyint(rounds[i]), "nearest_int", "not the nearest");
             check(products[i] == std::nearbyint(tree[i] * 0.5f), "nearest_int_product", "not the nearest");
         }
         for (size_t n = kLanes / 2; n > 0; n /= 2)

@@ -2,6 +2,7 @@
 // The encoders, compiled once per instruction set. Each writes the blocks that native/formats describes.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -43,7 +44,7 @@ template <class Block, bool kWeighted = true, class Encode>
 EncodeStatus encode_blocks32(const float* x, const float* importance, size_t n_blocks, uint8_t* out,
                              Encode encode) {
     for (size_t start = 0; start < n_blocks; start += kLanes) {
-        const int n = n_blocks - start < kLanes ? static_cast<int>(n_blocks - start) : kLanes;
+        const size_t n = std::min(n_blocks - start, kLanes);
         Groups<32, kWeighted> groups;
         groups.read(x + 32 * start, offset_or_null(importance, 32 * start), n);
         if (!groups.finite()) return EncodeStatus::kNotFinite;
@@ -55,22 +56,18 @@ EncodeStatus encode_blocks32(const float* x, const float* importance, size_t n_b
 }
 
 // Bit i: fifth bit of value i.
-EDGELLM_INLINE void store_fifth_bits(const I* codes, uint8_t* qh) {
-    const I lane = {0, 1, 2, 3, 4, 5, 6, 7};
-    I bits = codes[0] >> 4 | codes[1] >> 4 << 8 | codes[2] >> 4 << 16 | codes[3] >> 4 << 24;
-    bits <<= lane;
-    bits |= __builtin_shufflevector(bits, bits, 4, 5, 6, 7, 0, 1, 2, 3);
-    bits |= __builtin_shufflevector(bits, bits, 2, 3, 0, 1, 6, 7, 4, 5);
-    bits |= __builtin_shufflevector(bits, bits, 1, 0, 3, 2, 5, 4, 7, 6);
-    const int32_t word = bits[0];
+EDGELLM_INLINE void store_fifth_bits(const I32* codes, uint8_t* qh) {
+    const U32 bits = (U32)(codes[0] >> 4 | codes[1] >> 4 << 8 | codes[2] >> 4 << 16 | codes[3] >> 4 << 24);
+    uint32_t word = 0;
+    for (size_t lane = 0; lane < kLanes; ++lane) word |= bits[lane] << lane;
     std::memcpy(qh, &word, 4);
 }
 
 // Codes of a block of 32, eight to a vector. Byte i of qs holds those of values i and i + 16.
 template <class Block>
-EDGELLM_INLINE void store_codes32(const I* codes, Block& block) {
-    store_codes(block.qs, (codes[0] & 15) | (codes[2] & 15) << 4);
-    store_codes(block.qs + 8, (codes[1] & 15) | (codes[3] & 15) << 4);
+EDGELLM_INLINE void store_codes32(const I32* codes, Block& block) {
+    store_bytes(block.qs, (codes[0] & 15) | (codes[2] & 15) << 4);
+    store_bytes(block.qs + 8, (codes[1] & 15) | (codes[3] & 15) << 4);
     if constexpr (requires { block.qh; }) store_fifth_bits(codes, block.qh);
 }
 
@@ -88,17 +85,17 @@ template <class Format, bool kWeighted>
 EncodeStatus search_symmetric(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
     using Block = typename Format::Block;
     using Levels = decltype(levels_of<Format>());
-    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
-        const F found = kWeighted ? search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep, 2)
-                                  : search_scale<Levels>(g, kPlainSymmetricSteps, kPlainSymmetricStep, 0);
-        const F d = round_lanes_to_half(found);
-        for (int lane = 0; lane < n; ++lane) {
+    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, size_t n, Block* blocks) {
+        const F32 found = kWeighted ? search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep, 2)
+                                    : search_scale<Levels>(g, kPlainSymmetricSteps, kPlainSymmetricStep, 0);
+        const F32 d = round_to_half(found);
+        for (size_t lane = 0; lane < n; ++lane) {
             if (!is_finite(d[lane])) return false;
-            const F inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]);
-            I codes[4];
+            const F32 inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]);
+            I32 codes[4];
             for (int i = 0; i < 4; ++i)
                 codes[i] = Levels::code(load(values + 32 * lane + kLanes * i) * inverse);
-            store_half(blocks[lane].d, d[lane]);
+            edgellm::store_half(blocks[lane].d, d[lane]);  // of one number (formats/floats.h)
             store_codes32(codes, blocks[lane]);
         }
         return true;
@@ -117,28 +114,28 @@ template <class Format, bool kWeighted>
 EncodeStatus search_offset(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
     using Block = typename Format::Block;
     constexpr int top = Format::Codes::kMax;
-    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, int n, Block* blocks) {
+    const auto encode = [](const Groups<32, kWeighted>& g, const float* values, size_t n, Block* blocks) {
         const Affine found = kWeighted ? search_affine<top, false>(g, -1, 1, 0.5f / top, 2)
                                        : search_affine<top, false>(g, 0, 0, 0.5f / top, 1);
-        F d = round_lanes_to_half(found.d), m = round_lanes_to_half(found.b);
-        F low = g.x[0];
-        for (const F& value : g.x) low = lanes_min(low, value);
-        low = round_lanes_to_half(low);
-        const F pinned = round_lanes_to_half(kWeighted ? search_range<top>(g, low, 2, 1.0f / top)
-                                                       : plain_range<top>(g, low));
-        const I better = affine_error<top>(g, pinned, low) < affine_error<top>(g, d, m);
-        d = better ? pinned : d;
-        m = better ? low : m;
-        for (int lane = 0; lane < n; ++lane) {
+        F32 d = round_to_half(found.d), m = round_to_half(found.b);
+        F32 low = g.x[0];
+        for (const F32& value : g.x) low = min(low, value);
+        low = round_to_half(low);
+        const F32 pinned =
+            round_to_half(kWeighted ? search_range<top>(g, low, 2, 1.0f / top) : plain_range<top>(g, low));
+        const I32 better = affine_error<top>(g, pinned, low) < affine_error<top>(g, d, m);
+        d = select(better, pinned, d);
+        m = select(better, low, m);
+        for (size_t lane = 0; lane < n; ++lane) {
             if (!is_finite(d[lane]) || !is_finite(m[lane])) return false;
-            const F inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]), offset = splat(m[lane]);
-            I codes[4];
+            const F32 inverse = splat(d[lane] == 0 ? 0.0f : 1.0f / d[lane]), offset = splat(m[lane]);
+            I32 codes[4];
             for (int i = 0; i < 4; ++i) {
-                const F above = load(values + 32 * lane + kLanes * i) - offset;
-                codes[i] = __builtin_convertvector(clamp(nearest(above * inverse), 0, top), I);
+                const F32 above = load(values + 32 * lane + kLanes * i) - offset;
+                codes[i] = nearest_int(clamp(nearest(above * inverse), 0, top));
             }
-            store_half(blocks[lane].d, d[lane]);
-            store_half(blocks[lane].m, m[lane]);
+            edgellm::store_half(blocks[lane].d, d[lane]);
+            edgellm::store_half(blocks[lane].m, m[lane]);
             store_codes32(codes, blocks[lane]);
         }
         return true;
@@ -154,16 +151,16 @@ EncodeStatus encode(const AffineEncoding&, const float* x, const float* importan
 }
 
 EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    const auto encode = [](const Groups<32>& g, const float* values, int n, BlockZero4* blocks) {
+    const auto encode = [](const Groups<32>& g, const float* values, size_t n, BlockZero4* blocks) {
         const ZeroPoint found = search_zero_point(g, 3, 0.03f);
-        for (int lane = 0; lane < n; ++lane) {
+        for (size_t lane = 0; lane < n; ++lane) {
             const float d = found.d[lane];
             if (!is_finite(d)) return false;
-            const F inverse = splat(d == 0 ? 0.0f : 1.0f / d), zero = splat(found.zero[lane]);
+            const F32 inverse = splat(d == 0 ? 0.0f : 1.0f / d), zero = splat(found.zero[lane]);
             uint8_t codes[32];
             for (int i = 0; i < 32; i += kLanes) {
-                const F level = clamp(nearest(load(values + 32 * lane + i) * inverse + zero), 0, 15);
-                store_codes(codes + i, __builtin_convertvector(level, I));
+                const F32 level = clamp(nearest(load(values + 32 * lane + i) * inverse + zero), 0, 15);
+                store_bytes(codes + i, nearest_int(level));
             }
             std::memcpy(blocks[lane].d, &d, 4);
             blocks[lane].zero = static_cast<uint8_t>(found.zero[lane]);
@@ -181,23 +178,21 @@ template <class Format>
 EncodeStatus encode(const ByteEncoding&, const float* x, const float*, size_t n_blocks, uint8_t* out) {
     using Block = typename Format::Block;
     for (size_t b = 0; b < n_blocks; ++b, x += 32, out += sizeof(Block)) {
-        F values[4], most = splat(0.0f), bad = splat(0.0f);
+        F32 values[4], most = splat(0.0f), bad = splat(0.0f);
         for (int i = 0; i < 4; ++i) {
             values[i] = load(x + i * kLanes);
-            most = lanes_max(most, lanes_abs(values[i]));
+            most = max(most, absolute(values[i]));
             bad += values[i] * 0.0f;
         }
-        if (sum(bad) != 0) return EncodeStatus::kNotFinite;
-        float largest = 0;
-        for (int lane = 0; lane < kLanes; ++lane) largest = most[lane] > largest ? most[lane] : largest;
-        const float d = round_to_half(largest / 127);
+        if (sum_lanes(bad) != 0) return EncodeStatus::kNotFinite;
+        const float d = round_to_half(reduce_max(most) / 127);
         if (!is_finite(d)) return EncodeStatus::kTooLarge;
         Block block;
-        store_half(block.d, d);
-        const F inverse = splat(d == 0 ? 0.0f : 1.0f / d);
+        edgellm::store_half(block.d, d);
+        const F32 inverse = splat(d == 0 ? 0.0f : 1.0f / d);
         for (int i = 0; i < 4; ++i) {
-            const F level = clamp(nearest(values[i] * inverse), -127, 127);
-            store_codes(reinterpret_cast<uint8_t*>(block.qs) + i * kLanes, __builtin_convertvector(level, I));
+            const F32 level = clamp(nearest(values[i] * inverse), -127, 127);
+            store_bytes(reinterpret_cast<uint8_t*>(block.qs) + i * kLanes, nearest_int(level));
         }
         std::memcpy(out, &block, sizeof(block));
     }
@@ -209,14 +204,14 @@ template <class Format>
 struct SignedLevels {
     static constexpr const int8_t* kLevels = Format::kLevels;
 
-    static EDGELLM_INLINE F magnitude(F x) {
-        F found = splat(0.0f);
-        for (int i = 1; i < 8; ++i) found = x > splat(border(i)) ? splat(kLevels[i]) : found;
+    static EDGELLM_INLINE F32 magnitude(F32 x) {
+        F32 found = splat(0.0f);
+        for (int i = 1; i < 8; ++i) found = select(x > splat(border(i)), splat(kLevels[i]), found);
         return found;
     }
-    static EDGELLM_INLINE I code(F x) {
-        I found = {};
-        for (int i = 1; i < 8; ++i) found -= lanes_abs(x) > splat(border(i));
+    static EDGELLM_INLINE I32 code(F32 x) {
+        I32 found = {};
+        for (int i = 1; i < 8; ++i) found -= absolute(x) > splat(border(i));
         return found | ((x < splat(0.0f)) & (found > 0) & 8);
     }
 
@@ -231,33 +226,33 @@ EncodeStatus encode(const ExponentEncoding&, const float* x, const float* import
                     uint8_t* out) {
     using Block = typename Format::Block;
     using Levels = SignedLevels<Format>;
-    const auto encode = [](const Groups<32>& g, const float* values, int n, Block* blocks) {
-        F largest = splat(0.0f);
-        for (const F& value : g.x) largest = lanes_max(largest, lanes_abs(value));
-        const I exponents = (I)largest >> 23;
-        F best = splat(__FLT_MAX__);
-        I chosen = exponents * 0;
+    const auto encode = [](const Groups<32>& g, const float* values, size_t n, Block* blocks) {
+        F32 largest = splat(0.0f);
+        for (const F32& value : g.x) largest = max(largest, absolute(value));
+        const I32 exponents = (I32)largest >> 23;
+        F32 best = splat(__FLT_MAX__);
+        I32 chosen = splat_int(0);
         for (int change = -3; change <= 0; ++change) {
-            I e = exponents + change;
-            F scale;
-            for (int lane = 0; lane < kLanes; ++lane) {
-                e[lane] = e[lane] < 0 ? 0 : e[lane] > 254 ? 254 : e[lane];
-                scale[lane] = e8m0_half(static_cast<uint8_t>(e[lane]));
-            }
-            F error = splat(0.0f);
+            I32 e = exponents + change;
+            e = select(e < 0, splat_int(0), select(e > 254, splat_int(254), e));
+            float scales[kLanes];
+            for (size_t lane = 0; lane < kLanes; ++lane)
+                scales[lane] = e8m0_half(static_cast<uint8_t>(e[lane]));
+            const F32 scale = load(scales);
+            F32 error = splat(0.0f);
             for (int i = 0; i < 32; ++i) {
-                const F magnitude = lanes_abs(g.x[i]);
-                const F off = Levels::magnitude(magnitude / scale) * scale - magnitude;
+                const F32 magnitude = absolute(g.x[i]);
+                const F32 off = Levels::magnitude(magnitude / scale) * scale - magnitude;
                 error += g.w[i] * off * off;
             }
-            const I better = error < best;
-            best = better ? error : best;
-            chosen = better ? e : chosen;
+            const I32 better = error < best;
+            best = select(better, error, best);
+            chosen = select(better, e, chosen);
         }
-        for (int lane = 0; lane < n; ++lane) {
+        for (size_t lane = 0; lane < n; ++lane) {
             blocks[lane].e = static_cast<uint8_t>(chosen[lane]);
-            const F scale = splat(e8m0_half(blocks[lane].e));
-            I codes[4];
+            const F32 scale = splat(e8m0_half(blocks[lane].e));
+            I32 codes[4];
             for (int i = 0; i < 4; ++i)
                 codes[i] = Levels::code(load(values + 32 * lane + kLanes * i) / scale);
             store_codes32(codes, blocks[lane]);

@@ -37,17 +37,19 @@ struct Groups256 {
 template <int N, int top, int top_scale>
 struct AffineBlock : Groups256<N> {
     using Groups256<N>::kBatches, Groups256<N>::groups;
-    F scale[kBatches], minimum[kBatches];
+    F32 scale[kBatches], minimum[kBatches];
     float d = 0, m = 0;
 
     // Weights for values without importances: large values count more, as they do in most sums that they
     // enter.
     void weigh_by_magnitude() {
         for (Groups<N>& g : groups) {
-            F power = splat(0.0f);
-            for (const F& value : g.x) power += value * value;
-            for (int lane = 0; lane < kLanes; ++lane) power[lane] = std::sqrt(power[lane] / N);
-            for (int i = 0; i < N; ++i) g.w[i] = power + 0.5f * lanes_abs(g.x[i]);
+            F32 power = splat(0.0f);
+            for (const F32& value : g.x) power += value * value;
+            float mean[kLanes];
+            store(mean, power);
+            for (float& lane : mean) lane = std::sqrt(lane / N);
+            for (int i = 0; i < N; ++i) g.w[i] = load(mean) + 0.5f * absolute(g.x[i]);
         }
     }
 
@@ -56,7 +58,7 @@ struct AffineBlock : Groups256<N> {
         float most_d = 0, most_m = 0;
         for (int k = 0; k < kBatches; ++k) {
             own[k] = search_affine<top, true>(groups[k], -1, steps - 1, step, 2);
-            for (int lane = 0; lane < kLanes; ++lane) {
+            for (size_t lane = 0; lane < kLanes; ++lane) {
                 most_d = own[k].d[lane] > most_d ? own[k].d[lane] : most_d;
                 most_m = -own[k].b[lane] > most_m ? -own[k].b[lane] : most_m;
             }
@@ -84,11 +86,11 @@ struct AffineBlock : Groups256<N> {
     void codes(const float* x, uint8_t* out) const {
         for (int g = 0; g < 256 / N; ++g) {
             const float group_scale = d * scale[g / kLanes][g % kLanes];
-            const F offset = splat(m * minimum[g / kLanes][g % kLanes]);
-            const F inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
+            const F32 offset = splat(m * minimum[g / kLanes][g % kLanes]);
+            const F32 inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
             for (int i = g * N; i < (g + 1) * N; i += kLanes) {
-                const F level = clamp(nearest((load(x + i) + offset) * inverse), 0, top);
-                store_codes(out + i, __builtin_convertvector(level, I));
+                const F32 level = clamp(nearest((load(x + i) + offset) * inverse), 0, top);
+                store_bytes(out + i, nearest_int(level));
             }
         }
     }
@@ -99,29 +101,29 @@ struct AffineBlock : Groups256<N> {
         float total = 0;
         for (int k = 0; k < kBatches; ++k) {
             const Groups<N>& g = groups[k];
-            const F middle = scale[k];
-            F best = affine_error<top>(g, d * middle, splat(-m) * minimum[k]);
+            const F32 middle = scale[k];
+            F32 best = affine_error<top>(g, d * middle, splat(-m) * minimum[k]);
             for (const float change : {0.0f, -1.0f, 1.0f}) {
-                const F trial = clamp(middle + change, 0, top_scale);
-                const F lowest = best_minimum(g, d * trial, minimum[k]);
-                const F error = affine_error<top>(g, d * trial, splat(-m) * lowest);
-                const I better = error < best;
-                best = better ? error : best;
-                scale[k] = better ? trial : scale[k];
-                minimum[k] = better ? lowest : minimum[k];
+                const F32 trial = clamp(middle + change, 0, top_scale);
+                const F32 lowest = best_minimum(g, d * trial, minimum[k]);
+                const F32 error = affine_error<top>(g, d * trial, splat(-m) * lowest);
+                const I32 better = error < best;
+                best = select(better, error, best);
+                scale[k] = select(better, trial, scale[k]);
+                minimum[k] = select(better, lowest, minimum[k]);
             }
-            total += sum(best);
+            total += sum_lanes(best);
         }
         return total;
     }
 
     // The optimum of the minimum for the levels that a group's scale and its present minimum give.
-    F best_minimum(const Groups<N>& g, F group_scale, F present) const {
-        const F inverse = quotient(splat(1.0f), group_scale);
-        const F offset = m * present;
-        F off = splat(0.0f), sw = splat(0.0f);
+    F32 best_minimum(const Groups<N>& g, F32 group_scale, F32 present) const {
+        const F32 inverse = quotient(splat(1.0f), group_scale);
+        const F32 offset = m * present;
+        F32 off = splat(0.0f), sw = splat(0.0f);
         for (int i = 0; i < N; ++i) {
-            const F q = clamp(nearest((g.x[i] + offset) * inverse), 0, top);
+            const F32 q = clamp(nearest((g.x[i] + offset) * inverse), 0, top);
             off += g.w[i] * (group_scale * q - g.x[i]);
             sw += g.w[i];
         }
@@ -130,13 +132,13 @@ struct AffineBlock : Groups256<N> {
 
     // d and m of least error for the present integers.
     void refit() {
-        F uu = splat(0.0f), uv = splat(0.0f), vv = splat(0.0f), ux = splat(0.0f), vx = splat(0.0f);
+        F32 uu = splat(0.0f), uv = splat(0.0f), vv = splat(0.0f), ux = splat(0.0f), vx = splat(0.0f);
         for (int k = 0; k < kBatches; ++k) {
-            const F inverse = quotient(splat(1.0f), d * scale[k]), offset = m * minimum[k];
+            const F32 inverse = quotient(splat(1.0f), d * scale[k]), offset = m * minimum[k];
             for (int i = 0; i < N; ++i) {
-                const F x = groups[k].x[i], w = groups[k].w[i];
-                const F u = scale[k] * clamp(nearest((x + offset) * inverse), 0, top),
-                        v = splat(0.0f) - minimum[k];
+                const F32 x = groups[k].x[i], w = groups[k].w[i];
+                const F32 u = scale[k] * clamp(nearest((x + offset) * inverse), 0, top),
+                          v = splat(0.0f) - minimum[k];
                 uu += w * u * u;
                 uv += w * u * v;
                 vv += w * v * v;
@@ -144,7 +146,8 @@ struct AffineBlock : Groups256<N> {
                 vx += w * v * x;
             }
         }
-        const float a = sum(uu), b = sum(uv), c = sum(vv), p = sum(ux), r = sum(vx);
+        const float a = sum_lanes(uu), b = sum_lanes(uv), c = sum_lanes(vv), p = sum_lanes(ux),
+                    r = sum_lanes(vx);
         const float determinant = a * c - b * b;
         const float both_d = (p * c - r * b) / determinant, both_m = (r * a - p * b) / determinant;
         if (determinant > 0 && both_d > 0 && both_m > 0) {
@@ -160,15 +163,15 @@ struct AffineBlock : Groups256<N> {
 template <int N, class Levels, int low_scale, int high_scale>
 struct ScaledBlock : Groups256<N> {
     using Groups256<N>::kBatches, Groups256<N>::groups;
-    F scale[kBatches];
+    F32 scale[kBatches];
     float d = 0;
 
     void search(int steps, float step) {
-        F own[kBatches];
+        F32 own[kBatches];
         float most = 0;
         for (int k = 0; k < kBatches; ++k) {
             own[k] = search_scale<Levels>(groups[k], steps, step, 2);
-            for (int lane = 0; lane < kLanes; ++lane) {
+            for (size_t lane = 0; lane < kLanes; ++lane) {
                 const float group = own[k][lane];
                 most = (group < 0 ? -group : group) > (most < 0 ? -most : most) ? group : most;
             }
@@ -194,9 +197,9 @@ struct ScaledBlock : Groups256<N> {
     void codes(const float* x, uint8_t* out) const {
         for (int g = 0; g < 256 / N; ++g) {
             const float group_scale = d * scale[g / kLanes][g % kLanes];
-            const F inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
+            const F32 inverse = splat(group_scale == 0 ? 0.0f : 1.0f / group_scale);
             for (int i = g * N; i < (g + 1) * N; i += kLanes)
-                store_codes(out + i, Levels::code(load(x + i) * inverse));
+                store_bytes(out + i, Levels::code(load(x + i) * inverse));
         }
     }
 
@@ -204,32 +207,32 @@ struct ScaledBlock : Groups256<N> {
     float improve() {
         float total = 0;
         for (int k = 0; k < kBatches; ++k) {
-            const F middle = scale[k];
-            F best = scaled_error<Levels>(groups[k], d * middle);
+            const F32 middle = scale[k];
+            F32 best = scaled_error<Levels>(groups[k], d * middle);
             for (const float change : {-1.0f, 1.0f}) {
-                const F trial = clamp(middle + change, low_scale, high_scale);
-                const F error = scaled_error<Levels>(groups[k], d * trial);
-                const I better = error < best;
-                best = better ? error : best;
-                scale[k] = better ? trial : scale[k];
+                const F32 trial = clamp(middle + change, low_scale, high_scale);
+                const F32 error = scaled_error<Levels>(groups[k], d * trial);
+                const I32 better = error < best;
+                best = select(better, error, best);
+                scale[k] = select(better, trial, scale[k]);
             }
-            total += sum(best);
+            total += sum_lanes(best);
         }
         return total;
     }
 
     void refit() {
-        F uu = splat(0.0f), ux = splat(0.0f);
+        F32 uu = splat(0.0f), ux = splat(0.0f);
         for (int k = 0; k < kBatches; ++k) {
-            const F inverse = quotient(splat(1.0f), d * scale[k]);
+            const F32 inverse = quotient(splat(1.0f), d * scale[k]);
             for (int i = 0; i < N; ++i) {
-                const F u = scale[k] * Levels::level(groups[k].x[i] * inverse);
+                const F32 u = scale[k] * Levels::level(groups[k].x[i] * inverse);
                 uu += groups[k].w[i] * u * u;
                 ux += groups[k].w[i] * u * groups[k].x[i];
             }
         }
-        const float power = sum(uu);
-        if (power > 0) d = round_to_half(sum(ux) / power);
+        const float power = sum_lanes(uu);
+        if (power > 0) d = round_to_half(sum_lanes(ux) / power);
     }
 };
 

@@ -15,8 +15,8 @@ namespace {
 template <int low, int high>
 struct Integers {
     static constexpr float kLow = low, kHigh = high;
-    static EDGELLM_INLINE F level(F x) { return clamp(nearest(x), kLow, kHigh); }
-    static EDGELLM_INLINE I code(F x) { return __builtin_convertvector(level(x), I) - low; }
+    static EDGELLM_INLINE F32 level(F32 x) { return clamp(nearest(x), kLow, kHigh); }
+    static EDGELLM_INLINE I32 code(F32 x) { return nearest_int(level(x)) - low; }
 };
 
 // A format's table of sixteen levels in ascending order.
@@ -24,13 +24,13 @@ template <class Format>
 struct TableLevels {
     static constexpr const int8_t* kLevels = Format::kLevels;
     static constexpr float kLow = kLevels[0], kHigh = kLevels[15];
-    static EDGELLM_INLINE F level(F x) {
-        F found = splat(kLevels[0]);
-        for (int i = 1; i < 16; ++i) found = x > splat(border(i)) ? splat(kLevels[i]) : found;
+    static EDGELLM_INLINE F32 level(F32 x) {
+        F32 found = splat(kLevels[0]);
+        for (int i = 1; i < 16; ++i) found = select(x > splat(border(i)), splat(kLevels[i]), found);
         return found;
     }
-    static EDGELLM_INLINE I code(F x) {
-        I found = {};
+    static EDGELLM_INLINE I32 code(F32 x) {
+        I32 found = {};
         for (int i = 1; i < 16; ++i) found -= x > splat(border(i));
         return found;
     }
@@ -45,20 +45,20 @@ constexpr int kTogether = 3;
 
 // x ~ d * level, lane by lane.
 struct LevelSums {
-    F lx, ll;  // of weight * level * x and weight * level^2
+    F32 lx, ll;  // of weight * level * x and weight * level^2
 };
 
 template <class Levels, int K, int N, bool kWeighted>
-EDGELLM_INLINE void level_sums(const Groups<N, kWeighted>& g, const F* inverses, LevelSums* sums) {
-    F lx[K], ll[K], inverse[K];
+EDGELLM_INLINE void level_sums(const Groups<N, kWeighted>& g, const F32* inverses, LevelSums* sums) {
+    F32 lx[K], ll[K], inverse[K];
     for (int k = 0; k < K; ++k) {
         lx[k] = ll[k] = splat(0.0f);
         inverse[k] = inverses[k];
     }
     for (int i = 0; i < N; ++i) {
         for (int k = 0; k < K; ++k) {
-            const F level = Levels::level(g.x[i] * inverse[k]);
-            const F weighted = g.weight(i) * level;
+            const F32 level = Levels::level(g.x[i] * inverse[k]);
+            const F32 weighted = g.weight(i) * level;
             lx[k] += weighted * g.x[i];
             ll[k] += weighted * level;
         }
@@ -68,11 +68,11 @@ EDGELLM_INLINE void level_sums(const Groups<N, kWeighted>& g, const F* inverses,
 
 // The square error of d * level with the best levels for d.
 template <class Levels, int N, bool kWeighted>
-EDGELLM_INLINE F scaled_error(const Groups<N, kWeighted>& g, F d) {
-    const F inverse = quotient(splat(1.0f), d);
-    F error = splat(0.0f);
+EDGELLM_INLINE F32 scaled_error(const Groups<N, kWeighted>& g, F32 d) {
+    const F32 inverse = quotient(splat(1.0f), d);
+    F32 error = splat(0.0f);
     for (int i = 0; i < N; ++i) {
-        const F off = d * Levels::level(g.x[i] * inverse) - g.x[i];
+        const F32 off = d * Levels::level(g.x[i] * inverse) - g.x[i];
         error += g.weight(i) * off * off;
     }
     return error;
@@ -81,20 +81,20 @@ EDGELLM_INLINE F scaled_error(const Groups<N, kWeighted>& g, F d) {
 // Tries 2 * steps + 1 scales that put the value of largest magnitude on and around the outermost level of
 // each side; the best is moved to its optimum and rounded again `refits` times.
 template <class Levels, int N, bool kWeighted>
-F search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits) {
-    F extreme = splat(0.0f);
-    for (const F& value : g.x) extreme = lanes_abs(value) > lanes_abs(extreme) ? value : extreme;
-    const F inverse_extreme = quotient(splat(1.0f), extreme);
-    F best_d = extreme * (1.0f / Levels::kLow), best = splat(0.0f);
+F32 search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits) {
+    F32 extreme = splat(0.0f);
+    for (const F32& value : g.x) extreme = select(absolute(value) > absolute(extreme), value, extreme);
+    const F32 inverse_extreme = quotient(splat(1.0f), extreme);
+    F32 best_d = extreme * (1.0f / Levels::kLow), best = splat(0.0f);
     // Maximizes lx^2 / ll, the part of the sum of squares that the levels explain.
     const auto consider = [&](const LevelSums& s) {
-        const F d = quotient(s.lx, s.ll);
-        const F explained = s.lx * d;
-        const I better = explained > best;
-        best = better ? explained : best;
-        best_d = better ? d : best_d;
+        const F32 d = quotient(s.lx, s.ll);
+        const F32 explained = s.lx * d;
+        const I32 better = explained > best;
+        best = select(better, explained, best);
+        best_d = select(better, d, best_d);
     };
-    F inverses[kTogether];
+    F32 inverses[kTogether];
     LevelSums sums[kTogether];
     int n = 0;
     for (const float end : {Levels::kLow, Levels::kHigh}) {
@@ -111,7 +111,7 @@ F search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits)
         consider(sums[0]);
     }
     for (int i = 0; i < refits; ++i) {
-        const F inverse = quotient(splat(1.0f), best_d);
+        const F32 inverse = quotient(splat(1.0f), best_d);
         level_sums<Levels, 1>(g, &inverse, sums);
         consider(sums[0]);
     }
@@ -120,15 +120,15 @@ F search_scale(const Groups<N, kWeighted>& g, int steps, float step, int refits)
 
 // x ~ d * level + b with levels 0 .. top.
 struct Affine {
-    F d, b;
+    F32 d, b;
 };
 
 template <int top, int N, bool kWeighted>
-EDGELLM_INLINE F affine_error(const Groups<N, kWeighted>& g, F d, F b) {
-    const F inverse = quotient(splat(1.0f), d);
-    F error = splat(0.0f);
+EDGELLM_INLINE F32 affine_error(const Groups<N, kWeighted>& g, F32 d, F32 b) {
+    const F32 inverse = quotient(splat(1.0f), d);
+    F32 error = splat(0.0f);
     for (int i = 0; i < N; ++i) {
-        const F off = d * clamp(nearest((g.x[i] - b) * inverse), 0, top) + b - g.x[i];
+        const F32 off = d * clamp(nearest((g.x[i] - b) * inverse), 0, top) + b - g.x[i];
         error += g.weight(i) * off * off;
     }
     return error;
@@ -138,48 +138,48 @@ EDGELLM_INLINE F affine_error(const Groups<N, kWeighted>& g, F d, F b) {
 // moved to its optimum and rounded again `refits` times. negative: b must not be above zero.
 template <int top, bool negative, int N, bool kWeighted>
 Affine search_affine(const Groups<N, kWeighted>& g, int first, int last, float step, int refits) {
-    F low = g.x[0], high = g.x[0];
-    F sw = splat(0.0f), sx = splat(0.0f);
+    F32 low = g.x[0], high = g.x[0];
+    F32 sw = splat(0.0f), sx = splat(0.0f);
     for (int i = 0; i < N; ++i) {
-        low = lanes_min(low, g.x[i]);
-        high = lanes_max(high, g.x[i]);
+        low = min(low, g.x[i]);
+        high = max(high, g.x[i]);
         sw += g.weight(i);
         sx += g.weight(i) * g.x[i];
     }
-    if (negative) low = lanes_min(low, splat(0.0f));
-    const F range = high - low;
+    if (negative) low = min(low, splat(0.0f));
+    const F32 range = high - low;
     Affine best{range * (1.0f / top), low};
     // Part of the sum of squares around zero that the levels explain; the rest is the error.
-    F explained = splat(-__FLT_MAX__);
-    const auto consider = [&](F inverse, F b) {
-        const F start = splat(0.0f) - b * inverse;
-        F sq = splat(0.0f), sqq = splat(0.0f), sqx = splat(0.0f);
+    F32 explained = splat(-__FLT_MAX__);
+    const auto consider = [&](F32 inverse, F32 b) {
+        const F32 start = splat(0.0f) - b * inverse;
+        F32 sq = splat(0.0f), sqq = splat(0.0f), sqx = splat(0.0f);
         for (int i = 0; i < N; ++i) {
-            const F q = clamp(nearest(g.x[i] * inverse + start), 0, top);
-            const F weighted = g.weight(i) * q;
+            const F32 q = clamp(nearest(g.x[i] * inverse + start), 0, top);
+            const F32 weighted = g.weight(i) * q;
             sq += weighted;
             sqq += weighted * q;
             sqx += weighted * g.x[i];
         }
-        F d = quotient(sw * sqx - sx * sq, sw * sqq - sq * sq);
-        F offset = quotient(sx - d * sq, sw);
+        F32 d = quotient(sw * sqx - sx * sq, sw * sqq - sq * sq);
+        F32 offset = quotient(sx - d * sq, sw);
         if (negative) {
-            const I above = offset > splat(0.0f);
-            offset = above ? splat(0.0f) : offset;
-            d = above ? quotient(sqx, sqq) : d;
+            const I32 above = offset > splat(0.0f);
+            offset = select(above, splat(0.0f), offset);
+            d = select(above, quotient(sqx, sqq), d);
         }
-        const F gain =
+        const F32 gain =
             d * (2.0f * sqx - d * sqq) + offset * (2.0f * sx - offset * sw) - 2.0f * d * offset * sq;
-        const I better = (gain > explained) & (d > splat(0.0f));
-        explained = better ? gain : explained;
-        best.d = better ? d : best.d;
-        best.b = better ? offset : best.b;
+        const I32 better = (gain > explained) & (d > splat(0.0f));
+        explained = select(better, gain, explained);
+        best.d = select(better, d, best.d);
+        best.b = select(better, offset, best.b);
     };
     for (int below = first; below <= last; ++below) {
         for (int above = first; above <= last; ++above) {
             const float cut_low = step * static_cast<float>(below),
                         cut_high = step * static_cast<float>(above);
-            const F inverse = quotient(splat(top / (1.0f - cut_low - cut_high)), range);
+            const F32 inverse = quotient(splat(top / (1.0f - cut_low - cut_high)), range);
             consider(inverse, low + range * cut_low);
         }
     }
@@ -189,24 +189,24 @@ Affine search_affine(const Groups<N, kWeighted>& g, int first, int last, float s
 
 // As search_affine with b held at the lowest value, for values that already lie on evenly spaced levels.
 template <int top, int N, bool kWeighted>
-F search_range(const Groups<N, kWeighted>& g, F low, int steps, float step) {
-    F high = g.x[0];
-    for (const F& value : g.x) high = lanes_max(high, value);
-    const F range = high - low;
-    F best_d = range * (1.0f / top), best = affine_error<top>(g, best_d, low);
+F32 search_range(const Groups<N, kWeighted>& g, F32 low, int steps, float step) {
+    F32 high = g.x[0];
+    for (const F32& value : g.x) high = max(high, value);
+    const F32 range = high - low;
+    F32 best_d = range * (1.0f / top), best = affine_error<top>(g, best_d, low);
     for (int i = -steps; i < steps; ++i) {
-        const F inverse = quotient(splat(top * (1.0f + step * static_cast<float>(i))), range);
-        F qq = splat(0.0f), qx = splat(0.0f);
+        const F32 inverse = quotient(splat(top * (1.0f + step * static_cast<float>(i))), range);
+        F32 qq = splat(0.0f), qx = splat(0.0f);
         for (int k = 0; k < N; ++k) {
-            const F above = g.x[k] - low;
-            const F q = clamp(nearest(above * inverse), 0, top);
+            const F32 above = g.x[k] - low;
+            const F32 q = clamp(nearest(above * inverse), 0, top);
             qq += g.weight(k) * q * q;
             qx += g.weight(k) * q * above;
         }
-        const F d = quotient(qx, qq);
-        const F error = affine_error<top>(g, d, low);
-        best_d = error < best ? d : best_d;
-        best = error < best ? error : best;
+        const F32 d = quotient(qx, qq);
+        const F32 error = affine_error<top>(g, d, low);
+        best_d = select(error < best, d, best_d);
+        best = select(error < best, error, best);
     }
     return best_d;
 }
@@ -214,60 +214,60 @@ F search_range(const Groups<N, kWeighted>& g, F low, int steps, float step) {
 // As search_range without a search: the whole range or, with 31 steps, the 15 that an encoding in 4 bits
 // leaves behind.
 template <int top, int N, bool kWeighted>
-F plain_range(const Groups<N, kWeighted>& g, F low) {
-    F high = g.x[0];
-    for (const F& value : g.x) high = lanes_max(high, value);
-    const F d = (high - low) * (1.0f / top);
+F32 plain_range(const Groups<N, kWeighted>& g, F32 low) {
+    F32 high = g.x[0];
+    for (const F32& value : g.x) high = max(high, value);
+    const F32 d = (high - low) * (1.0f / top);
     if (top == 15) return d;
-    const F even = (high - low) * (1.0f / (top - 1));
-    return affine_error<top>(g, even, low) < affine_error<top>(g, d, low) ? even : d;
+    const F32 even = (high - low) * (1.0f / (top - 1));
+    return select(affine_error<top>(g, even, low) < affine_error<top>(g, d, low), even, d);
 }
 
 // x ~ d * (q - zero), q and zero in 0 .. 15.
 struct ZeroPoint {
-    F d, zero;
+    F32 d, zero;
 };
 
 // Tries ranges as search_affine does, widened to hold zero, each with the zero points around its own; and
 // scales that put the value of largest magnitude on or near the outermost level of a symmetric format.
 template <int N>
 ZeroPoint search_zero_point(const Groups<N>& g, int steps, float step) {
-    F low = splat(0.0f), high = splat(0.0f);
-    for (const F& value : g.x) {
-        low = lanes_min(low, value);
-        high = lanes_max(high, value);
+    F32 low = splat(0.0f), high = splat(0.0f);
+    for (const F32& value : g.x) {
+        low = min(low, value);
+        high = max(high, value);
     }
-    const F range = high - low;
+    const F32 range = high - low;
     ZeroPoint best{range * (1.0f / 15), splat(0.0f)};
-    F best_explained = splat(-1.0f);
-    const auto consider = [&](F inverse, F zero) {
-        F lx = splat(0.0f), ll = splat(0.0f);
+    F32 best_explained = splat(-1.0f);
+    const auto consider = [&](F32 inverse, F32 zero) {
+        F32 lx = splat(0.0f), ll = splat(0.0f);
         for (int i = 0; i < N; ++i) {
-            const F level = clamp(nearest(g.x[i] * inverse + zero), 0, 15) - zero;
-            const F weighted = g.w[i] * level;
+            const F32 level = clamp(nearest(g.x[i] * inverse + zero), 0, 15) - zero;
+            const F32 weighted = g.w[i] * level;
             lx += weighted * g.x[i];
             ll += weighted * level;
         }
-        const F d = quotient(lx, ll);
-        const F explained = lx * d;
-        const I better = (explained > best_explained) & (d > splat(0.0f));
-        best_explained = better ? explained : best_explained;
-        best.d = better ? d : best.d;
-        best.zero = better ? zero : best.zero;
+        const F32 d = quotient(lx, ll);
+        const F32 explained = lx * d;
+        const I32 better = (explained > best_explained) & (d > splat(0.0f));
+        best_explained = select(better, explained, best_explained);
+        best.d = select(better, d, best.d);
+        best.zero = select(better, zero, best.zero);
     };
     for (int below = -1; below < steps; ++below) {
         for (int above = -1; above < steps; ++above) {
             const float cut_low = step * static_cast<float>(below),
                         cut_high = step * static_cast<float>(above);
-            const F inverse = quotient(splat(15.0f / (1.0f - cut_low - cut_high)), range);
-            const F zero = nearest(splat(0.0f) - (low + range * cut_low) * inverse);
+            const F32 inverse = quotient(splat(15.0f / (1.0f - cut_low - cut_high)), range);
+            const F32 zero = nearest(splat(0.0f) - (low + range * cut_low) * inverse);
             for (int move = -1; move <= 1; ++move) {
                 consider(inverse, clamp(zero + static_cast<float>(move), 0, 15));
             }
         }
     }
-    const F largest = lanes_max(splat(0.0f) - low, high);
-    const F zero = splat(0.0f) - low < high ? splat(7.0f) : splat(8.0f);
+    const F32 largest = max(splat(0.0f) - low, high);
+    const F32 zero = select(splat(0.0f) - low < high, splat(7.0f), splat(8.0f));
     for (const float end : {6.0f, 7.0f, 8.0f}) {
         for (int i = -1; i <= 1; ++i) {
             consider(quotient(splat(end * (1.0f + step * static_cast<float>(i))), largest), zero);

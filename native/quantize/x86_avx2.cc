@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <span>
 
+#include "base/vec_avx2.h"
 #include "quantize/generic.h"
 
 namespace edgellm {
