@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from edgellm import _native
 from edgellm.backends.base import Flags, Floats, Ids, Logits
-from edgellm.errors import BackendError, FileChangedError, ModelError, NoMemoryError
+from edgellm.errors import BackendError, ModelError, NoMemoryError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program, to_text
@@ -89,7 +89,7 @@ class NativeBackend:
             self._engine.load(
                 [(name, number, self._file.view(name)) for name, number in self._weights], release
             )
-        self._check_file()
+        self._file.check()
         self.n_blocks = self.free_blocks
 
     @property
@@ -158,7 +158,8 @@ class NativeBackend:
     def step(self, tokens: Ids, sequences: Ids, outputs: Flags, n_largest: int = 0) -> Logits:
         with self._translated():
             logits = self._engine.step(array("i", tokens), array("i", sequences), bytes(outputs), n_largest)
-        self._check_file()
+        if self._file.torn:
+            self._file.check()
         return logits
 
     @property
@@ -170,19 +171,11 @@ class NativeBackend:
 
         with self._translated():
             hidden = np.asarray(self._engine.hidden(array("i", tokens), list(scales)), np.float32)
-        self._check_file()
+        self._file.check()
         return hidden
 
     def close(self) -> None:
         del self._engine
-
-    def _check_file(self) -> None:
-        """Raises FileChangedError if what was just computed may come from a file that has changed."""
-        if self._file.damaged:
-            raise FileChangedError(
-                f"{self._file.path}: the file was shortened or overwritten while the model was in use; "
-                "load the model again"
-            )
 
     @contextmanager
     def _translated(self) -> Iterator[None]:

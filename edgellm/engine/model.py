@@ -218,8 +218,10 @@ class Model:
         changes: options as keywords (`max_tokens=100`), which win over `options`. A text is tokenized with
         the model's own special tokens around it; names of special tokens in it stay plain text. shown:
         control tokens whose texts are part of the answer. Raises UsageError for an option that is unknown or
-        out of range, and ContextOverflowError if the prompt leaves no room for an answer.
+        out of range, ContextOverflowError if the prompt leaves no room for an answer, and FileChangedError if
+        the file was overwritten meanwhile.
         """
+        self._file.check()
         chosen = changed(options, changes)
         self.check_generates()
         ids = self.tokenize(prompt, add_special=True) if isinstance(prompt, str) else list(map(int, prompt))
@@ -410,6 +412,7 @@ class Model:
             )
 
     def _check_ids(self, ids: Sequence[int]) -> list[int]:
+        self._file.check()
         try:
             tokens = list(map(operator.index, ids))
         except TypeError:

@@ -45,15 +45,20 @@ class MappedFile(mmap.mmap):
     def changed(self) -> bool:
         """True if the path leads to another content by now, in this file or in another one."""
         now = self._now()
-        return mapping_torn(self._number) or (now is not None and now != self.stamp)
+        return self.torn or (now is not None and now != self.stamp)
 
     @property
     def damaged(self) -> bool:
         """True if this file, which is what is mapped, has another content by now."""
         now = self._now()
-        if mapping_torn(self._number):
+        if self.torn:
             return True
         return now is not None and now != self.stamp and now[:2] == self.stamp[:2]
+
+    @property
+    def torn(self) -> bool:
+        """True if a page was read that the file no longer has; costs nothing and misses overwritten files."""
+        return mapping_torn(self._number)
 
     def _now(self) -> Stamp | None:
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
 
-from edgellm.errors import FileError, FormatError, NoMemoryError, show
+from edgellm.errors import FileChangedError, FileError, FormatError, NoMemoryError, show
 from edgellm.gguf.header import Header, parse_header
 from edgellm.gguf.mapping import MappedFile
 from edgellm.gguf.metadata import Metadata, refuse
@@ -115,6 +115,19 @@ class GGUFFile:
     def damaged(self) -> bool:
         """True if a file has been shortened or overwritten in place: what is read of it may be wrong."""
         return any(part.file.damaged for part in self._parts)
+
+    @property
+    def torn(self) -> bool:
+        """True if a page was read that a file no longer has; costs nothing and misses overwritten files."""
+        return any(part.file.torn for part in self._parts)
+
+    def check(self) -> None:
+        """Raise FileChangedError if the file is damaged."""
+        if self.damaged:
+            raise FileChangedError(
+                f"{self.path}: the file was shortened or overwritten while the model was in use; "
+                "load the model again"
+            )
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor: (n_bytes,) uint8, a read-only view of the file; KeyError if absent."""

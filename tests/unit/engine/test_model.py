@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 
 import edgellm
 from edgellm import ContextOverflowError, GenerateOptions, MemoryLimitError, Model, UsageError
+from edgellm.errors import FileChangedError
+from edgellm.gguf.mapping import MappedFile, Stamp
 from tests.support.references import official_gguf, reference, unpacked
-from tests.support.tiny_model import WIDTH, tiny_builder
+from tests.support.tiny_model import WIDTH, tiny_builder, write_tiny_model
 
 __all__ = ["unpacked"]
 
@@ -165,6 +168,37 @@ def test_special_tokens_in_a_text_are_plain_unless_asked_for(path: Path) -> None
         text = model.tokenizer.token_text(eos)
         assert eos not in model.tokenize(text)
         assert model.tokenize(text, parse_special=True) == [eos]
+
+
+def test_a_file_is_looked_at_once_for_each_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    looks: list[Path] = []
+    look = MappedFile._now
+
+    def counted(file: MappedFile) -> Stamp | None:
+        looks.append(file.path)
+        return look(file)
+
+    with edgellm.load(path, threads=1) as model:
+        monkeypatch.setattr(MappedFile, "_now", counted)
+        before = "".join(model.generate("hello", GREEDY))
+        assert looks == [path]
+        content = path.read_bytes()
+        path.write_bytes(bytes(len(content)))
+        os.utime(path, ns=(0, 0))
+        asks: list[Callable[[], object]] = [
+            lambda: model.generate("hello", GREEDY),
+            lambda: model.logits([1, 2]),
+            lambda: model.token_logprobs([1, 2], 0),
+            lambda: model.perplexity([1, 2]),
+            lambda: model.embed_ids([1, 2]),
+        ]
+        for ask in asks:
+            with pytest.raises(FileChangedError, match="overwritten"):
+                ask()
+    path.write_bytes(content)
+    with edgellm.load(path, threads=1) as model:
+        assert "".join(model.generate("hello", GREEDY)) == before
 
 
 def test_a_closed_model_says_so(path: Path) -> None:

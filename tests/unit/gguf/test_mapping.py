@@ -33,10 +33,11 @@ def test_pages_that_are_gone_read_as_zeros_and_are_told(path: Path) -> None:
     file = mapped(path)
     assert (file.damaged, file.changed) == (False, False)
     os.truncate(path, 2 * PAGE)
+    assert (file.torn, file.damaged) == (False, True)
     assert file[PAGE] == ord("x")
     assert file[5 * PAGE : 5 * PAGE + 3] == b"\0\0\0"
     assert file[8 * PAGE - 1] == 0
-    assert (file.damaged, file.changed) == (True, True)
+    assert (file.torn, file.damaged, file.changed) == (True, True, True)
     os.truncate(path, 8 * PAGE)
     assert file.damaged  # what was read before may have been wrong
 
