@@ -6,7 +6,6 @@ import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from edgellm.chat import texts
@@ -391,6 +390,8 @@ class Filters:
     def _strftime_now(self, pattern: str) -> str:
         if len(pattern) > 100 or re.search(r"%[^a-zA-Z%]*\d", pattern):
             raise LimitError("The chat template uses a date format that is too long")
+        from datetime import datetime
+
         return datetime.now().strftime(pattern)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 
 from edgellm.errors import TemplateError
 
-_PRIVATE = re.compile("[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]")
+# Not compiled yet: that takes half a millisecond, and most texts are ASCII.
+_PRIVATE = "[\ue000-\uf8ff\U000f0000-\U000ffffd\U00100000-\U0010fffd]"
 _TAG = re.compile(r"</?[a-zA-Z_][a-zA-Z0-9_ :.-]*>")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-f]{4})|U([0-9a-f]{8})|.)", re.DOTALL)
 # Characters that printing as JSON or as Python changes: a stand-in would come out unchanged.
@@ -32,7 +33,7 @@ class Marks:
     """The stand-ins of one rendering; `inputs` are all texts that the template is given."""
 
     def __init__(self, inputs: Iterable[str] = ()) -> None:
-        self._used = {char for text in inputs if not text.isascii() for char in _PRIVATE.findall(text)}
+        self._used = {char for text in inputs if not text.isascii() for char in re.findall(_PRIVATE, text)}
         self._free = map(chr, chain(range(0xE000, 0xF900), range(0xF0000, 0xFFFFE)))
         self._stand_ins: dict[str, str] = {}
         self._chars: dict[str, str] = {}
@@ -59,7 +60,7 @@ class Marks:
         """The text itself, without stand-ins."""
         if text.isascii() or not self._chars:
             return text
-        return _PRIVATE.sub(lambda m: self._chars.get(m[0], m[0]), text)
+        return re.sub(_PRIVATE, lambda m: self._chars.get(m[0], m[0]), text)
 
     def plain_all(self, value: Any) -> Any:
         """`plain` of every text in JSON-like data; data without stand-ins is returned as it is."""
@@ -93,7 +94,7 @@ class Marks:
             return [(rendered, True)] if rendered else []
         result: list[tuple[str, bool]] = []
         start = 0
-        for found in _PRIVATE.finditer(rendered):
+        for found in re.finditer(_PRIVATE, rendered):
             char = self._chars.get(found[0])
             if char is None:
                 continue
