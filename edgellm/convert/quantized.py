@@ -1,8 +1,8 @@
 """Checkpoints in packed integer or 4-bit forms: read where the layout is simple, else refused by their names.
 
 GPTQ: the layout of AutoGPTQ and GPTQModel (Frantar et al. 2022). AWQ: AutoAWQ's gemm layout (Lin et al.
-2023). compressed-tensors: pack-quantized, int-quantized, nvfp4-pack-quantized. NVFP4 of ModelOpt. MXFP4 of
-gpt-oss. MLX: affine groups.
+2023). compressed-tensors: pack-quantized, int-quantized, nvfp4-pack-quantized. NVFP4 of ModelOpt. mxfp4, as
+gpt-oss's config calls it. MLX: affine groups.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def _refuse_others(dtypes: Mapping[str, str], used: set[str], quantization: Quan
         if name not in used and (sign is not None or (weight and quantization.method)):
             raise UnsupportedError(
                 f"the checkpoint is quantized by {sign or quantization.method} (tensor {show(name)} is "
-                f"{dtype}), expected floating-point weights, FP8, GPTQ, AWQ, compressed-tensors, NVFP4, "
-                "MXFP4 or MLX; use the checkpoint before it was quantized"
+                f"{dtype}), expected floating-point weights, fp8, gptq, awq, compressed-tensors, modelopt's "
+                "nvfp4, mxfp4 or mlx; use the checkpoint before it was quantized"
             )
 
 
@@ -309,7 +309,7 @@ def _nvfp4(
     fits = (
         codes.ndim == scale.ndim == 2 and codes.shape == (len(scale), scale.shape[1] * 8) and whole.size == 1
     )
-    _fit(fits, base, "NVFP4", weight=codes, weight_scale=scale, global_scale=whole)
+    _fit(fits, base, "nvfp4", weight=codes, weight_scale=scale, global_scale=whole)
     factor = whole.reshape(()).astype(np.float32)
 
     def read(start: int, stop: int) -> Any:
@@ -324,7 +324,7 @@ def _mxfp4(
     """gpt-oss's experts: blocks of 32 4-bit floats and a power of two; inputs and outputs change places."""
     blocks, powers = tensors.array(f"{base}_blocks"), tensors.array(f"{base}_scales")
     fits = blocks.ndim == 4 and blocks.shape[-1] == 16 and powers.shape == blocks.shape[:-1]
-    _fit(fits, base, "MXFP4", blocks=blocks, scales=powers)
+    _fit(fits, base, "mxfp4", blocks=blocks, scales=powers)
     n_experts, n_out, n_in = blocks.shape[0], blocks.shape[1], blocks.shape[2] * 32
 
     def expert(i: int) -> Any:
