@@ -20,6 +20,7 @@ from edgellm.commands.options import (
     Option,
     Positional,
 )
+from edgellm.commands.serve import CACHE_CONTEXTS
 from edgellm.commands.settings import Settings
 from edgellm.engine.kv_types import cached_bytes, chosen_kv_type
 from edgellm.engine.load_options import LoadOptions
@@ -163,6 +164,8 @@ def _text(summary: Mapping[str, Any]) -> str:
                 f"weights {mib(part['weights'])}, cache {mib(part['cache'])}",
             )
         )
+        served = mib(CACHE_CONTEXTS * part["cache"])
+        lines.append(line("", f"edgellm serve: cache {served}, as {CACHE_CONTEXTS} contexts share it"))
     else:
         lines.append(line("cannot run", summary["cannot_run"]))
     return "\n".join(lines)

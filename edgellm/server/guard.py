@@ -23,6 +23,7 @@ from edgellm.server import page
 from edgellm.server.addresses import is_household_name
 from edgellm.server.errors import RequestError, error_response, stopping_error
 from edgellm.server.logs import FIELDS, LOGGED
+from edgellm.server.pacing import WrongKeys
 from edgellm.server.settings import Limits, ServerSettings, is_address, is_loopback
 
 log = logging.getLogger("edgellm.server")
@@ -50,6 +51,7 @@ class Guard:
         self._app = app
         self._settings = settings
         self._keys = [key.encode() for key in settings.api_keys]
+        self._wrong = WrongKeys()
         self._n_held = 0
         names = {"localhost", *settings.allowed_hosts}
         if not settings.loopback:
@@ -119,7 +121,7 @@ class Guard:
             scope["state"]["close"] = True
             raise RequestError(400, "Content-Length and Transfer-Encoding are both given; send one of them.")
         if self._keys and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
-            self._check_key(headers)
+            self._check_key(headers, (scope.get("client") or ("",))[0])
         length = headers.get("content-length", "0")
         limit = self._settings.limits.body_bytes
         if not length.isdigit() or int(length) > limit:
@@ -151,11 +153,18 @@ class Guard:
             403, f"Pages of the origin {origin[:100]!r} may not call this server; see --allowed-origin."
         )
 
-    def _check_key(self, headers: Headers) -> None:
+    def _check_key(self, headers: Headers, address: str) -> None:
         scheme, _, given = headers.get("authorization", "").partition(" ")
         key = (given.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")).encode()
+        now = time.monotonic()
+        if key and (wait_s := self._wrong.wait_s(address, now)):
+            raise RequestError(
+                429, f"Too many wrong keys came from your address; try again in {wait_s} seconds."
+            )
         # Every key is compared, and each in constant time.
         if sum(hmac.compare_digest(key, known) for known in self._keys) == 0:
+            if key:
+                self._wrong.count(address, now)
             raise RequestError(
                 401,
                 "The API key is missing or wrong; send it as `Authorization: Bearer KEY`.",

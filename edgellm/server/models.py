@@ -372,8 +372,8 @@ class ModelManager:
         runner = EngineThread(model.scheduler, f"edgellm-engine-{source.name}")
         source.loaded = Loaded(source.name, model, runner, self._idle_s, lambda: self._idle(source))
         self.n_loads += 1
-        size = source.loaded.n_bytes / MIB
-        log.info("loaded %s in %.2f s, %.0f MiB", source.name, time.perf_counter() - begin, size)
+        seconds = time.perf_counter() - begin
+        log.info("loaded %s in %.2f s, %s", source.name, seconds, source.loaded.memory_text)
         self._idle(source)
 
     def _load_model(self, source: Source) -> Model:

@@ -175,7 +175,9 @@ def test_show(tiny: Path) -> None:
     assert summary["memory"]["cache"] == 128 * 2 * 32 * 4
     smaller = json.loads(edgellm("show", tiny, "--json", "-c", "128", "--kv-type", "f16").out)
     assert smaller["memory"]["cache"] == 128 * 2 * 32 * 2
-    assert "memory" in edgellm("show", tiny).out
+    shown = edgellm("show", tiny).out
+    assert "memory" in shown
+    assert "edgellm serve: cache " in shown
     assert edgellm("show", tiny, "--program").out.startswith("program llama n_vocab=258")
     assert "blk.0.attn_q.weight" in edgellm("show", tiny, "--tensors").out
     assert len(json.loads(edgellm("show", tiny, "--tensors", "--json").out)) == 11

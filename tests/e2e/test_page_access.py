@@ -70,6 +70,19 @@ def test_a_server_with_a_key_asks_for_it_in_plain_words(phone: WebDriver, server
     wait(lambda: text_of(phone, "#empty h2") == "tiny")
 
 
+def test_a_device_that_goes_on_with_wrong_keys_is_told_to_wait(tmp_path: Path) -> None:
+    model = write_tiny_model(tmp_path / "tiny.gguf")
+    settings = ServerSettings(port=0, api_keys=(KEY,))
+    with (
+        running([("tiny", model)], OPTIONS, settings) as server,
+        open_browser("phone", tmp_path) as phone,
+        server.client(authorization="Bearer guess") as guesser,
+    ):
+        assert [guesser.get("/v1/models").status_code for _ in range(40)][-1] == 429
+        phone.get(link(server.url, KEY))
+        wait(lambda: "Too many wrong keys" in text_of(phone, "#key-wrong"))
+
+
 def test_a_link_brings_the_key_and_the_address_loses_it(phone: WebDriver, server: Running) -> None:
     phone.get(link(server.url, KEY))
     wait(lambda: text_of(phone, "#empty h2") == "tiny")

@@ -205,8 +205,9 @@ async function refresh() {
 
 /** Say why there is no answer, and offer what helps. */
 function explain(error, retry = again) {
-  if (error.status === 401) {
-    askForKey(settings.key, (key) => keepKey(key));
+  if (error.status === 401 || error.status === 429) {
+    const wrong = settings.key ? "That key was wrong. Letters must be exactly as they are written." : "";
+    askForKey(error.status === 429 ? error.message : wrong, (key) => keepKey(key));
     return;
   }
   if (error.code === "context_length_exceeded") {

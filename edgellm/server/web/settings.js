@@ -31,13 +31,13 @@ export function openSettings(settings, onSave) {
   dialog.showModal();
 }
 
-/** Ask for the server's key. wrong: the key that was refused, if there was one. */
-export function askForKey(wrong, onKey) {
+/** Ask for the server's key. reason: a sentence if one was refused. */
+export function askForKey(reason, onKey) {
   const field = access.querySelector("input");
-  const reason = $("key-wrong");
-  reason.hidden = !wrong;
+  $("key-wrong").textContent = reason;
+  $("key-wrong").hidden = !reason;
   field.value = "";
-  field.setAttribute("aria-invalid", String(Boolean(wrong)));
+  field.setAttribute("aria-invalid", String(Boolean(reason)));
   access.querySelector("form").onsubmit = (event) => {
     event.preventDefault();
     const key = field.value.trim();

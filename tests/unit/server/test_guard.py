@@ -132,6 +132,16 @@ def test_keys(headers: dict[str, Any], status: int) -> None:
     assert ask("/health", **encoded) == 200
 
 
+def test_keys_cannot_be_found_by_trying() -> None:
+    ask = asking(ServerSettings(api_keys=("7391",)))
+    found = [ask(authorization=f"Bearer {number}") for number in range(7380, 7392)]
+    assert found == [401] * 11 + [200]
+    assert [ask() for _ in range(30)] == [401] * 30  # no key is no try
+    found = [ask(authorization=f"Bearer {number}") for number in range(7400, 7430)]
+    assert found[:9] == [401] * 9
+    assert 429 in found
+
+
 def test_the_network_needs_a_key() -> None:
     for host in ("0.0.0.0", "192.168.1.5", "pi.local", "::"):
         with pytest.raises(UsageError, match="API key"):

@@ -6,12 +6,14 @@ import json
 import logging
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
 from edgellm.server.logs import FIELDS, configure
+from edgellm.server.served import Loaded
 
 SENT = "GET /\x1b[2J\r\n12:00:00 info: all is well\x9b"
 
@@ -61,6 +63,15 @@ def test_the_line_of_an_answer_has_model_tokens_and_speed(
     assert fields["answer"] == 4
     assert fields["prompt"] > fields["cached"] >= 0
     assert fields["tok_s"] > 0
+
+
+def test_a_loaded_model_is_described_by_the_parts_of_its_memory() -> None:
+    memory = {"weights": 92 << 20, "cache": 360 << 20, "scratch": 4 << 20, "states": 0}
+    model: Any = SimpleNamespace(memory=memory, n_ctx=4096)
+    runner: Any = None
+    loaded = Loaded("tiny", model, runner, 0.0, lambda: None)
+    parts = "weights 92, cache 360, scratch 4"
+    assert loaded.memory_text == f"456 MiB ({parts}) with a context of 4096"
 
 
 def _fields(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:

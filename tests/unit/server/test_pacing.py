@@ -6,7 +6,7 @@ from itertools import accumulate, repeat
 
 import pytest
 
-from edgellm.server.pacing import BURST, MOST_ADDRESSES, MOST_S, Pacing
+from edgellm.server.pacing import BURST, MOST_ADDRESSES, MOST_S, Pacing, WrongKeys
 
 
 def test_a_few_are_refused_at_once() -> None:
@@ -51,3 +51,24 @@ def test_what_is_remembered_is_bounded() -> None:
     for number in range(MOST_ADDRESSES):
         pacing.delay(str(number), 100.0)
     assert pacing.delay("first", 100.0) == 0.0
+
+
+def test_wrong_keys_beyond_some_are_not_looked_at_for_a_while() -> None:
+    wrong = WrongKeys(burst=3, every_s=4.0)
+    for _ in range(3):
+        assert wrong.wait_s("a", 100.0) == 0
+        wrong.count("a", 100.0)
+    assert wrong.wait_s("a", 100.0) == 4
+    assert wrong.wait_s("b", 100.0) == 0
+    assert wrong.wait_s("a", 103.5) == 1
+    assert wrong.wait_s("a", 104.0) == 0  # one more try
+    wrong.count("a", 104.0)
+    assert wrong.wait_s("a", 104.0) == 4
+    assert wrong.wait_s("a", 200.0) == 0
+
+
+def test_wrong_keys_of_few_addresses_are_remembered() -> None:
+    wrong = WrongKeys(burst=1)
+    for number in range(MOST_ADDRESSES + 1):
+        wrong.count(str(number), 100.0)
+    assert [wrong.wait_s(name, 100.0) > 0 for name in ("0", "1")] == [False, True]

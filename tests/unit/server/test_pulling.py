@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -75,6 +76,20 @@ def test_a_model_is_fetched_served_and_deleted(pulls: Running, place: _Hub) -> N
         assert not place.file.exists()
         assert client.post("/api/chat", json=asked).status_code == 404
         assert client.request("DELETE", "/api/delete", json={"model": NAME}).status_code == 404
+
+
+def test_ollama_s_client_fetches_and_deletes(pulls: Running) -> None:
+    ollama: Any = pytest.importorskip("ollama")
+    client = ollama.Client(pulls.url, timeout=60)
+    stages = list(client.pull(NAME, stream=True))
+    assert [stages[0].status, stages[-1].status] == ["pulling manifest", "success"]
+    assert any(stage.total == 2 for stage in stages)
+    assert client.pull(NAME).status == "success"
+    assert client.delete(NAME).status == "success"
+    with pytest.raises(ollama.ResponseError, match="takes models from"):
+        client.pull("other/model")
+    with pytest.raises(ollama.ResponseError, match="is not there"):
+        list(client.pull("user/none", stream=True))
 
 
 def test_failures_are_said(pulls: Running) -> None:
