@@ -33,11 +33,9 @@ MAX_LOGGED = 200
 _HOST = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::\d{1,5})?")
 # Content types that forms of web pages can send without asking first.
 _FORM_TYPES = ("application/x-www-form-urlencoded", "multipart/form-data", "text/plain")
+_PAGE_PATHS = frozenset(f"/page/{name}" for name in page.TYPES)
 # Paths that say nothing about models or conversations.
-OPEN_PATHS = frozenset(
-    {"/health", "/v1/health", "/", "/docs", "/openapi.json", "/favicon.ico"}
-    | {f"/page/{name}" for name in page.TYPES}
-)
+OPEN_PATHS = _PAGE_PATHS | {"/health", "/v1/health", "/", "/docs", "/openapi.json", "/favicon.ico"}
 
 
 class Guard:
@@ -100,7 +98,9 @@ class Guard:
             self._n_held -= body.size
             fields = {"id": request_id, "status": status, "seconds": round(time.perf_counter() - begin, 3)}
             fields |= scope["state"].get(LOGGED, {})
-            log.info("%s %s", scope["method"], scope["path"][:MAX_LOGGED], extra={FIELDS: fields})
+            # A visit of the page is some twenty files, which would hide what matters.
+            level = logging.DEBUG if status == 200 and scope["path"] in _PAGE_PATHS else logging.INFO
+            log.log(level, "%s %s", scope["method"], scope["path"][:MAX_LOGGED], extra={FIELDS: fields})
 
     def _hold(self, n_bytes: int) -> None:
         """Count bytes of bodies that are in memory; HTTPException if they are too many."""

@@ -3,7 +3,7 @@
 import { Answering } from "./answering.js";
 import { allChats, branch, dropVersion, loadSettings, newChat, saveChat, saveSettings, showVersion, updateChat } from "./chats.js";
 import { LostError, ServerError } from "./completion.js";
-import { dropOldest, isFull, kept, textOf, tokens } from "./context.js";
+import { dropOldest, isFull, keepFrom, kept, textOf, tokens } from "./context.js";
 import { $, button, copy } from "./dom.js";
 import { hasFiles, startFiles, takeFiles } from "./files.js";
 import { chosen, context, learnContext, models, showModels } from "./models.js";
@@ -256,7 +256,7 @@ function saveEdit(place, text) {
   const old = chat.messages[place];
   if (!text.trim() || running) return;
   branch(chat, place, [{ role: "user", content: text.trim(), ...(old.files ? { files: old.files } : {}) }]);
-  chat.dropped = Math.min(chat.dropped ?? 0, place);
+  keepFrom(chat, place);
   store(updateChat, chat);
   answer();
 }
@@ -280,6 +280,7 @@ function act(source) {
   if (action === "cancel-edit") showChat();
   if (action === "version" && !running) {
     showVersion(chat, place, Number(to));
+    keepFrom(chat, place);
     store(updateChat, chat);
     const scrolled = messages.scrollTop;
     showChat();

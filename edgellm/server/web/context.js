@@ -17,6 +17,12 @@ export function kept(chat) {
   return chat.messages.slice(chat.dropped ?? 0);
 }
 
+/** After another version has come from `place` on: the last question up to there is not left out. */
+export function keepFrom(chat, place) {
+  const question = chat.messages.findLastIndex((message, i) => i <= place && message.role === "user");
+  chat.dropped = Math.min(chat.dropped ?? 0, Math.max(0, question));
+}
+
 /** Tokens that the conversation took at its last answer; 0 before the first. */
 export function tokens(chat) {
   const timings = chat.messages.findLast((message) => message.timings)?.timings;

@@ -163,6 +163,9 @@ def test_a_request_is_logged_with_its_id_and_status(caplog: pytest.LogCaptureFix
     logger = logging.getLogger("edgellm.server")
     with caplog.at_level(logging.INFO, logger=logger.name):
         assert asking(ServerSettings())() == 200
-    fields = caplog.records[-1].__dict__["fields"]
-    assert fields["status"] == 200
-    assert fields["id"].startswith("req_")
+        fields = caplog.records[-1].__dict__["fields"]
+        assert fields["status"] == 200
+        assert fields["id"].startswith("req_")
+        n_lines = len(caplog.records)
+        assert asking(ServerSettings())("/page/app.js") == 200
+        assert len(caplog.records) == n_lines
