@@ -47,7 +47,7 @@ class Folder:
         """The content of a text file of the folder; None if there is no such file."""
         raw = self.bytes(name)
         try:
-            return None if raw is None else raw.decode()
+            return None if raw is None else raw.decode("utf-8-sig")  # editors of Windows write a mark first
         except UnicodeDecodeError:
             raise FormatError(f"{self.folder / name}: not UTF-8, expected text; download it again") from None
 

@@ -20,12 +20,18 @@ Value = int | float | bool | str | list[int] | list[bool]
 
 # First words of names in a model with a head; a model that was saved alone lacks them.
 _MODELS = ("model", "gpt_neox", "backbone", "transformer", "roberta")
+# Words that trainers and models of several parts put around a text model's names, or between them.
+_WRAPPERS = re.compile(
+    r"^(?:module\.|base_model\.model\.|thinker\.|llm\.|_orig_mod\.|_fsdp_wrapped_module\.)+"
+    r"|_(?:orig_mod|fsdp_wrapped_module|checkpoint_wrapped_module)\."
+)
 # Prefixes around a text model's names: in the checkpoint -> as families write them.
 _PREFIXES = (
     ("model.language_model.", "model."),
     ("language_model.model.", "model."),
     ("language_model.lm_head.", "lm_head."),
     ("model.text_model.", "model."),
+    ("model.model.", "model."),
     ("text_model.model.", "model."),
     ("model.lm_head.", "lm_head."),
     ("bert.", ""),
@@ -155,6 +161,7 @@ def plan_tensors(
 
 def canonical(name: str) -> str:
     """A tensor's name as families write it: no prefixes around a text model, norms' weight and bias."""
+    name = _WRAPPERS.sub("", name)
     for prefix, plain in _PREFIXES:
         if name.startswith(prefix):
             name = plain + name.removeprefix(prefix)

@@ -80,7 +80,7 @@ class GGUFFile:
                 "missing",
                 f"{int(match[3])}, as the file's name says",
             )
-        if count is None or count == 1:
+        if count in (None, 0, 1):  # 0: llama-gguf-split has joined the parts
             return cls(path, [part])
         if not 1 <= count <= _MAX_PARTS:
             refuse(str(path), "metadata key 'split.count'", f"{count}", f"1 to {_MAX_PARTS}")

@@ -70,10 +70,12 @@ def one_tool(tools: Sequence[Tool], name: str) -> Chosen:
 
 def _of_mode(tools: Sequence[Tool], given: str, parallel: bool | None) -> Chosen:
     mode = _MODES.get(given.lower())
+    if mode is None and given in (tool.name for tool in tools):
+        return one_tool(tools, given)
     if mode is None:
         raise RequestError(
             400,
-            f"tool_choice is {given[:40]!r}; the modes are none, auto, required and any.",
+            f"tool_choice is {given[:40]!r}; expected none, auto, required, any or a tool's name.",
             param="tool_choice",
         )
     if mode == "required" and not tools:

@@ -40,6 +40,15 @@ RENAMED: dict[str, Callable[[str], str]] = {
     "language_model alone": lambda name: name.replace("model.", "language_model.", 1),
     "text_model first": lambda name: f"text_model.{name}",
     "text_model alone": lambda name: name.replace("model.", "text_model.", 1),
+    "compiled": lambda name: f"_orig_mod.{name}",
+    "compiled layers": lambda name: name.replace("layers.", "layers._orig_mod."),
+    "several devices": lambda name: f"module.{name}",
+    "compiled on several": lambda name: f"_orig_mod.module.{name}",
+    "checkpointed layers": lambda name: name.replace("self_attn.", "_checkpoint_wrapped_module.self_attn."),
+    "merged adapter": lambda name: f"base_model.model.{name}",
+    "model twice": lambda name: name.replace("model.", "model.model.", 1),
+    "of an omni model": lambda name: f"thinker.{name}",
+    "of a vision model": lambda name: f"llm.{name}",
 }
 
 
@@ -107,3 +116,11 @@ def test_layers_of_multi_token_prediction_are_left_out(tmp_path: Path) -> None:
     assert planned(tmp_path, config, weights() | extra).keys() == planned(tmp_path, CONFIG, weights()).keys()
     with pytest.raises(ModelError, match=rf"layers\.{LAYERS}\..*has no place"):
         planned(tmp_path, CONFIG, weights() | extra)
+
+
+def test_a_byte_order_mark_before_json(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    for name in ("config.json", "tokenizer.json"):
+        path = tmp_path / name
+        path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert plan_conversion(Checkpoint(tmp_path), recipe("F32"), threads=1).tensors

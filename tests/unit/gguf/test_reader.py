@@ -124,6 +124,17 @@ def test_any_part_opens_a_split_file(tmp_path: Path) -> None:
         assert file.metadata["general.architecture"] == "llama"
 
 
+def test_a_file_that_was_joined_from_parts_is_whole(tmp_path: Path) -> None:
+    """llama-gguf-split --merge keeps the first part's keys and writes a count of 0."""
+    builder = GGUFBuilder()
+    builder.kv("split.no", 0, ValueType.UINT16)
+    builder.kv("split.tensors.count", 3, ValueType.INT32)
+    builder.kv("split.count", 0, ValueType.UINT16)
+    builder.tensor("t", GGMLType.I8, (2,), bytes(2))
+    for name in ("m.gguf", "m-00001-of-00003.gguf"):
+        assert list(GGUFFile.open(write(tmp_path, builder, name)).tensors) == ["t"]
+
+
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
     paths = split_parts(tmp_path)
     paths[1].unlink()
