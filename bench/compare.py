@@ -273,12 +273,17 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def find_engines(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Commands of edgellm's worker and of each peer that a peers' Python has; the first Python wins."""
+    """Commands of edgellm's worker and of each peer."""
     edgellm = [sys.executable, str(HERE / "edgellm_worker.py"), "--kv-type", options.kv_type]
     if options.isa:
         edgellm += ["--isa", options.isa]
-    commands = {"edgellm": edgellm}
-    for python in options.peer_python or [sys.executable]:
+    return {"edgellm": edgellm, **peer_commands(options.peer_python or [sys.executable])}
+
+
+def peer_commands(pythons: Sequence[str]) -> dict[str, list[str]]:
+    """Commands of the workers of each peer that one of the Pythons has; the first Python wins."""
+    commands: dict[str, list[str]] = {}
+    for python in pythons:
         for name, package in PROBES.items():
             probe = [
                 python,
