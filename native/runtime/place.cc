@@ -31,8 +31,7 @@ void export_values(const ExecutionPlan& plan, int s, const std::map<int, ptrdiff
     for (const auto& [buffer, offset] : offsets) {
         const Buffer& b = plan.buffers[static_cast<size_t>(buffer)];
         if (b.last == s) continue;
-        RowOp r{};
-        r.kind = RowOpKind::kExport;
+        RowOp r{ExportOp{}};
         r.a.buffer = buffer;
         r.a.width = b.floats_per_row;
         r.a.offset = b.offset * plan.options.batch;

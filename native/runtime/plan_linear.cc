@@ -124,10 +124,7 @@ int Planner::fuse_glu(const Node& n, const std::vector<Node*>& ready_linears, Li
             std::swap(task->matrix, task->up);
             std::swap(task->bias, task->up_bias);
         }
-        const Op& o = op(glu);
-        task->glu = parse_activation(o, o.text("activation"));
-        task->limit = static_cast<float>(o.number("limit"));
-        task->alpha = static_cast<float>(o.number("alpha"));
+        task->glu = glu_op(op(glu));
         mark_done(glu);
         return glu;
     }
@@ -150,31 +147,19 @@ int Planner::absorb_epilogue(int value, const std::vector<int>& same_stage, std:
 bool Planner::make_epilogue(int value, int next, const std::vector<int>& same_stage, Epilogue* e) {
     const Op& o = op(next);
     const size_t width = width_of(next);
-    if (o.kind == OpKind::kAffine) {
-        e->kind = EpilogueKind::kAffine;
-        e->factor = static_cast<float>(o.number("factor"));
-        e->weight = sized_vector(o, "weight", width, &e->weight_scalar);
-        e->bias = sized_vector(o, "bias", width, &e->bias_scalar);
-        return true;
-    }
-    if (o.kind == OpKind::kActivation) {
-        e->kind = EpilogueKind::kActivation;
-        e->fn = parse_activation(o, o.text("fn"));
-        require(e->fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
-        return true;
-    }
-    if (o.kind == OpKind::kSoftcap) {
-        e->kind = EpilogueKind::kSoftcap;
-        e->cap = static_cast<float>(o.number("cap"));
-        require(e->cap > 0, o, "cap is " + o.text("cap") + ", expected a number above 0");
-        return true;
-    }
+    if (o.kind == OpKind::kAffine) return e->what = affine_op(o, width), true;
+    if (o.kind == OpKind::kActivation) return e->what = activation_op(o), true;
+    if (o.kind == OpKind::kSoftcap) return e->what = softcap_op(o), true;
     if (o.kind != OpKind::kAdd && o.kind != OpKind::kMul) return false;
     const int other = o.ins[0] == value ? o.ins[1] : o.ins[0];
     const bool here = std::find(same_stage.begin(), same_stage.end(), other) != same_stage.end();
     if (other == value || !made_[static_cast<size_t>(other)] || here || width_of(other) != width)
         return false;
-    e->kind = o.kind == OpKind::kAdd ? EpilogueKind::kAdd : EpilogueKind::kMul;
+    if (o.kind == OpKind::kAdd) {
+        e->what = AddOp{};
+    } else {
+        e->what = MulOp{};
+    }
     e->operand = use(other);
     return true;
 }
@@ -189,12 +174,11 @@ int Planner::quant_slot(const ValueRef& value, LinearStage* stage) {
     slot.value = value;
     slot.n_in = value.width;
     stage->quants.push_back(slot);
-    RowOp r{};
-    r.kind = RowOpKind::kQuantize;
+    const size_t index = stage->quants.size() - 1;
+    RowOp r{QuantizeOp{index}};
     r.a = value;
-    r.index = static_cast<int>(stage->quants.size() - 1);
     stage->prologue.push_back(r);
-    return r.index;
+    return static_cast<int>(index);
 }
 
 }  // namespace edgellm

@@ -49,55 +49,55 @@ RowOp Planner::row_op(const Op& o, size_t width) {
     if (o.ins.size() > 1) r.b = use(o.ins[1]);
     switch (o.kind) {
         case OpKind::kEmbed:
-            row_embed(o, width, &r);
+            r.what = embed_op(o, width);
             break;
         case OpKind::kNorm:
-            row_norm(o, width, &r);
+            r.what = norm_op(o, width);
             break;
         case OpKind::kAffine:
-            row_affine(o, width, &r);
+            r.what = affine_op(o, width);
+            expect(o, "the width of its input", r.a.width, width);
             break;
         case OpKind::kRope:
-            row_rope(o, width, &r);
+            r.what = rope_op(o, width);
             break;
         case OpKind::kPositionScale:
-            r.kind = RowOpKind::kPositionScale;
-            r.factor = static_cast<float>(o.number("beta"));
-            r.size = positive(o, "length");
+            r.what = PositionScaleOp{static_cast<float>(o.number("beta")), positive(o, "length")};
             expect(o, "the width of its input", r.a.width, width);
             break;
         case OpKind::kGlu:
-            row_glu(o, width, &r);
+            r.what = glu_op(o);
+            expect(o, "the width of gate", r.a.width, width);
+            expect(o, "the width of up", r.b.width, width);
             break;
         case OpKind::kActivation:
-            row_activation(o, width, &r);
+            r.what = activation_op(o);
+            expect(o, "the width of its input", r.a.width, width);
             break;
         case OpKind::kAdd:
-            r.kind = RowOpKind::kAdd;
+            r.what = AddOp{};
             expect(o, "the width of input a", r.a.width, width);
             expect(o, "the width of input b", r.b.width, width);
             break;
         case OpKind::kMul:
-            r.kind = RowOpKind::kMul;
+            r.what = MulOp{};
             expect(o, "the width of input a", r.a.width, width);
             require(width % r.b.width == 0, o,
                     "the width of input b is " + std::to_string(r.b.width) + ", which does not divide " +
                         std::to_string(width));
             break;
         case OpKind::kSoftcap:
-            r.kind = RowOpKind::kSoftcap;
-            r.cap = static_cast<float>(o.number("cap"));
+            r.what = softcap_op(o);
             expect(o, "the width of its input", r.a.width, width);
-            require(r.cap > 0, o, "cap is " + o.text("cap") + ", expected a number above 0");
             break;
         case OpKind::kSlice:
-            row_slice(o, width, &r);
+            r.what = slice_op(o, width);
             break;
         case OpKind::kConcat:
-            row_concat(o, width, &r);
+            r.what = concat_op(o, width);
             break;
         case OpKind::kRepeat:
-            row_repeat(o, width, &r);
+            r.what = repeat_op(o, width);
             break;
         default:
             fail(o, "is not a row operation");
@@ -105,136 +105,129 @@ RowOp Planner::row_op(const Op& o, size_t width) {
     return r;
 }
 
-void Planner::row_affine(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kAffine;
-    r->factor = static_cast<float>(o.number("factor"));
-    r->weight = sized_vector(o, "weight", width, &r->weight_scalar);
-    r->bias = sized_vector(o, "bias", width, &r->bias_scalar);
-    expect(o, "the width of its input", r->a.width, width);
+AffineOp Planner::affine_op(const Op& o, size_t width) {
+    AffineOp affine{static_cast<float>(o.number("factor"))};
+    affine.weight = sized_vector(o, "weight", width, &affine.weight_scalar);
+    affine.bias = sized_vector(o, "bias", width, &affine.bias_scalar);
+    return affine;
 }
 
-void Planner::row_glu(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kGlu;
-    r->fn = parse_activation(o, o.text("activation"));
-    r->limit = static_cast<float>(o.number("limit"));
-    r->alpha = static_cast<float>(o.number("alpha"));
-    expect(o, "the width of gate", r->a.width, width);
-    expect(o, "the width of up", r->b.width, width);
+GluOp Planner::glu_op(const Op& o) const {
+    return {parse_activation(o, o.text("activation")), static_cast<float>(o.number("limit")),
+            static_cast<float>(o.number("alpha"))};
 }
 
-void Planner::row_activation(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kActivation;
-    r->fn = parse_activation(o, o.text("fn"));
-    expect(o, "the width of its input", r->a.width, width);
-    require(r->fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
+ActivationOp Planner::activation_op(const Op& o) const {
+    const Activation fn = parse_activation(o, o.text("fn"));
+    require(fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
+    return {fn};
 }
 
-void Planner::row_slice(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kSlice;
-    r->groups = positive(o, "groups");
-    r->size = positive(o, "size");
-    r->start = static_cast<size_t>(o.integer("start"));
-    require(o.integer("start") >= 0 && r->a.width % r->groups == 0 &&
-                r->start + r->size <= r->a.width / r->groups && width == r->groups * r->size,
+SoftcapOp Planner::softcap_op(const Op& o) const {
+    const auto cap = static_cast<float>(o.number("cap"));
+    require(cap > 0, o, "cap is " + o.text("cap") + ", expected a number above 0");
+    return {cap};
+}
+
+SliceOp Planner::slice_op(const Op& o, size_t width) const {
+    const SliceOp slice{positive(o, "groups"), static_cast<size_t>(o.integer("start")), positive(o, "size")};
+    const size_t n = width_of(o.ins[0]);
+    require(o.integer("start") >= 0 && n % slice.groups == 0 &&
+                slice.start + slice.size <= n / slice.groups && width == slice.groups * slice.size,
             o, "columns [start, start + size) are not in its input's groups, or make another width");
+    return slice;
 }
 
-void Planner::row_concat(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kConcat;
-    r->groups = positive(o, "groups");
-    r->repeat_a = o.boolean("repeat_a");
-    r->repeat_b = o.boolean("repeat_b");
-    require((r->repeat_a || r->a.width % r->groups == 0) && (r->repeat_b || r->b.width % r->groups == 0) &&
-                width == (r->repeat_a ? r->a.width * r->groups : r->a.width) +
-                             (r->repeat_b ? r->b.width * r->groups : r->b.width),
-            o, "its inputs do not divide into groups, or do not make its width together");
+ConcatOp Planner::concat_op(const Op& o, size_t width) const {
+    const ConcatOp concat{positive(o, "groups"), o.boolean("repeat_a"), o.boolean("repeat_b")};
+    const size_t a = width_of(o.ins[0]), b = width_of(o.ins[1]);
+    require(
+        (concat.repeat_a || a % concat.groups == 0) && (concat.repeat_b || b % concat.groups == 0) &&
+            width == (concat.repeat_a ? a * concat.groups : a) + (concat.repeat_b ? b * concat.groups : b),
+        o, "its inputs do not divide into groups, or do not make its width together");
+    return concat;
 }
 
-void Planner::row_repeat(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kRepeat;
-    r->groups = positive(o, "groups");
-    r->times = positive(o, "times");
-    r->interleave = o.boolean("interleave");
-    require(r->a.width % r->groups == 0 && r->a.width * r->times == width, o,
+RepeatOp Planner::repeat_op(const Op& o, size_t width) const {
+    const RepeatOp repeat{positive(o, "groups"), positive(o, "times"), o.boolean("interleave")};
+    const size_t n = width_of(o.ins[0]);
+    require(n % repeat.groups == 0 && n * repeat.times == width, o,
             "groups do not divide its input, or times repetitions are not its width");
+    return repeat;
 }
 
-void Planner::row_embed(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kEmbed;
-    const std::string& source = o.text("source");
-    r->source = source == "token"      ? EmbedSource::kToken
-                : source == "position" ? EmbedSource::kPosition
-                : source == "first"    ? EmbedSource::kFirst
-                : source == "segment"  ? EmbedSource::kSegment
-                                       : (fail(o, "unknown source '" + source + "'"), EmbedSource::kToken);
+EmbedOp Planner::embed_op(const Op& o, size_t width) {
+    const std::string& name = o.text("source");
+    const EmbedSource source = name == "token"      ? EmbedSource::kToken
+                               : name == "position" ? EmbedSource::kPosition
+                               : name == "first"    ? EmbedSource::kFirst
+                               : name == "segment"
+                                   ? EmbedSource::kSegment
+                                   : (fail(o, "unknown source '" + name + "'"), EmbedSource::kToken);
     const int w = o.weight("weight");
     require(decl(w).shape.size() == 2 && decl(w).shape[1] == static_cast<int64_t>(width), o,
             decl(w).name + " is not a matrix with rows of " + std::to_string(width) + " values");
-    r->separator = static_cast<int>(o.integer("separator"));
-    require(r->source != EmbedSource::kSegment || decl(w).shape[0] >= 2, o,
+    require(source != EmbedSource::kSegment || decl(w).shape[0] >= 2, o,
             decl(w).name + " has one row, expected one for each of two segments");
-    if (r->source == EmbedSource::kToken) {
+    if (source == EmbedSource::kToken) {
         require(decl(w).shape[0] >= p_.n_vocab, o,
                 decl(w).name + " has " + std::to_string(decl(w).shape[0]) + " rows, expected " +
                     std::to_string(p_.n_vocab) + ", the size of the vocabulary");
     }
     require(width % format(w).block_size == 0, o,
             "the format of " + decl(w).name + " cannot hold rows of " + std::to_string(width) + " values");
-    r->index = static_cast<int>(plan_.embeddings.size());
     plan_.embeddings.push_back(w);
+    return {source, plan_.embeddings.size() - 1, static_cast<int>(o.integer("separator"))};
 }
 
-void Planner::row_norm(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kNorm;
-    const std::string& kind = o.text("kind");
-    r->norm = kind == "rms"     ? NormKind::kRms
-              : kind == "layer" ? NormKind::kLayer
-              : kind == "l2"    ? NormKind::kL2
-                                : (fail(o, "unknown norm '" + kind + "'"), NormKind::kRms);
-    r->eps = static_cast<float>(o.number("eps"));
-    r->groups = positive(o, "groups");
-    expect(o, "the width of its input", r->a.width, width);
-    require(width % r->groups == 0, o,
-            std::to_string(r->groups) + " groups do not divide its width of " + std::to_string(width));
-    r->weight = vector(o, "weight");
-    r->bias = vector(o, "bias");
-    for (VectorId id : {r->weight, r->bias}) {
+NormOp Planner::norm_op(const Op& o, size_t width) {
+    const std::string& name = o.text("kind");
+    const NormKind kind = name == "rms"     ? NormKind::kRms
+                          : name == "layer" ? NormKind::kLayer
+                          : name == "l2"    ? NormKind::kL2
+                                            : (fail(o, "unknown norm '" + name + "'"), NormKind::kRms);
+    NormOp norm{kind, positive(o, "groups"), static_cast<float>(o.number("eps"))};
+    expect(o, "the width of its input", width_of(o.ins[0]), width);
+    require(width % norm.groups == 0, o,
+            std::to_string(norm.groups) + " groups do not divide its width of " + std::to_string(width));
+    norm.weight = vector(o, "weight");
+    norm.bias = vector(o, "bias");
+    for (VectorId id : {norm.weight, norm.bias}) {
         if (id < 0) continue;
         const size_t n = vector_size(id);
-        require(n == width || n == width / r->groups, o,
+        require(n == width || n == width / norm.groups, o,
                 "a weight has " + std::to_string(n) + " values, expected " +
-                    std::to_string(width / r->groups) + " or " + std::to_string(width));
-        r->per_row = n == width && r->groups > 1;
+                    std::to_string(width / norm.groups) + " or " + std::to_string(width));
+        norm.per_row = n == width && norm.groups > 1;
     }
-    if (r->weight >= 0 && r->bias >= 0) {
-        expect(o, "the size of bias", vector_size(r->bias), vector_size(r->weight));
+    if (norm.weight >= 0 && norm.bias >= 0) {
+        expect(o, "the size of bias", vector_size(norm.bias), vector_size(norm.weight));
     }
+    return norm;
 }
 
-void Planner::row_rope(const Op& o, size_t width, RowOp* r) {
-    r->kind = RowOpKind::kRope;
-    r->groups = positive(o, "groups");
+RopeOp Planner::rope_op(const Op& o, size_t width) {
+    const size_t n_heads = positive(o, "groups");
     const std::string& kind = o.text("kind");
     require(kind == "neox" || kind == "interleaved", o,
             "unknown kind '" + kind + "', expected neox or interleaved");
-    r->rope = kind == "neox" ? RopeKind::kNeox : RopeKind::kInterleaved;
     const int table = p_.table_index(o.text("table"));
     const size_t n_pairs = p_.tables[static_cast<size_t>(table)].inv_freq.size();
-    require(r->a.width == width && width % r->groups == 0 && 2 * n_pairs <= width / r->groups, o,
+    require(width_of(o.ins[0]) == width && width % n_heads == 0 && 2 * n_pairs <= width / n_heads, o,
             "its table rotates " + std::to_string(2 * n_pairs) + " values, more than a head has");
     const VectorId factors = vector(o, "factors");
     if (factors >= 0) expect(o, "the size of factors", vector_size(factors), n_pairs);
-    r->index = angle_set(table, factors);
+    return {kind == "neox" ? RopeKind::kNeox : RopeKind::kInterleaved, n_heads, angle_set(table, factors)};
 }
 
-int Planner::angle_set(int table, VectorId factors) {
+size_t Planner::angle_set(int table, VectorId factors) {
     for (size_t i = 0; i < plan_.angles.size(); ++i) {
-        if (plan_.angles[i].table == table && plan_.angles[i].factors == factors) return static_cast<int>(i);
+        if (plan_.angles[i].table == table && plan_.angles[i].factors == factors) return i;
     }
     const size_t n_pairs = p_.tables[static_cast<size_t>(table)].inv_freq.size();
     plan_.angles.push_back({table, factors, plan_.angle_floats_per_row, n_pairs});
     plan_.angle_floats_per_row += align_up(2 * n_pairs, 16);
-    return static_cast<int>(plan_.angles.size() - 1);
+    return plan_.angles.size() - 1;
 }
 
 void Planner::place_kv_write(int i, std::vector<RowOp>* ops) {
@@ -244,22 +237,19 @@ void Planner::place_kv_write(int i, std::vector<RowOp>* ops) {
     require(width_of(o.ins[1]) == size_t{c.n_kv_heads} * c.key_dim &&
                 width_of(o.ins[2]) == size_t{c.n_kv_heads} * c.value_dim,
             o, "keys or values do not fit cache " + std::to_string(cache));
-    RowOp r{};
-    r.kind = RowOpKind::kKvWrite;
+    RowOp r{KvWriteOp{static_cast<size_t>(cache)}};
     r.a = use(o.ins[1]);
     r.b = use(o.ins[2]);
-    r.index = cache;
     ops->push_back(r);
 }
 
 void Planner::place_route(int i, std::vector<RowOp>* ops) {
-    RowOp r{};
-    r.kind = RowOpKind::kRoute;
-    r.routing = make_routing(op(i));
-    r.routing.slot = plan_.n_moe++;
-    moe_slots_[i] = r.routing.slot;
-    plan_.max_used = std::max<size_t>(plan_.max_used, r.routing.n_used);
-    plan_.max_experts = std::max<size_t>(plan_.max_experts, r.routing.n_experts);
+    Routing routing = make_routing(op(i));
+    routing.slot = plan_.n_moe++;
+    moe_slots_[i] = routing.slot;
+    plan_.max_used = std::max<size_t>(plan_.max_used, routing.n_used);
+    plan_.max_experts = std::max<size_t>(plan_.max_experts, routing.n_experts);
+    RowOp r{routing};
     r.a = use(op(i).ins[1]);
     ops->push_back(r);
 }

@@ -99,9 +99,7 @@ MoeStage Planner::moe_stage(int i) {
     m.gate_bias = sized_vector(o, "gate_bias", n_experts * m.n_ff, nullptr);
     m.up_bias = sized_vector(o, "up_bias", n_experts * m.n_ff, nullptr);
     m.down_bias = sized_vector(o, "down_bias", n_experts * n_out, nullptr);
-    m.fn = parse_activation(o, o.text("activation"));
-    m.limit = static_cast<float>(o.number("limit"));
-    m.alpha = static_cast<float>(o.number("alpha"));
+    m.glu = glu_op(o);
     m.out = new_value(i);
     const size_t row = quant_row_bytes(align_up(m.width, 32)) + quant_row_bytes(align_up(m.n_ff, 32)) +
                        sizeof(float) * (align_up(m.width, 16) + align_up(m.n_ff, 16) + align_up(n_out, 16));

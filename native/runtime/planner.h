@@ -88,16 +88,18 @@ class Planner {
     // First column and number of columns of a slice of its input.
     std::pair<size_t, size_t> column_slice(int i) const;
     RowOp row_op(const Op& o, size_t width);
-    void row_affine(const Op& o, size_t width, RowOp* r);
-    void row_glu(const Op& o, size_t width, RowOp* r);
-    void row_activation(const Op& o, size_t width, RowOp* r);
-    void row_slice(const Op& o, size_t width, RowOp* r);
-    void row_concat(const Op& o, size_t width, RowOp* r);
-    void row_repeat(const Op& o, size_t width, RowOp* r);
-    void row_embed(const Op& o, size_t width, RowOp* r);
-    void row_norm(const Op& o, size_t width, RowOp* r);
-    void row_rope(const Op& o, size_t width, RowOp* r);
-    int angle_set(int table, VectorId factors);
+    // The planned operations, all attributes checked.
+    AffineOp affine_op(const Op& o, size_t width);
+    GluOp glu_op(const Op& o) const;
+    ActivationOp activation_op(const Op& o) const;
+    SoftcapOp softcap_op(const Op& o) const;
+    SliceOp slice_op(const Op& o, size_t width) const;
+    ConcatOp concat_op(const Op& o, size_t width) const;
+    RepeatOp repeat_op(const Op& o, size_t width) const;
+    EmbedOp embed_op(const Op& o, size_t width);
+    NormOp norm_op(const Op& o, size_t width);
+    RopeOp rope_op(const Op& o, size_t width);
+    size_t angle_set(int table, VectorId factors);
     void place_kv_write(int i, std::vector<RowOp>* ops);
     void place_route(int i, std::vector<RowOp>* ops);
 

@@ -192,8 +192,8 @@ void LinearRunner::finish_row(const LinearTask& task, const OutputTile& tile, si
     if (task.bias >= 0) add_bias(task.bias, task.matrix, tile, values, task.up >= 0 ? values : end);
     if (task.up >= 0) {
         if (task.up_bias >= 0) add_bias(task.up_bias, task.up, tile, up, up);
-        context_.kernels.rows.glu(task.glu, values, up, n_columns(task.matrix, tile), task.limit, task.alpha,
-                                  end);
+        context_.kernels.rows.glu(task.glu.fn, values, up, n_columns(task.matrix, tile), task.glu.limit,
+                                  task.glu.alpha, end);
     }
     apply_epilogue(task, tile, row, values, out, thread);
 }
@@ -204,28 +204,23 @@ void LinearRunner::apply_epilogue(const LinearTask& task, const OutputTile& tile
     const size_t n = n_columns(task.matrix, tile), column = tile.column();
     for (const Epilogue& e : task.epilogue) {
         float* to = &e == &task.epilogue.back() ? out : values;
-        switch (e.kind) {
-            case EpilogueKind::kAffine: {
-                const float* w = context_.weights.vector(e.weight);
-                const float* b = context_.weights.vector(e.bias);
-                kernels.affine({e.factor, w == nullptr || e.weight_scalar ? w : w + column, e.weight_scalar,
-                                b == nullptr || e.bias_scalar ? b : b + column, e.bias_scalar},
-                               values, n, to);
-                break;
-            }
-            case EpilogueKind::kActivation:
-                kernels.activation(e.fn, values, n, to);
-                break;
-            case EpilogueKind::kSoftcap:
-                kernels.softcap(values, n, e.cap, to);
-                break;
-            case EpilogueKind::kAdd:
-                kernels.add(values, context_.at(e.operand, row, thread) + column, n, to);
-                break;
-            case EpilogueKind::kMul:
-                kernels.mul(values, context_.at(e.operand, row, thread) + column, n, to);
-                break;
-        }
+        const auto operand = [&] { return context_.at(e.operand, row, thread) + column; };
+        std::visit(
+            Cases{
+                [&](const AffineOp& affine) {
+                    const float* w = context_.weights.vector(affine.weight);
+                    const float* b = context_.weights.vector(affine.bias);
+                    kernels.affine({affine.factor, w == nullptr || affine.weight_scalar ? w : w + column,
+                                    affine.weight_scalar, b == nullptr || affine.bias_scalar ? b : b + column,
+                                    affine.bias_scalar},
+                                   values, n, to);
+                },
+                [&](const ActivationOp& activation) { kernels.activation(activation.fn, values, n, to); },
+                [&](const SoftcapOp& softcap) { kernels.softcap(values, n, softcap.cap, to); },
+                [&](const AddOp&) { kernels.add(values, operand(), n, to); },
+                [&](const MulOp&) { kernels.mul(values, operand(), n, to); },
+            },
+            e.what);
     }
 }
 

@@ -139,9 +139,9 @@ void MoeRunner::multiply_in(const MoeStage& moe, const Rows& rows, const Panels&
             add_bias(moe.up_bias, bias, n, up);
             if (moe.gate >= 0) {
                 add_bias(moe.gate_bias, bias, n, gate);
-                kernels.glu(moe.fn, gate, up, n, moe.limit, moe.alpha, out);
+                kernels.glu(moe.glu.fn, gate, up, n, moe.glu.limit, moe.glu.alpha, out);
             } else {
-                kernels.activation(moe.fn, up, n, out);
+                kernels.activation(moe.glu.fn, up, n, out);
             }
         }
     });

@@ -8,31 +8,142 @@
 namespace edgellm {
 namespace {
 
-void slice(const RowOp& op, const float* a, float* out) {
-    const size_t stride = op.a.width / op.groups;
-    for (size_t g = 0; g < op.groups; ++g) {
-        std::memcpy(out + g * op.size, a + g * stride + op.start, op.size * sizeof(float));
-    }
-}
+// An operation on one row: its operands, and a call for each type of operation.
+struct RowCall {
+    const RunContext& context;
+    Router& router;
+    const float* all_angles;
+    std::span<const QuantSlot> quants;
+    size_t row;
+    const Thread& thread;
+    const RowOp& op;
+    const float* a = operand(op.a);
+    const float* b = operand(op.b);
+    float* out = operand(op.out);
+    size_t n = op.out.width;
 
-void concat(const RowOp& op, const float* a, const float* b, float* out) {
-    const size_t na = op.repeat_a ? op.a.width : op.a.width / op.groups;
-    const size_t nb = op.repeat_b ? op.b.width : op.b.width / op.groups;
-    for (size_t g = 0; g < op.groups; ++g) {
-        std::memcpy(out + g * (na + nb), a + (op.repeat_a ? 0 : g * na), na * sizeof(float));
-        std::memcpy(out + g * (na + nb) + na, b + (op.repeat_b ? 0 : g * nb), nb * sizeof(float));
+    const RowKernels& kernels() const { return context.kernels.rows; }
+    float* operand(const ValueRef& value) const {
+        return value.buffer == -1 ? nullptr : context.at(value, row, thread);
     }
-}
+    // If every thread runs the row for itself, thread 0 alone writes to shared memory.
+    bool is_private() const { return thread.private_rows != nullptr; }
+    bool owner() const { return !is_private() || thread.index == 0; }
 
-void repeat(const RowOp& op, const float* a, float* out) {
-    const size_t size = op.a.width / op.groups;
-    for (size_t g = 0; g < op.groups; ++g) {
-        for (size_t i = 0; i < op.times; ++i) {
-            const size_t to = op.interleave ? g * op.times + i : i * op.groups + g;
-            std::memcpy(out + to * size, a + g * size, size * sizeof(float));
+    void operator()(const EmbedOp& embed) const {
+        const EmbeddingTable& table = context.weights.embedding(embed.table);
+        const size_t index = index_of(embed);
+        table.format->decode(table.rows + index * table.row_bytes, n / table.format->block_size, out);
+    }
+    size_t index_of(const EmbedOp& embed) const {
+        switch (embed.source) {
+            case EmbedSource::kToken:
+                return static_cast<size_t>(context.batch.tokens[row]);
+            case EmbedSource::kPosition:
+                return context.batch.positions[row];
+            case EmbedSource::kFirst:
+                return 0;
+            case EmbedSource::kSegment:
+                return is_after(embed.separator) ? 1 : 0;
+        }
+        return 0;
+    }
+    // True after the first separator of the row's text.
+    bool is_after(int separator) const {
+        const Batch& batch = context.batch;
+        const size_t first = row - std::min<size_t>(row, batch.positions[row]);
+        const auto begin = batch.tokens.begin() + static_cast<ptrdiff_t>(first),
+                   end = batch.tokens.begin() + static_cast<ptrdiff_t>(row);
+        return std::find(begin, end, separator) != end;
+    }
+
+    void operator()(const NormOp& norm) const {
+        const Weights& w = context.weights;
+        kernels().norm(
+            {norm.kind, norm.groups, norm.eps, w.vector(norm.weight), w.vector(norm.bias), norm.per_row}, a,
+            n, out);
+    }
+
+    void operator()(const AffineOp& affine) const {
+        const Weights& w = context.weights;
+        kernels().affine({affine.factor, w.vector(affine.weight), affine.weight_scalar, w.vector(affine.bias),
+                          affine.bias_scalar},
+                         a, n, out);
+    }
+
+    void operator()(const RopeOp& rope) const {
+        const AngleSet& set = context.plan.angles[rope.angles];
+        const float* cosines = all_angles + row * context.plan.angle_floats_per_row + set.offset;
+        std::memcpy(out, a, n * sizeof(float));
+        kernels().rope(rope.kind, out, rope.n_heads, n / rope.n_heads, cosines, cosines + set.n_pairs,
+                       set.n_pairs);
+    }
+
+    void operator()(const PositionScaleOp& scale) const {
+        const auto turns = static_cast<float>(context.batch.positions[row] / scale.length);
+        kernels().affine({1.0f + scale.beta * std::log1p(turns)}, a, n, out);
+    }
+
+    void operator()(const GluOp& glu) const { kernels().glu(glu.fn, a, b, n, glu.limit, glu.alpha, out); }
+    void operator()(const ActivationOp& activation) const { kernels().activation(activation.fn, a, n, out); }
+    void operator()(const SoftcapOp& softcap) const { kernels().softcap(a, n, softcap.cap, out); }
+    void operator()(const AddOp&) const { kernels().add(a, b, n, out); }
+
+    void operator()(const MulOp&) const {
+        if (op.b.width == n) return kernels().mul(a, b, n, out);
+        const size_t size = n / op.b.width;
+        for (size_t g = 0; g < op.b.width; ++g) kernels().affine({b[g]}, a + g * size, size, out + g * size);
+    }
+
+    void operator()(const SliceOp& slice) const {
+        const size_t stride = op.a.width / slice.groups;
+        for (size_t g = 0; g < slice.groups; ++g)
+            std::memcpy(out + g * slice.size, a + g * stride + slice.start, slice.size * sizeof(float));
+    }
+
+    void operator()(const ConcatOp& concat) const {
+        const size_t na = concat.repeat_a ? op.a.width : op.a.width / concat.groups;
+        const size_t nb = concat.repeat_b ? op.b.width : op.b.width / concat.groups;
+        for (size_t g = 0; g < concat.groups; ++g) {
+            std::memcpy(out + g * (na + nb), a + (concat.repeat_a ? 0 : g * na), na * sizeof(float));
+            std::memcpy(out + g * (na + nb) + na, b + (concat.repeat_b ? 0 : g * nb), nb * sizeof(float));
         }
     }
-}
+
+    void operator()(const RepeatOp& repeat) const {
+        const size_t size = op.a.width / repeat.groups;
+        for (size_t g = 0; g < repeat.groups; ++g) {
+            for (size_t i = 0; i < repeat.times; ++i) {
+                const size_t to = repeat.interleave ? g * repeat.times + i : i * repeat.groups + g;
+                std::memcpy(out + to * size, a + g * size, size * sizeof(float));
+            }
+        }
+    }
+
+    void operator()(const KvWriteOp& write) const {
+        if (!owner()) return;
+        const Batch& batch = context.batch;
+        const auto segment = std::find_if(batch.segments.begin(), batch.segments.end(),
+                                          [this](const Segment& s) { return row < s.first_row + s.n_rows; });
+        const size_t position = batch.positions[row];
+        uint8_t* block = segment->sequence->blocks[write.cache][position / kKvBlockTokens];
+        context.kernels.attention.write(context.plan.cache_shapes[write.cache], block,
+                                        static_cast<uint32_t>(position % kKvBlockTokens), a, b);
+    }
+
+    void operator()(const Routing& routing) const {
+        if (owner()) router.route(routing, a, row, thread.index);
+    }
+
+    void operator()(const QuantizeOp& quantize) const {
+        context.kernels.linear.quantize_row(a, context.quant_rows(quants[quantize.slot], thread), row);
+    }
+
+    void operator()(const ExportOp&) const {
+        if (is_private() && thread.index == 0)
+            std::memcpy(context.at(op.a, row), a, op.a.width * sizeof(float));
+    }
+};
 
 }  // namespace
 
@@ -66,115 +177,9 @@ void RowRunner::run(const RowStage& stage, size_t t) {
 void RowRunner::run(std::span<const RowOp> ops, std::span<const QuantSlot> quants, size_t begin, size_t end,
                     const Thread& thread) {
     for (size_t row = begin; row < end; ++row) {
-        for (const RowOp& op : ops) run_op(op, quants, row, thread);
+        for (const RowOp& op : ops)
+            std::visit(RowCall{context_, router_, angles_, quants, row, thread, op}, op.what);
     }
-}
-
-void RowRunner::run_op(const RowOp& op, std::span<const QuantSlot> quants, size_t row, const Thread& thread) {
-    const bool is_private = thread.private_rows != nullptr;
-    // If every thread runs the row for itself, thread 0 alone writes to shared memory.
-    const bool owner = !is_private || thread.index == 0;
-    const float* a = op.a.buffer == -1 ? nullptr : context_.at(op.a, row, thread);
-    const float* b = op.b.buffer == -1 ? nullptr : context_.at(op.b, row, thread);
-    float* out = op.out.buffer == -1 ? nullptr : context_.at(op.out, row, thread);
-    const size_t n = op.out.width;
-    const Weights& w = context_.weights;
-    const RowKernels& kernels = context_.kernels.rows;
-    switch (op.kind) {
-        case RowOpKind::kEmbed:
-            return embed(op, row, out);
-        case RowOpKind::kNorm:
-            return kernels.norm(
-                {op.norm, op.groups, op.eps, w.vector(op.weight), w.vector(op.bias), op.per_row}, a, n, out);
-        case RowOpKind::kAffine:
-            return kernels.affine(
-                {op.factor, w.vector(op.weight), op.weight_scalar, w.vector(op.bias), op.bias_scalar}, a, n,
-                out);
-        case RowOpKind::kRope:
-            return rope(op, row, a, out);
-        case RowOpKind::kPositionScale: {
-            const auto turns = static_cast<float>(context_.batch.positions[row] / op.size);
-            return kernels.affine({1.0f + op.factor * std::log1p(turns)}, a, n, out);
-        }
-        case RowOpKind::kGlu:
-            return kernels.glu(op.fn, a, b, n, op.limit, op.alpha, out);
-        case RowOpKind::kActivation:
-            return kernels.activation(op.fn, a, n, out);
-        case RowOpKind::kAdd:
-            return kernels.add(a, b, n, out);
-        case RowOpKind::kMul:
-            return mul(op, a, b, out);
-        case RowOpKind::kSoftcap:
-            return kernels.softcap(a, n, op.cap, out);
-        case RowOpKind::kSlice:
-            return slice(op, a, out);
-        case RowOpKind::kConcat:
-            return concat(op, a, b, out);
-        case RowOpKind::kRepeat:
-            return repeat(op, a, out);
-        case RowOpKind::kKvWrite:
-            if (owner) kv_write(op, row, a, b);
-            return;
-        case RowOpKind::kRoute:
-            if (owner) router_.route(op.routing, a, row, thread.index);
-            return;
-        case RowOpKind::kQuantize:
-            return context_.kernels.linear.quantize_row(
-                a, context_.quant_rows(quants[static_cast<size_t>(op.index)], thread), row);
-        case RowOpKind::kExport:
-            if (is_private && thread.index == 0)
-                std::memcpy(context_.at(op.a, row), a, op.a.width * sizeof(float));
-            return;
-    }
-}
-
-size_t RowRunner::segment_of(const RowOp& op, size_t row) const {
-    const Batch& batch = context_.batch;
-    const size_t first = row - std::min<size_t>(row, batch.positions[row]);
-    const auto begin = batch.tokens.begin();
-    return std::find(begin + static_cast<ptrdiff_t>(first), begin + static_cast<ptrdiff_t>(row),
-                     op.separator) != begin + static_cast<ptrdiff_t>(row);
-}
-
-void RowRunner::embed(const RowOp& op, size_t row, float* out) const {
-    const EmbeddingTable& table = context_.weights.embedding(op.index);
-    const Batch& batch = context_.batch;
-    const size_t index = op.source == EmbedSource::kToken      ? static_cast<size_t>(batch.tokens[row])
-                         : op.source == EmbedSource::kPosition ? batch.positions[row]
-                         : op.source == EmbedSource::kSegment  ? segment_of(op, row)
-                                                               : 0;
-    table.format->decode(table.rows + index * table.row_bytes, op.out.width / table.format->block_size, out);
-}
-
-void RowRunner::rope(const RowOp& op, size_t row, const float* a, float* out) const {
-    const size_t n = op.out.width;
-    const AngleSet& set = context_.plan.angles[static_cast<size_t>(op.index)];
-    const float* cosines = angles(set, row);
-    std::memcpy(out, a, n * sizeof(float));
-    context_.kernels.rows.rope(op.rope, out, op.groups, n / op.groups, cosines, cosines + set.n_pairs,
-                               set.n_pairs);
-}
-
-// b holds a factor for each value of a, or for each slice of it.
-void RowRunner::mul(const RowOp& op, const float* a, const float* b, float* out) const {
-    const RowKernels& kernels = context_.kernels.rows;
-    const size_t n = op.out.width;
-    if (op.b.width == n) return kernels.mul(a, b, n, out);
-    const size_t size = n / op.b.width;
-    for (size_t g = 0; g < op.b.width; ++g) {
-        kernels.affine({b[g]}, a + g * size, size, out + g * size);
-    }
-}
-
-void RowRunner::kv_write(const RowOp& op, size_t row, const float* k, const float* v) const {
-    const Batch& batch = context_.batch;
-    const auto segment = std::find_if(batch.segments.begin(), batch.segments.end(),
-                                      [row](const Segment& s) { return row < s.first_row + s.n_rows; });
-    const auto cache = static_cast<size_t>(op.index);
-    const size_t position = batch.positions[row];
-    uint8_t* block = segment->sequence->blocks[cache][position / kKvBlockTokens];
-    context_.kernels.attention.write(context_.plan.cache_shapes[cache], block,
-                                     static_cast<uint32_t>(position % kKvBlockTokens), k, v);
 }
 
 }  // namespace edgellm

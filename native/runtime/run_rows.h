@@ -23,17 +23,6 @@ class RowRunner {
              const Thread& thread);
 
   private:
-    void run_op(const RowOp& op, std::span<const QuantSlot> quants, size_t row, const Thread& thread);
-    // 1 after the first separator of the row's text, else 0.
-    size_t segment_of(const RowOp& op, size_t row) const;
-    void embed(const RowOp& op, size_t row, float* out) const;
-    void rope(const RowOp& op, size_t row, const float* a, float* out) const;
-    void mul(const RowOp& op, const float* a, const float* b, float* out) const;
-    void kv_write(const RowOp& op, size_t row, const float* k, const float* v) const;
-    const float* angles(const AngleSet& set, size_t row) const {
-        return angles_ + row * context_.plan.angle_floats_per_row + set.offset;
-    }
-
     const RunContext& context_;
     Router& router_;
     Region angle_region_;

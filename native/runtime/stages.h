@@ -32,24 +32,12 @@ struct RowStage {
     void for_each_matrix(const Fn&) const {}
 };
 
-enum class EpilogueKind : uint8_t { kAffine, kActivation, kSoftcap, kAdd, kMul };
-
-struct Epilogue {
-    EpilogueKind kind;
-    ValueRef operand;  // kAdd, kMul
-    VectorId weight = -1, bias = -1;
-    bool weight_scalar = false, bias_scalar = false;
-    float factor = 1, cap = 0;
-    Activation fn = Activation::kSilu;
-};
-
 struct LinearTask {
     ValueRef in, out;
     MatrixId matrix = -1;
     MatrixId up = -1;  // the second matrix of a fused gate/up pair, or -1
     VectorId bias = -1, up_bias = -1;
-    Activation glu = Activation::kSilu;
-    float limit = 0, alpha = 1;
+    GluOp glu{};     // of such a pair
     int quant = -1;  // index into the stage's quant slots; -1: float input
     std::vector<Epilogue> epilogue;
 
@@ -116,8 +104,7 @@ struct MoeStage {
     size_t width = 0, n_ff = 0;
     MatrixId gate = -1, up = -1, down = -1;  // gate == -1: activation(up x) without a gate
     VectorId gate_bias = -1, up_bias = -1, down_bias = -1;
-    Activation fn = Activation::kSilu;
-    float limit = 0, alpha = 1;
+    GluOp glu{};
 
     template <class Fn>
     void for_each_value(const Fn& fn) {

@@ -62,7 +62,7 @@ class Weights {
         m.data += expert * plan_.matrix(id).expert_stride;
         return m;
     }
-    const EmbeddingTable& embedding(int table) const { return embeddings_[static_cast<size_t>(table)]; }
+    const EmbeddingTable& embedding(size_t table) const { return embeddings_[table]; }
     // Frequencies of an angle set of the plan, after its factors: n_pairs values.
     const double* frequencies(size_t angle_set) const { return frequencies_[angle_set].data(); }
 
