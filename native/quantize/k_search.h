@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
-// Blocks of 256 values whose groups' scales (and minimums) are small integers under one or two half-precision
-// numbers.
+// Search for the scales of blocks of 256 values. Each group of a block has a small integer as its scale, and
+// perhaps another as its minimum; the block has half-precision numbers d and m that multiply them.
 //
-// After each group has its own best scale, the integers are chosen by the error they give, one step up or
-// down, and the numbers above them moved to their least-squares optimum over the whole block; twice.
+// Each group starts with its own best scale. Then, twice: d and m move to their least-squares optimum over
+// the whole block, and each group moves its integers by one where that makes its error smaller.
 #pragma once
 
 #include <cmath>
@@ -14,6 +14,22 @@ namespace edgellm {
 namespace {
 
 constexpr int kRefits = 2;
+
+// Improves the groups' integers, and refits d and m as long as that makes the block's error smaller.
+template <class Block>
+void refine(Block& block) {
+    float error = block.improve();
+    for (int i = 0; i < kRefits; ++i) {
+        const Block before = block;
+        block.refit();
+        const float refitted = block.improve();
+        if (!(refitted < error)) {
+            block = before;
+            return;
+        }
+        error = refitted;
+    }
+}
 
 // The groups of a block.
 template <int N>
@@ -69,17 +85,7 @@ struct AffineBlock : Groups256<N> {
             scale[k] = clamp(nearest(quotient(own[k].d, splat(d))), 0, top_scale);
             minimum[k] = clamp(nearest(quotient(splat(0.0f) - own[k].b, splat(m))), 0, top_scale);
         }
-        float error = improve();
-        for (int i = 0; i < kRefits; ++i) {
-            const AffineBlock before = *this;
-            refit();
-            const float refitted = improve();
-            if (!(refitted < error)) {
-                *this = before;
-                return;
-            }
-            error = refitted;
-        }
+        refine(*this);
     }
 
     // The codes of the 256 values.
@@ -95,8 +101,7 @@ struct AffineBlock : Groups256<N> {
         }
     }
 
-  private:
-    // The best of the neighbouring integers for each group, given d and m; returns the block's error.
+    // Moves each group's integers to the best of their neighbours, given d and m; returns the block's error.
     float improve() {
         float total = 0;
         for (int k = 0; k < kBatches; ++k) {
@@ -117,7 +122,7 @@ struct AffineBlock : Groups256<N> {
         return total;
     }
 
-    // The optimum of the minimum for the levels that a group's scale and its present minimum give.
+    // Best integer minimum for the codes that `group_scale` and the minimum `present` give.
     F32 best_minimum(const Groups<N>& g, F32 group_scale, F32 present) const {
         const F32 inverse = quotient(splat(1.0f), group_scale);
         const F32 offset = m * present;
@@ -180,17 +185,7 @@ struct ScaledBlock : Groups256<N> {
         for (int k = 0; k < kBatches; ++k) {
             scale[k] = clamp(nearest(quotient(own[k], splat(d))), low_scale, high_scale);
         }
-        float error = improve();
-        for (int i = 0; i < kRefits; ++i) {
-            const ScaledBlock before = *this;
-            refit();
-            const float refitted = improve();
-            if (!(refitted < error)) {
-                *this = before;
-                return;
-            }
-            error = refitted;
-        }
+        refine(*this);
     }
 
     // The codes of the 256 values.
@@ -203,7 +198,7 @@ struct ScaledBlock : Groups256<N> {
         }
     }
 
-  private:
+    // Moves each group's integer to the best of its neighbours, given d; returns the block's error.
     float improve() {
         float total = 0;
         for (int k = 0; k < kBatches; ++k) {
@@ -221,6 +216,7 @@ struct ScaledBlock : Groups256<N> {
         return total;
     }
 
+    // d of least error for the present integers.
     void refit() {
         F32 uu = splat(0.0f), ux = splat(0.0f);
         for (int k = 0; k < kBatches; ++k) {

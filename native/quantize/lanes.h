@@ -5,9 +5,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "base/half.h"
 #include "base/vec_math.h"
+#include "base/vec_pair.h"
 
 namespace edgellm {
 namespace {
@@ -23,6 +25,48 @@ EDGELLM_INLINE float round_to_half(float x) {
 }
 EDGELLM_INLINE bool is_finite(float x) {
     return x - x == 0.0f;
+}
+
+template <class V>
+EDGELLM_INLINE void transpose4(V& a, V& b, V& c, V& d) {
+    const V ab_low = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+            ab_high = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+    const V cd_low = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+            cd_high = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+    a = __builtin_shufflevector(ab_low, cd_low, 0, 1, 4, 5);
+    b = __builtin_shufflevector(ab_low, cd_low, 2, 3, 6, 7);
+    c = __builtin_shufflevector(ab_high, cd_high, 0, 1, 4, 5);
+    d = __builtin_shufflevector(ab_high, cd_high, 2, 3, 6, 7);
+}
+
+// Eight rows of eight become eight columns.
+template <class V>
+EDGELLM_INLINE void transpose(V* r) {
+    for (int i = 0; i < 8; i += 4) {
+        for (int j = 0; j < 4; j += 2) {
+            const V a = r[i + j], b = r[i + j + 1];
+            r[i + j] = __builtin_shufflevector(a, b, 0, 8, 2, 10, 4, 12, 6, 14);
+            r[i + j + 1] = __builtin_shufflevector(a, b, 1, 9, 3, 11, 5, 13, 7, 15);
+        }
+        for (int j = 0; j < 2; ++j) {
+            const V a = r[i + j], b = r[i + j + 2];
+            r[i + j] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13);
+            r[i + j + 2] = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        const V a = r[i], b = r[i + 4];
+        r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11);
+        r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+template <class V>
+EDGELLM_INLINE void transpose(Pair<V>* r) {
+    transpose4(r[0].low, r[1].low, r[2].low, r[3].low);
+    transpose4(r[0].high, r[1].high, r[2].high, r[3].high);
+    transpose4(r[4].low, r[5].low, r[6].low, r[7].low);
+    transpose4(r[4].high, r[5].high, r[6].high, r[7].high);
+    for (int i = 0; i < 4; ++i) std::swap(r[i].high, r[i + 4].low);
 }
 
 // N values of each of eight groups: x[i] holds value i of all of them, weight(i) its weight in the square
@@ -63,10 +107,10 @@ struct Groups {
     }
 
     static void read_lanes(const float* values, size_t n_groups, F32* out) {
-        for (int i = 0; i < N; ++i) {
-            float lanes[kLanes] = {};
-            for (size_t group = 0; group < n_groups; ++group) lanes[group] = values[group * N + i];
-            out[i] = load(lanes);
+        for (size_t start = 0; start < N; start += kLanes) {
+            for (size_t group = 0; group < kLanes; ++group)
+                out[start + group] = group < n_groups ? load(values + group * N + start) : splat(0.0f);
+            transpose(out + start);
         }
     }
 };

@@ -15,7 +15,8 @@ using Candidate = SamplingWorkspace::Candidate;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-// Falling logits, rising ids: a total order, so that results do not depend on the sorting algorithm.
+// Order of candidates: higher logits first, then lower ids. It is total, so that results do not depend on the
+// sorting algorithm.
 bool before(const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.id < b.id;
 }
@@ -64,7 +65,7 @@ const float* adjust(const SamplingParams& params, std::span<const float> logits,
     return x;
 }
 
-// Candidates at or above `least`, in rising order of ids; `maxima` are those of x's blocks.
+// Candidates of at least `least`, by rising id. maxima: the largest logit of each block of x.
 size_t collect(const float* x, size_t n, const float* maxima, float least, Candidate* out) {
     size_t count = 0;
     for (size_t b = 0; b < n_blocks(n); ++b) {
@@ -77,12 +78,12 @@ size_t collect(const float* x, size_t n, const float* maxima, float least, Candi
     return count;
 }
 
-// The k first candidates in order, or as many as are above -infinity. spare: room for n_blocks floats.
+// The first k candidates in order, fewer if fewer are above -infinity. spare: room for n_blocks floats.
 size_t largest(const float* x, size_t n, const float* maxima, size_t k, float* spare, Candidate* out) {
     float least = -kInfinity;
     const size_t blocks = n_blocks(n);
     if (k <= blocks) {
-        // k blocks have a maximum of at least the k-th largest maximum, so k logits are at least that.
+        // The maxima of k blocks are at least the k-th largest maximum, and so are k logits.
         std::copy(maxima, maxima + blocks, spare);
         std::nth_element(spare, spare + k - 1, spare + blocks, std::greater<float>());
         least = spare[k - 1];
@@ -94,9 +95,10 @@ size_t largest(const float* x, size_t n, const float* maxima, size_t k, float* s
     return k;
 }
 
-// The logit at which the likeliest candidates, in falling order, first weigh `target`; -infinity if they
-// never do. work: weights by id, at most 1, and the maxima of x's blocks. Logits below `least` are left out.
-// A histogram over the weights' leading bits finds the neighbourhood, sorting it finds the logit.
+// Smallest logit of the nucleus: candidates are taken from the likeliest down until their weights sum to
+// `target`. -infinity if all of them weigh less. work holds the weights by id, at most 1, and the maxima of
+// x's blocks; logits below `least` are left out. A histogram over the weights' leading bits finds the bucket
+// in which the sum reaches the target, and only that bucket is sorted.
 float nucleus_end(const float* x, size_t n, float least, double target, SamplingWorkspace& work) {
     const float *const maxima = work.maxima.get(), *const weights = work.weights.get();
     double* const mass = work.mass.get();
@@ -126,7 +128,7 @@ float nucleus_end(const float* x, size_t n, float least, double target, Sampling
     return count > 0 ? room[last].logit : -kInfinity;
 }
 
-// The index of the weight in which `at` of their running sum falls.
+// Index of the weight at which the running sum first exceeds `at`.
 size_t draw(const float* weights, size_t n, double at) {
     size_t last = 0;
     for (size_t i = 0; i < n; ++i) {
@@ -135,7 +137,7 @@ size_t draw(const float* weights, size_t n, double at) {
         if (at < weights[i]) return i;
         at -= weights[i];
     }
-    return last;  // rounding left something over
+    return last;  // the sum was rounded up
 }
 
 }  // namespace
@@ -192,8 +194,8 @@ SamplingStatus sample_token(const SamplingKernels& kernels, const SamplingParams
     }
     if (by_p) {
         const double total = kernels.exp_sum(x, n, top, 1.0f, -kInfinity, weights, work.runs.get());
-        // Together, candidates below a share of (1 - p) / n weigh 1 - p at most: the nucleus ends before
-        // them.
+        // Candidates that each weigh less than (1 - p) / n of the total weigh less than 1 - p of it together,
+        // so the nucleus ends above them.
         const double share = std::max(1.0 - params.top_p, 1e-9) * total / static_cast<double>(n);
         const float floor = top + static_cast<float>(std::log(share)) - 1e-3f;
         least = std::max(least, nucleus_end(x, n, floor, params.top_p * total, work));
