@@ -33,9 +33,8 @@ _STAYS: tuple[dict[str, Any], ...] = (
 @functools.lru_cache(maxsize=64)
 def learn(source: str, bos: str = BOS, eos: str = EOS) -> Syntax:
     """The syntax of a template; the generic one if the template writes no calls."""
-    probes = prober(source, bos, eos)
-    turns = Turns(probes)
-    syntax = _learn_thoughts(turns)
+    turns = _turns(source, bos, eos)
+    syntax = learn_thoughts(source, bos, eos)
     try:
         learned = learn_calls(turns, syntax)
     except (Unlearned, NotationError, ValueError, IndexError):
@@ -43,6 +42,17 @@ def learn(source: str, bos: str = BOS, eos: str = EOS) -> Syntax:
     if learned is not None and _reads_itself(turns, learned):
         return learned
     return _fall_back(turns, syntax)
+
+
+@functools.lru_cache(maxsize=64)
+def learn_thoughts(source: str, bos: str = BOS, eos: str = EOS) -> Syntax:
+    """The syntax of a template without its calls: marks of thoughts and words, header and end of the turn."""
+    return _learn_thoughts(_turns(source, bos, eos))
+
+
+@functools.lru_cache(maxsize=8)
+def _turns(source: str, bos: str, eos: str) -> Turns:
+    return Turns(prober(source, bos, eos))
 
 
 def _fall_back(turns: Turns, syntax: Syntax) -> Syntax:

@@ -14,6 +14,8 @@ Message = Mapping[str, Any]
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 THOUGHT_KEYS = ("reasoning_content", "thinking", "reasoning")
 """Names that clients and templates give to an assistant's thoughts."""
+SYSTEM_WORDS = "words_of_system_message"
+"""Name, among the variables of a level of thinking, of words that are put into the system message instead."""
 MAX_NESTING = 64
 
 
@@ -106,6 +108,17 @@ def _with_named_ids(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             message = {**message, "tool_call_id": changed[message["tool_call_id"]]}
         result.append(message)
     return result
+
+
+def with_system_words(messages: Sequence[dict[str, Any]], words: str) -> list[dict[str, Any]]:
+    """Checked messages, with words at the end of the system message, which is made if there is none."""
+    first, *rest = messages
+    if first["role"] not in ("system", "developer"):
+        return [{"role": "system", "content": words}, *messages]
+    content = first["content"]
+    if isinstance(content, list):
+        return [{**first, "content": [*content, {"type": "text", "text": words}]}, *rest]
+    return [{**first, "content": f"{content}\n{words}" if content else words}, *rest]
 
 
 def rename_thoughts(message: dict[str, Any], key: str) -> dict[str, Any]:

@@ -55,6 +55,7 @@ class Prober:
 
         self.source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
+        self._rendered: dict[str, str | None] = {}
         self.template: Template | None = None
         with contextlib.suppress(TemplateError):
             self.template = sandbox().load(source)
@@ -68,18 +69,18 @@ class Prober:
         **variables: Any,
     ) -> str | None:
         """The rendering, or None if the template is malformed or refuses these messages."""
+        given = {**variables, "messages": list(messages), "tools": tools, "add_generation_prompt": prompt}
+        key = repr(given)
+        if key not in self._rendered:
+            self._rendered[key] = self._render(given)
+        return self._rendered[key]
+
+    def _render(self, given: Mapping[str, Any]) -> str | None:
         from edgellm.chat.sandbox import sandbox
 
         if self.template is None:
             return None
-        values = {
-            "documents": None,
-            **self._tokens,
-            **variables,
-            "messages": list(messages),
-            "tools": tools,
-            "add_generation_prompt": prompt,
-        }
+        values = {"documents": None, **self._tokens, **given}
         try:
             return sandbox().render(self.template, values, budget_for(200, 4000))
         except TemplateError:

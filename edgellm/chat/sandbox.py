@@ -40,6 +40,7 @@ from edgellm.chat.texts import SafeText, words
 from edgellm.errors import TemplateError
 
 MAX_SOURCE = 64 * 1024
+MAX_KEPT = 32
 
 
 METHODS: dict[type, frozenset[str]] = {
@@ -76,6 +77,7 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self._active = threading.local()
+        self._kept = functools.lru_cache(MAX_KEPT)(self._load)
         # Names in the code that `Generator` writes.
         self.loop_over, self.list_loop, self.space, self.fields_of = loop_over, ListLoop, Space, fields_of
         self.small = _SMALL
@@ -97,7 +99,13 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
     # Rendering.
 
     def load(self, source: str) -> Template:
-        """The compiled template; TemplateError says where `source` is malformed or what it may not use."""
+        """The compiled template; TemplateError says where `source` is malformed or what it may not use.
+
+        The last ones are kept.
+        """
+        return self._kept(source)
+
+    def _load(self, source: str) -> Template:
         if len(source) > MAX_SOURCE:
             raise LimitError(
                 f"The chat template has {len(source)} characters, more than the limit of {MAX_SOURCE}"
@@ -363,13 +371,14 @@ def _passes(test: Callable[[Any], Any], item: Any) -> bool:
 
 def _where(template: Template, error: Exception) -> str:
     """Place of an exception in the template's source: ` in line 12`, or nothing."""
-    lineno = 0
+    last = 0
     for frame, line in _frames(error):
         if (
             frame.f_code.co_name in ("root", "macro")
             or frame.f_globals.get("environment") is template.environment
         ):
-            lineno = template.get_corresponding_lineno(line)
+            last = line
+    lineno = template.get_corresponding_lineno(last) if last else 0
     return f" in line {lineno}" if lineno else ""
 
 

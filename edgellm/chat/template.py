@@ -13,7 +13,16 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from edgellm.chat.marking import Marker, Marks
-from edgellm.chat.messages import THOUGHT_KEYS, Forms, Message, adapt, check_messages, plain_data
+from edgellm.chat.messages import (
+    SYSTEM_WORDS,
+    THOUGHT_KEYS,
+    Forms,
+    Message,
+    adapt,
+    check_messages,
+    plain_data,
+    with_system_words,
+)
 from edgellm.errors import TemplateError, show
 
 if TYPE_CHECKING:
@@ -72,7 +81,6 @@ class ChatTemplate:
         self.is_fallback = is_fallback
         self.stops = CHATML_STOPS if is_fallback else ()
         self._tokenizer = tokenizer
-        self._compiled: dict[str, Template] = {}
         self._marker: Marker | None = None
 
     @classmethod
@@ -95,18 +103,24 @@ class ChatTemplate:
         """False if the source names nothing that thoughts are written with; much cheaper than `syntax`."""
         return re.search("think|channel|reasoning", self.source, re.IGNORECASE) is not None
 
+    def thoughts(self) -> Syntax:
+        """Syntax of answers without calls, learned on first use; much cheaper than `syntax`."""
+        from edgellm.chat.learned import thoughts
+
+        return thoughts(self.source, self._special("bos"), self._special("eos"))
+
     def syntax(self, *, tools: bool = False) -> Syntax:
         """Syntax of answers, learned on first use; `tools`: by the template for tools."""
-        from edgellm.chat.learning import learn
+        from edgellm.chat.learned import syntax
 
         source = self.named.get("tool_use", self.source) if tools else self.source
-        learned = learn(source, self._special("bos"), self._special("eos"))
+        learned = syntax(source, self._special("bos"), self._special("eos"))
         tokenizer = self._tokenizer
         return learned.ending_at(tokenizer.token_text(token) for token in tokenizer.eog_ids)
 
     def thinking(self, *, tools: bool = False) -> Mapping[str, Mapping[str, Any]]:
         """Template variables of each level of thinking (on, off, low, ...) that the template can honour."""
-        from edgellm.chat.thinking import levels
+        from edgellm.chat.learned import levels
 
         source = self.named.get("tool_use", self.source) if tools else self.source
         return levels(source, self._special("bos"), self._special("eos"))
@@ -160,6 +174,10 @@ class ChatTemplate:
             if name in variables:
                 raise TemplateError(f"The template variable {name!r} cannot be set from outside")
         plain_messages = check_messages(messages)
+        variables = dict(variables)
+        words = variables.pop(SYSTEM_WORDS, None)
+        if isinstance(words, str):
+            plain_messages = with_system_words(plain_messages, words)
         plain_tools = None if not tools else plain_data(list(tools))
         plain_variables = {name: plain_data(value) for name, value in variables.items()}
         source = self.named.get("tool_use", self.source) if plain_tools else self.source
@@ -195,11 +213,9 @@ class ChatTemplate:
         return Forms(found.content_form, thoughts=found.thoughts_key)
 
     def _template(self, source: str) -> Template:
-        if source not in self._compiled:
-            from edgellm.chat.sandbox import sandbox
+        from edgellm.chat.sandbox import sandbox
 
-            self._compiled[source] = sandbox().load(source)
-        return self._compiled[source]
+        return sandbox().load(source)
 
     def _get_marker(self) -> Marker:
         if self._marker is None:

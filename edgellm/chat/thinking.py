@@ -1,7 +1,7 @@
 """Levels of thinking of a template: the variables that switch thoughts on or off, or set their effort.
 
-A variable counts if two of its values make two different prompts. A template that ignores them all has no
-levels.
+A variable counts if two of its values make two different prompts. Words of a system message that a template
+looks for are levels, too (`messages.SYSTEM_WORDS`). A template that ignores them all has no levels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from edgellm.chat.learning import learn
+from edgellm.chat.learning import learn_thoughts
+from edgellm.chat.messages import SYSTEM_WORDS
 from edgellm.chat.probing import Prober, prober, user
 from edgellm.chat.syntax import BOS, EOS
 
@@ -27,6 +28,7 @@ _SWITCHES = (
     ("thinking_mode", "thinking", "chat"),
     ("thinking_budget", -1, 0),
 )
+_SWITCH_WORDS = (("/think", "/no_think"), ("detailed thinking on", "detailed thinking off"))
 _EFFORTS = ("reasoning_effort", "reasoning_strength")
 _WORDS = {"low": ("low", "minimal"), "medium": ("medium",), "high": ("high", "xhigh", "max")}
 _UNKNOWN = "zqeffort"
@@ -37,9 +39,11 @@ _NOTHING: Variables = MappingProxyType({})
 def levels(source: str, bos: str = BOS, eos: str = EOS) -> Mapping[str, Variables]:
     """Template variables of each level of LEVELS that the template can honour."""
     probes = prober(source, bos, eos)
-    thinks = learn(source, bos, eos).thinks
+    thinks = learn_thoughts(source, bos, eos).thinks
     switch = _switch(probes)
     found: dict[str, Variables] = {}
+    if switch is None:
+        switch = _switch_of_words(probes)
     if switch is not None:
         name, on, off = switch
         found = {"on": {name: on}, "off": {name: off}}
@@ -67,6 +71,22 @@ def _switch(probes: Prober) -> tuple[str, Any, Any] | None:
             shown, hidden = _prompt(probes, {name: on}), _prompt(probes, {name: off})
             if shown is not None and hidden is not None and shown != hidden:
                 return name, on, off
+    return None
+
+
+def _switch_of_words(probes: Prober) -> tuple[str, Any, Any] | None:
+    """The words of a system message that switch thoughts: they change more of a prompt than they add."""
+    ask = user(probes.content("zqask"))
+    for on, off in _SWITCH_WORDS:
+        if off not in probes.source:
+            continue
+        shown = [
+            probes.render([{"role": "system", "content": probes.content(words)}, ask], prompt=True)
+            for words in (on, off)
+        ]
+        left = [text and text.replace(words, "") for text, words in zip(shown, (on, off), strict=True)]
+        if None not in left and left[0] != left[1]:
+            return SYSTEM_WORDS, on, off
     return None
 
 

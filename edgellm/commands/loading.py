@@ -89,7 +89,7 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
 def _compile_template(model: Model) -> None:
     model.template.warm()
     if model.template.may_think:
-        model.template.syntax()
+        model.template.thoughts()
 
 
 def generate_options(settings: Settings) -> GenerateOptions:
@@ -125,7 +125,7 @@ def chat_answer(
     """
     constraint = options.constraint
     if (constraint is None or constraint.kind == "schema") and model.template.may_think:
-        syntax = model.template.syntax()
+        syntax = model.template.thoughts()
         if syntax.thinks:
             from edgellm.commands.thinking import ThinkingReply
             from edgellm.commands.thoughts import silent, write_thought
@@ -136,7 +136,7 @@ def chat_answer(
 
 def note_of_budget(model: Model, options: GenerateOptions) -> str:
     """A sentence for the user if the model has no thoughts that the given budget could end, else nothing."""
-    if options.think_budget is None or model.template.syntax().limits_thoughts:
+    if options.think_budget is None or model.template.thoughts().limits_thoughts:
         return ""
     return f"{model.name}: --think-budget has no effect, because the chat template writes no thoughts"
 

@@ -68,7 +68,8 @@ def prepare(
     """
     template = model.template
     source = template.named.get("tool_use", template.source) if tools else template.source
-    syntax = template.syntax(tools=bool(tools))
+    calls = bool(tools) or any(m.get("tool_calls") or m.get("role") in ("tool", "function") for m in messages)
+    syntax = template.syntax(tools=bool(tools)) if calls else template.thoughts()
     unnamed = (name for name in variables or {} if not re.search(rf"\b{re.escape(name)}\b", source))
     usable = tools if choice is not None else ()
     check_length(model, (text for message in messages if isinstance(text := message.get("content"), str)))
@@ -83,8 +84,8 @@ def prepare(
     thoughts = thought_state(model.tokenizer, syntax, ids)
     options = replace(options, stop=(*options.stop, *template.stops))
     if usable and choice is not None:
-        calls = CallGrammars(model, options, syntax, choice, controls, thoughts)
-        options, relaxed = calls.compiled(usable)
+        grammars = CallGrammars(model, options, syntax, choice, controls, thoughts)
+        options, relaxed = grammars.compiled(usable)
     elif thoughts != "none" and options.constraint is not None and options.constraint.kind == "schema":
         schema = json.loads(options.constraint.text)
         grammar = thought_grammar(schema, controls, thoughts, syntax)

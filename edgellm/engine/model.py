@@ -177,7 +177,7 @@ class Model:
             return None
         from edgellm.engine.thoughts import ThoughtBudget
 
-        syntax = self.template.syntax()
+        syntax = self.template.thoughts()
         if not syntax.limits_thoughts:
             return None
         return ThoughtBudget(self.tokenizer, syntax, prompt, options.think_budget)
@@ -268,7 +268,7 @@ class Model:
         chosen = changed(options, changes, CHAT_KEYWORDS)
         self.check_generates()
         levels = {} if think is None else self.think_variables(think)
-        apart = bool(tools) or (self.template.may_think and self.template.syntax().thinks)
+        apart = bool(tools) or (self.template.may_think and self.template.thoughts().thinks)
         if apart and (tools or chosen.constraint is None or chosen.constraint.kind == "schema"):
             from edgellm.chat.tools import read_choice, read_tools
             from edgellm.engine.chat_session import ChatGeneration

@@ -81,10 +81,14 @@ class ThoughtBudget:
             self._look_for_begin()
         elif self._state == "inside":
             self._count()
-        elif token == self._close[self._forced] and self._forced + 1 < len(self._close):
+        elif token == self._close[self._forced]:
             self._forced += 1
-        else:  # the thought is ended, or a grammar wanted another token
+            if self._forced == len(self._close):
+                self._leave()
+        elif self._end in self._text:  # a grammar wanted another token after the thought
             self._leave()
+        else:  # a grammar wanted another one before it, such as the rest of a character
+            self._forced = 0
 
     def _look_for_begin(self) -> None:
         text = self._text.lstrip()

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from edgellm.chat.bare_calls import Parser
 from edgellm.chat.parts import Part, Thought, Words
 from edgellm.engine.request import Delta
+from edgellm.tokenizer import Tokenizer
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +59,11 @@ class Blocks:
         for part in [*self._parser.push(text), *self._parser.flush()]:
             self._add(part)
         return self.all
+
+    def n_thought(self, tokenizer: Tokenizer, n_generated: int) -> int:
+        """Number of tokens of the thoughts so far, of `n_generated`."""
+        thoughts = self.text("thought")
+        return min(len(tokenizer.encode(thoughts, add_special=False)), n_generated) if thoughts else 0
 
     def text(self, kind: str) -> str:
         """The texts of all blocks of a kind."""

@@ -53,7 +53,11 @@ def _model(name: str) -> Schema:
 _CHAT_TOKEN = record(token=TEXT, logprob=NUMBER, bytes=several(COUNT))
 _TIMINGS = record(cache_n=COUNT, prompt_n=COUNT, prompt_ms=NUMBER, predicted_n=COUNT, predicted_ms=NUMBER)
 _USAGE = record(
-    {"completion_tokens": COUNT, "prompt_tokens_details": record(cached_tokens=COUNT)},
+    {
+        "completion_tokens": COUNT,
+        "prompt_tokens_details": record(cached_tokens=COUNT),
+        "completion_tokens_details": record(reasoning_tokens=COUNT),
+    },
     prompt_tokens=COUNT,
     total_tokens=COUNT,
 )

@@ -62,7 +62,7 @@ async def chat(body: ChatBody, request: Request, service: ServiceOf) -> Response
     options = body.generate_options()
     if not body.messages:
         return await _only_loaded(service, body, {"message": message_of("")})
-    chosen = choose(body.tools, None)
+    chosen = choose(body.tools, body.tool_choice)
     chat = Chat(
         read_messages(body.messages, silent=True),
         options,

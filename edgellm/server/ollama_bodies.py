@@ -41,6 +41,7 @@ class GenerationBody(ModelBody):
     options: Options | None = None
     format: str | dict[str, Any] | None = None
     think: bool | str | None = None
+    thinking_budget_tokens: int | None = Field(None, ge=0)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=MAX_TOP_LOGPROBS)
 
@@ -69,8 +70,9 @@ class GenerationBody(ModelBody):
         return None if self.options is None else self.options.num_ctx
 
     def thoughts(self) -> Thinking:
-        """Level of thinking; RequestError for one that there is not."""
-        return Thinking() if self.think is None else Thinking(read_level(self.think, "think"), "think")
+        """Level and budget of thinking; RequestError for a level that there is not."""
+        level = None if self.think is None else read_level(self.think, "think")
+        return Thinking(level, "think", self.thinking_budget_tokens, "thinking_budget_tokens")
 
 
 class ChatBody(GenerationBody):
@@ -78,6 +80,7 @@ class ChatBody(GenerationBody):
 
     messages: list[dict[str, Any]] = Field(default_factory=list)
     tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
 
 
 class GenerateBody(GenerationBody):

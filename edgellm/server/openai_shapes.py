@@ -141,13 +141,24 @@ class ChatShape(OpenAIShape[ChatBody]):
         super().__init__(job, body, prompt, load_s)
         self._parsers = [prompt.parser() for _ in job.answers]
 
+    def _usage(self) -> dict[str, Any]:
+        read = [(self._read(answer), _stats(answer).n_generated) for answer in self.job.answers]
+        n_thought = sum(blocks.n_thought(self.tokenizer, n) for blocks, n in read)
+        details = {"completion_tokens_details": {"reasoning_tokens": n_thought}}
+        return {**super()._usage(), **(details if n_thought else {})}
+
+    def _read(self, answer: Answer) -> Blocks:
+        """An answer so far, taken apart."""
+        blocks = Blocks(self.prompt.parser())
+        blocks.read(answer.text)
+        return blocks
+
     @property
     def wants_tokens(self) -> bool:
         return self.body.logprobs
 
     def choice(self, index: int, answer: Answer) -> dict[str, Any]:
-        blocks = Blocks(self.prompt.parser())
-        blocks.read(answer.text)
+        blocks = self._read(answer)
         words, thoughts, calls = blocks.text("words"), blocks.text("thought"), blocks.calls
         message: dict[str, Any] = {"role": "assistant", "content": words, "refusal": None}
         if thoughts.strip("\n"):

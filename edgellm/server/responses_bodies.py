@@ -54,6 +54,7 @@ class ResponsesBody(ModelBody, SamplingFields):
     tools: list[dict[str, Any]] = Field(default_factory=list)
     tool_choice: Given = "auto"
     parallel_tool_calls: bool | None = None
+    thinking_budget_tokens: int | None = Field(None, ge=0)
 
     def generate_options(self) -> GenerateOptions:
         """Generation options; RequestError or UsageError for what cannot be done."""
@@ -75,9 +76,10 @@ class ResponsesBody(ModelBody, SamplingFields):
         return [*super().unread(), *reasoning, *tools, *skipped]
 
     def thoughts(self) -> Thinking:
-        """Level of thinking; RequestError for one that there is not."""
+        """Level and budget of thinking; RequestError for a level that there is not."""
         effort, field = (self.reasoning or Reasoning()).effort, "reasoning.effort"
-        return Thinking() if effort is None else Thinking(read_level(effort, field), field)
+        level = None if effort is None else read_level(effort, field)
+        return Thinking(level, field, self.thinking_budget_tokens, "thinking_budget_tokens")
 
     def chosen(self) -> Chosen:
         """The tools that the client runs itself, and which of them may be called; others are left out."""

@@ -37,6 +37,7 @@ class ResponseShape(Shape[ResponsesBody]):
     def _ended(self, finish: Finish) -> dict[str, Any]:
         status = _status(finish)
         stats = finish.stats
+        n_thought = self._blocks.n_thought(self.job.loaded.model.tokenizer, stats.n_generated)
         return {
             **self._response(status, [self._item(block, status) for block in self._blocks.all]),
             "incomplete_details": None if status == "completed" else {"reason": "max_output_tokens"},
@@ -44,7 +45,7 @@ class ResponseShape(Shape[ResponsesBody]):
                 "input_tokens": stats.n_prompt,
                 "input_tokens_details": {"cached_tokens": stats.n_cached, "cache_write_tokens": 0},
                 "output_tokens": stats.n_generated,
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": n_thought},
                 "total_tokens": stats.n_prompt + stats.n_generated,
             },
             "timings": timings(stats),

@@ -46,7 +46,8 @@ class Thinking:
                 ignored.append(self.field)
             variables = found or {}
         if self.budget is not None:
-            if template.syntax(tools=tools).limits_thoughts:
+            syntax = template.syntax(tools=True) if tools else template.thoughts()
+            if syntax.limits_thoughts:
                 options = replace(options, think_budget=self.budget)
             else:
                 ignored.append(self.budget_field)

@@ -284,7 +284,7 @@ def _eog_ids(vocabulary: Vocabulary) -> frozenset[int]:
     if close is not None and types[close] == CONTROL:
         ends.add(close)
     # In formats with other ends of turn, <|end|> only ends one message of several.
-    if {"<|return|>", "<|call|>"} <= specials.keys() or {"<|calls|>", "<|flush|>"} <= specials.keys():
+    if {"<|return|>", "<|call|>"} <= specials.keys() or "<|calls|>" in specials:
         ends.discard(specials.get("<|end|>", -1))
     ends.update(
         vocabulary.special_ids[name] for name in ("eos", "eot", "eom") if name in vocabulary.special_ids

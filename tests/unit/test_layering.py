@@ -27,7 +27,7 @@ PYTHON: dict[str, set[str]] = {
     "quant": {"gguf"},
     "program": {"quant"},
     "families": {"program"},
-    "chat": {"tokenizer"},
+    "chat": {"tokenizer", "store"},
     "backends": {"program", "gguf", "quant"},
     "convert": {"families", "program", "gguf", "quant", "tokenizer"},
     "engine": {"families", "program", "gguf", "quant", "backends", "device", "tokenizer", "chat", "convert"},

@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from edgellm.chat.messages import SYSTEM_WORDS
+from edgellm.chat.template import ChatTemplate
 from edgellm.chat.thinking import levels
+from tests.support.vocabularies import tokenizer
 
 _TURNS = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
 _SHUT = "<think>\n\n</think>\n\n"
@@ -60,6 +63,23 @@ ALL = ("low", "medium", "high")
                 "high": {"enable_thinking": True},
             },
         ),
+        # Words of a system message.
+        (
+            template(_SHUT_IF.format("'/no_think' in messages[0].content")),
+            {
+                "off": {SYSTEM_WORDS: "/no_think"},
+                **{k: {SYSTEM_WORDS: "/think"} for k in ("on", *ALL)},
+            },
+        ),
+        (
+            template("'<think>' if 'detailed thinking off' not in messages[0].content"),
+            {
+                "off": {SYSTEM_WORDS: "detailed thinking off"},
+                **{k: {SYSTEM_WORDS: "detailed thinking on"} for k in ("on", *ALL)},
+            },
+        ),
+        # Words that a template only mentions are no switch.
+        (template("'<think>'", "{# /no_think #}"), {"on": {}}),
         # A variable that is named and changes nothing is no switch.
         (template("'<think>'", "{% if enable_thinking %}{% endif %}{{ messages[0].thinking }}"), {"on": {}}),
         # A mark that ends every turn is no thought's.
@@ -69,3 +89,15 @@ ALL = ("low", "medium", "high")
 )
 def test_levels_are_learned(source: str, expected: dict[str, Any]) -> None:
     assert {level: dict(given) for level, given in levels(source).items()} == expected
+
+
+@pytest.mark.parametrize("system", [None, "Be brief.", [{"type": "text", "text": "Be brief."}]])
+def test_words_that_switch_thoughts_come_into_the_system_message(system: object) -> None:
+    made = ChatTemplate(template(_SHUT_IF.format("'/no_think' in messages[0].content")), tokenizer("gpt-2"))
+    messages: list[dict[str, Any]] = [] if system is None else [{"role": "system", "content": system}]
+    messages.append({"role": "user", "content": "hi"})
+    off, on = (made.render(messages, **made.thinking()[level]) for level in ("off", "on"))
+    assert off.endswith(_SHUT)
+    assert on.endswith("<think>")
+    assert off.startswith("[system]/no_think" if system is None else "[system]Be brief.\n/no_think")
+    assert made.render(messages).endswith("<think>")

@@ -154,8 +154,11 @@ def test_responses_thoughts(server: Running) -> None:
     asked: Any = {"model": "thoughtful", "input": "hi", "max_output_tokens": 5, "temperature": 0}
     client: Any
     with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0, timeout=60) as client:
-        (item,) = client.responses.create(**asked).output
+        whole = client.responses.create(**asked)
         events = list(client.responses.create(**asked, stream=True))
+    (item,) = whole.output
+    for usage in (whole.usage, events[-1].response.usage):
+        assert 0 < usage.output_tokens_details.reasoning_tokens <= usage.output_tokens == 5
     assert item.type == "reasoning"
     assert item.content
     added = "".join(event.delta for event in events if event.type == "response.reasoning_text.delta")
