@@ -41,6 +41,7 @@ _EXAMPLES = """\
 examples:
   edgellm chat                                  talk with the default model
   edgellm chat model.gguf                       talk with any GGUF file
+  edgellm chat user/repo:Q4_K_M                 talk with one of the Hugging Face Hub
   edgellm run "Why is the sky blue?"            one answer
   git diff | edgellm run "Summarize this"       standard input is part of the prompt
   edgellm COMMAND --help                        options and examples of a command
@@ -98,6 +99,7 @@ def _main(arguments: list[str]) -> int:
     if not {"-h", "--help"} & set(arguments):
         # The parser would format the usage for its own errors, which takes 3 ms; our errors do not show it.
         parser.usage = ""
+    parser.given = arguments[1:]
     parsed = parser.parse_intermixed_args(arguments[1:])
 
     from edgellm.commands.settings import resolve
@@ -122,7 +124,7 @@ def load_command(name: str) -> Command:
     return command
 
 
-def make_parser(name: str, command: Command) -> argparse.ArgumentParser:
+def make_parser(name: str, command: Command) -> _Parser:
     """Parser of one command's arguments; flags that are not given are None."""
     width = max((len(line) for line, _ in command.examples), default=0) + 2
     examples = "".join(f"  {line:<{width}}{what}\n" for line, what in command.examples)
@@ -177,8 +179,17 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
+    given: Sequence[str] = ()  # the arguments, for advice
+
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{self.prog.removeprefix('edgellm ')}: {message}; see `{self.prog} --help`")
+        from edgellm.commands.habits import about_option
+
+        known = list(self._option_string_actions)
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        advice = about_option(self.given, unknown, known)
+        raise UsageError(
+            f"{self.prog.removeprefix('edgellm ')}: {advice or message}; see `{self.prog} --help`"
+        )
 
 
 def _overview() -> str:
@@ -190,6 +201,10 @@ def _overview() -> str:
 def _unknown(name: str) -> str:
     import difflib
 
+    from edgellm.commands.habits import COMMANDS as HABITS
+
+    if name in HABITS:
+        return f"there is no command {name!r}: {HABITS[name]}"
     near = difflib.get_close_matches(name, [*COMMANDS, *ALIASES], n=1)
     if near:
         return f"there is no command {name!r}; did you mean `edgellm {near[0]}`?"

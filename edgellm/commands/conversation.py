@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgellm.chat.truncation import largest_prompt, without_oldest
 from edgellm.commands.loading import chat_answer, statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
+from edgellm.commands.terminal import keys_held_back
 from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import (
     ContextOverflowError,
@@ -56,13 +57,29 @@ class ChatSession(Protocol):
     def chat(self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions) -> Reply: ...
 
 
+def _no_confirmation(fact: str, question: str) -> bool:
+    raise UsageError(f"{fact}; give another name")
+
+
 class Conversation:
-    """Messages with a model. write: called with the pieces of answers as they come."""
+    """Messages with a model. write: called with the pieces of answers as they come, end: with each
+    answer that is complete; None: its line is ended.
+
+    opened: makes a model of this name, with its instructions, to go on with. confirm: asks the user
+    a question after a fact.
+    """
 
     overflow_hint = "/undo or /clear"
 
     def __init__(
-        self, model: ChatSession, options: GenerateOptions, system: str | None, write: Callable[[str], None]
+        self,
+        model: ChatSession,
+        options: GenerateOptions,
+        system: str | None,
+        write: Callable[[str], None],
+        *,
+        end: Callable[[str], None] | None = None,
+        opened: Callable[[str | None], tuple[ChatSession, str | None]] | None = None,
     ) -> None:
         self.model = model
         self.options = options
@@ -71,7 +88,29 @@ class Conversation:
         self.n_left_out = 0
         self.attached: list[str] = []
         self.last: Reply | None = None
+        self.verbose = False
+        self.confirm: Callable[[str, str], bool] = _no_confirmation
         self._write = write
+        self._end = end
+        self._opened = opened
+
+    def change_model(self, name: str) -> None:
+        """Go on with another model; if it cannot be had, the one before stays."""
+        if self._opened is None:
+            raise UsageError("The model cannot be changed here")
+        self.model, system = self._opened(name)
+        self.system = system if self.system is None else self.system
+        self.n_left_out = 0
+        self.last = None
+
+    def described(self) -> list[str]:
+        """Lines about the model and the conversation."""
+        context = "" if self.model.n_ctx is None else f", context {self.model.n_ctx} tokens"
+        return [
+            f"model: {self.model.name}{context}",
+            f"instructions: {self.system or 'none'}",
+            f"messages: {len(self.messages)}",
+        ]
 
     def ask(self, text: str) -> Reply:
         """Send a message, with attached texts before it, and stream the answer; a failure changes nothing."""
@@ -124,8 +163,12 @@ class Conversation:
             raise FileError(f"{path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
             raise FormatError(f"{path}: not a text in UTF-8") from None
+        self._check_length(path, text)
         self.attached.append(text)
         return len(text)
+
+    def _check_length(self, path: Path, text: str) -> None:
+        """Raise UsageError for an attached text that leaves no room; a server says so with the message."""
 
     def n_tokens(self) -> int:
         """Tokens of the conversation when it was last answered."""
@@ -198,22 +241,30 @@ class Conversation:
         begun = False
         while True:
             try:
-                generation = self._begin()
-                with stoppable(generation):
-                    for piece in generation:
-                        self._write(piece)
-                        begun = True
+                with keys_held_back():
+                    generation = self._begin()
+                    with stoppable(generation):
+                        for piece in generation:
+                            self._write(piece)
+                            begun = True
                 break
             except EdgeLLMError as error:
                 if begun:
-                    self._write("\n")
+                    self._close_answer("")
                 if not isinstance(error, ContextOverflowError):
                     raise
                 if begun or not self._leave_out():
                     raise ContextOverflowError(f"{error} ({self.overflow_hint})") from None
+        self._close_answer(generation.text)
         self.last = generation
         self.messages.append({"role": "assistant", "content": generation.text})
         return generation
+
+    def _close_answer(self, text: str) -> None:
+        if self._end is not None:
+            self._end(text)
+        elif not text.endswith("\n"):
+            self._write("\n")
 
     def _leave_out(self) -> bool:
         """Leave the oldest exchanges out of what the model gets; False if there is only one."""
@@ -248,15 +299,49 @@ class LocalConversation(Conversation):
         system: str | None,
         write: Callable[[str], None],
         *,
+        end: Callable[[str], None] | None = None,
         think: str | None = None,
         hide_thinking: bool = False,
+        opened: Callable[[str | None], tuple[Model, str | None]] | None = None,
     ) -> None:
-        super().__init__(model, options, system, write)
+        super().__init__(model, options, system, write, end=end, opened=opened)
         self._model = model
         self._think = think
         self._hide_thinking = hide_thinking
         if think is not None:
             model.think_variables(think)  # refuses a level before the first message
+
+    def change_model(self, name: str) -> None:
+        """Go on with another model; if it cannot be loaded, the one before stays."""
+        before = self._model
+        super().change_model(name)
+        self._model = cast("Model", self.model)
+        before.close()
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model.close()
+
+    def described(self) -> list[str]:
+        """Lines about the model and the conversation."""
+        model = self._model
+        thinking = ", ".join(model.template.thinking())
+        return [
+            *super().described(),
+            f"file: {model.path}",
+            f"family: {model.program.family}, memory {sum(model.memory.values()) / 1e6:.0f} MB, "
+            f"{model.threads} threads",
+            f"levels of thinking: {thinking}",
+        ]
+
+    def _check_length(self, path: Path, text: str) -> None:
+        n_tokens = len(self._model.tokenize(text))
+        most = largest_prompt(self._model.n_ctx, self.options.max_tokens)
+        if n_tokens > most:
+            raise UsageError(
+                f"{path} has {n_tokens} tokens, and the context has room for {most} beside an answer; "
+                "give a part of it, or start again with a larger -c"
+            )
 
     def _begin(self) -> Reply:
         most = largest_prompt(self._model.n_ctx, self.options.max_tokens)
@@ -298,8 +383,15 @@ def _checked(path: Path, content: Any) -> tuple[str | None, list[dict[str, str]]
 
 
 def say(text: str, *, dim: bool = False) -> None:
-    """Print a message for the user on standard error."""
+    """Print a message for the user on standard error; on a terminal wrapped at words."""
     text = harmless(text)
-    if dim and sys.stderr.isatty() and not os.environ.get("NO_COLOR"):
-        text = f"\x1b[2m{text}\x1b[0m"
+    if sys.stderr.isatty():
+        import shutil
+        import textwrap
+
+        width = max(20, shutil.get_terminal_size().columns - 1)
+        wrapped = (textwrap.wrap(line, width, drop_whitespace=True) or [""] for line in text.split("\n"))
+        text = "\n".join(line for lines in wrapped for line in lines)
+        if dim and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb":
+            text = f"\x1b[2m{text}\x1b[0m"
     print(text, file=sys.stderr, flush=True)

@@ -169,24 +169,22 @@ def write_answer(text: str) -> None:
 
 
 def statistics(reply: Reply, n_ctx: int | None) -> str:
-    """One line about a finished answer, such as `42 tok, 9.8 tok/s, TTFT 1.1 s, ctx 611/4096`."""
+    """One line about an answer: `42 tokens, 9.8 a second, the first after 1.10 s, context 15 % full`."""
     stats = reply.stats
     if stats is None:
         return ""
-    parts = [f"{stats.n_generated} tok"]
+    parts = ["1 token" if stats.n_generated == 1 else f"{stats.n_generated} tokens"]
     if stats.generate_tok_s:
-        parts.append(f"{stats.generate_tok_s:.1f} tok/s")
+        parts.append(f"{stats.generate_tok_s:.1f} a second")
     if stats.n_generated:
-        parts.append(f"TTFT {stats.first_token_s:.2f} s")
-    if stats.n_drafted:
-        parts.append(f"{stats.n_accepted}/{stats.n_drafted} drafts accepted")
+        parts.append(f"the first after {stats.first_token_s:.2f} s")
     if n_ctx is not None:
-        parts.append(f"ctx {stats.n_prompt + stats.n_generated}/{n_ctx}")
+        parts.append(f"context {100 * (stats.n_prompt + stats.n_generated) / n_ctx:.0f} % full")
     return ", ".join(parts)
 
 
 def with_temperature(line: str) -> str:
-    """The line and the temperature of this machine, if it can be read: `42 tok, ..., 71 °C`."""
+    """The line and the temperature of this machine, if it can be read: `42 tokens, ..., 71 °C`."""
     from edgellm.device.sensors import temperature_c
 
     temperature = temperature_c()

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 def run(settings: Settings) -> int:
     """Print the answer to the prompt."""
     name, prompt = split_arguments(settings)
+    if not prompt:
+        return _chat(name, settings)
     if settings["raw"] and settings.origins["think"].startswith("flag"):
         raise UsageError("--think is for the chat template, and --raw uses none; leave one of them out")
     path = find_model(name, settings)
@@ -103,7 +105,8 @@ def _content(option: str, name: str) -> str:
 def split_arguments(settings: Settings) -> tuple[str | None, str]:
     """The model's name (None: the default one) and the prompt, from arguments, `-p` and standard input.
 
-    Without -m the first argument is the model, unless it is the only one and can only be a prompt.
+    Without -m the first argument is the model, unless it is the only one and can only be a prompt. The prompt
+    is empty if none is given and a person is at the terminal, to talk with.
     """
     name: str | None = settings["model"]
     words = list(settings["args"])
@@ -116,11 +119,21 @@ def split_arguments(settings: Settings) -> tuple[str | None, str]:
         piped = sys.stdin.buffer.read().decode("utf-8", "replace")
         if piped.strip():
             parts.append(piped if settings["raw"] else piped.strip())
-    if not parts:
+    talks = sys.stdin is not None and sys.stdin.isatty() and sys.stdout.isatty() and not settings["raw"]
+    if not parts and not talks:
         raise UsageError(
             'There is no prompt: give it as an argument, `edgellm run MODEL "..."`, or on standard input'
         )
     return name, "\n\n".join(parts)
+
+
+def _chat(name: str | None, settings: Settings) -> int:
+    """Talk instead of answering once: there is no prompt, and a person at a terminal."""
+    from edgellm.commands.chat import COMMAND as CHAT
+
+    own = {option.name: settings.values.get(option.name, option.default) for option in CHAT.options}
+    origins = {name: settings.origins.get(name, "default") for name in own}
+    return CHAT.run(Settings("chat", {**own, "words": [] if name is None else [name]}, origins))
 
 
 def _is_prose(text: str) -> bool:
@@ -168,6 +181,7 @@ COMMAND = Command(
     examples=(
         ('edgellm run "Why is the sky blue?"', "the default model answers"),
         ('edgellm run model.gguf "Why?" --temp 0', "the likeliest answer, always the same"),
+        ("edgellm run model.gguf", "no prompt, on a terminal: talk with the model"),
         ('cat notes.txt | edgellm run -p "Summarize:"', "standard input follows the prompt"),
         ('edgellm run -m model.gguf --raw "Once upon"', "continue a text"),
         ('edgellm run "Name a city" --schema city.json', "an answer that fits a JSON schema"),

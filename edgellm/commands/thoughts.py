@@ -39,5 +39,6 @@ def write_thought(text: str) -> None:
     if not sys.stderr.isatty():
         return
     text = harmless(text)
-    sys.stderr.write(text if os.environ.get("NO_COLOR") else f"\x1b[2m{text}\x1b[0m")
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    sys.stderr.write(text if plain else f"\x1b[2m{text}\x1b[0m")
     sys.stderr.flush()

@@ -154,7 +154,7 @@ def test_chat_over_a_pipe(tiny: Path, tmp_path: Path) -> None:
     result = edgellm("chat", tiny, "-n", "4", stdin=lines, **INTERPRETER)
     assert result.status == 0
     assert "There is no /bogus" in result.err
-    assert result.err.count("TTFT") == 2
+    assert result.err.count("the first after") == 2
     messages = json.loads(saved.read_text())["messages"]
     assert [message["role"] for message in messages] == ["user", "assistant"] * 2
     assert result.out == "".join(m["content"] + "\n" for m in messages if m["role"] == "assistant")

@@ -13,7 +13,8 @@ from typing import Any, cast
 import pytest
 
 from edgellm.chat.truncation import largest_prompt, without_oldest
-from edgellm.commands.chat import obey, read_message, talk
+from edgellm.commands.chat import read_message, talk
+from edgellm.commands.chat_commands import obey
 from edgellm.commands.conversation import LocalConversation
 from edgellm.commands.loading import note_of_end, statistics, with_temperature
 from edgellm.engine.options import GenerateOptions
@@ -63,7 +64,16 @@ class FakeModel:
         self.prompts: list[list[dict[str, str]]] = []
         self.options: list[GenerateOptions] = []
         self.interrupt = False
-        self.template = SimpleNamespace(encode=self._encode, may_think=False)
+        self.template = SimpleNamespace(encode=self._encode, may_think=False, thinking=lambda: {"off": {}})
+        self.path, self.threads, self.memory = Path("fake.gguf"), 1, {"weights": 1_000_000}
+        self.program = SimpleNamespace(family="fake")
+        self.closed = False
+
+    def tokenize(self, text: str) -> list[int]:
+        return [0] * len(text)
+
+    def close(self) -> None:
+        self.closed = True
 
     def _encode(self, messages: Sequence[Mapping[str, str]], **options: Any) -> list[int]:
         return [0] * sum(len(m["content"]) for m in messages)
@@ -112,13 +122,12 @@ def chat() -> Chat:
     return Chat()
 
 
-def test_messages_and_answers_alternate(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_and_answers_alternate(chat: Chat) -> None:
     chat.model.answers = ["one", "two"]
     chat.says("a", "", "  ", "b")
     assert chat.contents == ["a", "one", "b", "two"]
     assert [len(prompt) for prompt in chat.model.prompts] == [1, 3]
-    assert chat.written == ["one", "two"]
-    assert capsys.readouterr().out == "\n\n"
+    assert chat.written == ["one", "\n", "two", "\n"]
 
 
 def test_several_lines_are_one_message(chat: Chat) -> None:
@@ -171,9 +180,10 @@ def test_commands_that_need_an_answer(chat: Chat, command: str) -> None:
 
 
 def test_system(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
-    chat.says("/system", "/system Be brief.", "/system", "a")
+    chat.says("/system", "/system Be brief.", "a", "/system", "b")
     assert chat.model.prompts[0][0] == {"role": "system", "content": "Be brief."}
-    assert "Be brief." in capsys.readouterr().err
+    assert chat.model.prompts[1][0]["role"] == "user"
+    assert "Removed: Be brief." in capsys.readouterr().err
 
 
 def test_set(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
@@ -331,8 +341,8 @@ def test_unknown_commands(chat: Chat, capsys: pytest.CaptureFixture[str]) -> Non
 def test_stats_and_context(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
     chat.says("abc", "/stats", "/context")
     text = capsys.readouterr().err
-    assert "2 tok, 0.5 tok/s, TTFT 0.50 s, ctx 5/100" in text
-    assert "prompt 3 tok (2 from the cache), 2.0 tok/s" in text
+    assert "2 tokens, 0.5 a second, the first after 0.50 s, context 5 % full" in text
+    assert "prompt: 3 tokens, 2 of them known from before, the others at 2.0 a second" in text
     assert "9 of 100 tokens (9 %) in 2 messages" in text
 
 
@@ -340,7 +350,7 @@ def test_statistics_show_a_temperature_that_can_be_read(monkeypatch: pytest.Monk
     generation = FakeGeneration(["a", "b"], 3)
     list(generation)
     monkeypatch.setattr("edgellm.device.sensors.temperature_c", lambda: 71.2)
-    assert with_temperature(statistics(cast(Any, generation), 50)).endswith("ctx 5/50, 71 °C")
+    assert with_temperature(statistics(cast(Any, generation), 50)).endswith("context 10 % full, 71 °C")
 
 
 def test_a_full_context_is_said() -> None:
@@ -353,3 +363,75 @@ def test_a_full_context_is_said() -> None:
 def test_read_message_keeps_quotes_within_lines() -> None:
     lines = iter(['say """x"""'])
     assert read_message(lambda prompt: next(lines)) == 'say """x"""'
+
+
+def test_a_message_may_begin_with_a_slash(chat: Chat) -> None:
+    chat.says("//etc is a folder")
+    assert chat.contents[0] == "/etc is a folder"
+
+
+def test_a_command_that_is_nearly_right_names_it(chat: Chat) -> None:
+    with pytest.raises(UsageError, match=r"no /sytem; did you mean /system\?"):
+        obey(chat.conversation, "/sytem x")
+
+
+def test_save_asks_before_it_overwrites(chat: Chat, tmp_path: Path) -> None:
+    file = tmp_path / "talk.json"
+    file.write_text("old")
+    with pytest.raises(UsageError, match="exists already; give another name"):
+        obey(chat.conversation, f"/save {file}")
+    asked: list[str] = []
+
+    def answer(fact: str, question: str) -> bool:
+        asked.append(question)
+        return len(asked) > 1
+
+    chat.conversation.confirm = answer
+    obey(chat.conversation, f"/save {file}")
+    assert file.read_text() == "old"
+    obey(chat.conversation, f"/save {file}")
+    assert json.loads(file.read_text())["model"] == "Fake"
+    assert asked[0] == "Replace it?"
+
+
+def test_an_attachment_that_is_too_long_is_refused_at_once(chat: Chat, tmp_path: Path) -> None:
+    (tmp_path / "long.txt").write_text("x" * 90)
+    with pytest.raises(UsageError, match=r"has 90 tokens, and the context has room for 75"):
+        obey(chat.conversation, f"/read {tmp_path / 'long.txt'}")
+    assert chat.conversation.attached == []
+
+
+def test_another_model_goes_on(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    other = FakeModel()
+    other.name = "Other"
+    model = cast(Any, chat.model)
+    chat.conversation = LocalConversation(
+        model,
+        GenerateOptions(),
+        None,
+        chat.written.append,
+        opened=lambda name: (cast(Any, other), f"of {name}"),
+    )
+    chat.says("a", "/model new", "/show", "b")
+    assert chat.model.closed
+    assert other.prompts[0] == [
+        {"role": "system", "content": "of new"},
+        {"role": "user", "content": "a"},
+        {"role": "assistant", "content": "okthen"},
+        {"role": "user", "content": "b"},
+    ]
+    text = capsys.readouterr().err
+    assert "Other goes on" in text
+    assert "instructions: of new" in text
+
+
+def test_verbose_says_more_after_each_answer(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says("a")
+    assert "known from before" not in capsys.readouterr().err
+    chat.says("/set verbose on", "b", "/set verbose off", "c")
+    assert capsys.readouterr().err.count("known from before") == 1
+
+
+def test_a_first_question_is_answered(chat: Chat) -> None:
+    talk(chat.conversation, lambda prompt: "/bye", "Why?")
+    assert chat.contents == ["Why?", "okthen"]
