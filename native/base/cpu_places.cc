@@ -1,21 +1,13 @@
 // SPDX-License-Identifier: MIT
 #include "base/cpu_places.h"
 
-#if defined(__linux__)
-#include <sched.h>
-
 #include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <utility>
-#endif
+
+#include "base/os/os.h"
 
 namespace edgellm {
-
-CpuPlaces::CpuPlaces(size_t n_threads) : n_(n_threads), places_(std::make_unique<Place[]>(n_threads)) {}
-
-#if defined(__linux__)
-
 namespace {
 
 constexpr int64_t kLeastPatience = 250'000'000;
@@ -27,36 +19,29 @@ int64_t now_ns() {
     return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
 }
 
-// How long this thread has been ready to run and did not, in nanoseconds; -1 where the kernel does not say.
-int64_t waited_ns() {
-    std::FILE* file = std::fopen("/proc/thread-self/schedstat", "re");
-    if (file == nullptr) return -1;
-    long long ran, waited;
-    const int n = std::fscanf(file, "%lld %lld", &ran, &waited);
-    std::fclose(file);
-    return n == 2 ? waited : -1;
-}
-
 }  // namespace
 
+CpuPlaces::CpuPlaces(size_t n_threads) : n_(n_threads), places_(std::make_unique<Place[]>(n_threads)) {
+    for (size_t i = 0; i < n_; ++i) places_[i].taken.resize(n_);
+}
+
 void CpuPlaces::note(size_t index) {
-    places_[index].cpu.store(sched_getcpu(), std::memory_order_relaxed);
+    places_[index].cpu.store(os::current_cpu(), std::memory_order_relaxed);
 }
 
 void CpuPlaces::part(size_t index) {
     note(index);
     Place& own = places_[index];
-    cpu_set_t others;
-    CPU_ZERO(&others);
-    for (size_t i = 0; i < n_; ++i) {
-        const int cpu = places_[i].cpu.load(std::memory_order_relaxed);
-        if (i != index && cpu >= 0 && cpu < CPU_SETSIZE) CPU_SET(cpu, &others);
-    }
     const int cpu = own.cpu.load(std::memory_order_relaxed);
-    if (cpu < 0 || cpu >= CPU_SETSIZE || !CPU_ISSET(cpu, &others)) return;
+    if (cpu < 0) return;
+    bool shared = false;
+    for (size_t i = 0; i < n_; ++i) {
+        shared |= i != index && places_[i].cpu.load(std::memory_order_relaxed) == cpu;
+    }
+    if (!shared) return;
     const int64_t now = now_ns();
     if (now < own.not_before) return;
-    const int64_t waited = waited_ns();
+    const int64_t waited = os::waited_ns();
     if (own.moved > 0) {
         const int64_t moved = std::exchange(own.moved, 0);
         if (static_cast<double>(waited - own.waited) > kMostWaiting * static_cast<double>(now - moved)) {
@@ -66,24 +51,14 @@ void CpuPlaces::part(size_t index) {
         }
         own.patience = 0;
     }
-    cpu_set_t allowed, free;
-    if (waited < 0 || sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return;
-    free = allowed;
-    for (int c = 0; c < CPU_SETSIZE; ++c) {
-        if (CPU_ISSET(c, &others)) CPU_CLR(c, &free);
+    if (waited < 0) return;
+    for (size_t i = 0; i < n_; ++i) {
+        own.taken[i] = i == index ? cpu : places_[i].cpu.load(std::memory_order_relaxed);
     }
-    if (CPU_COUNT(&free) == 0 || sched_setaffinity(0, sizeof(free), &free) != 0) return;
+    if (!os::move_off(own.taken)) return;
     note(index);
-    sched_setaffinity(0, sizeof(allowed), &allowed);
     own.moved = now;
     own.waited = waited;
 }
-
-#else
-
-void CpuPlaces::note(size_t) {}
-void CpuPlaces::part(size_t) {}
-
-#endif
 
 }  // namespace edgellm

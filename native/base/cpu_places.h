@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 namespace edgellm {
 
@@ -32,6 +33,7 @@ class CpuPlaces {
         // In nanoseconds: when it last moved, how long it had waited for a CPU until then, when it may move
         // again, and for how long it may not when a move has brought nothing.
         int64_t moved = 0, waited = 0, not_before = 0, patience = 0;
+        std::vector<int> taken;  // CPUs of all threads, where this one looks for another
     };
 
     size_t n_;

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "base/memory.h"
 
-#include <sys/mman.h>
-
 #include <new>
 #include <utility>
+
+#include "base/os/os.h"
 
 namespace edgellm {
 namespace {
@@ -15,23 +15,16 @@ Region::Region(size_t bytes, bool huge) {
     if (bytes == 0) return;
     if (bytes > SIZE_MAX - 2 * kHuge) throw std::bad_alloc();
     map_bytes_ = align_up(bytes, kHuge) + kHuge;
-    map_ =
-        mmap(nullptr, map_bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (map_ == MAP_FAILED) {
-        map_ = nullptr;
-        throw std::bad_alloc();
-    }
+    map_ = os::map_zeros(map_bytes_);
+    if (map_ == nullptr) throw std::bad_alloc();
     data_ = reinterpret_cast<uint8_t*>(align_up(reinterpret_cast<uintptr_t>(map_), kHuge));
     size_ = bytes;
-#ifdef MADV_HUGEPAGE
-    // Advice only: where the kernel has no huge pages the region works all the same. The last, partly used
-    // huge page is left to small pages, so that a small region does not cost 2 MiB.
-    if (huge && bytes >= kHuge) madvise(data_, bytes / kHuge * kHuge, MADV_HUGEPAGE);
-#endif
+    // The last, partly used huge page is left to small pages, so that a small region does not cost 2 MiB.
+    if (huge && bytes >= kHuge) os::advise_huge_pages(data_, bytes / kHuge * kHuge);
 }
 
 Region::~Region() {
-    if (map_ != nullptr) munmap(map_, map_bytes_);
+    if (map_ != nullptr) os::unmap(map_, map_bytes_);
 }
 
 Region::Region(Region&& other) noexcept {

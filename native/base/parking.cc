@@ -5,16 +5,7 @@
 #include <cstddef>
 #include <mutex>
 
-// A futex takes a timespec of 64 bits only where `long` has as many.
-#if defined(__linux__) && defined(__LP64__)
-#define EDGELLM_FUTEX 1
-#include <linux/futex.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include <climits>
-#include <ctime>
-#endif
+#include "base/os/os.h"
 
 namespace edgellm {
 namespace {
@@ -55,31 +46,12 @@ void unpark_all_portably(const std::atomic<uint32_t>& word) {
     bucket.changed.notify_all();
 }
 
-#if defined(EDGELLM_FUTEX)
-
 void park(const std::atomic<uint32_t>& word, uint32_t value, ParkTime time) {
-    static_assert(sizeof(word) == 4);
-    constexpr int64_t kSecond = 1'000'000'000;
-    const timespec relative{static_cast<time_t>(time.count() / kSecond),
-                            static_cast<long>(time.count() % kSecond)};
-    syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, &relative, nullptr, 0);
+    os::wait(word, value, time);
 }
 
 void unpark_all(const std::atomic<uint32_t>& word) {
-    if (wakes_lost.load(std::memory_order_relaxed)) return;
-    syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+    if (!wakes_lost.load(std::memory_order_relaxed)) os::wake_all(word);
 }
-
-#else
-
-void park(const std::atomic<uint32_t>& word, uint32_t value, ParkTime time) {
-    park_portably(word, value, time);
-}
-
-void unpark_all(const std::atomic<uint32_t>& word) {
-    unpark_all_portably(word);
-}
-
-#endif
 
 }  // namespace edgellm

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Sleep until another thread changes a word: all calls of the operating system that the pool's waiting needs.
+// Sleep until another thread changes a word: how the threads of a pool wait.
 //
 // A sleep can be woken late, but not be forgotten: it ends by itself after a time, and its caller looks
 // again. Whatever loses a wake-up (a library, the kernel, a hypervisor), it costs no more than that time.

@@ -8,13 +8,7 @@
 #include <utility>
 
 #include "base/float_mode.h"
-
-#if defined(__linux__)
-#include <sched.h>
-#endif
-#if defined(__unix__) || defined(__APPLE__)
-#include <unistd.h>
-#endif
+#include "base/os/os.h"
 
 namespace edgellm {
 namespace {
@@ -37,30 +31,13 @@ inline void pause_cpu() {
 #endif
 }
 
-int64_t process_id() {
-#if defined(__unix__) || defined(__APPLE__)
-    return getpid();
-#else
-    return 0;  // nothing forks here
-#endif
-}
-
 }  // namespace
-
-size_t allowed_cpus() {
-#if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return static_cast<size_t>(CPU_COUNT(&set));
-#endif
-    const unsigned n = std::thread::hardware_concurrency();
-    return n == 0 ? 1 : n;
-}
 
 ThreadPool::ThreadPool(size_t n_threads, bool spin)
     : n_threads_(n_threads),
       active_(n_threads),
       most_spins_(spin ? kSpins : 0),
-      process_(process_id()),
+      process_(os::process_id()),
       spins_(most_spins_),
       places_(n_threads),
       workers_(std::make_unique<Worker[]>(n_threads)) {
@@ -94,7 +71,7 @@ void ThreadPool::stop() {
 }
 
 bool ThreadPool::forked() const {
-    return process_id() != process_;
+    return os::process_id() != process_;
 }
 
 void ThreadPool::set_active(size_t n) {

@@ -84,7 +84,4 @@ class ThreadPool {
     std::exception_ptr error_;  // of the thread that was first to give up
 };
 
-// CPUs this process may run on (the scheduler's affinity mask), at least 1.
-size_t allowed_cpus();
-
 }  // namespace edgellm

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/float_mode.h"
+#include "base/os/os.h"
 
 #if defined(__linux__)
 #include <dirent.h>
@@ -416,7 +417,7 @@ void stress(double for_s) {
     const Watch watch;
     const Disturber disturber;
     const Time end = Clock::now() + std::chrono::milliseconds(static_cast<int64_t>(for_s * 1000));
-    const size_t cpus = edgellm::allowed_cpus();
+    const size_t cpus = edgellm::os::usable_cpus();
     std::minstd_rand random(1);
     const auto any = [&](size_t n) { return static_cast<size_t>(random()) % n; };
     const uint64_t first = n_runs.load();

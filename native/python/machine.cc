@@ -11,7 +11,7 @@
 
 #include "base/arch.h"
 #include "base/mapped_files.h"
-#include "base/thread_pool.h"
+#include "base/os/os.h"
 #include "kernels/attention/attention.h"
 #include "kernels/limits/limits.h"
 #include "python/bindings.h"
@@ -80,7 +80,7 @@ void bind_machine(nb::module_& m) {
     m.def("kv_types", &kv_type_names, "Names of the types in which a cache stores keys and values.");
     m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
           "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");
-    m.def("allowed_cpus", &allowed_cpus, "CPUs in this process's affinity mask.");
+    m.def("allowed_cpus", &os::usable_cpus, "CPUs in this process's affinity mask.");
     m.def(
         "guard_mapping", [](const Bytes& data) { return guard_mapping(data.data(), data.size()); }, "data"_a,
         nb::sig("def guard_mapping(data: " EDGELLM_BYTES ") -> int"),

@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/engine.h"
 
-#if defined(__GLIBC__)
-#include <malloc.h>
-#endif
-
 #include <algorithm>
 #include <utility>
+
+#include "base/os/os.h"
 
 namespace edgellm {
 namespace {
@@ -24,7 +22,7 @@ Engine::Engine(std::string_view program, const std::vector<TensorType>& types, c
       plan_(make_plan(program_, formats_, plan_options(options))),
       weights_(program_, formats_, plan_),
       adapters_(plan_, program_),
-      pool_(options.threads, options.threads <= allowed_cpus()) {
+      pool_(options.threads, options.threads <= os::usable_cpus()) {
     segment_ids_.reserve(options.batch);
 }
 
@@ -53,10 +51,8 @@ void Engine::load(const std::vector<TensorSource>& tensors, bool release) {
         throw;
     }
     release_ = release;
-#if defined(__GLIBC__)
     // Memory that loading freed lies in the allocator: an engine that runs does not need it.
-    if (release) malloc_trim(0);
-#endif
+    if (release) os::trim_heap();
 }
 
 StepStatus Engine::make_batch(const int32_t* tokens, const int32_t* sequences, size_t n) {

@@ -1,9 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "runtime/weights.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <cmath>
@@ -12,6 +9,7 @@
 #include <string_view>
 
 #include "base/error.h"
+#include "base/os/os.h"
 #include "base/thread_pool.h"
 
 namespace edgellm {
@@ -40,10 +38,10 @@ std::vector<const Named*> by_weight(const Program& program, const std::vector<Na
 // Tells the system that the whole pages inside [data, data + n) can be dropped; they come back from the file
 // if read again.
 void drop_pages(const uint8_t* data, size_t n) {
-    const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+    const uintptr_t page = os::page_size();
     const uintptr_t begin = align_up(reinterpret_cast<uintptr_t>(data), page);
     const uintptr_t end = (reinterpret_cast<uintptr_t>(data) + n) / page * page;
-    if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    if (begin < end) os::drop_file_pages(reinterpret_cast<void*>(begin), end - begin);
 }
 
 // Packs one matrix, kUnitPanels at a time, together with other threads that do the same.

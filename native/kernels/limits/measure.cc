@@ -1,6 +1,4 @@
 // SPDX-License-Identifier: MIT
-#include <unistd.h>
-
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -8,6 +6,7 @@
 #include <functional>
 
 #include "base/memory.h"
+#include "base/os/os.h"
 #include "base/thread_pool.h"
 #include "kernels/limits/limits.h"
 
@@ -44,14 +43,9 @@ double best_rate(ThreadPool& pool, double seconds, const std::function<double(si
 }  // namespace
 
 size_t beyond_caches() {
-#if defined(_SC_LEVEL3_CACHE_SIZE)
-    const auto cache = static_cast<size_t>(std::max(0L, sysconf(_SC_LEVEL3_CACHE_SIZE)));
-#else
-    const size_t cache = 0;  // musl and macOS do not tell
-#endif
-    const auto memory =
-        static_cast<size_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<size_t>(sysconf(_SC_PAGESIZE));
-    return std::clamp<size_t>(4 * cache, 64 << 20, std::min<size_t>(1 << 30, memory / 8));
+    const size_t least = 64 << 20;
+    const size_t most = std::clamp<size_t>(os::memory_bytes() / 8, least, 1 << 30);
+    return std::clamp(4 * os::cache_bytes(), least, most);
 }
 
 Limits measure_limits(Isa isa, size_t n_threads, double seconds, size_t n_bytes) {

@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: MIT
+// Windows 8 and later.
+#define WIN32_LEAN_AND_MEAN
+#define NOMINMAX
+#include <windows.h>
+
+#include <algorithm>
+#include <bit>
+#include <thread>
+#include <vector>
+
+#include "base/os/os.h"
+
+namespace edgellm::os {
+
+size_t page_size() {
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    return info.dwPageSize;
+}
+
+size_t memory_bytes() {
+    MEMORYSTATUSEX status = {};
+    status.dwLength = sizeof(status);
+    return GlobalMemoryStatusEx(&status) ? static_cast<size_t>(status.ullTotalPhys) : 0;
+}
+
+size_t cache_bytes() {
+    DWORD bytes = 0;
+    GetLogicalProcessorInformation(nullptr, &bytes);
+    std::vector<SYSTEM_LOGICAL_PROCESSOR_INFORMATION> entries(bytes /
+                                                              sizeof(SYSTEM_LOGICAL_PROCESSOR_INFORMATION));
+    if (entries.empty() || !GetLogicalProcessorInformation(entries.data(), &bytes)) return 0;
+    size_t largest = 0;
+    for (const auto& entry : entries) {
+        if (entry.Relationship == RelationCache) largest = std::max<size_t>(largest, entry.Cache.Size);
+    }
+    return largest;
+}
+
+// The system sets the memory aside at once, and refuses it if RAM and page file are promised away.
+void* map_zeros(size_t bytes) {
+    return VirtualAlloc(nullptr, bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+}
+
+void unmap(void* data, size_t) {
+    VirtualFree(data, 0, MEM_RELEASE);
+}
+
+// Large pages need a privilege that users do not have.
+void advise_huge_pages(void*, size_t) {}
+
+// Unlocking pages that are not locked takes them out of the working set.
+void drop_file_pages(const void* data, size_t bytes) {
+    VirtualUnlock(const_cast<void*>(data), bytes);
+}
+
+void trim_heap() {
+    HeapCompact(GetProcessHeap(), 0);
+}
+
+void on_torn_page(bool (*)(uintptr_t)) {}
+
+bool replace_with_zeros(void*, size_t) {
+    return false;
+}
+
+int64_t process_id() {
+    return GetCurrentProcessId();
+}
+
+size_t usable_cpus() {
+    DWORD_PTR process = 0, system = 0;
+    // 0 for a process with CPUs in several groups of 64, which may use all of them.
+    if (GetProcessAffinityMask(GetCurrentProcess(), &process, &system) && process != 0) {
+        return static_cast<size_t>(std::popcount(static_cast<uint64_t>(process)));
+    }
+    return std::max(1u, std::thread::hardware_concurrency());
+}
+
+int current_cpu() {
+    PROCESSOR_NUMBER number;
+    GetCurrentProcessorNumberEx(&number);
+    return number.Group * 64 + number.Number;
+}
+
+// The system tells no such time, and its scheduler moves a thread that waits by itself.
+int64_t waited_ns() {
+    return -1;
+}
+
+bool move_off(std::span<const int>) {
+    return false;
+}
+
+void wait(const std::atomic<uint32_t>& word, uint32_t value, std::chrono::nanoseconds time) {
+    const auto ms = std::max<int64_t>(1, std::chrono::ceil<std::chrono::milliseconds>(time).count());
+    WaitOnAddress(const_cast<std::atomic<uint32_t>*>(&word), &value, sizeof(value),
+                  static_cast<DWORD>(std::min<int64_t>(ms, INFINITE - 1)));
+}
+
+void wake_all(const std::atomic<uint32_t>& word) {
+    WakeByAddressAll(const_cast<std::atomic<uint32_t>*>(&word));
+}
+
+}  // namespace edgellm::os
