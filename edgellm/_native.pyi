@@ -119,6 +119,9 @@ def faster_kv_type(isa: str) -> str:
     The faster 16-bit cache type of a kernel set; of an unknown one: that of "scalar".
     """
 
+def memory_bytes() -> int:
+    """Memory of the machine in bytes; 0 if unknown."""
+
 def allowed_cpus() -> int:
     """CPUs in this process's affinity mask."""
 

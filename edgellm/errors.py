@@ -85,15 +85,12 @@ class NoMemoryError(BackendError):
 
 
 def _address_limit() -> str:
-    try:
-        import resource
+    from edgellm.system.limits import address_space
 
-        soft, _ = resource.getrlimit(resource.RLIMIT_AS)
-    except (ImportError, OSError):
+    most = address_space()
+    if most is None:
         return ""
-    if soft == resource.RLIM_INFINITY:
-        return ""
-    return f"; the address space of at most {soft / 2**20:.0f} MiB (ulimit -v) is used up"
+    return f"; the address space of at most {most / 2**20:.0f} MiB (ulimit -v) is used up"
 
 
 class FileChangedError(BackendError):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import re
+import sys
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -77,7 +78,7 @@ class SafetensorsFile:
         entry = self.entries[name]
         start = -(-entry.begin // mmap.PAGESIZE) * mmap.PAGESIZE
         length = (entry.begin + n_bytes - start) // mmap.PAGESIZE * mmap.PAGESIZE
-        if length > 0 and hasattr(mmap, "MADV_DONTNEED"):
+        if length > 0 and sys.platform != "win32":
             self._map.madvise(mmap.MADV_DONTNEED, start, length)
 
     def _read_header(self) -> dict[str, Entry]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from edgellm import _native
 from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int
+from edgellm.system.limits import peak_bytes
 
 
 def total_memory(root: Path = ROOT) -> int | None:
     """Return the bytes of memory that this process can have at most: the machine's, or its cgroup's limit."""
     total = _kib(read_fields(root / "proc/meminfo").get("MemTotal"))
-    if total is None and hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if total is None:
+        total = _native.memory_bytes() or None
     limits = [limit for limit, _, _ in _cgroup_limits(root)]
     if total is not None:
         limits.append(total)
@@ -43,11 +43,7 @@ def own_memory(root: Path = ROOT) -> int | None:
 def peak_memory(root: Path = ROOT, pid: int | None = None) -> int | None:
     """Return the largest resident size of this process, or of process `pid`; None if unknown."""
     peak = _kib(read_fields(root / "proc" / str(pid or "self") / "status").get("VmHWM"))
-    if peak is None and pid is None and sys.platform == "darwin":
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak
+    return peak_bytes() if peak is None and pid is None and root == ROOT else peak
 
 
 def reset_peak_memory() -> bool:

@@ -8,8 +8,6 @@ files contain users' text, so the folder is readable by its owner only.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -25,8 +23,10 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from edgellm.errors import UsageError
+from edgellm.system.files import PrivateFolder
 
 log = logging.getLogger("edgellm.engine")
 
@@ -90,11 +90,11 @@ class PrefixStore:
             raise UsageError(f"The limit of {folder} is {max_bytes} bytes; give a size such as 900M or 2G.")
         self._folder = folder / _FOLDER
         self._max_bytes = max_bytes
-        self._fd = _open_folder(folder)
+        self._files = _open_folder(folder)
         try:
-            self._lock_fd = _lock(self._fd, folder)
+            self._lock = _lock(self._files, folder)
         except BaseException:
-            os.close(self._fd)
+            self._files.close()
             raise
         self._guard = threading.Lock()  # guards _sizes and _pending
         self._sizes: OrderedDict[str, int] = OrderedDict()  # least recently used first
@@ -152,7 +152,7 @@ class PrefixStore:
                 self._sizes.move_to_end(piece.name)
             moment = now + age
             try:
-                os.utime(piece.name, ns=(moment, moment), dir_fd=self._fd, follow_symlinks=False)
+                self._files.set_time(piece.name, moment)
             except OSError:
                 continue  # affects only the order of eviction after a restart
 
@@ -178,17 +178,17 @@ class PrefixStore:
         if self._writer.is_alive():
             self._jobs.put(None)
             self._writer.join()
-            os.close(self._lock_fd)
-            os.close(self._fd)
+            self._lock.close()
+            self._files.close()
 
     def _scan(self) -> None:
         """List the files of the folder; remove half-written ones, which a killed process leaves behind."""
         found = []
-        for name in os.listdir(self._fd):
+        for name in self._files.names():
             if name.endswith(".part") and _NAME.fullmatch(name.removesuffix(".part")):
                 self._unlink(name)
             elif _NAME.fullmatch(name):
-                status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+                status = self._files.status(name)
                 if stat.S_ISREG(status.st_mode):
                     found.append((status.st_mtime_ns, name, status.st_size))
         for _, name, size in sorted(found):
@@ -217,17 +217,16 @@ class PrefixStore:
             return
         self._shrink(size)
         part = f"{piece.name}.part"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(part, flags, 0o600, dir_fd=self._fd)
+        file = self._files.create(part)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with file:
                 for data in (head, payload, check):
                     file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            os.rename(part, piece.name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+            self._files.rename(part, piece.name)
         except OSError:
-            os.unlink(part, dir_fd=self._fd)
+            self._files.unlink(part)
             raise
         with self._guard:
             self._sizes[piece.name] = size
@@ -250,24 +249,14 @@ class PrefixStore:
 
     def _unlink(self, name: str) -> None:
         try:
-            os.unlink(name, dir_fd=self._fd)
+            self._files.unlink(name)
         except OSError as error:
             log.warning("%s: %s cannot be removed: %s", self._folder, name, error.strerror)
-
-    def _open(self, name: str) -> int:
-        """Descriptor of a regular file of this user; OSError for anything else."""
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=self._fd)
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
-            os.close(descriptor)
-            raise OSError(errno.EPERM, "not a file of this user")
-        return descriptor
 
     def _read_file(self, piece: Piece) -> bytes | None:
         """Payload of a file, if the file is undamaged and holds this piece."""
         tokens = piece.tokens.tobytes()
-        with os.fdopen(self._open(piece.name), "rb") as file:
+        with self._files.open(piece.name) as file:
             size = os.fstat(file.fileno()).st_size
             n_payload = size - _HEADER.size - len(tokens) - CHECK_BYTES
             if not 0 <= n_payload <= self._max_bytes:
@@ -283,7 +272,7 @@ class PrefixStore:
         with self._guard:
             size = self._sizes.get(name, 0)
         try:
-            with os.fdopen(self._open(name), "rb") as file:
+            with self._files.open(name) as file:
                 head = file.read(_HEADER.size)
                 if len(head) < _HEADER.size:
                     return None
@@ -308,41 +297,28 @@ def _checksum(head: bytes, payload: bytes) -> bytes:
     return zlib.crc32(payload, zlib.crc32(head)).to_bytes(CHECK_BYTES, "little")
 
 
-def _open_folder(folder: Path) -> int:
-    """Descriptor of the pieces' folder inside `folder`, created if need be; all access goes through it."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+def _open_folder(folder: Path) -> PrivateFolder:
+    """Folder of the pieces inside `folder`, made if need be."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder / _FOLDER, 0o700)
-        descriptor = os.open(folder / _FOLDER, flags)
+        return PrivateFolder(folder / _FOLDER)
+    except PermissionError as error:
+        if error.filename is not None:
+            raise _unusable(folder, error) from None
+        raise UsageError(f"{folder / _FOLDER} belongs to another user; choose another --cache-dir.") from None
     except OSError as error:
-        raise UsageError(
-            f"{folder}: cannot be used as a cache ({error.strerror}); choose another --cache-dir."
-        ) from None
-    status = os.fstat(descriptor)
-    if status.st_uid != os.geteuid():
-        os.close(descriptor)
-        raise UsageError(f"{folder / _FOLDER} belongs to another user; choose another --cache-dir.")
-    if stat.S_IMODE(status.st_mode) & 0o077:
-        os.fchmod(descriptor, 0o700)
-    return descriptor
+        raise _unusable(folder, error) from None
 
 
-def _lock(folder_fd: int, folder: Path) -> int:
+def _lock(files: PrivateFolder, folder: Path) -> BinaryIO:
     """Lock the folder for this process; the system releases the lock when the process ends in any way."""
-    import fcntl
-
-    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(_LOCK, flags, 0o600, dir_fd=folder_fd)
+        lock = files.lock(_LOCK)
     except OSError as error:
-        raise UsageError(f"{folder}: cannot be used as a cache ({error.strerror}).") from None
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise UsageError(
-            f"{folder} is the cache of another edgellm that runs; choose another --cache-dir."
-        ) from None
-    return descriptor
+        raise _unusable(folder, error) from None
+    if lock is None:
+        raise UsageError(f"{folder} is the cache of another edgellm that runs; choose another --cache-dir.")
+    return lock
+
+
+def _unusable(folder: Path, error: OSError) -> UsageError:
+    return UsageError(f"{folder}: cannot be used as a cache ({error.strerror}); choose another --cache-dir.")

@@ -15,6 +15,8 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from edgellm.system.limits import limit_address_space, limit_cpu_time
+
 # Processor seconds of one grammar, memory of the process beyond what it starts with, seconds on the clock.
 CPU_S = 2
 MEMORY_BYTES = 512 << 20
@@ -104,33 +106,12 @@ def serve() -> None:
 
     vocabulary = llguidance.LLTokenizer("byte")
     limits = llguidance.LLParserLimits(initial_lexer_fuel=MAX_FUEL, verbose_errors=False)
-    _limit_memory()
+    limit_address_space(MEMORY_BYTES)
     for line in sys.stdin.buffer:
-        _limit_time()
+        limit_cpu_time(CPU_S)
         matcher = llguidance.LLMatcher(vocabulary, json.loads(line), log_level=0, limits=limits)
         if not matcher.is_error():
             matcher.compute_bitmask()
         reason = matcher.get_error() if matcher.is_error() else None
         sys.stdout.write(json.dumps(reason) + "\n")
         sys.stdout.flush()
-
-
-def _limit_memory() -> None:
-    """Let allocations fail beyond the limit, where the system can."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        with open("/proc/self/statm", "rb") as status:
-            used = int(status.read().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, used + MEMORY_BYTES))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-
-
-def _limit_time() -> None:
-    """Have the system end this process if the next grammar takes too long."""
-    with suppress(ImportError, OSError, ValueError):
-        import resource
-
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        used = int(usage.ru_utime + usage.ru_stime)
-        resource.setrlimit(resource.RLIMIT_CPU, (used + CPU_S, resource.RLIM_INFINITY))

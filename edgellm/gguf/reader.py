@@ -11,6 +11,7 @@ import mmap
 import os
 import re
 import stat
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -143,7 +144,7 @@ class GGUFFile:
     def release(self, name: str) -> None:
         """Tell the kernel that a tensor's pages may go; reading them again reads the file again."""
         info = self.tensors[name]
-        if not hasattr(mmap, "MADV_DONTNEED"):
+        if sys.platform == "win32":
             return
         start = -(-info.offset // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (info.offset + info.n_bytes) // mmap.PAGESIZE * mmap.PAGESIZE
@@ -152,7 +153,7 @@ class GGUFFile:
 
     def release_metadata(self) -> None:
         """Tell the kernel that the pages before the tensors may go; metadata is then read from the file."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+        if sys.platform != "win32":
             for part in self._parts:
                 first = min((info.offset for info in self.tensors.values()), default=0)
                 part.file.madvise(mmap.MADV_DONTNEED, 0, first // mmap.PAGESIZE * mmap.PAGESIZE)

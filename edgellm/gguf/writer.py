@@ -33,6 +33,7 @@ from edgellm.gguf.header import (
     MIN_ALIGNMENT,
 )
 from edgellm.gguf.types import LAYOUTS, GGMLType, ValueType
+from edgellm.system.files import BINARY, NO_FOLLOW, lock_file, sync_folder
 
 VERSION = 3
 
@@ -149,8 +150,7 @@ class GGUFWriter:
         n_bytes = self._data_start + self._data_bytes
         digest = hashlib.sha256(header).hexdigest()
         try:
-            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-            self._fd = os.open(self.part, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+            self._fd = os.open(self.part, os.O_RDWR | os.O_CREAT | NO_FOLLOW | BINARY, 0o666)
             self._lock(self._fd)
             if self._resume is not None:
                 self._written.update(self._load_state(self._fd, digest, n_bytes))
@@ -219,17 +219,12 @@ class GGUFWriter:
             raise ValueError(f"{len(missing)} declared tensors were not written, the first is {missing[0]}")
         try:
             os.fsync(self._fd)
-            if os.name == "nt":
+            if os.name == "nt":  # an open file cannot be renamed there
                 self._close()
             os.replace(self.part, self.path)
             self._finished = True
             self._state.unlink(missing_ok=True)
-            if os.name != "nt":
-                folder = os.open(self.path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)
-                finally:
-                    os.close(folder)
+            sync_folder(self.path.parent)
         except OSError as error:
             self._fail(error, self._data_start + self._data_bytes)
         self._close()
@@ -275,14 +270,8 @@ class GGUFWriter:
             view = view[os.write(self._fd, view[: 1 << 30]) :]
 
     def _lock(self, fd: int) -> None:
-        """Refuse to share the `.part` file with another writer, where the system has such locks."""
-        try:
-            import fcntl
-        except ImportError:
-            return
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        """Refuse to share the `.part` file with another writer, where the file system has locks."""
+        if not lock_file(fd, wait=False):
             self._close()
             raise FileError(
                 f"{self.part}: another process is writing this file, expected to be alone; "

@@ -173,7 +173,7 @@ def listen(settings: ServerSettings) -> socket.socket:
 def notify(state: str) -> None:
     """Tell systemd, if it is what runs us and wants to know (sd_notify(3))."""
     address = os.environ.get("NOTIFY_SOCKET", "")
-    if not address:
+    if not address or sys.platform != "linux":
         return
     address = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as channel:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import importlib
 import logging
@@ -13,6 +12,7 @@ from typing import Any
 
 from edgellm.errors import NoMemoryError
 from edgellm.server.settings import Limits
+from edgellm.system.limits import open_files
 
 log = logging.getLogger("edgellm.server")
 
@@ -28,28 +28,12 @@ def within_descriptors(limits: Limits) -> Limits:
 
     The soft limit of descriptors is raised towards the hard one first.
     """
-    allowed = _descriptors(limits.connections + RESERVED)
+    allowed = open_files(limits.connections + RESERVED)
     if allowed is None or allowed - RESERVED >= limits.connections:
         return limits
     connections = max(4, allowed - RESERVED)
     log.warning("%d descriptors allow %d connections (ulimit -n)", allowed, connections)
     return replace(limits, connections=connections)
-
-
-def _descriptors(wanted: int) -> int | None:
-    """The descriptors that this process may have, after asking for `wanted`; None where nobody knows."""
-    with contextlib.suppress(ImportError, OSError, ValueError):
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft == resource.RLIM_INFINITY:
-            return None
-        if soft < wanted:
-            most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-            soft = max(soft, most)
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        return soft
-    return None
 
 
 class LoopErrors:

@@ -6,6 +6,7 @@ import faulthandler
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -103,19 +104,19 @@ class _Alarm:
 
     def install(self) -> None:
         """Start the clock, if the system has it and nobody else uses it."""
-        if hasattr(signal, "SIGPROF") and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL:
+        if sys.platform != "win32" and signal.getsignal(signal.SIGPROF) is signal.SIG_DFL:
             faulthandler.register(signal.SIGPROF, STDERR, all_threads=True, chain=True)
             self._installed = True
             self.postpone()
 
     def postpone(self) -> None:
         """Start the clock anew."""
-        if self._installed:
+        if sys.platform != "win32" and self._installed:
             signal.setitimer(signal.ITIMER_PROF, self._cpu_s)
 
     def remove(self) -> None:
         """Stop the clock."""
-        if self._installed:
+        if sys.platform != "win32" and self._installed:
             signal.setitimer(signal.ITIMER_PROF, 0)
             faulthandler.unregister(signal.SIGPROF)
             self._installed = False
@@ -132,7 +133,7 @@ def python_threads() -> Iterator[str]:
 def native_threads() -> Iterator[str]:
     """State, place in the kernel, and CPU time of each thread, from proc(5) where there is one."""
     folder = Path("/proc/self/task")
-    if not folder.is_dir():
+    if sys.platform == "win32" or not folder.is_dir():
         return
     ticks = os.sysconf("SC_CLK_TCK")
     for task in sorted(folder.iterdir(), key=lambda task: int(task.name)):

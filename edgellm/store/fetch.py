@@ -19,6 +19,7 @@ from edgellm.errors import DownloadError, EdgeLLMError, FileError
 from edgellm.store.catalog import HubSource, KnownModel, WheelMember, WheelSource, is_stored, stored_path
 from edgellm.store.http import Report, open_file, write
 from edgellm.store.paths import downloads_folder
+from edgellm.system.files import lock_file, sync_folder
 
 _CHUNK = 1 << 20
 
@@ -136,11 +137,9 @@ def _keep(part: Path, final: Path) -> Path:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         part.replace(final)
-        folder = os.open(final.parent, os.O_RDONLY)
-        try:
-            _sync(folder)
-        finally:
-            os.close(folder)
+        # Some file systems (FUSE, network) cannot. The checks at the next start still hold.
+        with contextlib.suppress(OSError):
+            sync_folder(final.parent)
     except OSError as error:
         raise FileError(f"{final}: cannot be written: {error.strerror}") from None
     return final
@@ -186,11 +185,9 @@ def _check_space(model: KnownModel) -> None:
 @contextlib.contextmanager
 def _locked(name: str) -> Iterator[None]:
     """Lock a model for one process while it is fetched; other processes wait."""
-    import fcntl
-
     with open_file(downloads_folder() / f"{name}.lock", "ab") as lock:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            lock_file(lock.fileno(), wait=True)
         except OSError as error:
             raise EdgeLLMError(f"{lock.name}: cannot be locked: {error.strerror}") from None
         yield

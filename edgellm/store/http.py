@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import http.client
-import os
+import shutil
 import ssl
 import time
 import urllib.error
@@ -148,8 +148,7 @@ def write(out: IO[bytes], data: bytes, path: Path) -> None:
         out.write(data)
         out.flush()
     except OSError as error:
-        free = os.statvfs(path.parent)
-        megabytes = free.f_bavail * free.f_frsize // 1_000_000
+        megabytes = shutil.disk_usage(path.parent).free // 1_000_000
         raise FileError(
             f"{path}: cannot be written: {error.strerror} ({megabytes} MB are free there); free some "
             "space, or choose another folder with EDGELLM_HOME, and run the same command again to go on"

@@ -27,11 +27,12 @@ concept SimdVocabulary = requires(typename V::F32 x, typename V::I32 i, const fl
     // True if add_pair_products is one or two instructions, so that attention in integers pays.
     { V::kMultipliesPairs } -> std::convertible_to<bool>;
     // Vectors of kLanes float, int32_t and uint32_t: the compiler's own, with its operators, or a Pair of
-    // them. A comparison is an I32 whose lanes are -1 or 0, and (I32)x reinterprets.
+    // them. A comparison converts to an I32 whose lanes are -1 or 0, and (I32)x reinterprets.
     requires sizeof(typename V::F32) == 4 * V::kLanes && sizeof(typename V::I32) == 4 * V::kLanes &&
                      sizeof(typename V::U32) == 4 * V::kLanes;
     { x + x * x } -> std::same_as<typename V::F32>;
-    { x < x } -> std::same_as<typename V::I32>;
+    // A compiler for Windows may call 32 bits long in it.
+    { x < x } -> std::convertible_to<typename V::I32>;
 
     // One value in every lane.
     { V::splat(1.0f) } -> std::same_as<typename V::F32>;

@@ -80,6 +80,7 @@ void bind_machine(nb::module_& m) {
     m.def("kv_types", &kv_type_names, "Names of the types in which a cache stores keys and values.");
     m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
           "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");
+    m.def("memory_bytes", &os::memory_bytes, "Memory of the machine in bytes; 0 if unknown.");
     m.def("allowed_cpus", &os::usable_cpus, "CPUs in this process's affinity mask.");
     m.def(
         "guard_mapping", [](const Bytes& data) { return guard_mapping(data.data(), data.size()); }, "data"_a,

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/os/os.h"
+#include "base/parking.h"
 
 namespace edgellm::os {
 
@@ -93,14 +94,46 @@ bool move_off(std::span<const int>) {
     return false;
 }
 
+namespace {
+
+// Import libraries of Windows' compilers do not agree on where these two calls are: they are looked up.
+struct AddressCalls {
+    using Wait = BOOL(WINAPI*)(volatile void*, void*, SIZE_T, DWORD);
+    using Wake = void(WINAPI*)(void*);
+
+    AddressCalls() {
+        const HMODULE library = GetModuleHandleA("kernelbase.dll");
+        if (library == nullptr) return;
+        const auto found_wait = reinterpret_cast<void*>(GetProcAddress(library, "WaitOnAddress"));
+        const auto found_wake = reinterpret_cast<void*>(GetProcAddress(library, "WakeByAddressAll"));
+        if (found_wait == nullptr || found_wake == nullptr) return;
+        wait = reinterpret_cast<Wait>(found_wait);
+        wake = reinterpret_cast<Wake>(found_wake);
+    }
+
+    Wait wait = nullptr;
+    Wake wake = nullptr;
+};
+
+const AddressCalls& address_calls() {
+    static const AddressCalls calls;
+    return calls;
+}
+
+}  // namespace
+
 void wait(const std::atomic<uint32_t>& word, uint32_t value, std::chrono::nanoseconds time) {
+    const AddressCalls& calls = address_calls();
+    if (calls.wait == nullptr) return park_portably(word, value, time);
     const auto ms = std::max<int64_t>(1, std::chrono::ceil<std::chrono::milliseconds>(time).count());
-    WaitOnAddress(const_cast<std::atomic<uint32_t>*>(&word), &value, sizeof(value),
-                  static_cast<DWORD>(std::min<int64_t>(ms, INFINITE - 1)));
+    calls.wait(const_cast<std::atomic<uint32_t>*>(&word), &value, sizeof(value),
+               static_cast<DWORD>(std::min<int64_t>(ms, INFINITE - 1)));
 }
 
 void wake_all(const std::atomic<uint32_t>& word) {
-    WakeByAddressAll(const_cast<std::atomic<uint32_t>*>(&word));
+    const AddressCalls& calls = address_calls();
+    if (calls.wake == nullptr) return unpark_all_portably(word);
+    calls.wake(const_cast<std::atomic<uint32_t>*>(&word));
 }
 
 }  // namespace edgellm::os

@@ -1,0 +1,1 @@
+"""Calls that differ between operating systems: files, locks and limits of a process."""
