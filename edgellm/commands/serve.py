@@ -31,6 +31,7 @@ from edgellm.store.catalog import default_model
 
 if TYPE_CHECKING:
     from edgellm.engine.prefix_store import PrefixStore
+    from edgellm.server.chat_folder import ChatFolder
     from edgellm.server.puller import Puller
     from edgellm.server.settings import ServerSettings
 
@@ -153,6 +154,7 @@ def server_settings(settings: Settings, keys: tuple[str, ...]) -> ServerSettings
         limits=Limits(output_tokens=settings["max_output"]),
         step_timeout_s=STEP_TIMEOUT_S if settings["step_timeout"] is None else settings["step_timeout"],
         puller=_puller(settings),
+        chats=_chats(settings),
     )
 
 
@@ -165,6 +167,15 @@ def _puller(settings: Settings) -> Puller | None:
     from edgellm.commands.sources import puller
 
     return puller(settings["allow_pull"])
+
+
+def _chats(settings: Settings) -> ChatFolder | None:
+    """Folder of the page's conversations, if they are kept."""
+    if settings["keep_chats"] is None or settings["install_service"]:
+        return None
+    from edgellm.server.chat_folder import chat_folder
+
+    return chat_folder(Path(settings["keep_chats"]).expanduser())
 
 
 def _store(settings: Settings) -> PrefixStore | None:
@@ -239,6 +250,13 @@ OPTIONS = (
         "DIR",
     ),
     Option("cache_size", ("--cache-size",), "most bytes in --cache-dir; otherwise 2G", BYTES, "SIZE"),
+    Option(
+        "keep_chats",
+        ("--keep-chats",),
+        "folder that keeps the page's conversations, for all devices with the key; otherwise browsers do",
+        TEXT,
+        "DIR",
+    ),
     Option("max_output", ("--max-output",), "most tokens of any answer", INT, "N"),
     Option(
         "step_timeout",

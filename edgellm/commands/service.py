@@ -72,16 +72,16 @@ SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 UMask=0077
-{cache}{network}
+{folders}{network}
 [Install]
 WantedBy=multi-user.target
 """
 
 
 # Options that do not become flags of the unit as they are.
-_APART = ("api_key", "cache_dir", "draft", "install_service", "lora")
-# Folder in which systemd creates the folders that a service may write to.
-_CACHES = Path("/var/cache")
+_APART = ("api_key", "cache_dir", "draft", "install_service", "keep_chats", "lora")
+# Folders in which systemd creates those that a service may write to.
+_CACHES, _STATES = Path("/var/cache"), Path("/var/lib")
 
 
 def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: str | None = None) -> str:
@@ -102,6 +102,8 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
         paths += [draft] if draft.exists() else []
     if settings["cache_dir"] is not None:
         arguments.append(f"--cache-dir={_absolute(settings['cache_dir'])}")
+    if settings["keep_chats"] is not None:
+        arguments.append(f"--keep-chats={_absolute(settings['keep_chats'])}")
     local = is_loopback(settings["host"])
     keys = settings["api_key"] or ()
     if len(keys) > 1:
@@ -117,7 +119,8 @@ def unit(command: Command, settings: Settings, models: Sequence[Path], *, user: 
         environment=ENVIRONMENT,
         memory="90%" if memory is None else str(memory + OVERHEAD_BYTES),
         identity=identity,
-        cache="" if settings["cache_dir"] is None else _cache(settings["cache_dir"], identity),
+        folders=_writable("--cache-dir", settings["cache_dir"], _CACHES, "CacheDirectory", identity)
+        + _writable("--keep-chats", settings["keep_chats"], _STATES, "StateDirectory", identity),
         network="IPAddressDeny=any\nIPAddressAllow=localhost\n" if local else "",
     )
 
@@ -149,15 +152,20 @@ def _absolute(path: str | Path) -> Path:
     return Path(os.path.abspath(Path(path).expanduser()))
 
 
-def _cache(folder: str, identity: str) -> str:
-    """Line that lets the service write to its cache; everything else is read-only."""
+def _writable(option: str, folder: str | None, place: Path, directive: str, identity: str) -> str:
+    """Lines that let the service write to a folder; everything else is read-only.
+
+    place, directive: where systemd makes such folders, and how it is told to.
+    """
+    if folder is None:
+        return ""
     path = _absolute(folder)
-    if path != _CACHES and path.is_relative_to(_CACHES):
-        return f"CacheDirectory={path.relative_to(_CACHES)}\nCacheDirectoryMode=0700\n"
+    if path != place and path.is_relative_to(place):
+        return f"{directive}={path.relative_to(place)}\n{directive}Mode=0700\n"
     if identity.startswith("DynamicUser"):
         raise UsageError(
-            f"--cache-dir is {path}, which a service of its own user cannot write to; use a folder in "
-            f"{_CACHES}, such as {_CACHES / 'edgellm'}"
+            f"{option} is {path}, which a service of its own user cannot write to; use a folder in "
+            f"{place}, such as {place / 'edgellm'}"
         )
     return f"ReadWritePaths={quoted(str(path))}\n"
 

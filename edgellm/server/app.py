@@ -10,7 +10,18 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from edgellm import __version__
-from edgellm.server import anthropic, errors, native, ollama, openai, page, pulling, reference, responses
+from edgellm.server import (
+    anthropic,
+    chats,
+    errors,
+    native,
+    ollama,
+    openai,
+    page,
+    pulling,
+    reference,
+    responses,
+)
 from edgellm.server.bodies import IGNORED_HEADER
 from edgellm.server.description import describe
 from edgellm.server.guard import Guard
@@ -40,6 +51,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     for dialect in (anthropic, responses):
         app.include_router(dialect.router, prefix="/v1")
         app.include_router(dialect.router, include_in_schema=False)
+    app.include_router(chats.router, prefix="/v1")
     app.include_router(page.router)
     app.include_router(reference.router)
     app.include_router(native.router)
@@ -51,7 +63,7 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["*"],
             expose_headers=["X-Request-Id", IGNORED_HEADER, RELAXED_HEADER],
         )

@@ -204,6 +204,11 @@ SCHEMAS: dict[str, Schema] = {
         capabilities=several(TEXT),
         modified_at=TEXT,
     ),
+    "Chats": record(
+        object=constant("list"), data=several(record({"deleted": FLAG}, id=TEXT, changed={"type": "integer"}))
+    ),
+    "Chat": record(id=TEXT, title=TEXT, changed={"type": "integer"}, messages=several(OBJECT)),
+    "Kept": record(id=TEXT, changed={"type": "integer"}),
     "Stopped": record(id=TEXT, object=constant("answer.stopped")),
     "Version": record(version=TEXT),
     "Health": record(status=constant("ok", "loading")),
@@ -217,6 +222,7 @@ SCHEMAS: dict[str, Schema] = {
         default_generation_settings=OBJECT,
         chat_template=TEXT,
         build_info=TEXT,
+        keeps_chats=FLAG,
     ),
     "Adapters": several(record(id=COUNT, name=TEXT, path=TEXT, scale=NUMBER)),
     "Tokens": record(tokens={"anyOf": [several(COUNT), several(record(id=COUNT, piece=TEXT))]}),

@@ -140,6 +140,7 @@ async def props(service: ServiceOf, model: str | None = None) -> dict[str, Any]:
         "default_generation_settings": sampling_defaults(metadata),
         "chat_template": template_source(metadata),
         "build_info": f"edgellm {__version__}",
+        "keeps_chats": service.settings.chats is not None,
     }
 
 

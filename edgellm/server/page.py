@@ -19,7 +19,7 @@ _NAMES = (
     "answer.css", "answering.js", "app.js", "chats.js", "completion.js", "context.js", "docs.css",
     "dom.js", "files.js", "highlight.js", "icon-192.png", "icon-512.png", "icon.svg", "index.html",
     "inline.js", "katex.LICENSE.txt", "katex.min.js", "manifest.json", "markdown.js", "maths.js",
-    "models.js", "page.css", "settings.js", "sidebar.js", "view.js",
+    "models.js", "page.css", "settings.js", "sidebar.js", "sync.js", "view.js",
 )  # fmt: skip
 _TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -190,6 +190,7 @@ class Service:
     models: ModelManager
     metrics: Metrics = field(default_factory=Metrics)
     kept: KeptAnswers = field(default_factory=KeptAnswers)
+    chats_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     _jobs: WeakSet[Job] = field(default_factory=WeakSet, init=False)
 
     def fail_all(self, error: EdgeLLMError) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgellm.errors import UsageError
-from edgellm.server.puller import Puller
+
+if TYPE_CHECKING:
+    from edgellm.server.chat_folder import ChatFolder
+    from edgellm.server.puller import Puller
 
 MIB = 1024 * 1024
 STEP_TIMEOUT_S = 600.0
@@ -42,6 +46,7 @@ class ServerSettings:
     besides those of the address itself. origins: web pages of other origins that may call ("*": all).
     step_timeout_s: a step of the engine that makes no end for so long ends the server (infinite: never).
     puller: fetches and removes models for clients; None: nothing does.
+    chats: keeps the page's conversations; None: nothing does.
     """
 
     host: str = "127.0.0.1"
@@ -52,6 +57,7 @@ class ServerSettings:
     limits: Limits = Limits()
     step_timeout_s: float = STEP_TIMEOUT_S
     puller: Puller | None = None
+    chats: ChatFolder | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:

@@ -57,10 +57,19 @@ def browser(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[WebDrive
         assert faults(driver) == []
 
 
-@pytest.fixture
-def desk(tmp_path: Path) -> Iterator[WebDriver]:
-    with open_browser("desk", tmp_path) as driver:
+@pytest.fixture(scope="module")
+def opened(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    with open_browser("desk", tmp_path_factory.mktemp("desk")) as driver:
         yield driver
+
+
+@pytest.fixture
+def desk(opened: WebDriver, server: Running) -> WebDriver:
+    """A browser on a desk, as it is at a first visit."""
+    opened.get(f"{server.url}/page/icon.svg")
+    opened.execute_script("localStorage.clear()")
+    faults(opened)
+    return opened
 
 
 def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: Running) -> None:

@@ -8,6 +8,7 @@ import { $, button, copy } from "./dom.js";
 import { hasFiles, startFiles, takeFiles } from "./files.js";
 import { chosen, context, learnContext, models, showModels } from "./models.js";
 import { SAMPLING, askForKey, isOpen, openSettings, showTheme } from "./settings.js";
+import { synchronize } from "./sync.js";
 import { menuIsOpen, showChats, showMenu, startSidebar } from "./sidebar.js";
 import { busyView, edit, fill, firstScreen, settle, showMessages } from "./view.js";
 
@@ -22,6 +23,7 @@ const send = $("send");
 let settings = loadSettings();
 let chat = newChat();
 let running = null; // the answer under way in this conversation
+let keeping = false; // true if the server keeps conversations
 let agreed = false; // to leave out messages, as many as it takes for this answer
 
 function notify(text, ...buttons) {
@@ -196,11 +198,25 @@ function ended(mine, message, node, answering, failure) {
 async function refresh() {
   try {
     await showModels(settings.key, settings.model);
-    await learnContext(settings.key);
+    keeping = await learnContext(settings.key);
     showRoom();
+    await share();
   } catch {
     // A failure is said when a person asks for something.
   }
+}
+
+/** Share conversations with the server, if it keeps them; one that has changed elsewhere is shown anew. */
+async function share() {
+  $("where").textContent = keeping
+    ? "The server keeps conversations, for everyone who has its key. Settings stay in this browser."
+    : "Conversations and settings stay in this browser.";
+  if (!keeping) return;
+  const changed = await synchronize(settings.key);
+  if (!changed.length) return;
+  showChats();
+  if (running || !changed.includes(chat.id)) return;
+  openChat(allChats().find(({ id }) => id === chat.id) ?? newChat());
 }
 
 /** Say why there is no answer, and offer what helps. */
@@ -281,6 +297,7 @@ function act(source) {
   if (action === "version" && !running) {
     showVersion(chat, place, Number(to));
     keepFrom(chat, place);
+    chat.changed = Date.now();
     store(updateChat, chat);
     const scrolled = messages.scrollTop;
     showChat();
@@ -306,8 +323,9 @@ async function load() {
     await showModels(settings.key, settings.model);
     notify("");
     if (!chat.messages.length) showChat();
-    await learnContext(settings.key);
+    keeping = await learnContext(settings.key);
     showRoom();
+    await share();
     if (!running && chat.messages.at(-1)?.answerId) resume();
   } catch (error) {
     explain(error);
@@ -417,6 +435,7 @@ startSidebar({
   removed: (id) => {
     if (id === chat.id) openChat(newChat());
   },
+  changed: share,
   notify,
 });
 startFiles(context, notify);

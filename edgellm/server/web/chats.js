@@ -1,6 +1,7 @@
 // Conversations and settings in the browser's own storage; each conversation has an entry of its own.
 
 const CHAT = "edgellm.chat.";
+const DELETED = "edgellm.deleted";
 const SETTINGS = "edgellm.settings";
 
 function read(key) {
@@ -56,8 +57,20 @@ export function updateChat(chat) {
   if (localStorage.getItem(CHAT + chat.id) !== null) saveChat(chat);
 }
 
-export function removeChat(id) {
+/** Delete a conversation. everywhere: on a server that keeps them, and on other devices, too. */
+export function removeChat(id, { everywhere = true } = {}) {
   localStorage.removeItem(CHAT + id);
+  if (everywhere) localStorage.setItem(DELETED, JSON.stringify({ ...deletions(), [id]: Date.now() }));
+}
+
+/** The times of deletions that the server does not know yet, by the ids of conversations. */
+export function deletions() {
+  return read(DELETED) ?? {};
+}
+
+export function forgetDeletion(id) {
+  const { [id]: _, ...rest } = deletions();
+  localStorage.setItem(DELETED, JSON.stringify(rest));
 }
 
 /** Every conversation as one text. */

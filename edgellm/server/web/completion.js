@@ -12,7 +12,8 @@ export class ServerError extends Error {
 /** The connection has ended before the answer did. */
 export class LostError extends Error {}
 
-async function ask(path, key, options = {}) {
+/** A response of the server; throws ServerError or LostError. */
+export async function ask(path, key, options = {}) {
   const headers = { "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) };
   let response;
   try {
@@ -52,9 +53,9 @@ export async function modelStates(key) {
   return Object.fromEntries(data.map(({ id, status }) => [id, status?.value]));
 }
 
-/** The number of tokens that a model's context holds. */
-export async function contextOf(model, key) {
-  return (await (await ask(`props?model=${encodeURIComponent(model)}`, key)).json()).n_ctx;
+/** The properties of a model, such as n_ctx, the tokens that its context holds, and of the server. */
+export async function properties(model, key) {
+  return (await ask(`props?model=${encodeURIComponent(model)}`, key)).json();
 }
 
 /** The lines of a response as they come. */

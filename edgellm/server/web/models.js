@@ -1,6 +1,6 @@
 // The models of the server, and the one that answers.
 
-import { contextOf, listModels } from "./completion.js";
+import { listModels, properties } from "./completion.js";
 import { $ } from "./dom.js";
 import { sizeOf } from "./view.js";
 
@@ -32,8 +32,11 @@ export function context() {
   return contexts.get(chosen()?.name) ?? 0;
 }
 
-/** Ask for the chosen model's context. */
+/** Ask for the chosen model's context. True if the server keeps conversations. */
 export async function learnContext(key) {
   const model = chosen();
-  if (model) contexts.set(model.name, await contextOf(model.name, key));
+  if (!model) return false;
+  const found = await properties(model.name, key);
+  contexts.set(model.name, found.n_ctx);
+  return found.keeps_chats;
 }

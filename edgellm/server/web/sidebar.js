@@ -51,8 +51,10 @@ function rename(id) {
     const title = field.value.trim();
     if (keep && title) {
       chat.title = title;
+      chat.changed = Date.now();
       updateChat(chat);
       actions.renamed(chat);
+      actions.changed();
     }
     showChats();
   };
@@ -70,6 +72,7 @@ function remove(id) {
   if (!confirm("Delete this conversation?")) return;
   removeChat(id);
   actions.removed(id);
+  actions.changed();
   showChats();
 }
 
@@ -81,12 +84,13 @@ async function importFile(file) {
     const full = error.name === "QuotaExceededError";
     actions.notify(full ? "The browser's storage is full." : `${file.name} holds no conversations of this page.`);
   }
+  actions.changed();
   showChats();
 }
 
 /**
- * Connect the list. current: id of the conversation on the screen. open: shows one. removed, renamed: what has
- * happened. notify: says a sentence.
+ * Connect the list. current: id of the conversation on the screen. open: shows one. removed, renamed, changed:
+ * called after these. notify: says a sentence.
  */
 export function startSidebar(given) {
   actions = given;
@@ -110,6 +114,7 @@ export function startSidebar(given) {
     if (!all.length || !confirm(`Delete all ${all.length} conversations? They cannot be brought back.`)) return;
     for (const chat of all) removeChat(chat.id);
     actions.removed(actions.current());
+    actions.changed();
     showChats();
   });
   window.addEventListener("storage", showChats); // another tab has changed them

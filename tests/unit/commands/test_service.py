@@ -119,6 +119,14 @@ def test_systemd_finds_nothing_wrong(tmp_path: Path, arguments: tuple[str, ...])
     assert done.returncode == 0
 
 
+def test_it_may_write_to_its_conversations() -> None:
+    text = unit(COMMAND, settings("--keep-chats", "/var/lib/edgellm"), [Path("/srv/a.gguf")], user="pi")
+    assert values(text, "StateDirectory") == ["edgellm"]
+    assert "--keep-chats=/var/lib/edgellm" in command_line(text)
+    with pytest.raises(UsageError, match=r"--keep-chats is /srv/chats.*/var/lib/edgellm"):
+        unit(COMMAND, settings("--keep-chats", "/srv/chats"), [Path("/srv/a.gguf")], user="pi")
+
+
 def test_it_may_write_to_its_cache_and_nowhere_else() -> None:
     assert "ReadWritePaths" not in unit(COMMAND, settings(), [])
     text = unit(COMMAND, settings("--cache-dir", "/var/cache/edgellm"), [Path("/srv/a.gguf")], user="pi")

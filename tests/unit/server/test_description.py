@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgellm.server.app import create_app
+from edgellm.server.chat_folder import chat_folder
 from edgellm.server.models import ModelManager
 from edgellm.server.settings import Limits, ServerSettings
 from tests.support.http_server import running, until_idle
@@ -61,6 +62,7 @@ REFUSED: dict[str, dict[str, Any]] = {"/infill": {"input_prefix": "once", "input
 # Endpoints that answer 403 unless the owner allows them.
 FORBIDDEN = {"/api/pull": "post", "/api/delete": "delete"}
 KEPT = "/v1/answers/{answer_id}"
+CHATS = {"/v1/chats": {"get"}, "/v1/chats/{chat_id}": {"get", "put", "delete"}}
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +128,7 @@ def send(client: httpx.Client, path: str, body: Any) -> httpx.Response:
 
 
 def test_every_endpoint_is_described(document: dict[str, Any]) -> None:
-    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED, *FORBIDDEN, KEPT}
+    assert set(document["paths"]) == {*READABLE, *WORKING, *REFUSED, *FORBIDDEN, *CHATS, KEPT}
     posts = {path for path, operations in document["paths"].items() if "post" in operations}
     assert posts == {*WORKING, *REFUSED, "/api/pull"}
     for schema in document["components"]["schemas"].values():
@@ -165,6 +167,25 @@ def test_what_the_owner_must_allow_is_forbidden(
     response = client.request(FORBIDDEN[path], path, json={"model": "tiny"})
     assert response.status_code == 403
     check(document, FORBIDDEN[path], path, response)
+
+
+def test_conversations_are_as_described(
+    tiny_model: Path, document: dict[str, Any], client: httpx.Client, tmp_path: Path
+) -> None:
+    path, chat = "/v1/chats/{chat_id}", {"title": "a", "changed": 1, "messages": [MESSAGES[0]]}
+    keeping = ServerSettings(port=0, chats=chat_folder(tmp_path))
+    with running([("tiny", tiny_model)], OPTIONS, keeping) as server, server.client() as kept:
+        for asked, status in ((client, 404), (kept, 200)):
+            for method, where, json_body in (
+                ("put", path, chat),
+                ("get", path, None),
+                ("get", "/v1/chats", None),
+                ("delete", path, None),
+            ):
+                url = where.replace("{chat_id}", "abc")
+                response = asked.request(method, url, json=json_body, params={"changed": 2})
+                assert response.status_code == status
+                check(document, method, where, response)
 
 
 def test_a_kept_answer_is_as_described(client: httpx.Client, document: dict[str, Any]) -> None:
