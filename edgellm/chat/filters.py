@@ -296,7 +296,9 @@ class Filters:
 
     def _key(self, item: Any, attribute: str | int | None, case_sensitive: bool) -> Any:
         value = item if attribute is None else self._attribute(item, attribute)
-        value = self._env.budget.marks.plain_all(value)
+        budget = self._env.budget
+        budget.charge(budget.weigh(value) >> 6)  # before the copies that follow
+        value = budget.marks.plain_all(value)
         return value.lower() if isinstance(value, str) and not case_sensitive else value
 
     def _sort(
@@ -329,7 +331,6 @@ class Filters:
         seen = set()
         for item in self._items(value, 2):
             key = self._key(item, attribute, case_sensitive)
-            self._env.budget.weigh(key)
             hash(key)  # lists and objects are refused, as in Jinja
             # Numbers of one's own choice can all have one hash; texts cannot.
             number = key if not isinstance(key, float) or not key.is_integer() else int(key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import jinja2
@@ -299,6 +300,23 @@ def test_strftime_now(environment: TemplateSandbox) -> None:
 def test_an_error_names_the_line(environment: TemplateSandbox) -> None:
     with pytest.raises(TemplateError, match=r"in line 3: .*'role'"):
         render(environment, "a\n{% set x = {} %}\n{{ x.role.name }}\n")
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["texts|sort", "texts|unique|list", "texts|map('lower')|sort", "dict(texts|batch(2))|dictsort"],
+)
+def test_copies_of_big_texts_are_charged_before_they_are_made(
+    environment: TemplateSandbox, expression: str
+) -> None:
+    template = environment.load("{% set texts = ['X' * 1000000] * 60000 %}{% set a = " + expression + " %}")
+    tracemalloc.start()
+    try:
+        with pytest.raises(LimitError):
+            environment.render(template, {}, Budget(steps=400_000))
+        assert tracemalloc.get_traced_memory()[1] < 150_000_000
+    finally:
+        tracemalloc.stop()
 
 
 def test_limits_scale_with_the_input(environment: TemplateSandbox) -> None:
