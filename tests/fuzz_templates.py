@@ -38,7 +38,7 @@ COMPILE_S = 4.0
 """CPU time of a template of the largest size before its first step."""
 LEARN_S = 15.0
 MAX_GROWTH = 512 << 20
-_PIECES = re.compile(r"(\{%.*?%\}|\{\{.*?\}\})", re.DOTALL)
+_PIECES = re.compile(r"(\{%.{0,1000}?%\}|\{\{.{0,1000}?\}\})", re.DOTALL)
 _WORDS = re.compile(r"[A-Za-z_]\w*|\d+|'[^'\n]*'|\"[^\"\n]*\"|[^\s\w]")
 _NAMES = ("messages", "message", "m", "tools", "ns", "x", "bos_token", "nothing", "namespace")
 _REPEATED = ("'x'", "'a b '", "'<'", "[1]")
