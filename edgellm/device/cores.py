@@ -94,17 +94,23 @@ def default_threads(root: Path = ROOT) -> int:
 
 
 def cpu_name(root: Path = ROOT) -> str | None:
-    """Return the processor's name; for a Raspberry Pi or a phone, the board's."""
+    """Return the processor's name; for Arm the board's and the kinds of cores, where the system says them."""
+    from edgellm.device.arm_cores import core_kinds  # imported here, because no answer needs it
+
     fields = read_fields(root / "proc/cpuinfo")
-    for name in ("model name", "Model", "Hardware"):
-        if fields.get(name):
-            return fields[name]
-    board = (read_text(root / "sys/firmware/devicetree/base/model") or "").rstrip("\0")
-    if board:
-        return board
+    kinds = core_kinds(allowed_cpus(), root)
+    if fields.get("model name") and not kinds:
+        return fields["model name"]
+    board = fields.get("Model") or fields.get("Hardware") or _device_tree_model(root)
+    if board or kinds:
+        return ", ".join(name for name in (board, kinds) if name)
     import platform  # imported here, because it takes 1 ms of a start
 
     return platform.processor() or None
+
+
+def _device_tree_model(root: Path) -> str:
+    return (read_text(root / "sys/firmware/devicetree/base/model") or "").rstrip("\0")
 
 
 def read_cores(root: Path = ROOT) -> Cores:

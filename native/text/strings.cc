@@ -20,9 +20,21 @@ constexpr uint64_t kPrime = (uint64_t{1} << 61) - 1;
 
 // a * b modulo 2^61 - 1, not fully reduced: below 2^61 + 4. a below 2^62, b below 2^61.
 uint64_t multiply(uint64_t a, uint64_t b) {
+#if defined(__SIZEOF_INT128__)
     const auto product = static_cast<unsigned __int128>(a) * b;
     const uint64_t sum = static_cast<uint64_t>(product & kPrime) + static_cast<uint64_t>(product >> 61);
     return (sum & kPrime) + (sum >> 61);
+#else
+    // b in pieces of 31 and 30 bits, the upper one first: a * 2^31 modulo 2^61 - 1 is a rotation.
+    const auto reduce = [](uint64_t v) { return (v & kPrime) + (v >> 61); };
+    const auto times_31_bits = [&reduce](uint64_t x, uint64_t piece) {
+        const uint64_t low = (x & 0xffffffff) * piece, high = (x >> 32) * piece;
+        return reduce(reduce(low) + reduce((high & 0x1fffffff) << 32) + (high >> 29));
+    };
+    const uint64_t upper = times_31_bits(a, b >> 31);
+    const uint64_t shifted = reduce(((upper & 0x3fffffff) << 31) + (upper >> 30));
+    return reduce(shifted + times_31_bits(a, b & 0x7fffffff));
+#endif
 }
 
 constexpr size_t kWordBytes = 7;  // so that a word is below the prime

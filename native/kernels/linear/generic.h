@@ -218,6 +218,7 @@ void multiply_bytes(const Call& c) {
 template <class E, class Source>
 void multiply_words(const Call& c) {
     using S = typename E::Simd;
+    static_assert(SimdWordDots<S>);
     constexpr bool kHasMin = Source::kHalfMinimums;
     if constexpr (!kHasMin) {
         if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
@@ -273,38 +274,42 @@ void multiply_floats(const Call& c) {
     }
 }
 
-// Codes of 8 bits.
+// An engine with an order of panels, columns and tokens of its own.
 template <class E, class Source>
-void multiply_wide(const Call& c) {
-    if constexpr (E::Simd::kWideDots) {
-        multiply_bytes<E, Source>(c);
-    } else {
+concept OrdersItself = requires(const Call& c) { E::template multiply<Source>(c); };
+
+template <class E, class Source, KernelKind kKind>
+void multiply_codes(const Call& c) {
+    // Codes of 8 bits are words where dots of bytes have no room for them.
+    constexpr bool kAsWords =
+        kKind == KernelKind::kWords || (kKind == KernelKind::kWide && !E::Simd::kWideDots);
+    if constexpr (OrdersItself<E, Source>) {
+        E::template multiply<Source>(c);
+    } else if constexpr (kAsWords) {
         multiply_words<E, Source>(c);
+    } else {
+        multiply_bytes<E, Source>(c);
     }
 }
 
 template <class E, class F>
 void multiply(const MatmulTask& task) {
     constexpr KernelKind kKind = kernel_kind<F>();
-    const Call c{task};
     if constexpr (kKind == KernelKind::kFloats) {
-        multiply_floats<E, F>(c);
+        multiply_floats<E, F>(Call{task});
     } else {
-        using Source = PackedSource<typename E::Simd, F>;
-        if constexpr (kKind == KernelKind::kBytes) multiply_bytes<E, Source>(c);
-        if constexpr (kKind == KernelKind::kWide) multiply_wide<E, Source>(c);
-        if constexpr (kKind == KernelKind::kWords) multiply_words<E, Source>(c);
+        multiply_codes<E, PackedSource<typename E::Simd, F>, kKind>(Call{task});
     }
 }
 
 template <class E>
 void multiply_split(const MatmulTask& task) {
-    multiply_wide<E, SplitSource<typename E::Simd>>(Call{task});
+    multiply_codes<E, SplitSource<typename E::Simd>, KernelKind::kWide>(Call{task});
 }
 
 template <class E>
 void approximate(const MatmulTask& task) {
-    multiply_bytes<E, UpperSource<typename E::Simd>>(Call{task});
+    multiply_codes<E, UpperSource<typename E::Simd>, KernelKind::kBytes>(Call{task});
 }
 
 template <class E, size_t kPart>

@@ -46,21 +46,9 @@ concept SimdCodes = SimdRegisters<S> && requires(const typename S::Bytes& a, con
     { S::or_bits(a, b, 1, 16) } -> std::same_as<typename S::Bytes>;  // a | (b << shift & mask)
 };
 
-// Widening to words of 16 bits.
-template <class S>
-concept SimdWidens =
-    SimdRegisters<S> && requires(const typename S::Bytes& a, const uint8_t* p, const int8_t* q, int16_t* w) {
-        { S::even_words(a) } -> std::same_as<typename S::Bytes>;    // signed bytes 0 and 2 of each lane
-        { S::odd_words(a) } -> std::same_as<typename S::Bytes>;     // signed bytes 1 and 3 of each lane
-        { S::double_words(p) } -> std::same_as<typename S::Bytes>;  // a signed byte for each row, twice
-        { S::mul_words(a, a) } -> std::same_as<typename S::Bytes>;  // low 16 bits of products
-        { S::widen(q, w, w) } -> std::same_as<void>;  // 32 codes: the even ones, then the odd ones
-    };
-
 // Dots: sums of products in 32 bits, exact.
 template <class S>
-concept SimdDots = SimdRegisters<S> && requires(typename S::Ints (&sum)[1],
-                                                const typename S::Bytes (&codes)[1], const int16_t* words) {
+concept SimdDots = SimdRegisters<S> && requires(const uint8_t* p) {
     { S::kSignedDots } -> std::convertible_to<bool>;  // dots of bytes take signed codes
     { S::kWideDots } -> std::convertible_to<bool>;    // dots of bytes have room for codes of 8 bits
     {
@@ -68,10 +56,22 @@ concept SimdDots = SimdRegisters<S> && requires(typename S::Ints (&sum)[1],
     } -> std::convertible_to<int>;  // zero point that accumulators start with, for unsigned
                                     // codes up to a largest one and their offset; or 0
     { S::zero() } -> std::same_as<typename S::Ints>;
-    {
-        S::template dot_words<1>(sum, codes, words)
-    } -> std::same_as<void>;  // + codes * words[0..1] of each row
+    { S::double_words(p) } -> std::same_as<typename S::Bytes>;  // a signed byte for each row, as two words
 };
+
+// Sets that multiply some codes as words of 16 bits.
+template <class S>
+concept SimdWordDots =
+    SimdDots<S> && requires(typename S::Ints (&sum)[1], const typename S::Bytes (&codes)[1],
+                            const typename S::Bytes& a, const int8_t* q, const int16_t* words, int16_t* to) {
+        { S::even_words(a) } -> std::same_as<typename S::Bytes>;    // signed bytes 0 and 2 of each lane
+        { S::odd_words(a) } -> std::same_as<typename S::Bytes>;     // signed bytes 1 and 3 of each lane
+        { S::mul_words(a, a) } -> std::same_as<typename S::Bytes>;  // low 16 bits of products
+        { S::widen(q, to, to) } -> std::same_as<void>;  // 32 codes: the even ones, then the odd ones
+        {
+            S::template dot_words<1>(sum, codes, words)
+        } -> std::same_as<void>;  // + codes * words[0..1] of each row
+    };
 
 // Sets whose dots of bytes go straight to 32 bits (WideEngine).
 template <class S>
@@ -112,8 +112,8 @@ concept SimdQuantizes = requires(const float* x, int8_t* q) {
 };
 
 template <class S>
-concept LinearSimd = SimdLoads<S> && SimdCodes<S> && SimdWidens<S> && SimdDots<S> && SimdScales<S> &&
-                     SimdStores<S> && SimdQuantizes<S> && requires(const typename S::Bytes& a) {
+concept LinearSimd = SimdLoads<S> && SimdCodes<S> && SimdDots<S> && SimdScales<S> && SimdStores<S> &&
+                     SimdQuantizes<S> && requires(const typename S::Bytes& a) {
                          // Nibbles through a format's table of levels, an offset added.
                          { S::template lookup<AnyLevels, 0>(a) } -> std::same_as<typename S::Bytes>;
                      };

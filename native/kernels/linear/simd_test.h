@@ -46,8 +46,8 @@ class SimdTest {
             loads();
             codes();
             take_bits(std::make_integer_sequence<int, 15>());
-            widening();
             dots();
+            if constexpr (SimdWordDots<S>) words_of_codes();
             scales();
             stores();
             quantizing();
@@ -188,18 +188,19 @@ class SimdTest {
             [&](int i) { return other.v[i] | taken(i); }, "or_bits");
     }
 
-    void widening() {
+    void words_of_codes() {
         const Raw r = random_bytes(), other = random_bytes();
         const Bytes a = S::load(r.v), b = S::load(other.v);
         words(S::even_words(a), [&](int i) { return r.at(2 * i); }, "even_words");
         words(S::odd_words(a), [&](int i) { return r.at(2 * i + 1); }, "odd_words");
-        words(S::double_words(r.v), [&](int i) { return r.at(i / 2); }, "double_words");
         words(S::mul_words(a, b), [&](int i) { return r.word(i) * other.word(i); }, "mul_words");
         int8_t q[32];
         int16_t even[16], odd[16];
         for (int8_t& v : q) v = static_cast<int8_t>(integer(-127, 127));
         S::widen(q, even, odd);
         for (int i = 0; i < 16; ++i) check(even[i] == q[2 * i] && odd[i] == q[2 * i + 1], "widen");
+        dots_of_words<1>();
+        dots_of_words<2>();
     }
 
     template <int kSlots>
@@ -251,8 +252,8 @@ class SimdTest {
     }
 
     void dots() {
-        dots_of_words<1>();
-        dots_of_words<2>();
+        const Raw r = random_bytes();
+        words(S::double_words(r.v), [&](int i) { return r.at(i / 2); }, "double_words");
         if constexpr (SimdByteDots<S>) {
             dots_of_bytes<1>();
             dots_of_bytes<2>();
