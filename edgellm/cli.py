@@ -27,6 +27,7 @@ COMMANDS = {
     "serve": ("edgellm.commands.serve", "serve models over HTTP"),
     "bench": ("edgellm.commands.bench", "measure how fast a model runs here"),
     "pull": ("edgellm.commands.pull", "fetch a model"),
+    "search": ("edgellm.commands.search", "find models on the Hugging Face Hub"),
     "list": ("edgellm.commands.list", "list the models that are on disk or known by name"),
     "show": ("edgellm.commands.show", "show what a model file holds"),
     "rm": ("edgellm.commands.rm", "remove a fetched model"),

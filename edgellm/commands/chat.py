@@ -25,7 +25,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
-from edgellm.commands.terminal import ReadLine, answer_writer, line_reader, shown_loading
+from edgellm.commands.terminal import ReadLine, answer_writer, line_reader, on_terminal, shown_loading
 from edgellm.engine.model import Model
 from edgellm.errors import EdgeLLMError, UsageError
 from edgellm.store.resolve import is_model_name
@@ -44,6 +44,8 @@ def run(settings: Settings) -> int:
             model = load_model(path, settings)
         return model, system_prompt(path, settings)
 
+    if name is None:
+        _hint_of_larger()
     model, system = opened(name)
     options = generate_options(settings)
     write, end = answer_writer()
@@ -64,6 +66,19 @@ def run(settings: Settings) -> int:
     finally:
         conversation.close()
     return 0
+
+
+def _hint_of_larger() -> None:
+    """Say which model suits this machine better than the default one, which suits any."""
+    from edgellm.device.memory import total_memory
+    from edgellm.store.hub_catalog import best_for
+
+    if (better := best_for(total_memory())) is not None and on_terminal():
+        say(
+            "No model is named, so this is the smallest one. For good answers this machine can run "
+            f"{better.name} (about {better.size / 1e9:.1f} GB to fetch): edgellm chat {better.name}",
+            dim=True,
+        )
 
 
 def _arguments(settings: Settings) -> tuple[str | None, str]:
@@ -98,8 +113,8 @@ def _run_remote(settings: Settings, name: str | None, question: str) -> int:
 
 def _talk(conversation: Conversation, greeting: str, question: str) -> None:
     kinds = {word: command.kind for word, command in COMMANDS.items()} | {"bye": ""}
-    read, on_terminal = line_reader(kinds, lambda: [*conversation.known_options(), "verbose"])
-    if on_terminal:
+    read, typed = line_reader(kinds, lambda: [*conversation.known_options(), "verbose"])
+    if typed:
         say(f"{greeting}. /help says what you can do.", dim=True)
         conversation.confirm = lambda fact, question: (
             read(f"{fact}. {question} [y/N] ").strip().lower() in ("y", "yes")

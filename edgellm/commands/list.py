@@ -10,6 +10,7 @@ from edgellm.commands.options import JSON, Command
 from edgellm.commands.settings import Settings
 from edgellm.store import hub
 from edgellm.store.catalog import is_stored, known_models, stored_path
+from edgellm.store.hub_catalog import hub_models
 from edgellm.store.paths import models_folder
 
 
@@ -27,10 +28,16 @@ class Row:
 
 
 def rows() -> Iterator[Row]:
-    """The catalog, then other files in the store, then the Hub's cache."""
+    """The catalog, models known on the Hub, then other files in the store, then the Hub's cache."""
     for model in known_models():
         path = str(stored_path(model)) if is_stored(model) else None
         yield Row(model.name, model.aliases, model.size, "catalog", path, model.description, model.licence)
+    for known in hub_models():
+        parsed = hub.parse_name(known.reference)
+        found = None if parsed is None else hub.cached(parsed)
+        about = f"{known.about}; {known.languages}"
+        path = None if found is None else str(found)
+        yield Row(known.name, known.aliases, known.size, "known on the Hub", path, about, known.licence)
     own = {stored_path(model) for model in known_models()}
     for file in sorted(models_folder().rglob("*.gguf")):
         if file not in own and file.is_file():
@@ -52,6 +59,8 @@ def run(settings: Settings) -> int:
         size, on_disk, also = f"{row.size / 1e6:.0f} MB", "yes" if row.path else "no", ", ".join(row.aliases)
         line = f"{row.name:<{width}}  {size:>8}  {on_disk:<7}  {also:<24}  {row.description}"
         print(line.rstrip())
+    print("\nA model that is not on disk is fetched when it is first used: edgellm chat NAME.")
+    print("user/repo:QUANT is any other of the Hugging Face Hub; edgellm search WORDS finds one.")
     return 0
 
 

@@ -33,7 +33,11 @@ def find_model(name: str | None, settings: Settings) -> Path:
 
         label = default_model().name
     with DownloadProgress(label) as report:
-        return resolve(name, offline=settings["offline"], report=report)
+        return resolve(name, offline=settings["offline"], report=report, say=_say)
+
+
+def _say(sentence: str) -> None:
+    print(f"edgellm: {sentence}", file=sys.stderr)
 
 
 def system_prompt(path: Path, settings: Settings) -> str | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgellm.errors import DownloadError, UsageError
 from edgellm.store import hub
 from edgellm.store.catalog import find_known, is_stored, stored_path
+from edgellm.store.hub_catalog import find_on_hub
 
 if TYPE_CHECKING:
     from edgellm.server.puller import Puller
@@ -32,7 +33,7 @@ def puller(sources: Sequence[str]) -> Puller:
             )
 
     def allowed(name: str) -> bool:
-        if find_known(name) is not None:
+        if find_known(name) is not None or find_on_hub(name) is not None:
             return CATALOG in sources
         found = hub.parse_name(name)
         return found is not None and any(fnmatchcase(found.repo, source) for source in sources)
@@ -47,7 +48,8 @@ def _fetch(name: str, report: Report) -> Path:
         from edgellm.store.fetch import fetch
 
         return stored_path(known) if is_stored(known) else fetch(known, report)
-    found = hub.parse_name(name)
+    listed = find_on_hub(name)
+    found = hub.parse_name(name if listed is None else listed.reference)
     if found is None:
         raise DownloadError(f"{name} is no name of a model.")
-    return hub.cached(found) or hub.fetch(found)
+    return hub.cached(found) or (hub.fetch(found) if listed is None else hub.fetch_checked(found)[0])

@@ -188,8 +188,9 @@ def _completer(commands: dict[str, str], settings: Callable[[], list[str]]) -> A
 
 def _model_names() -> list[str]:
     from edgellm.store.catalog import known_models
+    from edgellm.store.hub_catalog import hub_models
 
-    return [model.name for model in known_models()]
+    return [*(model.name for model in known_models()), *(model.name for model in hub_models())]
 
 
 def _read_pipe(prompt: str) -> str:

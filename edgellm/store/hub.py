@@ -104,6 +104,22 @@ def fetch(name: HubName) -> Path:
     return paths[0]
 
 
+def fetch_checked(name: HubName) -> tuple[Path, str]:
+    """The file, downloaded, and its SHA-256; DownloadError if that is not the one that the Hub gives.
+
+    The Hub's cache names a large file by the SHA-256 that the Hub gives, and links to it.
+    """
+    from edgellm.store.fetch import sha256_of
+
+    path = fetch(name)
+    given, found = path.resolve().name, sha256_of(path)
+    if re.fullmatch("[0-9a-f]{64}", given) and given != found:
+        raise DownloadError(
+            f"{path} has the SHA-256 {found}, and the Hub gives {given}; remove the file and fetch it again"
+        )
+    return path, found
+
+
 def download(repo: str, file: str, revision: str | None = None) -> Path:
     """Download one file of a repository, or continue a partial download; DownloadError if that fails."""
     from huggingface_hub import hf_hub_download

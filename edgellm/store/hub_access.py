@@ -15,7 +15,8 @@ import ssl
 import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlencode, urlsplit
 
 from edgellm.errors import DownloadError, harmless
 from edgellm.store.http import Client
@@ -53,11 +54,43 @@ def token() -> str | None:
     return stored.strip() or None
 
 
+class FoundRepository(NamedTuple):
+    """A repository that a search has found; gated: its terms must be accepted first."""
+
+    repo: str
+    downloads: int
+    gated: bool
+
+
+def search(words: str, limit: int = 20) -> list[FoundRepository]:
+    """Repositories with GGUF files that match words, the most fetched first; DownloadError if it fails."""
+    query = urlencode({"search": words, "filter": "gguf", "sort": "downloads", "limit": limit})
+    answer = _asked(f"{endpoint()}/api/models?{query}", "search")
+    try:
+        return [
+            FoundRepository(str(r["id"]), int(r.get("downloads", 0)), bool(r.get("gated"))) for r in answer
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise _no_hub("search") from None
+
+
 def list_files(repo: str, revision: str | None = None) -> list[str]:
     """Names of all files of a repository, in one request; DownloadError if they cannot be had."""
     url = f"{endpoint()}/api/models/{repo}"
     if revision is not None:
         url += f"/revision/{quote(revision, safe='')}"
+    answer = _asked(url, repo, revision)
+    try:
+        files = [sibling["rfilename"] for sibling in answer["siblings"]]
+        if not all(isinstance(name, str) for name in files):
+            raise TypeError
+    except (KeyError, TypeError):
+        raise _no_hub(repo) from None
+    return files
+
+
+def _asked(url: str, repo: str, revision: str | None = None) -> Any:
+    """The JSON of an address of the Hub; DownloadError, about `repo`, if it cannot be had."""
     given = token()
     headers = {"Authorization": f"Bearer {given}"} if given else {}
     try:
@@ -70,15 +103,16 @@ def list_files(repo: str, revision: str | None = None) -> list[str]:
             error.close()
         raise explained(error, repo, revision) from None
     try:
-        files = [sibling["rfilename"] for sibling in json.loads(body)["siblings"]]
-        if not all(isinstance(name, str) for name in files):
-            raise TypeError
-    except (ValueError, KeyError, TypeError):
-        raise DownloadError(
-            f"{repo}: {endpoint()} does not answer as the Hub does (a login page of this network, or "
-            "HF_ENDPOINT is wrong?); open it in a browser"
-        ) from None
-    return files
+        return json.loads(body)
+    except ValueError:
+        raise _no_hub(repo) from None
+
+
+def _no_hub(repo: str) -> DownloadError:
+    return DownloadError(
+        f"{repo}: {endpoint()} does not answer as the Hub does (a login page of this network, or "
+        "HF_ENDPOINT is wrong?); open it in a browser"
+    )
 
 
 def explained(error: BaseException, repo: str, revision: str | None = None) -> DownloadError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,15 @@ def resolve(
     offline: bool = False,
     on_disk: bool = False,
     report: Report | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Path:
     """Path of a model's file, fetched if necessary and allowed.
 
     name: a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for the
     default model. A path that exists always wins; a folder in ONNX form stands for its `edgellm.gguf`.
     offline: forbids the network, as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE` do. on_disk: accepts only a file
-    that is on disk. Raises FileError for a model that does not exist, DownloadError for one that cannot be
-    fetched.
+    that is on disk. say: gets sentences about a model of the Hub that is fetched. Raises FileError for a
+    model that does not exist, DownloadError for one that cannot be fetched.
     """
     forbidden = ""
     if offline or offline_by_environment():
@@ -49,8 +51,11 @@ def resolve(
         return path
     if known := find_known(text):
         return _known(known, forbidden, report)
-    if not isinstance(name, Path) and not _is_path(text) and (found := _hub(text, forbidden)):
-        return found
+    if not isinstance(name, Path) and not _is_path(text):
+        if found := _known_on_hub(text, forbidden, say):
+            return found
+        if found := _hub(text, forbidden):
+            return found
     raise FileError(f"{text}: there is no such file{_advice(text)}")
 
 
@@ -77,6 +82,26 @@ def _known(model: KnownModel, forbidden: str, report: Report | None) -> Path:
     from edgellm.store.fetch import fetch
 
     return fetch(model, report)
+
+
+def _known_on_hub(text: str, forbidden: str, say: Callable[[str], None] | None) -> Path | None:
+    from edgellm.store import hub
+    from edgellm.store.hub_catalog import find_on_hub
+
+    model = find_on_hub(text)
+    name = None if model is None else hub.parse_name(model.reference)
+    if model is None or name is None:
+        return None
+    if found := hub.cached(name):
+        return found
+    if forbidden:
+        raise DownloadError(_absent(text, forbidden))
+    tell = say or (lambda sentence: None)
+    size = f"about {model.size / 1e6:.0f} MB"
+    tell(f"{text} is {model.reference} on the Hugging Face Hub, {size}, {model.licence}")
+    path, digest = hub.fetch_checked(name)
+    tell(f"{text}: the catalog has no hash of it; the Hub's holds, SHA-256 {digest}")
+    return path
 
 
 def _absent(name: str, forbidden: str) -> str:
@@ -109,12 +134,19 @@ def _advice(text: str) -> str:
     """Names that may have been meant: a file beside it, or a known name."""
     import difflib
 
+    from edgellm.store.hub_catalog import hub_models
+
     names = [name for model in known_models() for name in (model.name, *model.aliases)]
-    near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.5)
+    names += [name for model in hub_models() for name in (model.name, *model.aliases)]
+    near = difflib.get_close_matches(text.lower(), names, n=3, cutoff=0.6)
+    near += [name for name in names if name.startswith(text.lower()) and name not in near][:3]
     folder = Path(text).expanduser().parent
     if folder.is_dir():
         files = [path.name for path in folder.glob("*.gguf")]
         near += [str(folder / n) for n in difflib.get_close_matches(Path(text).name, files, n=3, cutoff=0.5)]
     if near:
         return f", and no model of that name; did you mean {' or '.join(near)}?"
-    return f", and no model of that name; known names are {', '.join(model.name for model in known_models())}"
+    return (
+        ", and no model of that name; `edgellm list` shows the names, user/repo:QUANT fetches any GGUF file "
+        "from the Hugging Face Hub, and `edgellm search WORDS` finds one"
+    )
