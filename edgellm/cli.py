@@ -33,6 +33,8 @@ COMMANDS = {
     "rm": ("edgellm.commands.rm", "remove a fetched model"),
     "convert": ("edgellm.commands.convert", "convert a checkpoint to a GGUF file"),
     "quantize": ("edgellm.commands.quantize", "write a GGUF file in other formats"),
+    "embed": ("edgellm.commands.embed", "embed the lines of a text"),
+    "rerank": ("edgellm.commands.rerank", "order texts by how well they fit a query"),
     "eval": ("edgellm.commands.eval", "measure a model on a text"),
     "doctor": ("edgellm.commands.doctor", "check this machine, and a model file"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 if TYPE_CHECKING:
@@ -96,10 +97,19 @@ class Backend(Protocol):
     def unread_bytes(self) -> int:
         """Bytes of weights that steps did not read, because few logits were needed."""
 
-    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
-        """Last hidden states (n_tokens, n_embd) of a sequence of its own, which is closed again."""
+    def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:
+        """Last hidden states (n_tokens, width) of a sequence of its own, which is closed again.
+
+        lengths: tokens of each sequence where there are several, one after another; they fit in one step.
+        """
 
     def close(self) -> None: ...
+
+
+def parts_of(tokens: Ids, lengths: Ids) -> list[Ids]:
+    """The tokens of each of several sequences that follow one another."""
+    ends = list(accumulate(lengths))
+    return [tokens[end - length : end] for end, length in zip(ends, lengths, strict=True)]
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from edgellm.backends.base import Flags, Floats, Ids, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError
 from edgellm.gguf.reader import GGUFFile
@@ -168,8 +168,9 @@ class InterpreterBackend(Booked):
                         out[row_of[index]] = row
         return out.data
 
-    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
-        return self._model.hidden(tokens, scales)
+    def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:
+        parts = parts_of(tokens, lengths) if lengths else [tokens]
+        return np.concatenate([self._model.hidden(part, scales) for part in parts])
 
     def close(self) -> None:
         self._ledger.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgellm.backends.base import Flags, Floats, Ids, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, UnsupportedError
 from edgellm.gguf.types import GGMLType
@@ -179,7 +179,9 @@ class LlamaCppBackend(Booked):
             rows[row] = np.ctypeslib.as_array(found, (self.n_vocab,))
         return rows.data
 
-    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:
+        if lengths:
+            return np.concatenate([self.hidden(part, scales) for part in parts_of(tokens, lengths)])
         rows = np.empty((len(tokens), self.n_embd), np.float32)
         sequence = self.open_sequence(scales)
         llama_cpp.llama_set_embeddings(self._context, True)

@@ -166,11 +166,13 @@ class NativeBackend:
     def unread_bytes(self) -> int:
         return self._engine.unread_bytes
 
-    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:
         import numpy as np
 
         with self._translated():
-            hidden = np.asarray(self._engine.hidden(array("i", tokens), list(scales)), np.float32)
+            hidden = np.asarray(
+                self._engine.hidden(array("i", tokens), list(scales), list(lengths)), np.float32
+            )
         self._file.check()
         return hidden
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.backends.base import Flags, Floats, Ids, Ints, Logits
+from edgellm.backends.base import Flags, Floats, Ids, Ints, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, FileError
 from edgellm.program import Program
@@ -132,7 +132,9 @@ class OnnxBackend(Booked):
             self._ledger.append(sequence, len(listed))
         return logits.data
 
-    def hidden(self, tokens: Ids, scales: Sequence[float] = ()) -> Floats:
+    def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:
+        if lengths:
+            return np.concatenate([self.hidden(part, scales) for part in parts_of(tokens, lengths)])
         ids = np.asarray(tokens, np.int32)
         sequence = self.open_sequence(scales)
         try:

@@ -37,13 +37,20 @@ class Checkpoint(Folder):
             self._refuse_without_config()
         try:
             self.tensors = Tensors(
-                self._shards(), Quantization.of(self.config, self.json("quantize_config.json"))
+                self._shards(),
+                Quantization.of(self.config, self.json("quantize_config.json")),
+                self._modules(),
             )
         except (UnsupportedError, ModelError) as error:
             message = str(error)
             raise type(error)(
                 message if message.startswith(str(folder)) else f"{folder}: {message}"
             ) from None
+
+    def _modules(self) -> dict[str, Path]:
+        """Weights of sentence-transformers' modules over embeddings, such as 2_Dense, by prefix."""
+        found = sorted(self.folder.glob("[0-9]_Dense/model.safetensors"))
+        return {f"{path.parent.name}.": path for path in found}
 
     def planned_config(self) -> dict[str, Any]:
         """config.json with a flag for tied embeddings that says what the tensors do, as in transformers 5.

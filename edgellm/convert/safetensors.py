@@ -54,9 +54,12 @@ class Entry:
 
 
 class SafetensorsFile:
-    """The tensors of one file by name; FormatError for a file that is not whole or not well formed."""
+    """The tensors of one file by name; FormatError for a file that is not whole or not well formed.
 
-    def __init__(self, path: Path) -> None:
+    prefix: goes before the names, for files that name their tensors alike.
+    """
+
+    def __init__(self, path: Path, prefix: str = "") -> None:
         self.path = path
         try:
             with open(path, "rb") as file:
@@ -66,7 +69,7 @@ class SafetensorsFile:
             raise FileError(
                 f"{path}: the file cannot be read ({reason}), expected safetensors; download it again"
             ) from None
-        self.entries = self._read_header()
+        self.entries = {prefix + name: entry for name, entry in self._read_header().items()}
 
     def data(self, name: str) -> NDArray[np.uint8]:
         """The bytes of a tensor, in place."""

@@ -43,7 +43,7 @@ def pooling(checkpoint: Checkpoint, architecture: str) -> dict[str, Pair]:
     """
     modules = _modules(checkpoint)
     for kind, path in modules:
-        if kind not in _NEUTRAL:
+        if kind not in _NEUTRAL and not _is_linear(checkpoint, kind, path):
             raise UnsupportedError(
                 f"{checkpoint.folder / path}: the module {show(kind)} of sentence-transformers is not "
                 f"implemented, supported are {', '.join(_NEUTRAL)}; use a model without it"
@@ -68,6 +68,14 @@ def pooling(checkpoint: Checkpoint, architecture: str) -> dict[str, Pair]:
             "cannot be left out of the pooling"
         )
     return {f"{architecture}.pooling_type": Pair(_MODES[modes[0]])}
+
+
+def _is_linear(checkpoint: Checkpoint, kind: str, path: str) -> bool:
+    """True for a matrix without an activation, whose weights the family reads."""
+    if kind != "Dense":
+        return False
+    settings = checkpoint.json(f"{path}/config.json") or {}
+    return str(settings.get("activation_function")).endswith(".Identity") and not settings.get("bias")
 
 
 def _modules(checkpoint: Checkpoint) -> list[tuple[str, str]]:

@@ -117,3 +117,23 @@ def templates(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> dict[str, 
     }
     others = [name for name in named if name != "default"]
     return found | ({"tokenizer.chat_templates": Pair(others, ValueType.STRING)} if others else {})
+
+
+def rank_prompt(checkpoint: Checkpoint, found: Mapping[str, Pair]) -> dict[str, Pair]:
+    """The prompt of a generative ranker in ChatML, which answers yes or no; its folder says so by name.
+
+    The words are those of Qwen3-Reranker's model card; llama.cpp stores the prompt under the same key.
+    """
+    texts = found["tokenizer.ggml.tokens"].value
+    known = isinstance(texts, list) and all(word in texts for word in ("yes", "no", "<|im_start|>"))
+    if not known or "rerank" not in checkpoint.folder.resolve().name.lower():
+        return {}
+    return {f"{_TEMPLATE}.rerank": Pair(_RANK_PROMPT)}
+
+
+_RANK_PROMPT = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the "
+    'Instruct provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+    "<Instruct>: Given a web search query, retrieve relevant passages that answer the query\n"
+    "<Query>: {query}\n<Document>: {document}<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -47,16 +48,23 @@ class Tensors:
     """The weights of some safetensors files, decoded when they are read.
 
     shapes: name -> shape of each weight, without scales; packed weights are under the names of whole ones.
-    Raises UnsupportedError for weights in a packed form that is not read here.
+    modules: further files, by the prefix of their tensors' names. Raises UnsupportedError for weights in a
+    packed form that is not read here.
     """
 
-    def __init__(self, paths: Sequence[Path], quantization: Quantization | None = None) -> None:
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        quantization: Quantization | None = None,
+        modules: Mapping[str, Path] = MappingProxyType({}),
+    ) -> None:
         self._where: dict[str, SafetensorsFile] = {}
         self._deltas: dict[str, list[Delta]] = {}
         self._quantization = quantization or Quantization()
-        self.files = tuple(paths)
-        for path in paths:
-            file = SafetensorsFile(path)
+        self.files = (*paths, *modules.values())
+        named = [("", path) for path in paths] + list(modules.items())
+        for prefix, path in named:
+            file = SafetensorsFile(path, prefix)
             for name in file.entries:
                 if name in self._where:
                     raise FormatError(

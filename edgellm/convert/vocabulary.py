@@ -18,7 +18,7 @@ from edgellm.convert.pipeline import Pair
 from edgellm.convert.plain_tokenizers import read_plain, refuse_model
 from edgellm.convert.pre_tokenizer import prefix_scheme
 from edgellm.convert.sentencepiece import is_byte_pairs, read_sentencepiece
-from edgellm.convert.special_tokens import special_ids, surroundings, templates
+from edgellm.convert.special_tokens import rank_prompt, special_ids, surroundings, templates
 from edgellm.convert.tokenizer_json import SCHEME, forms
 from edgellm.convert.tokens import Added, added_tokens
 from edgellm.errors import EdgeLLMError, FormatError, ModelError, show
@@ -60,10 +60,11 @@ def tokenizer_metadata(checkpoint: Checkpoint, n_vocab: int) -> dict[str, Pair]:
         try:
             found = _completed(checkpoint, settings, form(), library.ends())
             proof = _proof(found, library.encode, library.tried(added))
+            found |= _separator(library, found)
         except EdgeLLMError as error:
             refused = error
         else:
-            return found | templates(checkpoint, settings) | proof
+            return found | templates(checkpoint, settings) | rank_prompt(checkpoint, found) | proof
     assert refused is not None
     raise refused
 
@@ -138,6 +139,13 @@ def _completed(
     return found
 
 
+def _separator(library: _Library, found: Mapping[str, Pair]) -> dict[str, Pair]:
+    """The flag of a separator between two texts, beside the token that ends the first."""
+    sep = found.get("tokenizer.ggml.seperator_token_id")
+    between = library.separated(_made(found).surroundings[1]) if sep is not None else []
+    return {"tokenizer.ggml.add_sep_token": Pair(True)} if sep and between == [sep.value] else {}
+
+
 def _made(found: Mapping[str, Pair]) -> Tokenizer:
     values: dict[str, Any] = {key: pair.value for key, pair in found.items()}
     return Tokenizer.from_metadata(values)
@@ -189,6 +197,15 @@ class _Library:
             i for i in range(len(full) + 1) if full[i : i + len(plain)] == plain or i == len(full)
         )
         return full[:n_before], full[n_before + len(plain) :]
+
+    def separated(self, after: Sequence[int]) -> list[int]:
+        """The tokens between two texts after the first one's end, by trying it."""
+        with _refusing_errors():
+            both = list(self._tokenizer.encode("a", "b").ids)
+        before, _ = self.ends()
+        first, second = (self.encode(text) for text in "ab")
+        start, end = len(before) + len(first) + len(after), len(both) - len(after) - len(second)
+        return both[start:end] if both[start - len(after) : start] == list(after) else []
 
     def tried(self, added: Mapping[int, Added]) -> list[str]:
         """Texts with special tokens among words."""

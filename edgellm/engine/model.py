@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from edgellm.engine.option_changes import OptionChanges
     from edgellm.engine.prefix_disk import PrefixDisk
     from edgellm.engine.prefix_store import PrefixStore
+    from edgellm.engine.ranking import Ranked
     from edgellm.engine.request import Event, Request, TokenMatcher
     from edgellm.engine.sampling import Sampled
     from edgellm.engine.thoughts import ThoughtBudget
@@ -363,19 +364,41 @@ class Model:
         import numpy as np
 
         if isinstance(texts, str):
-            return self.embed_ids(self.tokenize(texts, add_special=True), lora=lora)
-        rows = np.empty((len(texts), self.program.width), np.float32)
-        for row, text in zip(rows, texts, strict=True):
-            row[:] = self.embed_ids(self.tokenize(text, add_special=True), lora=lora)
-        return rows
+            (row,) = self.embed_ids([self.tokenize(texts, add_special=True)], lora=lora)
+            return np.asarray(row)
+        if not texts:
+            return np.empty((0, self.program.widths[self.program.hidden]), np.float32)
+        return self.embed_ids([self.tokenize(text, add_special=True) for text in texts], lora=lora)
 
-    def embed_ids(self, ids: Sequence[int], *, lora: Choice | None = None) -> Floats:
-        """Embedding (width,) of one tokenized text; ContextOverflowError if it exceeds the context."""
-        from edgellm.engine.reading import embedding
+    def embed_ids(self, texts: Sequence[Sequence[int]], *, lora: Choice | None = None) -> Floats:
+        """Embeddings (n_texts, width) of tokenized texts, which share steps where the model is an encoder.
 
-        tokens, scales = self._check_ids(ids), self.scales(lora)
-        hidden = self.scheduler.exclusively(len(tokens), lambda backend: backend.hidden(tokens, scales))
-        return embedding(hidden, self.program.pooling)
+        Raises ContextOverflowError for a text that exceeds the context, UsageError if the model ranks texts.
+        """
+        import numpy as np
+
+        from edgellm.engine.reading import embedding, hidden_rows
+
+        if self.program.pooling == "rank":
+            raise UsageError(f"{self.name}: the model ranks texts and makes no embeddings; see `rerank`.")
+        given, scales = [self._check_ids(ids) for ids in texts], self.scales(lora)
+        encoder = self.program.logits is None and not self.program.caches
+        rows = hidden_rows(self, given, scales, together=encoder)
+        return np.stack([embedding(hidden, self.program.pooling) for hidden in rows])
+
+    def rerank(
+        self, query: str, documents: Sequence[str], top_n: int | None = None, *, lora: Choice | None = None
+    ) -> list[Ranked]:
+        """Documents by how well they fit a query, the best first: places and scores of 0 to 1.
+
+        The model is a reranker: it has a head for pairs of texts, or a prompt that asks for yes or no.
+        Raises UsageError for another one, ContextOverflowError for a query that exceeds the context.
+        """
+        from edgellm.engine.ranking import best_first, check_ranks, pair_ids, scores
+
+        check_ranks(self)
+        pairs = [pair_ids(self, query, text) for text in documents]
+        return best_first(scores(self, pairs, lora).tolist(), top_n)
 
     @property
     def changed(self) -> bool:

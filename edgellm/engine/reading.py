@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgellm.backends.base import Backend, Floats
+from edgellm.backends.base import Backend, Floats, Ids
 from edgellm.engine.adapters import Scales
 from edgellm.engine.sampling import Sampled
+
+if TYPE_CHECKING:
+    from edgellm.engine.model import Model
 
 
 def all_logits(backend: Backend, tokens: Sequence[int], scales: Scales) -> Floats:
@@ -47,6 +52,46 @@ def token_logprobs(backend: Backend, tokens: Sequence[int], scales: Scales, n_to
             top = tuple((int(other), float(row[other])) for other in likeliest)
             found.append(Sampled(token, float(row[token]), top))
     return found
+
+
+def hidden_rows(
+    model: Model, texts: Sequence[Sequence[int]], scales: Scales, *, together: bool
+) -> Iterator[Floats]:
+    """Hidden states (n_tokens, width) of each tokenized text, in order.
+
+    together: texts share steps, as many as fit in one. ContextOverflowError for a text beyond the context.
+    """
+    backend = model.backend
+    block = backend.block_tokens
+    room = min(backend.n_ctx, backend.n_blocks * block)
+    group: list[Sequence[int]] = []
+
+    def needed(given: Sequence[Sequence[int]]) -> int:
+        """Tokens of the whole blocks that texts take."""
+        return sum(-(-len(ids) // block) * block for ids in given)
+
+    def run() -> Iterator[Floats]:
+        if len(group) == 1:
+            ids = group[0]
+            yield model.scheduler.exclusively(len(ids), lambda backend: backend.hidden(ids, scales))
+        elif group:
+            lengths = [len(ids) for ids in group]
+            joined = [token for ids in group for token in ids]
+            work = partial(_hidden_of_several, joined, scales, lengths)
+            rows = model.scheduler.exclusively(needed(group), work)
+            yield from np.split(rows, np.cumsum(lengths)[:-1])
+
+    for ids in texts:
+        more = [*group, ids]
+        if group and not (together and sum(map(len, more)) <= backend.batch and needed(more) <= room):
+            yield from run()
+            group.clear()
+        group.append(ids)
+    yield from run()
+
+
+def _hidden_of_several(tokens: Ids, scales: Scales, lengths: Ids, backend: Backend) -> Floats:
+    return backend.hidden(tokens, scales, lengths)
 
 
 def embedding(hidden: Floats, pooling: str) -> Floats:

@@ -27,7 +27,7 @@ class Attention(NamedTuple):
     qk_norm: normalization of query and key heads with shared weights ("head"), with weights of each head
     ("heads"), or of whole rows ("row"); `norm_last` applies it after the rotation. gated: a query head is
     followed by as many values whose sigmoid multiplies the head's result. stretch: beta and length by which
-    queries grow with their position (`position_scale`).
+    queries grow with their position (`position_scale`). causal: false where every token sees the whole text.
     """
 
     n_heads: int
@@ -44,6 +44,7 @@ class Attention(NamedTuple):
     gated: bool = False
     sinks: bool = False
     stretch: tuple[float, int] | None = None
+    causal: bool = True
 
 
 class Experts(NamedTuple):
@@ -177,12 +178,13 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
         q,
         k,
         v,
-        cache=b.cache(a.n_kv_heads, a.head_dim, a.value_dim, a.window),
+        cache=b.cache(a.n_kv_heads, a.head_dim, a.value_dim, a.window) if a.causal else -1,
         n_heads=a.n_heads,
         scale=a.scale,
         window=a.window,
         softcap=a.softcap,
         sinks=f"{prefix}.attn_sinks.weight" if a.sinks else None,
+        causal=a.causal,
     )
     if gate:
         out = b.mul(out, b.activation(gate, "sigmoid"))
@@ -365,8 +367,14 @@ def head(
     softcap: float = 0.0,
     part: str = "output_norm",
 ) -> Program:
-    """Final norm and projection to the vocabulary, by a matrix of its own or by the token embedding."""
+    """Final norm and projection to the vocabulary, by a matrix of its own or by the token embedding.
+
+    A model that ranks texts has scores of its answers instead, such as yes and no.
+    """
     hidden = norm(b, x, part, how)
+    if source.pooling == "rank":
+        scores = linear(b, hidden, "cls.output", source.tensors.get("cls.output.weight", (0,))[0])
+        return b.build(hidden=scores, logits=None, pooling="rank")
     weight = "output.weight" if b.has("output.weight") else "token_embd.weight"
     logits = b.linear(hidden, weight, b.n_vocab, bias=_optional(b, "output.bias"))
     if scale != 1.0:

@@ -11,17 +11,23 @@ from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.families.transforms import AddOne
-from edgellm.program import Program
+from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `gemma3`."""
+    b = source.builder("gemma3")
+    x = stack(source, b, source.windows(every=6))
+    softcap = source.metadata.number("final_logit_softcapping", 0.0, minimum=0)
+    return blocks.head(source, b, x, source.rms, softcap=softcap)
+
+
+def stack(source: Source, b: Builder, windows: tuple[int, ...], *, causal: bool = True) -> str:
+    """Rows after the layers that Gemma 3 and EmbeddingGemma have."""
     m = source.metadata
     # The 27B model scales by width / n_heads, which is not the width of its heads.
     wide = source.n_layers == 62 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
-    b = source.builder("gemma3")
-    windows = source.windows(every=6)
     ropes = {}
     if 0 in windows:
         base = m.number("rope.freq_base", 1e6)
@@ -36,25 +42,30 @@ def build(source: Source) -> Program:
         attention = blocks.heads(
             source, i, rope=ropes[window], scale=scale, window=window, qk_norm="head", norm=source.rms
         )
-        y = blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention)
+        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        y = blocks.attention(b, y, blk, attention._replace(causal=causal))
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_attention_norm", source.rms))
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
-    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 0.0, minimum=0))
+    return x
 
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Gemma 3 checkpoint."""
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("attn_logit_softcapping")
-    c.only("use_bidirectional_attention", False)
     out = standard.sizes(c) | standard.rms(c)
     out |= standard.rope(c, "full_attention")
     out["rope.freq_base_swa"] = _local_base(c)
     if c.get("final_logit_softcapping") is not None:
         out["final_logit_softcapping"] = c.number("final_logit_softcapping")
     return out | standard.gemma_scale(c) | standard.windows(c, every=6)
+
+
+def architecture(c: Config) -> str | None:
+    """Architecture of a model whose tokens see the whole text, which makes embeddings."""
+    return "gemma-embedding" if c.flag("use_bidirectional_attention", False) else None
 
 
 def parts(c: Config) -> Parts:
@@ -93,5 +104,5 @@ _DEFAULTS = {
 _TYPES = ("gemma3", "gemma3_text")
 FAMILY = Family(
     build,
-    Checkpoint(_TYPES, metadata, parts, defaults=dict.fromkeys(_TYPES, _DEFAULTS)),
+    Checkpoint(_TYPES, metadata, parts, defaults=dict.fromkeys(_TYPES, _DEFAULTS), architecture=architecture),
 )

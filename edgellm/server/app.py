@@ -20,6 +20,7 @@ from edgellm.server import (
     page,
     pulling,
     reference,
+    rerank,
     responses,
 )
 from edgellm.server.bodies import IGNORED_HEADER
@@ -46,6 +47,8 @@ def create_app(settings: ServerSettings, models: ModelManager) -> FastAPI:
     errors.install(app)
     app.include_router(openai.router, prefix="/v1")
     app.include_router(openai.router, include_in_schema=False)
+    app.include_router(rerank.router, prefix="/v1")
+    app.include_router(rerank.router, include_in_schema=False)
     app.include_router(ollama.router)
     app.include_router(pulling.router)
     for dialect in (anthropic, responses):

@@ -128,6 +128,26 @@ SCHEMAS: dict[str, Schema] = {
         ),
         usage=_USAGE,
     ),
+    "Ranking": {
+        "anyOf": [
+            record(
+                id=TEXT,
+                object=constant("list"),
+                model=TEXT,
+                results=several(record({"document": record(text=TEXT)}, index=COUNT, relevance_score=NUMBER)),
+                usage=_USAGE,
+            ),
+            several(record({"text": TEXT}, index=COUNT, score=NUMBER)),
+        ]
+    },
+    "Scores": record(
+        id=TEXT,
+        object=constant("list"),
+        created=COUNT,
+        model=TEXT,
+        data=several(record(index=COUNT, object=constant("score"), score=NUMBER)),
+        usage=_USAGE,
+    ),
     "Model": record(
         {"parent": TEXT}, id=TEXT, object=constant("model"), created={"type": "integer"}, owned_by=TEXT
     ),

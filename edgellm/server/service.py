@@ -296,10 +296,11 @@ class Service:
             )
         rows = []
         blank = _blank(loaded.model)
-        for ids in texts:
-            work = partial(loaded.model.embed_ids, ids or blank, lora=loaded.lora)
+        for start in range(0, len(texts), TOGETHER):
+            part = [ids or blank for ids in texts[start : start + TOGETHER]]
+            work = partial(loaded.model.embed_ids, part, lora=loaded.lora)
             rows.append(await asyncio.wrap_future(loaded.runner.call(work)))
-        vectors = np.stack(rows)
+        vectors = np.concatenate(rows)
         if dimensions is not None:
             if not 1 <= dimensions <= vectors.shape[1]:
                 raise RequestError(
@@ -308,6 +309,10 @@ class Service:
             vectors = vectors[:, :dimensions]
             vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         return vectors
+
+
+# Texts that one turn of a model's thread embeds or scores, between steps of other requests.
+TOGETHER = 16
 
 
 def _nothing() -> None:

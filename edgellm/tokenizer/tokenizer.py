@@ -31,6 +31,7 @@ _LATIN = {
 _NORMAL_FORMS = ("NFC", "NFD", "NFKC", "NFKD")
 _SCHEME_KEY = "edgellm.tokenizer.prepend_scheme"
 _SCHEMES = ("", "always", "first")
+_ADD_SEP_KEY = "tokenizer.ggml.add_sep_token"
 _BEFORE_KEY = "edgellm.tokenizer.before_ids"
 _AFTER_KEY = "edgellm.tokenizer.after_ids"
 
@@ -89,6 +90,8 @@ class Tokenizer:
         self._prefix = self._prefix_of(metadata, space_prefix)
         self._strip_prefix = bool(self._prefix) or model in ("bert", "t5")
         self._before, self._after = self._ends(metadata, add_bos, add_eos)
+        # Between two texts, after the end of the first.
+        self._between = self._named("sep") if flag(metadata, _ADD_SEP_KEY, False) else []
         self._normal_form = _normalizer(metadata)
         self._matcher = SpecialMatcher(vocabulary)
         self.warnings: tuple[str, ...] = tuple(vocabulary.warnings)
@@ -166,6 +169,17 @@ class Tokenizer:
         text = _clean(text)
         trusted = bytes([parse_special]) * len(text)
         return self._encode(text, trusted, add_special=add_special, strict=False)
+
+    def encode_pair(self, first: str, second: str, limit: int | None = None) -> list[int]:
+        """The ids of two texts as one, with the special tokens of a pair around and between them.
+
+        limit: most ids; the second text loses its end where there would be more.
+        """
+        head = [*self._before, *self.encode(first, add_special=False), *self._after, *self._between]
+        tail = self.encode(second, add_special=False)
+        if limit is not None:
+            del tail[max(0, limit - len(head) - len(self._after)) :]
+        return [*head, *tail, *self._after]
 
     def encode_segments(
         self, segments: Iterable[tuple[str, bool]], *, add_special: bool = False

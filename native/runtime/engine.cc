@@ -142,7 +142,8 @@ StepStatus Engine::hidden(const int32_t* tokens, std::span<const uint32_t> lengt
     size_t n = 0;
     for (const uint32_t length : lengths) n += length;
     // Every token of an encoder sees the whole text, which is read in one batch.
-    const bool whole = program_.logits < 0 || lengths.size() > 1;
+    const bool encoder = program_.logits < 0 && program_.caches.empty();
+    const bool whole = encoder || lengths.size() > 1;
     if (n == 0 || (whole && n > options_.batch)) return StepStatus::kTooManyTokens;
     std::vector<int32_t> opened, owners;
     for (const uint32_t length : lengths) {

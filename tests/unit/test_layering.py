@@ -230,7 +230,7 @@ FORMAT_NAMES: dict[str, set[str]] = {
     "edgellm.tokenizer": {
         *("gpt2", "gpt-2", "gemma4", "llama", "bert", "glm4", "lfm2", "exaone4", "qwen2", "qwen35"),
         *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
-        *("exaone", "falcon-h1", "gemma", "olmo", "phi", "roberta"),
+        *("exaone", "falcon-h1", "gemma", "modern-bert", "nomic-bert", "olmo", "phi", "roberta"),
     },
     # Examples name models of the catalog.
     "edgellm.commands": {"gemma"},

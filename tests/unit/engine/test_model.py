@@ -118,7 +118,7 @@ def test_text_beyond_the_context_is_refused_with_numbers(model: Model) -> None:
     with pytest.raises(ContextOverflowError, match=r"300 tokens.*256"):
         model.logits(too_long)
     with pytest.raises(ContextOverflowError, match=r"300 tokens.*256"):
-        model.embed_ids(too_long)
+        model.embed_ids([too_long])
 
 
 @pytest.mark.parametrize("ids", [[], [-1], [10**6], [[1]]])
@@ -191,7 +191,7 @@ def test_a_file_is_looked_at_once_for_each_answer(tmp_path: Path, monkeypatch: p
             lambda: model.logits([1, 2]),
             lambda: model.token_logprobs([1, 2], 0),
             lambda: model.perplexity([1, 2]),
-            lambda: model.embed_ids([1, 2]),
+            lambda: model.embed_ids([[1, 2]]),
         ]
         for ask in asks:
             with pytest.raises(FileChangedError, match="overwritten"):

@@ -57,8 +57,12 @@ WORKING: dict[str, dict[str, Any]] = {
     "/apply-template": {"messages": MESSAGES},
 }
 
-# A request that this model cannot serve: it has no tokens for it.
-REFUSED: dict[str, dict[str, Any]] = {"/infill": {"input_prefix": "once", "input_suffix": "time"}}
+# Requests that this model cannot serve: it has no tokens or no head for them.
+REFUSED: dict[str, dict[str, Any]] = {
+    "/infill": {"input_prefix": "once", "input_suffix": "time"},
+    "/v1/rerank": {"query": "once", "documents": ["upon"]},
+    "/v1/score": {"text_1": "once", "text_2": "upon"},
+}
 # Endpoints that answer 403 unless the owner allows them.
 FORBIDDEN = {"/api/pull": "post", "/api/delete": "delete"}
 KEPT = "/v1/answers/{answer_id}"
