@@ -35,6 +35,18 @@ def available_memory(root: Path = ROOT) -> int | None:
     return min(limits, default=None)
 
 
+def free_addresses(root: Path = ROOT) -> int | None:
+    """Return the bytes of addresses that this process can still take (`ulimit -v`); None without a limit."""
+    try:
+        import resource
+
+        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    except (ImportError, OSError):
+        return None
+    used = _kib(read_fields(root / "proc/self/status").get("VmSize"))
+    return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)
+
+
 def own_memory(root: Path = ROOT) -> int | None:
     """Return the bytes of this process that its end would free, without pages of files."""
     return _kib(read_fields(root / "proc/self/status").get("RssAnon"))

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.chat.relax import COSTLY, Relaxed, relax
 from edgellm.chat.schema import check_pattern, grammar_schema
+from edgellm.device.memory import free_addresses
 from edgellm.engine.options import Constraint
 from edgellm.engine.trial import TOO_COSTLY, Trial
-from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.errors import EdgeLLMError, NoMemoryError, UsageError
 from edgellm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ MAX_FITTED = 1024
 OWN = f"// {secrets.token_hex(16)}\n"
 # Limits of a grammar's building (about 20 ms), of its work per token (about 15 ms), and of its memory (about
 # 2 KiB per lexer state). One client's grammar must not hold up the tokens of all.
+_ROOM_BYTES = 64 << 20
+"""Addresses that compiling may take: the library ends the process if it gets none."""
 _LIMITS: dict[str, Any] = {
     "initial_lexer_fuel": 1_000_000,
     "step_lexer_fuel": 200_000,
@@ -133,6 +136,9 @@ class GrammarCompiler:
         refused = self._refused.get(constraint)
         if refused is not None:
             raise UsageError(refused)
+        room = free_addresses()
+        if room is not None and room < _ROOM_BYTES:
+            raise NoMemoryError(f"A {constraint.kind}")
         vocabulary = self._get_vocabulary()
         limits = llguidance.LLParserLimits(**_LIMITS)
         grammar = _to_llguidance(constraint)

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from edgellm.errors import ContextOverflowError, EdgeLLMError, OverloadedError
+from edgellm.server.scarcity import no_memory
 from edgellm.server.sse import ClientGoneError
 
 RETRY_AFTER_S = 2
@@ -136,11 +137,19 @@ def install(app: FastAPI) -> None:
             message = f"{request.method} {request.url.path}: {message}; see /docs for what there is."
         return error_response(request.url.path, RequestError(error.status_code, message))
 
+    async def scarce(request: Request, error: Exception) -> JSONResponse:
+        told = no_memory("This request", error)
+        if told is None:
+            raise error
+        return error_response(request.url.path, told)
+
     async def gone(request: Request, error: Exception) -> Response:
         return Response(status_code=499)  # nobody reads it; the log shows it
 
     app.add_exception_handler(ClientGoneError, gone)
     app.add_exception_handler(EdgeLLMError, known)
+    for kind in (MemoryError, OSError, RuntimeError):
+        app.add_exception_handler(kind, scarce)
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, known)

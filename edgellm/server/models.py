@@ -353,7 +353,7 @@ class ModelManager:
                 except TimeoutError:
                     raise self._no_room(source, memory) from None
         except (EdgeLLMError, MemoryError, OSError) as error:
-            scarce = no_memory(source.name, error)
+            scarce = no_memory(f"Loading {source.name}", error)
             log.error("cannot load %s: %s", source.name, one_line(scarce or error))
             if scarce is not None:
                 raise scarce from None

@@ -64,7 +64,8 @@ def import_late_modules() -> None:
         importlib.import_module(name)
 
 
-def no_memory(name: str, error: BaseException) -> NoMemoryError | None:
-    """The error of a model that the system gives no memory for; None for another error."""
+def no_memory(what: str, error: BaseException) -> NoMemoryError | None:
+    """The error of what the system gives no memory for, nor threads; None for another error."""
     scarce = isinstance(error, NoMemoryError | MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
-    return NoMemoryError(f"Loading {name}") if scarce else None
+    scarce = scarce or (isinstance(error, RuntimeError) and str(error) == "can't start new thread")
+    return NoMemoryError(what) if scarce else None

@@ -14,9 +14,13 @@ from pathlib import Path
 
 import pytest
 
+from edgellm.device.memory import free_addresses
+from edgellm.engine import grammar
+from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import BackendError, NoMemoryError
 from edgellm.server.scarcity import LoopErrors, no_memory, within_descriptors
 from edgellm.server.settings import Limits
+from tests.support.http_server import running
 from tests.support.tiny_model import write_tiny_model
 
 SCRIPT = """
@@ -79,7 +83,8 @@ def test_scarcity_is_a_line_a_second(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_no_memory_is_a_sentence() -> None:
-    for one in (MemoryError(), NoMemoryError("x"), OSError(errno.ENOMEM, "Cannot allocate memory")):
+    no_thread = RuntimeError("can't start new thread")
+    for one in (MemoryError(), NoMemoryError("x"), OSError(errno.ENOMEM, "No memory"), no_thread):
         assert "tiny" in str(no_memory("tiny", one))
     assert no_memory("tiny", BackendError("x")) is None
     assert no_memory("tiny", OSError(errno.EACCES, "x")) is None
@@ -104,3 +109,30 @@ def test_little_address_space_is_a_sentence_with_numbers(tmp_path: Path) -> None
     )
     assert done.returncode == 1
     assert re.fullmatch(r"edgellm: .*tiny.gguf: .* at most \d+ MiB \(ulimit -v\) is used up\n", done.stderr)
+
+
+def test_a_request_without_memory_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_tiny_model(tmp_path / "tiny.gguf")
+    schema = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"enum": ["a"]}}}
+    body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
+    with running([("tiny", path)], LoadOptions(threads=1)) as server, server.client() as client:
+        monkeypatch.setattr(grammar, "free_addresses", lambda: 1 << 20)
+        refused = client.post("/v1/chat/completions", json={**body, "response_format": schema})
+        assert (refused.status_code, "schema needs more memory" in refused.text) == (503, True)
+        monkeypatch.setattr(asyncio, "to_thread", _no_thread)
+        refused = client.post("/v1/chat/completions", json=body)
+        assert (refused.status_code, "request needs more memory" in refused.text) == (503, True)
+        monkeypatch.undo()
+        assert client.post("/v1/chat/completions", json=body).status_code == 200
+
+
+async def _no_thread(*given: object) -> object:
+    raise RuntimeError("can't start new thread")
+
+
+def test_addresses_that_are_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert free_addresses() is None
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (1 << 40, 1 << 40))
+    left = free_addresses()
+    assert left is not None
+    assert 0 < left < 1 << 40
