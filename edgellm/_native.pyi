@@ -9,6 +9,26 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 
+def multiply(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], weights: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], threads: int, scalar: bool = False) -> None:
+    """out = x @ weights.T, the same bits on every machine."""
+
+def add_moments(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], threads: int, scalar: bool = False) -> None:
+    """sums += x.T @ x, the same bits on every machine."""
+
+def takes_feedback(type: int) -> bool:
+    """True if Feedback can encode the format."""
+
+class Feedback:
+    """Encodes matrices, errors of done columns made up for by others."""
+
+    def __init__(self, moments: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], block: int, shrink: float, damp: float, threads: int, scalar: bool = False) -> None:
+        """ValueError: the moments are not those of any inputs."""
+
+    def encode(self, type: int, values: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')]) -> None:
+        """
+        Writes the bytes of a matrix. OverflowError: a value is NaN, infinite or too large.
+        """
+
 class ModelError(ValueError):
     pass
 

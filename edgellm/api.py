@@ -72,6 +72,8 @@ def convert(
     name: str | None = None,
     lora: Sequence[str | Path] = (),
     calibrate: str | Path | None = None,
+    best: bool = False,
+    size: int | None = None,
     threads: int | None = None,
     receipt: bool = True,
     overwrite: bool = False,
@@ -81,7 +83,8 @@ def convert(
 
     type: the mix of formats (`edgellm convert --help` lists them). tensor_types: formats of tensors whose
     names match a regular expression. name: of the model; None: the source's. lora: PEFT adapters to merge.
-    calibrate: a text file, or "default", whose use of the weights weighs their errors. receipt: compare the
+    calibrate: a text file by which errors are made up for, or "default": a bundled one alone. best: choose
+    formats by it, too, in the bytes that the type takes, or for a file of `size` bytes. receipt: compare the
     result with the source; the figures are stored in the file. on_progress: gets bytes written and bytes in
     all. Returns the path and the receipt. Raises FileError, ModelError, UnsupportedError or UsageError.
     """
@@ -95,7 +98,7 @@ def convert(
         revision,
         Path(output),
         type,
-        _write_options(threads, calibrate, receipt, overwrite),
+        _write_options(threads, calibrate, best, size, receipt, overwrite),
         name=name or (origin.split("/")[-1] if revision else None),
         source=origin,
         tensor_types=tensor_types or {},
@@ -112,6 +115,8 @@ def quantize(
     type: str = "Q4_K_M",
     tensor_types: Mapping[str, str] | None = None,
     calibrate: str | Path | None = None,
+    best: bool = False,
+    size: int | None = None,
     threads: int | None = None,
     receipt: bool = True,
     overwrite: bool = False,
@@ -124,7 +129,7 @@ def quantize(
         Path(source),
         Path(output),
         type,
-        _write_options(threads, calibrate, receipt, overwrite),
+        _write_options(threads, calibrate, best, size, receipt, overwrite),
         tensor_types=tensor_types or {},
         say=_quiet,
         report=on_progress or _quiet,
@@ -132,7 +137,12 @@ def quantize(
 
 
 def _write_options(
-    threads: int | None, calibrate: str | Path | None, receipt: bool, overwrite: bool
+    threads: int | None,
+    calibrate: str | Path | None,
+    best: bool,
+    size: int | None,
+    receipt: bool,
+    overwrite: bool,
 ) -> WriteOptions:
     from edgellm.convert.writing import WriteOptions
     from edgellm.device.cores import default_threads
@@ -142,6 +152,8 @@ def _write_options(
     return WriteOptions(
         threads=threads or default_threads(),
         calibrate=None if calibrate is None else str(calibrate),
+        best=best,
+        size=size,
         receipt=receipt,
         overwrite=overwrite,
     )

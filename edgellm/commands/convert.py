@@ -38,7 +38,7 @@ def run(settings: Settings) -> int:
     if settings["dry_run"]:
         writing.show_plan(plan)
         return 0
-    weigh(plan, options, writing.say)
+    weigh(plan, output, options, writing.say)
     origin = Origin(_origin(settings, checkpoint, revision), revision, checkpoint.tensors.sha256)
     writing.write(plan, output, options, origin)
     print(output)
@@ -93,7 +93,18 @@ def _origin(settings: Settings, checkpoint: Checkpoint, revision: str) -> str:
 
 def _convert_adapter(folder: Path, output: Path, settings: Settings) -> int:
     """Write the adapter's file and print where it is."""
-    for name in ("merge_lora", "tensor_type", "calibrate", "imatrix", "min_top1", "max_kld"):
+    for name in (
+        "merge_lora",
+        "tensor_type",
+        "calibrate",
+        "best",
+        "size",
+        "bpw",
+        "imatrix",
+        "fast",
+        "min_top1",
+        "max_kld",
+    ):
         if settings[name]:
             raise UsageError(
                 f"{settings.origins[name]}: has no meaning for the adapter {folder}; leave it out"
@@ -138,9 +149,11 @@ COMMAND = Command(
     summary="Convert a checkpoint to a quantized GGUF file, or to ONNX.",
     run=run,
     description="Reads a checkpoint in safetensors, a folder or one of the Hub, and writes one GGUF file,\n"
-    "with memory for about one tensor. The result is compared with the source: what it lost is printed,\n"
-    "and stored in the file. The folder of a PEFT adapter becomes an adapter in GGUF, in F32 unless\n"
-    "--type says otherwise. --format onnx writes a folder for ONNX Runtime, and takes a GGUF file, too.",
+    "with memory for about one tensor. Errors count by what a short text of ours uses; --calibrate reads\n"
+    "more and loses less, --best also chooses formats, --fast reads nothing. The result is compared with\n"
+    "the source: what it lost is printed, and stored in the file. The folder of a PEFT adapter becomes an\n"
+    "adapter in GGUF, in F32 unless --type says otherwise. --format onnx writes a folder for ONNX Runtime,\n"
+    "and takes a GGUF file, too.",
     positionals=(
         Positional(
             "source", "folder of a checkpoint, user/repo[@revision] on the Hub, or for ONNX a GGUF file", "1"
@@ -172,6 +185,7 @@ COMMAND = Command(
     examples=(
         ("edgellm convert checkpoint/ model.gguf", "to Q4_K_M"),
         ("edgellm convert user/repo model.gguf --type Q8_0", "from the Hub"),
+        ("edgellm convert checkpoint/ model.gguf --best", "slower and better"),
         ("edgellm convert checkpoint/ folder --format onnx", "to 4 bits for ONNX Runtime"),
         ("edgellm convert checkpoint/ model.gguf --min-top1 0.95", "fail if too much is lost"),
         ("edgellm convert adapter/ lora.gguf --base checkpoint/", "a LoRA adapter, for --lora"),

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from edgellm.commands.loading import find_model, load_model
 from edgellm.commands.options import INT, JSON, LOADING, OFFLINE, TEXT, Command, Option, Positional
 from edgellm.commands.settings import Settings
-from edgellm.convert.importance import collect, text_ids, write_statistics
-from edgellm.convert.receipt import divergence, file_weights
+from edgellm.convert.calibration import calibrate
+from edgellm.convert.importance import text_ids, write_statistics
+from edgellm.convert.receipt import Divergence, file_weights
 from edgellm.convert.vocabulary import sample_lines
 from edgellm.device.cores import default_threads
 from edgellm.engine.model import Model
@@ -62,28 +63,24 @@ def _ids(tokenizer: Tokenizer, settings: Settings) -> list[int]:
 
 
 def _kld(path: Path, base: Path, settings: Settings) -> dict[str, float]:
-    """Divergence of a model from a base model over windows of the text; only the sums are kept."""
+    """Divergence of a model from a base model over windows of the text; one window in memory at a time."""
     # An adapter is part of the measured model: against its own base, this measures the adapter's change.
     with load_model(path, settings) as model, load_model(base, settings, with_lora=False) as reference:
         ids = _ids(model.tokenizer, settings)
         sample = "\n".join(sample_lines())
         if reference.tokenizer.encode(sample) != model.tokenizer.encode(sample):
             raise UsageError(f"{path} and {base} have different tokenizers; compare models of one vocabulary")
-        same, kld, count = 0.0, 0.0, 0
-        losses = np.zeros(2)
-        n_scored = 0
+        found = Divergence()
         for window in _windows(ids, min(model.n_ctx, reference.n_ctx, 512)):
-            before, after = _logits(reference, window), _logits(model, window)
-            top1, mean, pair = divergence(before, after, window)
-            same, kld, count = same + top1 * len(window), kld + mean * len(window), count + len(window)
-            losses += np.array(pair) * (len(window) - 1)
-            n_scored += len(window) - 1
+            found.add(_logits(reference, window), _logits(model, window), window)
     return {
-        "top1": same / count,
-        "kld": kld / count,
-        "perplexity": float(np.exp(losses[1] / n_scored)),
-        "base_perplexity": float(np.exp(losses[0] / n_scored)),
-        "tokens": count,
+        "top1": found.top1,
+        "kld": found.kld,
+        "kld_error": found.kld_error,
+        "kld_p99": found.kld_p99,
+        "perplexity": float(np.exp(found.losses[1])),
+        "base_perplexity": float(np.exp(found.losses[0])),
+        "tokens": found.n_tokens,
     }
 
 
@@ -105,8 +102,9 @@ def _imatrix(path: Path, output: Path, settings: Settings) -> int:
         ids = _ids(Tokenizer.from_metadata(file.metadata), settings)
         program = build(file.metadata, {name: info.shape for name, info in file.tensors.items()})
         threads = settings["threads"] or default_threads()
-        found = collect(program, file_weights(file, threads), ids)
-    write_statistics(output, found, settings["text"] or "edgellm sample")
+        texts = list(_windows(ids, min(512, program.n_ctx_train)))
+        found = calibrate(program, file_weights(file, threads), texts, threads=threads)
+    write_statistics(output, found.statistics, settings["text"] or "edgellm sample")
     print(output)
     return 0
 

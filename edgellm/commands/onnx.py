@@ -23,7 +23,7 @@ from edgellm.convert.onnx_folder import (
 )
 from edgellm.convert.pipeline import FilePlan, Pair
 from edgellm.convert.receipt import Quality, measure_logits, origin_pairs, quality_pairs
-from edgellm.convert.writing import Background, check_limits, check_output, weigh
+from edgellm.convert.writing import Background, check_limits, check_output, forget_calibration, weigh
 from edgellm.errors import FileError, UsageError
 from edgellm.program.exported import DATA_FILE, MODEL_FILE
 from edgellm.tokenizer import Tokenizer
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def check_settings(settings: Settings) -> None:
     """Raise UsageError for options without an effect here, FileError for an output that cannot be written."""
     folder = Path(settings["output"])
-    for name in ("tensor_type", "resume"):
+    for name in ("tensor_type", "resume", "best", "size", "bpw"):
         if settings[name]:
             raise UsageError(f"--{name.replace('_', '-')} is for GGUF; leave it out with --format onnx")
     if _type(settings) not in TYPES:
@@ -69,7 +69,7 @@ def write(
         # A missing onnxruntime must be found before the work, not after it.
         importlib.import_module("edgellm.backends.onnx")
     if not settings["dry_run"]:
-        weigh(plan, writing.write_options(settings), writing.say)
+        weigh(plan, folder, writing.write_options(settings), writing.say, int4=_type(settings) == "INT4")
     planned = plan_folder(plan, _type(settings))
     if settings["dry_run"]:
         _show(planned)
@@ -93,7 +93,10 @@ def write(
             check_limits(folder, quality, writing.write_options(settings))
             return quality_pairs(quality) | origin_pairs(source, revision, hashing.result())
 
-        write_folder(planned, folder, files=files, threads=threads, progress=progress, finish=finish)
+        try:
+            write_folder(planned, folder, files=files, threads=threads, progress=progress, finish=finish)
+        finally:
+            forget_calibration(folder)
     print(folder)
 
 

@@ -29,7 +29,7 @@ def run(settings: Settings) -> int:
         if settings["dry_run"]:
             writing.show_plan(plan)
             return 0
-        weigh(plan, options, writing.say)
+        weigh(plan, output, options, writing.say)
         writing.write(plan, output, options, Origin(source.name, "", lambda: sha256(source)))
     print(output)
     return 0

@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from edgellm.commands.options import FLOAT, SWITCH, TEXT, THREADS, Option
+from edgellm.commands.options import BYTES, FLOAT, SWITCH, TEXT, THREADS, Option
 from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
 from edgellm.convert.pipeline import FilePlan
@@ -29,8 +29,18 @@ OPTIONS = (
         "REGEX=TYPE",
         repeated=True,
     ),
-    Option("calibrate", ("--calibrate",), "weigh errors by what a text uses (`default`: ours)", TEXT, "FILE"),
+    Option(
+        "calibrate",
+        ("--calibrate",),
+        "make up for errors as a text needs it: your text and ours, or `default`: ours",
+        TEXT,
+        "FILE",
+    ),
+    Option("best", ("--best",), "as --calibrate, and choose formats within the size", SWITCH, default=False),
+    Option("size", ("--size",), "as --best, for a file of that size, such as 900M", BYTES, "SIZE"),
+    Option("bpw", ("--bpw",), "as --best, for so many bits per weight, such as 4.2", FLOAT, "BITS"),
     Option("imatrix", ("--imatrix",), "weigh errors by a file of `edgellm eval imatrix`", TEXT, "FILE"),
+    Option("fast", ("--fast",), "read no text first: all errors count the same", SWITCH, default=False),
     THREADS,
     Option("dry_run", ("--dry-run",), "show formats and sizes, write nothing", SWITCH, default=False),
     Option("resume", ("--resume",), "go on where an interrupted run ended", SWITCH, default=False),
@@ -56,8 +66,9 @@ def n_threads(settings: Settings) -> int:
 
 def write_options(settings: Settings) -> WriteOptions:
     """How to write, of the command line."""
-    works = ("type", "tensor_type", "merge_lora", "base", "calibrate", "imatrix")
-    shared = ("calibrate", "imatrix", "resume", "overwrite", "receipt", "min_top1", "max_kld")
+    reads = ("calibrate", "best", "size", "bpw", "imatrix", "fast")
+    works = ("type", "tensor_type", "merge_lora", "base", *reads)
+    shared = (*reads, "resume", "overwrite", "receipt", "min_top1", "max_kld")
     return WriteOptions(
         threads=n_threads(settings),
         identity=str([settings.values.get(name) for name in works]),

@@ -2,12 +2,13 @@
 
 The square error of an output is the sum over columns of the weight's square error times the square of the
 input, where inputs of different columns are independent; so these means weigh the search for scales. They
-are collected by running a text through the unquantized model. Files have llama.cpp's GGUF form.
+are collected by running a text through the unquantized model (calibration.py). Files have llama.cpp's GGUF
+form.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,18 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import FormatError, ModelError, UsageError
+from edgellm.errors import FormatError, UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType, ValueType
 from edgellm.gguf.writer import GGUFWriter
-from edgellm.program import Program
-from edgellm.program.interpreter import Interpreter
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
-# Tokens read at a time, and at most.
+# Tokens of a chunk, as files count them.
 CHUNK_TOKENS = 256
-MAX_TOKENS = 4096
 # A column that a text never uses still counts this share of the mean one.
 _FLOOR = 1e-3
 
@@ -47,33 +45,6 @@ class Statistics:
             relative = np.where(scale > 0, means / np.where(scale > 0, scale, 1), 1) + _FLOOR
             found[name] = (relative[0] if len(relative) == 1 else relative).astype(np.float32)
         return found
-
-
-def collect(program: Program, weights: Mapping[str, Floats], ids: Sequence[int]) -> Statistics:
-    """The statistics of all matrices over a text of at most MAX_TOKENS tokens; the head's included.
-
-    Raises UsageError for a text without tokens, ModelError for values that are not finite.
-    """
-    if not ids:
-        raise UsageError("the calibration text holds no tokens; give a longer one")
-    found = Statistics()
-
-    def observe(name: str, number: int, rows: Floats) -> None:
-        if name not in found.sums:
-            shape = program.weights[name]
-            n_matrices = shape[0] if len(shape) == 3 else 1
-            found.sums[name] = np.zeros((n_matrices, shape[-1]))
-            found.counts[name] = np.zeros(n_matrices)
-        found.sums[name][number] += np.square(rows, dtype=np.float64).sum(axis=0)
-        found.counts[name][number] += len(rows)
-
-    interpreter = Interpreter(program, weights, observe)
-    step = min(CHUNK_TOKENS, program.n_ctx_train)
-    for start in range(0, min(len(ids), MAX_TOKENS), step):
-        interpreter.values(ids[start : start + step])
-    if not all(np.isfinite(sums).all() for sums in found.sums.values()):
-        raise ModelError("the model gives values that are not finite; the checkpoint is damaged")
-    return found
 
 
 def text_ids(path: Path, tokenizer: Tokenizer) -> list[int]:

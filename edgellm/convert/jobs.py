@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgellm.convert.calibrating import Say
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.lora import read_adapter
 from edgellm.convert.receipt import Quality
@@ -15,7 +16,6 @@ from edgellm.convert.source import plan_conversion
 from edgellm.convert.writing import (
     Origin,
     Progress,
-    Say,
     WriteOptions,
     check_output,
     sha256,
@@ -62,7 +62,7 @@ def convert_folder(
     plan = plan_conversion(
         checkpoint, chosen, threads=options.threads, name=name, overrides=overrides_of(tensor_types)
     )
-    weigh(plan, options, say)
+    weigh(plan, output, options, say)
     origin = Origin(source, revision, checkpoint.tensors.sha256)
     return Written(output, write_with_receipt(plan, output, options, origin, say, report))
 
@@ -86,6 +86,6 @@ def quantize_file(
         plan = plan_requantization(
             file, chosen, threads=options.threads, overrides=overrides_of(tensor_types)
         )
-        weigh(plan, options, say)
+        weigh(plan, output, options, say)
         origin = Origin(source.name, "", lambda: sha256(source))
         return Written(output, write_with_receipt(plan, output, options, origin, say, report))

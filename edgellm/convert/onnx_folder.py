@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Folder
 from edgellm.convert.onnx_graph import Graph, StoredWeight, build_graph, choose_kinds
-from edgellm.convert.pipeline import FilePlan, Pair, Progress, Tensor
+from edgellm.convert.pipeline import Feedbacks, FilePlan, Pair, Progress, Tensor
 from edgellm.convert.receipt import source_weights
 from edgellm.errors import FileError, ModelError
 from edgellm.families.registry import build
@@ -38,6 +38,7 @@ from edgellm.program.exported import (
     TYPE_KEY,
 )
 from edgellm.quant import native, zero4
+from edgellm.quant.feedback import Feedback
 
 TYPES = ("INT4", "F32")
 
@@ -206,19 +207,24 @@ def _write_arrays(plan: FolderPlan, data: BinaryIO, threads: int, progress: Prog
         data.write(np.ascontiguousarray(values).data)
         progress(blob.name, blob.n_bytes)
     tensors = {tensor.name: tensor for tensor in plan.source.tensors}
+    feedbacks = Feedbacks(threads)
     for weight in plan.graph.weights:
-        error, power = _write_weight(weight, tensors[weight.name], data, threads)
+        tensor = tensors[weight.name]
+        feedback = feedbacks.of(tensor, zero4.BLOCK) if weight.kind == "int4" else None
+        error, power = _write_weight(weight, tensor, feedback, data, threads)
         plan.source.errors[weight.name] = float(np.sqrt(error / power)) if power > 0 else 0.0
         progress(weight.name, sum(blob.n_bytes for blob in weight.blobs))
 
 
-def _write_weight(weight: StoredWeight, tensor: Tensor, data: BinaryIO, threads: int) -> tuple[float, float]:
+def _write_weight(
+    weight: StoredWeight, tensor: Tensor, feedback: Feedback | None, data: BinaryIO, threads: int
+) -> tuple[float, float]:
     """Write a weight's arrays, some rows at a time; returns the sums of square errors and of squares."""
     error, power, row = 0.0, 0.0, 0
     for values in tensor.source.pieces():
         rows = values.reshape(-1, weight.shape[-1])
         try:
-            arrays, sums = _encode(weight.kind, rows, tensor.importance, threads)
+            arrays, sums = _encode(weight.kind, rows, tensor.importance, feedback, threads)
         except ModelError as problem:
             raise ModelError(f"tensor {weight.name}: {problem}") from None
         for blob, array in zip(weight.blobs, arrays, strict=True):
@@ -229,7 +235,11 @@ def _write_weight(weight: StoredWeight, tensor: Tensor, data: BinaryIO, threads:
 
 
 def _encode(
-    kind: str, rows: NDArray[np.float32], importance: NDArray[np.float32] | None, threads: int
+    kind: str,
+    rows: NDArray[np.float32],
+    importance: NDArray[np.float32] | None,
+    feedback: Feedback | None,
+    threads: int,
 ) -> tuple[list[NDArray[Any]], tuple[float, float]]:
     """The arrays of some rows in the order of `StoredWeight.blobs`, and their (weighted) sums of squares."""
     if kind == "f32":
@@ -237,7 +247,7 @@ def _encode(
             raise ModelError("a value is NaN or infinite; the weights are damaged")
         return [rows], (0.0, 0.0)
     if kind == "int4":
-        found = zero4.encode(rows, importance, threads=threads)
+        found = zero4.encode(rows, importance, feedback, threads=threads)
         return [found.codes, found.scales, found.zero_points], (found.error, found.power)
     raw = native.encode_rows(GGMLType.Q8_0, rows, importance, threads=threads)
     sums = native.square_error(GGMLType.Q8_0, raw, rows, importance, threads=threads)

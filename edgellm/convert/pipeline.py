@@ -17,10 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError
-from edgellm.gguf.encode import Writable
+from edgellm.gguf.encode import Writable, encode_string, encode_value
 from edgellm.gguf.types import GGMLType, ValueType
 from edgellm.gguf.writer import GGUFWriter
 from edgellm.quant import native
+from edgellm.quant.feedback import Feedback, takes_feedback
 
 Floats = NDArray[np.float32]
 # Values of a tensor that are in memory at a time, where its source can be read in pieces.
@@ -40,6 +41,8 @@ class Tensor:
     """One tensor to write: `shape` in NumPy order, the format it is to have, its source.
 
     importance: (cols,), or (n_experts, cols) for a stack of matrices; None: all values count the same.
+    moments: the file of its inputs' second moments (calibration.py), for error feedback; None: without.
+    asked: the format was asked for by the tensor's name.
     """
 
     name: str
@@ -47,6 +50,8 @@ class Tensor:
     type: GGMLType
     source: TensorSource
     importance: Floats | None = None
+    moments: Path | None = None
+    asked: bool = False
 
     @property
     def n_bytes(self) -> int:
@@ -77,6 +82,15 @@ class FilePlan:
         return sum(tensor.n_bytes for tensor in self.tensors)
 
 
+def header_bytes(plan: FilePlan) -> int:
+    """Bytes of the file beside its tensors, at most: metadata, names, alignment."""
+    pairs = sum(
+        len(encode_string(key)) + len(encode_value(pair.value, pair.kind)[1]) + 4
+        for key, pair in plan.metadata.items()
+    )
+    return pairs + sum(len(tensor.name.encode()) + 128 for tensor in plan.tensors) + 1024
+
+
 Progress = Callable[[str, int], None]
 
 
@@ -101,10 +115,11 @@ def write(
         for tensor in plan.tensors:
             writer.add_tensor(tensor.name, tensor.type, tensor.shape)
         writer.write_header()
+        feedbacks = Feedbacks(threads)
         for tensor in plan.tensors:
             if tensor.name not in writer.written:
                 error = _Error()
-                writer.write_tensor(tensor.name, _encoded(tensor, threads, error))
+                writer.write_tensor(tensor.name, _encoded(tensor, feedbacks, threads, error))
                 plan.errors[tensor.name] = error.relative
             if progress is not None:
                 progress(tensor.name, tensor.n_bytes)
@@ -140,24 +155,51 @@ class _Error:
 def written_error(tensor: Tensor, raw: NDArray[np.uint8], threads: int) -> float:
     """The relative error of a tensor that is in the file already; `raw`: its bytes there."""
     total, start = _Error(), 0
-    for values, importance in _with_importance(tensor):
+    for values, importance in with_importance(tensor):
         n_bytes = native.n_bytes(tensor.type, values.shape)
         total.add(tensor.type, raw[start : start + n_bytes], values, importance, threads)
         start += n_bytes
     return total.relative
 
 
-def _encoded(tensor: Tensor, threads: int, total: _Error) -> Iterator[NDArray[np.uint8]]:
-    for values, importance in _with_importance(tensor):
+class Feedbacks:
+    """Encoders with error feedback. The last one is kept: matrices with the same input are neighbours."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._key: tuple[Path, int] | None = None
+        self._last: Feedback | None = None
+
+    def of(self, tensor: Tensor, block: int) -> Feedback | None:
+        """The one for a tensor's inputs and blocks of so many values; None for one without moments."""
+        if tensor.moments is None or tensor.shape[-1] % block:
+            return None
+        key = (tensor.moments, block)
+        if key != self._key:
+            self._last = None  # before the next one takes as much memory
+            self._last = Feedback(np.load(tensor.moments), block, threads=self._threads)
+            self._key = key
+        return self._last
+
+
+def _encoded(
+    tensor: Tensor, feedbacks: Feedbacks, threads: int, total: _Error
+) -> Iterator[NDArray[np.uint8]]:
+    feedback = feedbacks.of(tensor, tensor.type.block_size) if takes_feedback(tensor.type) else None
+    for values, importance in with_importance(tensor):
         try:
-            raw = native.encode_rows(tensor.type, values, importance, threads=threads)
+            if feedback is None:
+                raw = native.encode_rows(tensor.type, values, importance, threads=threads)
+            else:
+                raw = feedback.encode(tensor.type, values)
         except ModelError as error:
             raise ModelError(f"tensor {tensor.name}: {error}") from None
         total.add(tensor.type, raw, values, importance, threads)
         yield raw
 
 
-def _with_importance(tensor: Tensor) -> Iterable[tuple[Floats, Floats | None]]:
+def with_importance(tensor: Tensor) -> Iterable[tuple[Floats, Floats | None]]:
+    """The pieces of a tensor, each with the importances (cols,) of its columns."""
     importance = tensor.importance
     if importance is None or importance.ndim == 1:
         for piece in tensor.source.pieces():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.convert.calibration import held_out_texts, sequences
 from edgellm.convert.pipeline import FilePlan, Pair, written_error
 from edgellm.convert.source import CheckpointTensor
 from edgellm.convert.vocabulary import sample_lines
@@ -26,8 +27,13 @@ from edgellm.quant import native
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
-# Tokens of the sample that are read: a few seconds for a model of a billion parameters.
+# Tokens of the sample that are read: a few seconds for a model of a billion parameters. After a calibration,
+# which takes longer by far, those of texts that it has not read, in windows.
 N_TOKENS = 128
+CALIBRATED_TOKENS = 4096
+_WINDOW = 256
+# Windows that a standard error can be told by.
+_MEANS = 8
 _ROWS = 16
 _PREFIX = "edgellm.quality."
 
@@ -38,7 +44,8 @@ class Quality:
 
     top1: share of positions where both choose the same token. kld: mean Kullback-Leibler divergence from the
     source's distribution, in nats. For encoders, which have no logits, cosine: the least cosine similarity
-    of the embeddings of the sample's lines; the others are 0. worst_error: the largest relative error of a
+    of the embeddings of the sample's lines; the others are 0. kld_error: standard error of kld.
+    kld_p99: divergence that 99 % of positions stay below. worst_error: the largest relative error of a
     tensor, root of (weighted) square error over square sum.
     """
 
@@ -50,6 +57,8 @@ class Quality:
     cosine: float
     worst_tensor: str
     worst_error: float
+    kld_error: float = 0.0
+    kld_p99: float = 0.0
 
     def summary(self) -> str:
         """One line for a person."""
@@ -60,7 +69,8 @@ class Quality:
             figures = f"cosine {self.cosine:.6f}"
         else:
             figures = (
-                f"top-1 {100 * self.top1:.1f} %, KLD {self.kld:.4f}, "
+                f"top-1 {100 * self.top1:.1f} %, KLD {self.kld:.4f} ± {self.kld_error:.4f} "
+                f"(99 %: {self.kld_p99:.2f}), "
                 f"perplexity {self.perplexity:.3f} (source {self.source_perplexity:.3f})"
             )
         return ", ".join(part for part in (f"{figures} over {self.n_tokens} tokens", worst) if part)
@@ -143,6 +153,8 @@ def quality_pairs(quality: Quality, longest: int = 0) -> dict[str, Pair]:
         f"{_PREFIX}tokens": Pair(quality.n_tokens, ValueType.UINT32),
         f"{_PREFIX}top1": Pair(quality.top1, ValueType.FLOAT32),
         f"{_PREFIX}kld": Pair(quality.kld, ValueType.FLOAT32),
+        f"{_PREFIX}kld_error": Pair(quality.kld_error, ValueType.FLOAT32),
+        f"{_PREFIX}kld_p99": Pair(quality.kld_p99, ValueType.FLOAT32),
         f"{_PREFIX}perplexity": Pair(quality.perplexity, ValueType.FLOAT32),
         f"{_PREFIX}source_perplexity": Pair(quality.source_perplexity, ValueType.FLOAT32),
         f"{_PREFIX}cosine": Pair(quality.cosine, ValueType.FLOAT32),
@@ -179,16 +191,23 @@ def measure_logits(
     Raises ModelError for logits that are not finite.
     """
     worst, worst_error = _worst(plan)
-    limit = min(N_TOKENS, program.n_ctx_train)
-    ids = tokenizer.encode("\n".join(sample_lines()))[:limit]
     before = Interpreter(program, source_weights(plan))
-    top1, kld, losses = divergence(before.logits(ids), after(ids), ids)
+    found = Divergence()
+    if any(tensor.moments is not None for tensor in plan.tensors):
+        windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, min(_WINDOW, program.n_ctx_train))
+    else:
+        limit = min(N_TOKENS, program.n_ctx_train)
+        windows = [tokenizer.encode("\n".join(sample_lines()))[:limit]]
+    for ids in windows:
+        found.add(before.logits(ids), after(ids), ids)
     return Quality(
-        n_tokens=len(ids),
-        top1=top1,
-        kld=kld,
-        perplexity=float(np.exp(losses[1])),
-        source_perplexity=float(np.exp(losses[0])),
+        n_tokens=found.n_tokens,
+        top1=found.top1,
+        kld=found.kld,
+        kld_error=found.kld_error,
+        kld_p99=found.kld_p99,
+        perplexity=float(np.exp(found.losses[1])),
+        source_perplexity=float(np.exp(found.losses[0])),
         cosine=0.0,
         worst_tensor=worst,
         worst_error=worst_error,
@@ -201,23 +220,61 @@ def _worst(plan: FilePlan) -> tuple[str, float]:
     return worst, plan.errors.get(worst, 0.0)
 
 
-def divergence(before: Floats, after: Floats, ids: Sequence[int]) -> tuple[float, float, tuple[float, float]]:
-    """Of the logits of two models for `ids`: top-1 agreement, mean divergence, both mean losses.
+class Divergence:
+    """Comparison of two models' logits over one window of tokens after another."""
 
-    Raises ModelError for logits that are not finite.
-    """
-    if not np.isfinite(after).all():
-        raise ModelError("the written file gives logits that are not finite; the checkpoint is damaged")
-    same, divergence, losses = 0, 0.0, np.zeros(2)
-    for start in range(0, len(ids), _ROWS):
-        p, q = (_log_softmax(rows[start : start + _ROWS]) for rows in (before, after))
-        same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
-        divergence += float((np.exp(p) * (p - q)).sum())
-        following = np.asarray(ids[start + 1 : start + 1 + _ROWS])
-        rows = np.arange(len(following))
-        losses -= [p[rows, following].sum(), q[rows, following].sum()]
-    losses /= max(1, len(ids) - 1)
-    return same / len(ids), max(0.0, divergence / len(ids)), (float(losses[0]), float(losses[1]))
+    def __init__(self) -> None:
+        self._same = 0
+        self._windows: list[NDArray[np.float64]] = []
+        self._losses = np.zeros(2)
+        self._n_scored = 0
+
+    def add(self, before: Floats, after: Floats, ids: Sequence[int]) -> None:
+        """Take in the logits (n, n_vocab) of both for a window; ModelError for such that are not finite."""
+        if not np.isfinite(after).all():
+            raise ModelError("the written file gives logits that are not finite; the checkpoint is damaged")
+        found = np.empty(len(ids))
+        for start in range(0, len(ids), _ROWS):
+            p, q = (_log_softmax(rows[start : start + _ROWS]) for rows in (before, after))
+            self._same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
+            found[start : start + len(p)] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+            following = np.asarray(ids[start + 1 : start + 1 + _ROWS])
+            rows = np.arange(len(following))
+            self._losses -= [p[rows, following].sum(), q[rows, following].sum()]
+        self._windows.append(found)
+        self._n_scored += len(ids) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        return sum(map(len, self._windows))
+
+    @property
+    def top1(self) -> float:
+        """Share of positions where both choose the same token."""
+        return self._same / self.n_tokens
+
+    @property
+    def kld(self) -> float:
+        """Mean divergence of a position, in nats."""
+        return float(np.concatenate(self._windows).mean())
+
+    @property
+    def kld_error(self) -> float:
+        """Standard error of the mean: neighbours are alike, so windows count, where there are some."""
+        means = np.array([window.mean() for window in self._windows])
+        values = means if len(means) >= _MEANS else np.concatenate(self._windows)
+        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+    @property
+    def kld_p99(self) -> float:
+        """Divergence that 99 % of positions stay below."""
+        return float(np.quantile(np.concatenate(self._windows), 0.99))
+
+    @property
+    def losses(self) -> tuple[float, float]:
+        """Mean losses of the following tokens, before and after."""
+        before, after = self._losses / max(1, self._n_scored)
+        return float(before), float(after)
 
 
 def _log_softmax(logits: Floats) -> NDArray[np.float64]:

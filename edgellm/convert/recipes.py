@@ -1,7 +1,8 @@
 """Formats of a file's tensors: the mixes that llama.cpp made usual, by the same rules and names.
 
 A mix has a base format; tensors that matter more get a better one: the head, part of the values and of
-the down projections. Rows that are not whole blocks get a format of smaller blocks.
+the down projections. Rows that are not whole blocks get a format of smaller blocks, and then the head is not
+lifted at the expense of the rest: see `_spread`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from edgellm.errors import UsageError
 from edgellm.families.registry import f32_pattern
 from edgellm.gguf.types import LAYOUTS, GGMLType
-from edgellm.quant.native import ENCODERS
+from edgellm.quant.native import ENCODERS, n_bytes
 
 Shape = tuple[int, ...]
 Override = tuple[re.Pattern[str], GGMLType]
@@ -38,7 +39,7 @@ RECIPES: dict[str, Recipe] = {
     for mix in kind.mixes
     if mix.recipe
 }
-_FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
+FLOATS = (GGMLType.F32, GGMLType.F16, GGMLType.BF16)
 
 
 def recipe(name: str) -> Recipe:
@@ -73,16 +74,17 @@ def choose_types(
 ) -> dict[str, GGMLType]:
     """The format of each tensor of a file, in the order of `shapes` (NumPy order: (rows, cols)).
 
-    n_gqa: query heads per key head. The first override whose expression is found in a name wins; raises
-    UsageError if its format does not fit the tensor's rows.
+    n_gqa: query heads per key head. The first override whose expression is found in a name wins, but no
+    vector is quantized. Raises UsageError if its format does not fit the tensor's rows.
     """
     values = [name for name in shapes if re.search(r"attn_(v|qkv|kv_b)\.weight$", name)]
     downs = [name for name in shapes if re.search(r"ffn_down(_exps)?\.weight$", name)]
     mix = _Mix(chosen, values, downs, n_experts, n_gqa, "output.weight" in shapes)
     types = {}
+    free = []
     for name, shape in shapes.items():
         override = next((kind for pattern, kind in overrides if pattern.search(name)), None)
-        if override is not None:
+        if override is not None and (len(shape) >= 2 or override in FLOATS):
             if shape[-1] % LAYOUTS[override].block_size:
                 raise UsageError(
                     f"--tensor-type: {name} has rows of {shape[-1]} values, expected a multiple of "
@@ -93,7 +95,37 @@ def choose_types(
             types[name] = GGMLType.F32
         else:
             types[name] = fitting(mix.type_of(name, shape), shape[-1])
+            free.append(name)
+    if mix.head in free and chosen.base.block_size == 256:
+        _spread(types, shapes, mix.head, sorted(free, key=mix.rank))
     return types
+
+
+def _spread(types: dict[str, GGMLType], shapes: Mapping[str, Shape], head: str, names: Sequence[str]) -> None:
+    """Give the bytes of a head whose rows are no super-blocks to the matrices that they help most.
+
+    Six bits become eight there, a third of a small model's file. The head does with as much in Q5_1, and what
+    is left lifts the others in the order of `names`. Gemma 3 270M as Q4_K_M: divergence .12 at 253 MB before,
+    .02 at 239 MB after.
+    """
+    better = GGMLType.Q8_0
+    others = [
+        name
+        for name in names
+        if name != head and types[name] != better and shapes[name][-1] % better.block_size == 0
+    ]
+    if types[head] != better or not others:
+        return
+    saved = room = n_bytes(better, shapes[head]) - n_bytes(GGMLType.Q5_1, shapes[head])
+    lifted = []
+    for name in others:
+        more = n_bytes(better, shapes[name]) - n_bytes(types[name], shapes[name])
+        if more <= room:
+            lifted.append(name)
+            room -= more
+    # A head too small to lift much is left alone.
+    if len(lifted) == len(others) or room < saved / 2:
+        types |= dict.fromkeys(lifted, better) | {head: GGMLType.Q5_1}
 
 
 def is_quantized(name: str, shape: Shape) -> bool:
@@ -110,11 +142,22 @@ class _Mix:
     n_gqa: int
     has_output: bool
 
+    @property
+    def head(self) -> str:
+        """The matrix that gives the logits."""
+        return "output.weight" if self.has_output else "token_embd.weight"
+
+    def rank(self, name: str) -> int:
+        """Small numbers for matrices in which a byte helps more."""
+        if not name.startswith("blk."):
+            return 3
+        return 0 if name in self.values else 1 if name in self.downs else 2
+
     def type_of(self, name: str, shape: Shape) -> GGMLType:
         base, mix = self.recipe.base, self.recipe.name
-        if base in _FLOATS:
+        if base in FLOATS:
             return base
-        if name == "output.weight" or (name == "token_embd.weight" and not self.has_output):
+        if name == self.head:
             return base if base == GGMLType.Q8_0 else GGMLType.Q6_K if shape[-1] % 256 == 0 else GGMLType.Q8_0
         if self.recipe.only_experts and self.n_experts:
             return base if "_exps." in name else GGMLType.Q8_0

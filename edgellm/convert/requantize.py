@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +46,6 @@ def plan_requantization(
     *,
     threads: int,
     overrides: Sequence[Override] = (),
-    importance: Mapping[str, Floats] | None = None,
 ) -> FilePlan:
     """The plan of the same model in other formats; tensors that are not floats cannot be encoded anew.
 
@@ -76,7 +75,13 @@ def plan_requantization(
         overrides=overrides,
     )
     tensors = [
-        Tensor(name, info.shape, types[name], StoredTensor(file, info, threads), (importance or {}).get(name))
+        Tensor(
+            name,
+            info.shape,
+            types[name],
+            StoredTensor(file, info, threads),
+            asked=any(pattern.search(name) for pattern, _ in overrides),
+        )
         for name, info in file.tensors.items()
     ]
     return FilePlan(metadata, tensors, inputs=(file.path,))

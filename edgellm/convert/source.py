@@ -68,7 +68,6 @@ def plan_conversion(
     threads: int,
     name: str | None = None,
     overrides: Sequence[Override] = (),
-    importance: Mapping[str, Floats] | None = None,
 ) -> FilePlan:
     """Plan the GGUF file of a checkpoint.
 
@@ -96,7 +95,7 @@ def plan_conversion(
             tensor.shape,
             types[tensor.name],
             CheckpointTensor(checkpoint, tensor, threads),
-            (importance or {}).get(tensor.name),
+            asked=any(pattern.search(tensor.name) for pattern, _ in overrides),
         )
         for tensor in planned.tensors
     ]

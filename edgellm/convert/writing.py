@@ -1,25 +1,26 @@
-"""Writing a planned file: importances, the output's checks, the receipt and its limits, interrupted work."""
+"""Writing a planned file: what errors count, checks of the output, its receipt and limits, resumed work."""
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
-from typing import Any
 
-from edgellm.convert.importance import check_fits, collect, read_statistics, text_ids
-from edgellm.convert.pipeline import FilePlan, write
-from edgellm.convert.receipt import Quality, measure, reserve, source_weights, store
-from edgellm.convert.vocabulary import sample_lines
+from edgellm.convert.calibrating import Say, calibrate_fully, check_budget, choose_formats, weigh_quickly
+from edgellm.convert.importance import check_fits, read_statistics
+from edgellm.convert.pipeline import FilePlan, header_bytes, write
+from edgellm.convert.receipt import Quality, measure, reserve, store
+from edgellm.convert.recipes import FLOATS
 from edgellm.errors import FileError, ModelError, UsageError
-from edgellm.families.registry import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.writer import GGUFWriter
-from edgellm.tokenizer import Tokenizer
 
-Say = Callable[[str], None]
+# Most that a receipt takes in the metadata.
+_RECEIPT_BYTES = 2048
 # Bytes done, bytes in all.
 Progress = Callable[[int, int], None]
 
@@ -28,14 +29,20 @@ Progress = Callable[[int, int], None]
 class WriteOptions:
     """How to write a file.
 
-    threads: of the encoders. calibrate: text file whose use of the weights weighs their errors, or
-    "default"; imatrix: file of such weights. resume: go on with interrupted work of the same `identity`.
-    overwrite: replace a file. receipt: compare the result with its source; min_top1, max_kld: its limits.
+    threads: of the encoders. calibrate: text file by which errors are made up for, or "default": the bundled
+    text alone. best: choose formats by it, too, in the bytes that the type takes, a file of `size` bytes, or
+    `bpw` bits per weight. imatrix: file of importances. fast: read no text. resume: go on with interrupted
+    work of the same `identity`. overwrite: replace a file. receipt: compare the result with its source;
+    min_top1, max_kld: its limits.
     """
 
     threads: int
     calibrate: str | None = None
+    best: bool = False
+    size: int | None = None
+    bpw: float | None = None
     imatrix: str | None = None
+    fast: bool = False
     resume: bool = False
     overwrite: bool = False
     receipt: bool = True
@@ -63,25 +70,70 @@ def check_output(path: Path, options: WriteOptions) -> None:
         raise FileError(f"{path}: there is no folder {path.parent}, expected one; create it first")
 
 
-def weigh(plan: FilePlan, options: WriteOptions, say: Say) -> None:
-    """Give the tensors of a plan the importances of `calibrate` or `imatrix`."""
+def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4: bool = False) -> None:
+    """Say what errors of a plan's tensors count: by importances, a text, or a short text of ours.
+
+    int4: the tensors are written in four bits, whatever the plan says. Raises UsageError for options that
+    contradict each other.
+    """
+    plain = not int4 and all(tensor.type in FLOATS for tensor in plan.tensors)
+    chooses = options.best or options.size is not None or options.bpw is not None
+    _check_ways(options, plain=plain, chooses=chooses)
+    if plain or options.fast:
+        return
     if options.imatrix is not None:
         path = Path(options.imatrix)
         importance = read_statistics(path).importance()
         check_fits(importance, {tensor.name: tensor.shape for tensor in plan.tensors}, path)
-    elif options.calibrate is not None:
-        metadata: dict[str, Any] = {key: pair.value for key, pair in plan.metadata.items()}
-        shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
-        tokenizer = Tokenizer.from_metadata(metadata)
-        if options.calibrate == "default":
-            ids = tokenizer.encode("\n".join(sample_lines()))
-        else:
-            ids = text_ids(Path(options.calibrate), tokenizer)
-        say("collecting how much each column matters")
-        importance = collect(build(metadata, shapes), source_weights(plan), ids).importance()
+        plan.tensors = [replace(tensor, importance=importance.get(tensor.name)) for tensor in plan.tensors]
+    elif options.calibrate is None and not chooses:
+        weigh_quickly(plan, options.threads, say)
     else:
-        return
-    plan.tensors = [replace(tensor, importance=importance.get(tensor.name)) for tensor in plan.tensors]
+        given = options.calibrate or "default"
+        text, folder = None if given == "default" else Path(given), _calibration(output)
+        budget = _budget(plan, options)
+        if chooses:
+            check_budget(plan, budget)
+        calibrate_fully(plan, text, folder, _token(plan, options), options.threads, say)
+        if chooses:
+            choose_formats(plan, budget, folder, options.threads, say)
+
+
+def _check_ways(options: WriteOptions, *, plain: bool, chooses: bool) -> None:
+    """Raise UsageError for two options of which one would be ignored."""
+    ways = [name for name in ("fast", "imatrix") if getattr(options, name)]
+    ways += [name for name in ("calibrate", "best", "size", "bpw") if getattr(options, name)][:1]
+    sizes = [name for name in ("size", "bpw") if getattr(options, name) is not None]
+    for names in (ways, sizes):
+        if len(names) > 1:
+            raise UsageError(f"--{names[0]} and --{names[1]} exclude each other; leave one out")
+    if plain and chooses:
+        raise UsageError("--best, --size and --bpw are for quantized types; choose another --type")
+
+
+def _budget(plan: FilePlan, options: WriteOptions) -> int:
+    """Bytes of all tensors: of a file's size, of bits per weight, or as the type has them."""
+    if options.size is not None:
+        return options.size - header_bytes(plan) - (_RECEIPT_BYTES if options.receipt else 0)
+    if options.bpw is not None:
+        return int(options.bpw * sum(prod(tensor.shape) for tensor in plan.tensors) / 8)
+    return plan.n_bytes
+
+
+def _calibration(path: Path) -> Path:
+    """Folder for what a calibration finds, until the file is written."""
+    return path.with_name(path.name + ".calibration")
+
+
+def forget_calibration(path: Path) -> None:
+    """Remove what a calibration for the file or folder has found."""
+    shutil.rmtree(_calibration(path), ignore_errors=True)
+
+
+def _token(plan: FilePlan, options: WriteOptions) -> str:
+    """Identity of a work, so that only its own partial results are resumed."""
+    inputs = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in plan.inputs]
+    return f"{inputs} {options.identity}"
 
 
 def write_with_receipt(
@@ -115,17 +167,24 @@ def write_with_receipt(
         done += n_bytes
         report(done, total)
 
-    inputs = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in plan.inputs]
-    token = f"{inputs} {options.identity}"
     try:
-        write(plan, path, threads=options.threads, resume=token, progress=progress, finish=finish)
+        write(
+            plan,
+            path,
+            threads=options.threads,
+            resume=_token(plan, options),
+            progress=progress,
+            finish=finish,
+        )
     except (FileError, KeyboardInterrupt):
         if path.with_name(path.name + ".part").exists():
             say("What is done is kept; go on with --resume.")
         raise
     except BaseException:
         _forget(path)
+        forget_calibration(path)
         raise
+    forget_calibration(path)
     return found[0] if found else None
 
 

@@ -6,13 +6,14 @@ Values are float32 rows. Norms, softmax and recurrent scans compute in float64 a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
+from edgellm.program.activations import activate, sigmoid
 from edgellm.program.adapter import Adapter, Update
 from edgellm.program.ops import Op, Program
 
@@ -22,13 +23,19 @@ Wide = NDArray[np.float64]
 
 # Called with a matrix's name, its number in a stack of matrices, and its factor, rows (n_tokens, n_in).
 Observe = Callable[[str, int, Array], None]
+# x (n, n_in) and a matrix (n_out, n_in) -> x @ matrix.T.
+Multiply = Callable[[Array, Array], Array]
+
+
+def _multiply(x: Array, matrix: Array) -> Array:
+    return x @ matrix.T
 
 
 class Interpreter:
     """Evaluates `program` over `weights` (name -> float32 array, which may be decoded at access).
 
     observe: called for every product of rows with a matrix. adapters: updates that may be added to matrices;
-    `scales` of a run has one factor for each adapter, or is empty for none.
+    `scales` of a run has one factor for each adapter, or is empty for none. multiply: computes the products.
     """
 
     def __init__(
@@ -37,11 +44,13 @@ class Interpreter:
         weights: Mapping[str, Array],
         observe: Observe | None = None,
         adapters: Sequence[Adapter] = (),
+        multiply: Multiply = _multiply,
     ) -> None:
         self.program = program
         self.weights = weights
         self.observe = observe
         self.adapters = adapters
+        self.multiply = multiply
 
     def logits(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """Logits (n_tokens, n_vocab) of every position of one sequence."""
@@ -57,21 +66,42 @@ class Interpreter:
 
     def values(self, ids: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Array]:
         """The output values, and values that no op reads; all others are dropped after their last use."""
+        used = [(a.updates, scale) for a, scale in zip(self.adapters, scales, strict=False) if scale]
+        run = self._run(ids, used)
+        for _ in self._steps([run]):
+            pass
+        return run.values
+
+    def steps(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Op, list[Array]]]:
+        """Run all sequences side by side; yields each op, and its values, when all have done it.
+
+        So each weight is read once, whatever the number of sequences.
+        """
+        return self._steps([self._run(ids, ()) for ids in sequences])
+
+    def _run(self, ids: Sequence[int], used: Sequence[tuple[Mapping[str, Update], float]]) -> _Run:
         tokens = np.asarray(ids, dtype=np.int64)
         if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
             raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
+        return _Run(self.program, self.weights, tokens, self.observe, used, self.multiply)
+
+    def _steps(self, runs: Sequence[_Run]) -> Iterator[tuple[Op, list[Array]]]:
         last_use = {name: i for i, op in enumerate(self.program.ops) for name in op.ins}
         last_use[self.program.hidden] = len(self.program.ops)
         if self.program.logits is not None:
             last_use[self.program.logits] = len(self.program.ops)
-        used = [(a.updates, scale) for a, scale in zip(self.adapters, scales, strict=False) if scale]
-        run = _Run(self.program, self.weights, tokens, self.observe, used)
         for i, op in enumerate(self.program.ops):
-            run.values[op.out] = _OPS[op.kind](run, op, *(run.values[name] for name in op.ins))
-            for name in op.ins:
-                if last_use[name] == i:
-                    run.values.pop(name, None)
-        return run.values
+            read = {name: self.weights[name] for name in op.weights.values()} if len(runs) > 1 else None
+            made = []
+            for run in runs:
+                run.read = read
+                made.append(_OPS[op.kind](run, op, *(run.values[name] for name in op.ins)))
+                run.values[op.out] = made[-1]
+                for name in op.ins:
+                    if last_use[name] == i:
+                        run.values.pop(name, None)
+            yield op, made
+            del made
 
 
 class _Run:
@@ -84,10 +114,14 @@ class _Run:
         tokens: NDArray[np.int64],
         observe: Observe | None,
         adapters: Sequence[tuple[Mapping[str, Update], float]],
+        multiply: Multiply,
     ) -> None:
         self.program = program
         self.adapters = adapters
+        self.multiply = multiply
         self._observe = observe
+        # Weights of the op under way, where other runs share them.
+        self.read: Mapping[str, Array] | None = None
         self.tokens = tokens
         self.values: dict[str, Array] = {}
         self.caches: dict[int, tuple[Array, Array]] = {}
@@ -103,7 +137,8 @@ class _Run:
         if name is None:
             return None
         shape = self.program.weights[name]
-        found = np.asarray(self._weights[name], dtype=np.float32)
+        source = self._weights if self.read is None else self.read
+        found = np.asarray(source[name], dtype=np.float32)
         if found.size != math.prod(shape):
             raise ModelError(f"weight {name!r} has shape {found.shape}, expected {shape}")
         return found.reshape(shape)
@@ -114,46 +149,14 @@ class _Run:
         return found
 
 
-def _activate(name: str, x: Array) -> Array:
-    match name:
-        case "silu":
-            return x * _sigmoid(x)
-        case "gelu":
-            erf = np.vectorize(math.erf, otypes=[np.float64])
-            return np.asarray(0.5 * x * (1.0 + erf(x / math.sqrt(2.0))), np.float32)
-        case "gelu_tanh":
-            inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
-            return np.asarray(0.5 * x * (1.0 + np.tanh(inner)), np.float32)
-        case "gelu_quick":
-            return x * _sigmoid(np.float32(1.702) * x)
-        case "relu":
-            return np.maximum(x, np.float32(0))
-        case "relu2":
-            return np.square(np.maximum(x, np.float32(0)))
-        case "sigmoid":
-            return _sigmoid(x)
-        case "tanh":
-            return np.tanh(x)
-        case "softplus":
-            return np.logaddexp(x, np.float32(0))
-        case "exp":
-            return np.exp(x)
-        case _:
-            raise ModelError(f"unknown activation {name!r}")
-
-
-def _sigmoid(x: Array) -> Array:
-    return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64))), np.float32)
-
-
 def _gate(op: Op, gate: Array, up: Array) -> Array:
     """activation(gate) * up, or the clamped form of it (`swiglu_oai`)."""
     limit = np.float32(op.attrs["limit"])
     if op.attrs["activation"] == "swiglu_oai":
         gate = np.minimum(gate, limit)
         up = np.clip(up, -limit, limit)
-        return gate * _sigmoid(np.float32(op.attrs["alpha"]) * gate) * (up + np.float32(1))
-    return _activate(str(op.attrs["activation"]), gate) * up
+        return gate * sigmoid(np.float32(op.attrs["alpha"]) * gate) * (up + np.float32(1))
+    return activate(str(op.attrs["activation"]), gate) * up
 
 
 def _embed(run: _Run, op: Op) -> Array:
@@ -195,12 +198,12 @@ def _norm(run: _Run, op: Op, x: Array) -> Array:
 
 def _linear(run: _Run, op: Op, x: Array) -> Array:
     run.see(op, "weight", 0, x)
-    out = x @ run.required(op, "weight").T
+    out = run.multiply(x, run.required(op, "weight"))
     for updates, scale in run.adapters:
         update = updates.get(op.weights["weight"])
         if update is not None:
             a, b = update.a.astype(np.float32), update.b.astype(np.float32)
-            out = out + np.float32(scale * update.scale) * (x @ a.T) @ b.T
+            out += np.float32(scale * update.scale) * (x @ a.T) @ b.T
     bias = run.weight(op, "bias")
     return out if bias is None else out + bias
 
@@ -281,7 +284,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
     out = np.empty((n, n_heads, v.shape[2]), np.float32)
     per_kv = n_heads // k.shape[1]
     for h in range(n_heads):
-        scores = (queries[:, h] @ k[:, h // per_kv].T).astype(np.float64) * float(op.attrs["scale"])
+        scores = run.multiply(queries[:, h], k[:, h // per_kv]).astype(np.float64) * float(op.attrs["scale"])
         cap = float(op.attrs["softcap"])
         if cap:
             scores = np.tanh(scores / cap) * cap
@@ -293,7 +296,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         total = p.sum(axis=1, keepdims=True)
         if sinks is not None:
             total = total + np.exp(float(sinks[h]) - top)
-        out[:, h] = (p / total).astype(np.float32) @ v[:, h // per_kv]
+        out[:, h] = run.multiply((p / total).astype(np.float32), v[:, h // per_kv].T)
     return out.reshape(n, -1)
 
 
@@ -302,7 +305,7 @@ def _glu(run: _Run, op: Op, gate: Array, up: Array) -> Array:
 
 
 def _activation(run: _Run, op: Op, x: Array) -> Array:
-    return _activate(str(op.attrs["fn"]), x)
+    return activate(str(op.attrs["fn"]), x)
 
 
 def _add(run: _Run, op: Op, a: Array, b: Array) -> Array:
@@ -394,19 +397,19 @@ def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
     out = np.zeros_like(x)
     for expert in np.unique(chosen):
         rows, slots = np.nonzero(chosen == expert)
-        u = x[rows] @ up[expert].T
+        u = run.multiply(x[rows], up[expert])
         if up_bias is not None:
             u = u + up_bias[expert]
         if gate is None:
-            inner = _activate(str(op.attrs["activation"]), u)
+            inner = activate(str(op.attrs["activation"]), u)
         else:
-            g = x[rows] @ gate[expert].T
+            g = run.multiply(x[rows], gate[expert])
             inner = _gate(op, g if gate_bias is None else g + gate_bias[expert], u)
         for role in ("gate_up", "gate", "up"):
             if role in op.weights:
                 run.see(op, role, int(expert), x[rows])
         run.see(op, "down", int(expert), inner)
-        y = inner @ down[expert].T
+        y = run.multiply(inner, down[expert])
         if down_bias is not None:
             y = y + down_bias[expert]
         out[rows] += y * shares[rows, slots][:, None]
@@ -420,7 +423,7 @@ def _short_conv(run: _Run, op: Op, x: Array) -> Array:
     out = sum((padded[j : j + len(x)] * weight[:, j] for j in range(n_taps)), np.zeros_like(x))
     if bias is not None:
         out = out + bias
-    return _activate("silu", out) if op.attrs["activation"] == "silu" else out
+    return activate("silu", out) if op.attrs["activation"] == "silu" else out
 
 
 def _gated_delta(run: _Run, op: Op, q: Array, k: Array, v: Array, decay: Array, beta: Array) -> Array:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError
+from edgellm.quant.feedback import Feedback
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -37,17 +38,23 @@ class Encoded(NamedTuple):
     power: float
 
 
-def encode(values: Floats, importance: Floats | None = None, *, threads: int) -> Encoded:
+def encode(
+    values: Floats, importance: Floats | None = None, feedback: Feedback | None = None, *, threads: int
+) -> Encoded:
     """Scales and zero points are searched for the least (weighted) square error.
 
-    importance: (cols,), not negative, finite; None: all the same. Raises ModelError for values that are NaN
-    or infinite, ValueError for rows that are not whole blocks.
+    importance: (cols,), not negative, finite; None: all the same. feedback: of the matrix's inputs, for
+    blocks of 32; None: without. Raises ModelError for values that are NaN or infinite, ValueError for rows
+    that are not whole blocks.
     """
     from edgellm import _native
 
     values = np.ascontiguousarray(values, np.float32)
     try:
-        raw = _native.quantize(_NUMBER, values, importance, threads)
+        if feedback is None:
+            raw = _native.quantize(_NUMBER, values, importance, threads)
+        else:
+            raw = feedback.encode_as(_NUMBER, values.size // BLOCK * _LAYOUT.itemsize, values)
     except ArithmeticError as error:
         raise ModelError(f"a value is {error}; the weights are damaged") from None
     sums = _native.quantization_error(_NUMBER, raw, values, importance, threads)

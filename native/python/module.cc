@@ -11,6 +11,7 @@ NB_MODULE(_native, m) {
     m.doc() = "The native engine of edgellm.";
     // A program may end while a model is loaded: that is no leak to report.
     nb::set_leak_warnings(false);
+    bind_calibrate(m);
     bind_engine(m);
     bind_machine(m);
     bind_sampling(m);

@@ -4,13 +4,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
-#include <functional>
 #include <mutex>
 #include <span>
 #include <vector>
 
 #include "base/by_isa.h"
-#include "base/thread_pool.h"
+#include "base/share.h"
 
 namespace edgellm {
 
@@ -28,16 +27,11 @@ Encoders encoders(Isa isa) {
     return table[isa];
 }
 
-// Calls work(begin, end) over ranges of 0 .. n, at most `step` long, on up to n_threads threads.
-void share(size_t n, size_t step, size_t n_threads, const std::function<void(size_t, size_t)>& work) {
-    const size_t n_chunks = (n + step - 1) / step;
-    std::atomic<size_t> next{0};
-    ThreadPool pool(std::clamp<size_t>(n_chunks, 1, n_threads), /*spin=*/false);
-    pool.run([&](size_t) {
-        for (size_t chunk; (chunk = next.fetch_add(1, std::memory_order_relaxed)) < n_chunks;) {
-            work(chunk * step, std::min(n, (chunk + 1) * step));
-        }
-    });
+// As share, on up to n_threads threads.
+template <class Work>
+void share_alone(size_t n, size_t step, size_t n_threads, const Work& work) {
+    ThreadPool pool(std::clamp<size_t>((n + step - 1) / step, 1, n_threads), /*spin=*/false);
+    share(pool, n, step, work);
 }
 
 // Whole blocks of a tensor: all in one row where no importance tells columns apart.
@@ -110,7 +104,7 @@ EncodeStatus encode_rows(const Encoder& encoder, const FormatInfo& format, const
                                                  out + row * bytes_per_row);
         if (done != EncodeStatus::kDone) status.store(done, std::memory_order_relaxed);
     };
-    share(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
+    share_alone(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
         if (status.load(std::memory_order_relaxed) != EncodeStatus::kDone) return;
         if (importance == nullptr) return encode(begin, end - begin);
         for (size_t row = begin; row < end; ++row) encode(row, 1);
@@ -121,7 +115,7 @@ EncodeStatus encode_rows(const Encoder& encoder, const FormatInfo& format, const
 void decode_values(const FormatInfo& format, const uint8_t* blocks, size_t n_values, size_t n_threads,
                    float* out) {
     const size_t step = std::max<size_t>(1, kChunkValues / format.block_size);
-    share(n_values / format.block_size, step, n_threads, [&](size_t begin, size_t end) {
+    share_alone(n_values / format.block_size, step, n_threads, [&](size_t begin, size_t end) {
         format.decode(blocks + begin * format.block_bytes, end - begin, out + begin * format.block_size);
     });
 }
@@ -131,7 +125,7 @@ ErrorSums encoding_error(const FormatInfo& format, const uint8_t* blocks, const 
     const Pieces pieces(format, importance, rows, cols);
     const size_t bytes_per_row = row_bytes(format, pieces.cols);
     std::vector<ErrorSums> by_row_chunk((pieces.rows + pieces.rows_per_chunk - 1) / pieces.rows_per_chunk);
-    share(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
+    share_alone(pieces.rows, pieces.rows_per_chunk, n_threads, [&](size_t begin, size_t end) {
         std::vector<float> decoded(pieces.cols * (end - begin));
         format.decode(blocks + begin * bytes_per_row, decoded.size() / format.block_size, decoded.data());
         ErrorSums sums;

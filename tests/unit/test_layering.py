@@ -30,7 +30,7 @@ PYTHON: dict[str, set[str]] = {
     "families": {"program"},
     "chat": {"tokenizer", "store"},
     "backends": {"program", "gguf", "quant"},
-    "convert": {"families", "program", "gguf", "quant", "tokenizer"},
+    "convert": {"families", "program", "gguf", "quant", "tokenizer", "chat"},
     "engine": {"families", "program", "gguf", "quant", "backends", "device", "tokenizer", "chat", "convert"},
     "benchmark": {"engine", "backends", "device", "program", "gguf"},
     "store": set(),
@@ -55,11 +55,12 @@ INCLUDES: dict[str, set[str]] = {
     "base": set(),
     "formats": {"base"},
     "kernels": {"formats", "base"},
-    "quantize": {"formats", "base"},
+    "matrix": {"base"},
+    "quantize": {"formats", "matrix", "base"},
     "text": set(),
     "program": {"formats", "base"},
     "runtime": {"program", "kernels"},
-    "python": {"runtime", "quantize", "text"},
+    "python": {"runtime", "matrix", "quantize", "text"},
 }
 
 # Never imported on the way from `edgellm run` to a token.

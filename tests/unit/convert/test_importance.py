@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from edgellm.cli import main
-from edgellm.convert.importance import Statistics, collect, read_statistics, write_statistics
-from edgellm.errors import FormatError, UsageError
+from edgellm.convert.calibration import calibrate
+from edgellm.convert.importance import Statistics, read_statistics, write_statistics
+from edgellm.errors import FormatError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.interpreter import Interpreter
@@ -31,7 +32,7 @@ def test_every_matrix_is_seen_the_head_too(model: Path) -> None:
     with GGUFFile.open(model) as file:
         program, weights = build(file.metadata, shapes(file)), float_weights(file)
     ids = [5, 80, 17, 200, 33]
-    found = collect(program, weights, ids)
+    found = calibrate(program, weights, [ids], threads=1).statistics
     matrices = {name for name, shape in program.weights.items() if len(shape) == 2}
     assert set(found.sums) == matrices
     assert all((counts == len(ids)).all() for counts in found.counts.values())
@@ -70,30 +71,31 @@ def test_a_model_is_no_importance_file(model: Path) -> None:
         read_statistics(model)
 
 
-def test_an_empty_text_is_refused(model: Path) -> None:
-    with GGUFFile.open(model) as file, pytest.raises(UsageError, match="no tokens"):
-        collect(build(file.metadata, shapes(file)), float_weights(file), [])
-
-
 def kld(path: Path) -> float:
     with GGUFFile.open(path) as file:
         return float(str(file.metadata["edgellm.quality.kld"]))
 
 
-def test_the_file_and_the_option_give_the_same_and_less_divergence(model: Path, tmp_path: Path) -> None:
+def test_less_is_lost_with_a_file_or_a_short_text_and_least_with_a_long_one(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgellm.convert.calibrating.FULL_TOKENS", 3072)
+    monkeypatch.setattr("edgellm.convert.receipt.CALIBRATED_TOKENS", 1024)
     imatrix = tmp_path / "imatrix.gguf"
     assert main(["eval", "imatrix", str(model), str(imatrix)]) == 0
-    outputs = []
+    lost = {}
     for name, options in (
-        ("plain", []),
+        ("fast", ["--fast"]),
         ("file", ["--imatrix", str(imatrix)]),
-        ("text", ["--calibrate", "default"]),
+        ("short", []),
+        ("long", ["--calibrate", "default"]),
     ):
         out = tmp_path / f"{name}.gguf"
         assert main(["quantize", str(model), str(out), "--type", "Q4_0", *options]) == 0
-        outputs.append(out)
-    assert kld(outputs[1]) < kld(outputs[0])
-    assert abs(kld(outputs[2]) - kld(outputs[1])) < 0.1 * kld(outputs[1])
+        lost[name] = kld(out)
+    assert lost["file"] < lost["fast"]
+    assert lost["short"] < lost["fast"]
+    assert lost["long"] < 0.8 * lost["short"]
 
 
 def test_importances_of_another_model_are_refused(

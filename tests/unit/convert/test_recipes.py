@@ -7,7 +7,7 @@ import pytest
 from edgellm.convert.recipes import RECIPES, choose_types, parse_override, recipe
 from edgellm.errors import UsageError
 from edgellm.gguf.types import LAYOUTS, GGMLType
-from edgellm.quant.native import ENCODERS
+from edgellm.quant.native import ENCODERS, n_bytes
 
 
 def shapes(n_layers: int = 16, width: int = 512, *, tied: bool = False) -> dict[str, tuple[int, ...]]:
@@ -69,7 +69,21 @@ def test_q4_k_m_is_llama_cpps() -> None:
 def test_rows_that_are_not_whole_blocks_get_smaller_ones(name: str, expected: str) -> None:
     types = choose_types(recipe(name), shapes(width=576))
     assert types["blk.5.attn_q.weight"].name == expected
-    assert types["output.weight"] == GGMLType.Q8_0
+    assert types["output.weight"] in (GGMLType.Q5_1, GGMLType.Q8_0)
+
+
+def test_a_head_that_is_no_super_blocks_pays_for_the_body_within_its_bytes() -> None:
+    given = shapes(width=576) | {"output.weight": (49152, 576)}
+    types = choose_types(recipe("Q4_K_M"), given)
+    before = choose_types(recipe("Q4_K_M"), given, overrides=[parse_override("output.weight=Q8_0")])
+    assert before["output.weight"] == GGMLType.Q8_0
+    assert types["output.weight"] == GGMLType.Q5_1
+    assert types["blk.5.attn_v.weight"] == types["blk.5.ffn_down.weight"] == GGMLType.Q8_0
+    assert before["blk.5.attn_v.weight"] == GGMLType.Q5_0
+    sizes = [sum(n_bytes(kinds[name], given[name]) for name in given) for kinds in (types, before)]
+    assert 0.96 * sizes[1] < sizes[0] <= sizes[1]
+    # Formats of small blocks are taken as they are asked for.
+    assert choose_types(recipe("Q4_0"), given)["output.weight"] == GGMLType.Q8_0
 
 
 def test_experts_and_their_router() -> None:
@@ -93,9 +107,11 @@ def test_fused_projections_are_treated_as_values() -> None:
 
 def test_overrides_win_in_order() -> None:
     rules = [parse_override("ffn_down=q5_k"), parse_override(r"^blk\.0\.=F16"), parse_override("embd=Q8_0")]
+    rules.append(parse_override("norm=Q8_0"))
     types = choose_types(recipe("Q4_K_M"), shapes(), overrides=rules)
     assert types["blk.0.ffn_down.weight"] == GGMLType.Q5_K
     assert types["blk.0.attn_norm.weight"] == GGMLType.F16
+    assert types["blk.1.attn_norm.weight"] == GGMLType.F32
     assert types["token_embd.weight"] == GGMLType.Q8_0
 
 

@@ -1,0 +1,189 @@
+"""Formats of a file's tensors for a number of bytes, by what each group of tensors is found to cost.
+
+Tensors of one kind in one third of the layers are a group. A group's sensitivity is measured: the divergence
+that the model shows when this group alone is in a coarse format, over the square error of its outputs there.
+Times a tensor's own error in each format it estimates the divergence, which is minimal under the bytes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgellm.convert.pipeline import Tensor, with_importance
+from edgellm.convert.receipt import Divergence
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program
+from edgellm.program.interpreter import Interpreter
+from edgellm.quant import native
+from edgellm.quant.matrix import multiply
+
+Floats = NDArray[np.float32]
+Progress = Callable[[int, int], None]
+
+# Formats that are chosen from, with fast kernels all of them, for rows of whole super-blocks and for others.
+_SUPER = tuple(GGMLType[name] for name in ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"))
+_SMALL = tuple(GGMLType[name] for name in ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
+# Formats of groups whose sensitivity is measured.
+_COARSE = {256: GGMLType.Q3_K, 32: GGMLType.Q4_0}
+_THIRDS = 3
+# Rows of a tensor that its errors are estimated by.
+_SAMPLED_ROWS = 128
+
+
+class Option(NamedTuple):
+    """A format of a tensor: its bytes, and the divergence that it is expected to add."""
+
+    kind: GGMLType
+    n_bytes: int
+    cost: float
+
+
+def candidates(cols: int) -> tuple[GGMLType, ...]:
+    """Formats for rows of so many values."""
+    return _SUPER if cols % 256 == 0 else _SMALL if cols % 32 == 0 else ()
+
+
+def group(name: str, n_layers: int) -> str:
+    """Name of a tensor's group."""
+    match = re.match(r"blk\.(\d+)\.(.*)", name)
+    return name if match is None else f"{match[2]} {int(match[1]) * _THIRDS // n_layers}"
+
+
+def sensitivities(
+    program: Program,
+    weights: Mapping[str, Floats],
+    tensors: Sequence[Tensor],
+    ids: Sequence[int],
+    *,
+    threads: int,
+    progress: Progress | None = None,
+) -> dict[str, float]:
+    """Divergence per unit of output error of each group.
+
+    weights: the source's. tensors: those to choose formats for. progress: called with groups done and to do.
+    """
+    n_layers = 1 + max(
+        (int(m[1]) for m in (re.match(r"blk\.(\d+)\.", t.name) for t in tensors) if m), default=0
+    )
+    groups: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(group(tensor.name, n_layers), []).append(tensor)
+    product = partial(multiply, threads=threads)
+    before = Interpreter(program, weights, multiply=product).logits(ids)
+    found = {}
+    for done, (name, members) in enumerate(groups.items()):
+        coarse = {member.name: member for member in members}
+        changed = _Changed(weights, coarse, threads)
+        after = Interpreter(program, changed, multiply=product).logits(ids)
+        loss = sum(errors(member, [_coarse(member)], threads)[0] for member in members)
+        change = Divergence()
+        change.add(before, after, ids)
+        # Rounded, so that the last bits of a machine's exponentials decide nothing.
+        found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
+        if progress is not None:
+            progress(done + 1, len(groups))
+    return {tensor.name: found[group(tensor.name, n_layers)] for tensor in tensors}
+
+
+class _Changed(Mapping[str, Floats]):
+    """Weights of which some are as a coarse format leaves them."""
+
+    def __init__(self, weights: Mapping[str, Floats], coarse: Mapping[str, Tensor], threads: int) -> None:
+        self._weights = weights
+        self._coarse = coarse
+        self._threads = threads
+
+    def __getitem__(self, name: str) -> Floats:
+        tensor = self._coarse.get(name)
+        if tensor is None:
+            return self._weights[name]
+        kind = _coarse(tensor)
+        parts = [
+            _rounded(kind, values, importance, self._threads)
+            for values, importance in with_importance(tensor)
+        ]
+        return np.concatenate(parts).reshape(tensor.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+
+def _coarse(tensor: Tensor) -> GGMLType:
+    return _COARSE[256 if tensor.shape[-1] % 256 == 0 else 32]
+
+
+def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads: int) -> Floats:
+    raw = native.encode_rows(kind, values, importance, threads=threads)
+    return native.decode_values(kind, raw, values.shape, threads=threads)
+
+
+def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
+    """Square error of a tensor's outputs in each format, estimated by some of its rows."""
+    moments = None if tensor.moments is None else np.load(tensor.moments)
+    n_rows = prod(tensor.shape[:-1])
+    step = max(1, n_rows // _SAMPLED_ROWS)
+    found = np.zeros(len(kinds))
+    seen = row = 0
+    for values, importance in with_importance(tensor):
+        sample = np.ascontiguousarray(values[-row % step :: step])
+        row += len(values)
+        seen += len(sample)
+        for i, kind in enumerate(kinds if len(sample) else ()):
+            off = _rounded(kind, sample, importance, threads) - sample
+            if moments is not None:
+                found[i] += float((multiply(off, moments, threads=threads).astype(np.float64) * off).sum())
+            else:
+                weights = 1.0 if importance is None else importance
+                found[i] += float((np.square(off, dtype=np.float64) * weights).sum())
+    return [float(error) * n_rows / seen for error in found]
+
+
+def options(tensor: Tensor, sensitivity: float, threads: int) -> list[Option]:
+    """The formats that a tensor may have."""
+    kinds = candidates(tensor.shape[-1])
+    return [
+        Option(kind, native.n_bytes(kind, tensor.shape), sensitivity * error)
+        for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
+    ]
+
+
+def allocate(choices: Mapping[str, Sequence[Option]], n_bytes: int) -> dict[str, Option]:
+    """An option of each tensor, of least cost in all, within n_bytes; the smallest ones if none fit."""
+
+    def cheapest(price: float) -> dict[str, Option]:
+        """Options for a price of a byte."""
+        return {
+            name: min(found, key=lambda option: (option.cost + price * option.n_bytes, option.n_bytes))
+            for name, found in choices.items()
+        }
+
+    low, high = 0.0, 1.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        fits = sum(option.n_bytes for option in cheapest(middle).values()) <= n_bytes
+        low, high = (low, middle) if fits else (middle, high)
+    chosen = cheapest(high)
+    left = n_bytes - sum(option.n_bytes for option in chosen.values())
+    # What is left goes to single tensors, the best bargain first.
+    while True:
+        bargains = [
+            ((now.cost - option.cost) / (option.n_bytes - now.n_bytes), name, option)
+            for name, now in chosen.items()
+            for option in choices[name]
+            if 0 < option.n_bytes - now.n_bytes <= left and option.cost < now.cost
+        ]
+        if not bargains:
+            return chosen
+        _, name, option = max(bargains, key=lambda bargain: bargain[:2])
+        left -= option.n_bytes - chosen[name].n_bytes
+        chosen[name] = option

@@ -1,0 +1,266 @@
+"""Calibration of planned files: the text, the reading, its progress, the formats chosen by it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from edgellm.chat.template import ChatTemplate
+from edgellm.convert.allocation import allocate, candidates, options, sensitivities
+from edgellm.convert.calibration import (
+    FULL_TOKENS,
+    QUICK_TOKENS,
+    Calibration,
+    Render,
+    Turn,
+    bundled_texts,
+    calibrate,
+    passages,
+    sequences,
+)
+from edgellm.convert.importance import read_statistics, write_statistics
+from edgellm.convert.pipeline import FilePlan, Tensor
+from edgellm.convert.receipt import source_weights
+from edgellm.convert.recipes import is_quantized
+from edgellm.errors import FileError, TemplateError, UnsupportedError, UsageError
+from edgellm.families.registry import build
+from edgellm.gguf.types import GGMLType
+from edgellm.program import Program
+from edgellm.quant.native import n_bytes
+from edgellm.tokenizer import Tokenizer
+
+Say = Callable[[str], None]
+
+_INDEX = "index.json"
+_STATISTICS = "statistics.gguf"
+_FORMATS = "formats.json"
+# Tokens that sensitivities are measured with: the last sequence of so many.
+MEASURED_TOKENS = 1024
+# Time between two lines of progress, in seconds.
+_EVERY = 15.0
+
+
+def weigh_quickly(plan: FilePlan, threads: int, say: Say) -> None:
+    """Give the tensors of a plan importances from the first tokens of the bundled text.
+
+    Nothing for a model whose program is not known.
+    """
+    metadata = plan_metadata(plan)
+    try:
+        program = plan_program(plan)
+    except UnsupportedError as error:
+        say(f"all columns of weights count the same: {error}")
+        return
+    texts = read_texts(metadata, None, QUICK_TOKENS, program.n_ctx_train)
+    found = calibrate(program, source_weights(plan), texts, threads=threads)
+    _apply(plan, found)
+
+
+def calibrate_fully(
+    plan: FilePlan, text: Path | None, folder: Path, identity: str, threads: int, say: Say
+) -> None:
+    """Give the tensors of a plan importances and second moments, which are kept in `folder`.
+
+    text: the user's own; None: the bundled one alone. identity: of the work; what an interrupted one of the
+    same has left in the folder is used.
+    """
+    found = _kept(folder, identity)
+    if found is None:
+        program = plan_program(plan)
+        texts = read_texts(plan_metadata(plan), text, FULL_TOKENS, program.n_ctx_train)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            folder.mkdir()
+            _check_room(program, folder)
+            report = Report(say, f"calibrating with {sum(map(len, texts))} tokens")
+            found = calibrate(
+                program, source_weights(plan), texts, threads=threads, moments=folder, progress=report
+            )
+            _keep(folder, found, identity)
+        except OSError as error:
+            raise FileError(
+                f"{folder}: cannot be written ({error.strerror}); it holds the statistics of a calibration, "
+                "free space or choose another output folder"
+            ) from None
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+    _apply(plan, found)
+
+
+def check_budget(plan: FilePlan, budget: int) -> None:
+    """Raise UsageError if the matrices of a plan fit no budget of bytes of all tensors."""
+    free = _free(plan)
+    room = _room(plan, free, budget)
+    least = sum(min(n_bytes(kind, tensor.shape) for kind in candidates(tensor.shape[-1])) for tensor in free)
+    if least > room:
+        raise UsageError(
+            f"{room / 1e6:.1f} MB are left for the matrices, and their smallest formats take "
+            f"{least / 1e6:.1f} MB; ask for a larger file"
+        )
+
+
+def choose_formats(plan: FilePlan, budget: int, folder: Path, threads: int, say: Say) -> None:
+    """Give the matrices of a calibrated plan the formats of least divergence.
+
+    budget: bytes of all tensors. folder: of the calibration, where the choice is kept, too.
+    """
+    kept = folder / _FORMATS
+    if kept.exists():
+        chosen = {name: GGMLType[kind] for name, kind in json.loads(kept.read_text()).items()}
+    else:
+        free = _free(plan)
+        chosen = _best_formats(plan, free, _room(plan, free, budget), threads, say)
+        kept.write_text(json.dumps({name: kind.name for name, kind in chosen.items()}))
+    plan.tensors = [replace(tensor, type=chosen.get(tensor.name, tensor.type)) for tensor in plan.tensors]
+
+
+def _free(plan: FilePlan) -> list[Tensor]:
+    """The matrices that formats are chosen for."""
+    return [
+        tensor
+        for tensor in plan.tensors
+        if is_quantized(tensor.name, tensor.shape) and candidates(tensor.shape[-1]) and not tensor.asked
+    ]
+
+
+def _room(plan: FilePlan, free: Sequence[Tensor], budget: int) -> int:
+    """What the others leave of a budget."""
+    return budget - plan.n_bytes + sum(tensor.n_bytes for tensor in free)
+
+
+def _best_formats(
+    plan: FilePlan, free: Sequence[Tensor], room: int, threads: int, say: Say
+) -> dict[str, GGMLType]:
+    program = plan_program(plan)
+    ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
+    sensitivity = sensitivities(
+        program,
+        source_weights(plan),
+        free,
+        ids,
+        threads=threads,
+        progress=Report(say, "measuring sensitivities"),
+    )
+    report = Report(say, "estimating errors of formats")
+    choices = {}
+    for done, tensor in enumerate(free):
+        choices[tensor.name] = options(tensor, sensitivity[tensor.name], threads)
+        report(done + 1, len(free))
+    chosen = allocate(choices, room)
+    counts = Counter(option.kind.name for option in chosen.values())
+    kinds = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    say(f"formats: {kinds}")
+    return {name: option.kind for name, option in chosen.items()}
+
+
+def plan_metadata(plan: FilePlan) -> dict[str, Any]:
+    """The metadata of a plan as plain values."""
+    return {key: pair.value for key, pair in plan.metadata.items()}
+
+
+def plan_program(plan: FilePlan) -> Program:
+    """The program of the file that a plan writes; raises as `build`."""
+    return build(plan_metadata(plan), {tensor.name: tensor.shape for tensor in plan.tensors})
+
+
+def read_texts(metadata: Mapping[str, Any], text: Path | None, n_tokens: int, n_ctx: int) -> list[list[int]]:
+    """Token sequences of the bundled text, and of the user's in turn with it; UsageError if it is none."""
+    tokenizer = Tokenizer.from_metadata(metadata)
+    texts: list[str | list[Turn]] = bundled_texts()
+    if text is not None:
+        own = passages(_read(text), n_tokens)
+        if not own:
+            raise UsageError(f"{text}: holds no text, expected some to calibrate with; choose another file")
+        count = max(len(own), len(texts))
+        mixed: list[str | list[Turn]] = []
+        for i in range(count):
+            mixed += [own[i]] if i < len(own) else []
+            mixed += [texts[i]] if i < len(texts) else []
+        texts = mixed
+    return sequences(texts, tokenizer, n_tokens, n_ctx, _renderer(metadata, tokenizer))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: cannot be read as UTF-8 text ({error}); choose another file") from None
+
+
+def _renderer(metadata: Mapping[str, Any], tokenizer: Tokenizer) -> Render | None:
+    """Conversations in the model's own form; None for a model without a chat template."""
+    if "tokenizer.chat_template" not in metadata:
+        return None
+    template = ChatTemplate.from_metadata(metadata, tokenizer)
+
+    def render(turns: list[Turn]) -> list[int] | None:
+        try:
+            return template.encode(turns, add_generation_prompt=False)
+        except TemplateError:
+            return None  # no system message, or no plain turns
+
+    return render
+
+
+def _apply(plan: FilePlan, found: Calibration) -> None:
+    importance = found.statistics.importance()
+    plan.tensors = [
+        replace(tensor, importance=importance.get(tensor.name), moments=found.moments.get(tensor.name))
+        for tensor in plan.tensors
+    ]
+
+
+def _check_room(program: Program, folder: Path) -> None:
+    """Raise FileError if the folder's disk has no room for the moments."""
+    shapes = program.weights
+    inputs = {op.ins[0]: shapes[op.weights["weight"]][-1] for op in program.ops if op.kind == "linear"}
+    needed = sum(4 * n * n for n in inputs.values())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FileError(
+            f"{folder}: calibration needs {needed / 1e9:.1f} GB there for a while, {free / 1e9:.1f} GB are "
+            "free; free some, or write to another disk"
+        )
+
+
+def _keep(folder: Path, found: Calibration, identity: str) -> None:
+    """Note that the folder is complete."""
+    write_statistics(folder / _STATISTICS, found.statistics, "edgellm")
+    moments = {name: path.name for name, path in found.moments.items()}
+    (folder / _INDEX).write_text(json.dumps({"identity": identity, "moments": moments}))
+
+
+def _kept(folder: Path, identity: str) -> Calibration | None:
+    """The calibration of an interrupted run of the same work."""
+    try:
+        index = json.loads((folder / _INDEX).read_text())
+    except (OSError, ValueError):
+        return None
+    if index["identity"] != identity:
+        return None
+    moments = {name: folder / file for name, file in index["moments"].items()}
+    return Calibration(read_statistics(folder / _STATISTICS), moments)
+
+
+class Report:
+    """Says the share done and the time left every 15 seconds."""
+
+    def __init__(self, say: Say, label: str) -> None:
+        self._say = say
+        self._label = label
+        self._begun = self._said = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said < _EVERY or not done:
+            return
+        self._said = now
+        left = (now - self._begun) * (total - done) / done
+        self._say(f"{self._label}: {100 * done // total} %, {left / 60:.1f} minutes left")

@@ -1,0 +1,236 @@
+"""Calibration: the text, second moments, files with error feedback, interrupted runs, hostile texts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgellm.cli import main
+from edgellm.convert import calibrating, receipt
+from edgellm.convert.allocation import Option, allocate
+from edgellm.convert.calibration import WINDOW, bundled_texts, calibrate, held_out_texts, passages, sequences
+from edgellm.families import build
+from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
+from edgellm.program.interpreter import Interpreter
+from edgellm.quant.native import n_bytes
+from edgellm.tokenizer import Tokenizer
+from tests.support.checkpoints import write_checkpoint
+from tests.support.references import float_weights, shapes
+
+pytest.importorskip("edgellm._native", reason="needs the built extension module")
+
+
+_FIGURES = ("tokens", "kld", "kld_error", "kld_p99")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("calibration")
+    path = folder / "f32.gguf"
+    checkpoint = write_checkpoint(folder / "Model")
+    assert main(["convert", str(checkpoint), str(path), "--type", "F32", "--no-receipt"]) == 0
+    return path
+
+
+@pytest.fixture(autouse=True)
+def few_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many tokens as a test has time for."""
+    monkeypatch.setattr(calibrating, "FULL_TOKENS", 1536)
+    monkeypatch.setattr(receipt, "CALIBRATED_TOKENS", 1024)
+
+
+def test_the_bundled_text_is_varied() -> None:
+    texts = [*bundled_texts(), *held_out_texts()]
+    assert all(text not in held_out_texts() for text in bundled_texts())
+    turns = [text for text in texts if not isinstance(text, str)]
+    assert len(turns) >= 8
+    assert {turn["role"] for conversation in turns for turn in conversation} == {
+        "system",
+        "user",
+        "assistant",
+    }
+    joined = "\n".join(text for text in texts if isinstance(text, str))
+    assert all(sign in joined for sign in "ßéñя的の는اहğżếςรř{")
+    assert "def " in joined
+    assert "#include" in joined
+    assert len(joined) > 50_000
+
+
+def test_passages_are_spread_over_a_long_text() -> None:
+    text = "".join(f"line {i}\n" for i in range(500_000))
+    found = passages(text, 16384)
+    assert sum(map(len, found)) <= 3.1 * 16384
+    numbers = [int(passage.split("line ")[1].split()[0]) for passage in found]
+    assert numbers == sorted(numbers)
+    assert numbers[-1] > 200_000
+    assert passages(" \n", 1024) == []
+
+
+def test_moments_are_the_means_of_products_of_inputs(model: Path, tmp_path: Path) -> None:
+    with GGUFFile.open(model) as file:
+        program, weights = build(file.metadata, shapes(file)), float_weights(file)
+    texts = [[5, 80, 17, 200, 33], [7, 7, 9]]
+    found = calibrate(program, weights, texts, threads=2, moments=tmp_path)
+    seen: dict[str, list[np.ndarray]] = {}
+
+    def observe(name: str, number: int, rows: np.ndarray) -> None:
+        seen.setdefault(name, []).append(rows)
+
+    for ids in texts:
+        Interpreter(program, weights, observe).logits(ids)
+    assert set(found.moments) == set(seen)
+    for name, rows in seen.items():
+        x = np.concatenate(rows).astype(np.float64)
+        moments = np.load(found.moments[name])
+        np.testing.assert_allclose(moments, x.T @ x / len(x), rtol=1e-3, atol=1e-4 * np.abs(moments).max())
+        np.testing.assert_array_equal(moments, moments.T)
+    # Matrices with the same input share a file.
+    assert found.moments["blk.0.attn_q.weight"] == found.moments["blk.0.attn_v.weight"]
+
+
+def test_sequences_have_what_the_model_wants_around_a_text(model: Path) -> None:
+    with GGUFFile.open(model) as file:
+        tokenizer = Tokenizer.from_metadata(file.metadata)
+    before, after = tokenizer.surroundings
+    found = sequences(bundled_texts(), tokenizer, 2000, 4096)
+    assert 4 <= len(found) <= 5
+    assert all(len(ids) <= WINDOW and ids[: len(before)] == before for ids in found)
+    ids = tokenizer.encode("a\n\n", add_special=False)
+    assert sequences(["a"], tokenizer, 2000, 4096) == [[*before, *ids, *after]]
+
+
+@pytest.mark.parametrize("kind", ["Q4_0", "IQ4_NL"])
+def test_bytes_do_not_depend_on_threads(model: Path, tmp_path: Path, kind: str) -> None:
+    files = []
+    for threads in ("1", "2"):
+        out = tmp_path / f"{threads}.gguf"
+        options = ["--calibrate", "default", "--threads", threads, "--no-receipt"]
+        assert main(["quantize", str(model), str(out), "--type", kind, *options]) == 0
+        assert not out.with_name(out.name + ".calibration").exists()
+        files.append(out.read_bytes())
+    assert files[0] == files[1]
+
+
+def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.gguf"
+    assert main(["quantize", str(model), str(out), "--type", "Q4_0", "--calibrate", "default"]) == 0
+    with GGUFFile.open(out) as file:
+        quality = {key: float(str(file.metadata[f"edgellm.quality.{key}"])) for key in _FIGURES}
+    assert quality["tokens"] >= 1024
+    assert 0 < quality["kld_error"] < quality["kld"] < quality["kld_p99"]
+    assert f"KLD {quality['kld']:.4f} ± {quality['kld_error']:.4f}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200])
+def test_any_text_will_do(model: Path, tmp_path: Path, text: str) -> None:
+    own = tmp_path / "own.txt"
+    own.write_text(text, "utf-8")
+    out = tmp_path / "out.gguf"
+    assert main(["quantize", str(model), str(out), "--type", "Q4_0", "--calibrate", str(own)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"", "holds no text"), (b" \n", "holds no text"), (b"\xff\xfe", "as UTF-8 text")],
+)
+def test_what_is_no_text_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, message: str
+) -> None:
+    own = tmp_path / "own.txt"
+    own.write_bytes(content)
+    out = tmp_path / "out.gguf"
+    assert main(["quantize", str(model), str(out), "--calibrate", str(own)]) != 0
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [own]
+
+
+def test_an_interrupted_run_keeps_its_calibration(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, out = tmp_path / "whole.gguf", tmp_path / "out.gguf"
+    options = ["--type", "Q4_0", "--calibrate", "default"]
+    assert main(["quantize", str(model), str(whole), *options]) == 0
+
+    def interrupted(*args: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("edgellm.convert.writing.write", interrupted)
+        assert main(["quantize", str(model), str(out), *options]) != 0
+    kept = tmp_path / "out.gguf.calibration"
+    assert "identity" in json.loads((kept / "index.json").read_text())
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrating, "calibrate", interrupted)
+        assert main(["quantize", str(model), str(out), *options, "--resume"]) == 0
+    assert not kept.exists()
+    assert out.read_bytes() == whole.read_bytes()
+
+
+def choices(costs: dict[str, list[tuple[int, float]]]) -> dict[str, list[Option]]:
+    kinds = list(GGMLType)
+    return {
+        name: [Option(kinds[i], n_bytes, cost) for i, (n_bytes, cost) in enumerate(found)]
+        for name, found in costs.items()
+    }
+
+
+def test_bytes_go_where_they_pay() -> None:
+    given = choices(
+        {"a": [(10, 9.0), (20, 1.0), (40, 0.5)], "b": [(10, 5.0), (30, 0.1)], "c": [(5, 0.0), (50, 0.0)]}
+    )
+    best = min(
+        (sum(option.cost for option in picked), picked)
+        for picked in itertools.product(*given.values())
+        if sum(option.n_bytes for option in picked) <= 60
+    )
+    chosen = allocate(given, 60)
+    assert sum(option.cost for option in chosen.values()) == best[0]
+    assert {name: option.n_bytes for name, option in chosen.items()} == {"a": 20, "b": 30, "c": 5}
+    # Never more than the bytes, and the smallest of all where nothing else fits.
+    assert {option.n_bytes for option in allocate(given, 25).values()} == {10, 5}
+    for room in range(25, 130):
+        assert sum(option.n_bytes for option in allocate(given, room).values()) <= room
+
+
+@pytest.mark.parametrize("options", [["--best"], ["--bpw", "6.0"], ["--size", "120K"]])
+def test_formats_are_chosen_within_the_size(
+    model: Path, tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
+    assert main(["quantize", str(model), str(plain), "--no-receipt"]) == 0
+    assert main(["quantize", str(model), str(out), *options, "--tensor-type", "blk.0.ffn_up=Q4_0"]) == 0
+    assert "formats: " in capsys.readouterr().err
+    with GGUFFile.open(out) as file, GGUFFile.open(plain) as other:
+        kinds = {name: info.type for name, info in file.tensors.items()}
+        sizes = [
+            sum(n_bytes(info.type, info.shape) for info in given.tensors.values()) for given in (file, other)
+        ]
+        n_weights = sum(math.prod(info.shape) for info in file.tensors.values())
+    assert kinds["blk.0.ffn_up.weight"] == GGMLType.Q4_0
+    assert kinds["blk.0.attn_norm.weight"] == GGMLType.F32
+    assert len(set(kinds.values())) >= 3
+    match options:
+        case ["--best"]:
+            assert sizes[0] <= sizes[1]
+        case ["--bpw", _]:
+            assert 5.5 < 8 * sizes[0] / n_weights <= 6.0
+        case _:
+            assert 0.9 * 120 * 1024 < out.stat().st_size <= 120 * 1024
+
+
+def test_a_size_that_nothing_fits_is_refused(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.gguf"
+    assert main(["quantize", str(model), str(out), "--bpw", "2"]) != 0
+    assert "ask for a larger file" in capsys.readouterr().err
+    assert not out.exists()
+    assert not out.with_name(out.name + ".calibration").exists()
