@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from edgellm.commands import onnx, writing
 from edgellm.commands.options import OFFLINE, TEXT, Command, Option, Positional
@@ -17,9 +18,10 @@ from edgellm.convert.recipes import RECIPES, Recipe, recipe
 from edgellm.convert.requantize import plan_requantization
 from edgellm.convert.source import plan_conversion
 from edgellm.convert.writing import Origin, check_output, sha256, weigh
-from edgellm.errors import FileError, UsageError
+from edgellm.errors import FileError, ModelError, UnsupportedError, UsageError, show
+from edgellm.families.registry import supported
 from edgellm.gguf.reader import GGUFFile
-from edgellm.store.checkpoints import checkpoint_folder
+from edgellm.store.checkpoints import checkpoint_folder, remote_config
 
 
 def run(settings: Settings) -> int:
@@ -34,6 +36,14 @@ def run(settings: Settings) -> int:
         return _convert_adapter(Path(settings["source"]), output, settings)
     if settings["base"] is not None:
         raise UsageError("--base is for adapters, and the source is none; leave it out")
+    remote = remote_config(settings["source"])
+    if remote is not None:
+        # Said before gigabytes are fetched.
+        architecture = _supported(settings["source"], remote)
+        if settings["dry_run"]:
+            kind = show(remote.get("model_type"))
+            print(f"{settings['source']}: model type {kind} is supported and makes a file of {architecture}")
+            return 0
     checkpoint, plan, revision = _plan(settings, chosen, options.threads)
     if settings["dry_run"]:
         writing.show_plan(plan)
@@ -43,6 +53,14 @@ def run(settings: Settings) -> int:
     writing.write(plan, output, options, origin)
     print(output)
     return 0
+
+
+def _supported(source: str, config: dict[str, Any]) -> str:
+    """Architecture of a repository's file; errors name the repository."""
+    try:
+        return supported(config)
+    except (ModelError, UnsupportedError) as error:
+        raise type(error)(f"{source}: {error}") from None
 
 
 def _to_onnx(settings: Settings) -> int:

@@ -108,6 +108,17 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPl
     return CheckpointPlan(architecture, metadata, tensors)
 
 
+def supported(config: Mapping[str, Any]) -> str:
+    """Architecture of the file that a checkpoint makes, from config.json alone.
+
+    Raises UnsupportedError for a model type or a value that is not implemented, ModelError for a bad one.
+    """
+    architecture, checkpoint, settings = _chosen(config)
+    checkpoint.metadata(settings)
+    checkpoint.parts(settings)
+    return architecture
+
+
 def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
     """Tensors that a checkpoint's GGUF file may hold, with their sources, from config.json alone.
 

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
-from edgellm.errors import FileError
+from edgellm.errors import DownloadError, FileError
 
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 # Files that a conversion reads; nothing else of a repository is fetched.
 _PATTERNS = ("*.safetensors", "*.json", "tokenizer.model", "merges.txt", "vocab.txt", "*.jinja")
+
+
+def remote_config(source: str) -> dict[str, Any] | None:
+    """config.json of a repository of the Hub whose weights are not on this disk; None for any other source.
+
+    Only that file is fetched. A repository without it is left to the conversion, which says what it is.
+    """
+    repository, _, revision = source.partition("@")
+    if Path(source).is_dir() or not _REPOSITORY.fullmatch(repository):
+        return None
+    from edgellm.store.hub import cached_folder, download
+
+    folder = cached_folder(repository, revision or None)
+    if folder is not None and any(folder.glob("*.safetensors")):
+        return None
+    try:
+        found = json.loads(download(repository, "config.json", revision or None).read_bytes())
+    except (DownloadError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def checkpoint_folder(source: str) -> tuple[Path, str]:

@@ -131,6 +131,16 @@ def download(repo: str, file: str, revision: str | None = None) -> Path:
         raise explained(error, f"{repo}/{file}", revision) from None
 
 
+def cached_folder(repo: str, revision: str | None = None) -> Path | None:
+    """Folder of a repository's commit in the cache, with the files that are there; None if it is not."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, local_files_only=True))
+    except Exception:
+        return None  # the library has an error for each way of not being there
+
+
 def download_folder(repo: str, patterns: Sequence[str], revision: str | None = None) -> Path:
     """The files of a repository that match, in the cache's folder of that commit; DownloadError if not.
 

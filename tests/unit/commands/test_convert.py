@@ -296,3 +296,38 @@ def test_an_interrupted_run_is_resumed(
     assert out.read_bytes() == expected.read_bytes()
     assert not list(tmp_path.glob("*.part*"))
     shutil.rmtree(checkpoint)
+
+
+def test_a_repository_is_checked_before_its_weights_are_fetched(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+    asked = []
+
+    def download(repo: str, file: str, revision: str | None = None) -> str:
+        asked.append((repo, file, revision))
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config))
+        return str(path)
+
+    def fetch_all(*_: object, **__: object) -> str:
+        raise OSError("not here")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch_all)
+    out = str(tmp_path / "out.gguf")
+    assert main(["convert", "user/repo@abc", out, "--dry-run"]) == 0
+    assert (
+        capsys.readouterr().out
+        == "user/repo@abc: model type 'llama' is supported and makes a file of llama\n"
+    )
+    assert asked == [("user/repo", "config.json", "abc")]
+    for change, words in (
+        ({"model_type": "nonesuch"}, "'nonesuch'"),
+        ({"hidden_act": "relu"}, "'hidden_act'"),
+    ):
+        config |= change
+        assert main(["convert", "user/repo", out, *(["--dry-run"] if "hidden_act" in change else [])]) == 1
+        assert f"user/repo: config.json: {words}" in capsys.readouterr().err.replace("'model_type' is ", "")
+        config["model_type"] = "llama"
