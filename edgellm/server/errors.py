@@ -132,6 +132,8 @@ def install(app: FastAPI) -> None:
 
     async def http(request: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
+        if isinstance(error.__cause__, RequestError):  # of reading the body, which FastAPI wraps
+            return error_response(request.url.path, error.__cause__)
         message = str(error.detail)
         if error.status_code in (404, 405):
             message = f"{request.method} {request.url.path}: {message}; see /docs for what there is."

@@ -561,3 +561,21 @@ def test_a_long_field_is_not_printed_whole(client: httpx.Client) -> None:
         assert len(response.text) < 3000
     options = {"model": "tiny", "messages": CHAT["messages"], "options": {name: {}, "stop": {name: 1}}}
     assert len(client.post("/api/chat", json=options).text) < 3000
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b'{"model": "\xff\xfe"}', "not UTF-8"),
+        (b"[" * 50_000, "nests too deep"),
+        (b'{"model": }', "not valid JSON"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/api/chat"])
+def test_a_body_that_cannot_be_read_says_why(
+    client: httpx.Client, path: str, content: bytes, told: str
+) -> None:
+    response = client.post(path, content=content, headers={"content-type": "application/json"})
+    assert response.status_code == 400
+    assert told in response.text
