@@ -161,7 +161,10 @@ def _add_option(parser: argparse.ArgumentParser, option: Option) -> None:
         parser.add_argument(*no, dest=option.name, action="store_false", default=None, help=argparse.SUPPRESS)
         return
     if option.default not in (None, ""):
-        text += f" (default {option.default})"
+        shown = option.default
+        if isinstance(shown, list):
+            shown = ",".join(map(str, shown))
+        text += f" (default {shown})"
 
     def parse(value: str) -> object:
         try:

@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise BackendError(
         f"The llama_cpp backend needs llama-cpp-python ({error}); install it with "
-        "`pip install 'edgellm[llama-cpp]'`"
+        "`pip install llama-cpp-python`"
     ) from None
 
 BLOCK_TOKENS = 32

@@ -24,7 +24,7 @@ try:
     import onnxruntime
 except ImportError as error:
     raise BackendError(
-        f"The onnx backend needs onnxruntime ({error}); install it with `pip install 'edgellm[onnx]'`"
+        f"The onnx backend needs onnxruntime ({error}); install it with `pip install onnxruntime`"
     ) from None
 
 # Earlier versions see past sliding windows, or lack 8-bit embeddings.
@@ -32,7 +32,7 @@ _OLDEST = (1, 24)
 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
     raise BackendError(
         f"The onnx backend needs onnxruntime {_OLDEST[0]}.{_OLDEST[1]} or newer, found "
-        f"{onnxruntime.__version__}; install it with `pip install -U 'edgellm[onnx]'`"
+        f"{onnxruntime.__version__}; install it with `pip install -U onnxruntime`"
     )
 
 # Arrays grow by this many tokens, and are copied each time.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import importlib.util
 import json
@@ -22,10 +23,15 @@ from edgellm.device.memory import available_memory, total_memory
 from edgellm.device.sensors import read_sensors
 from edgellm.errors import EdgeLLMError, one_line
 from edgellm.store.catalog import is_stored, known_models
+from edgellm.store.http import Client
+from edgellm.store.hub_access import endpoint
+from edgellm.store.hub_catalog import best_for
 from edgellm.store.paths import home, offline_by_environment
 from edgellm.store.resolve import resolve
 
 _EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
+# Seconds that the Hub may take to answer.
+HUB_S = 3.0
 # Module that each backend needs.
 _BACKENDS = {"native": "edgellm._native", "onnx": "onnxruntime", "llama_cpp": "llama_cpp"}
 Check = tuple[str, bool, str]
@@ -74,8 +80,26 @@ def describe_machine(offline: bool) -> dict[str, Any]:
         "backends": [name for name, module in _BACKENDS.items() if importlib.util.find_spec(module)],
         "packages": {name: _version(name) for name in _EXTRAS},
         "models": [model.name for model in known_models() if is_stored(model)],
-        "network": "off" if offline or offline_by_environment() else "on",
+        "suits": _suited(),
+        "network": _network(offline),
     }
+
+
+def _suited() -> str | None:
+    """The known model that suits this machine's memory."""
+    best = best_for(total_memory())
+    return None if best is None else f"{best.name}, about {best.size / 1e9:.1f} GB (edgellm chat {best.name})"
+
+
+def _network(offline: bool) -> str:
+    """on if the Hub answers."""
+    if offline or offline_by_environment():
+        return "off"
+    try:
+        with Client(timeout_s=HUB_S).open(f"{endpoint()}/api/models?limit=1"):
+            return "on"
+    except (OSError, http.client.HTTPException, ValueError):
+        return f"no answer from {endpoint()}"
 
 
 def check_model(path: Path) -> Iterator[Check]:
@@ -186,8 +210,8 @@ def _version(module: str) -> str | None:
 def _shown(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_shown(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(str, value)) or "-"
     if isinstance(value, int) and not isinstance(value, bool) and value > 1 << 20:
         return f"{value / (1 << 30):.1f} GiB"
     return "-" if value is None else str(value)

@@ -91,14 +91,21 @@ def _switch(text: str) -> bool:
     raise ValueError(f"{text!r} is neither true nor false")
 
 
+# A size below it was not meant in bytes.
+SMALLEST_PLAIN = 1 << 20
+
+
 def _bytes(text: str) -> int:
     units = {"k": 10, "m": 20, "g": 30}
     body = text.strip().lower().removesuffix("b").removesuffix("i")
     shift = units.get(body[-1:], 0)
     try:
-        return int(float(body[:-1] if shift else body) * (1 << shift))
+        size = int(float(body[:-1] if shift else body) * (1 << shift))
     except (ValueError, OverflowError):
         raise ValueError(f"{text!r} is not a size such as 900M or 2G") from None
+    if not shift and 0 < size < SMALLEST_PLAIN:
+        raise ValueError(f"{text!r} has no unit, and so few bytes hold nothing; {text}G are gigabytes")
+    return size
 
 
 def _bias(text: str) -> tuple[int, float]:

@@ -81,7 +81,7 @@ def import_onnx() -> Any:
         import onnx
     except ImportError as error:
         raise BackendError(
-            f"Writing ONNX needs the onnx package ({error}); install it with `pip install 'edgellm[onnx]'`"
+            f"Writing ONNX needs the onnx package ({error}); install it with `pip install onnx onnxruntime`"
         ) from None
     return onnx
 

@@ -177,9 +177,7 @@ def _map(path: Path, guarded: bool) -> MappedFile:
     try:
         status = os.stat(path)
         if stat.S_ISDIR(status.st_mode):
-            raise FileError(
-                f"{path}: is a directory, expected a GGUF file; give the path of the file inside it"
-            )
+            raise FileError(f"{path}: is a directory, expected a GGUF file; {_advice(path)}")
         if not stat.S_ISREG(status.st_mode):
             raise FileError(
                 f"{path}: is not a regular file, expected a GGUF file; give the path of a model file"
@@ -254,3 +252,9 @@ def _join_tensors(parts: list[_Part]) -> dict[str, TensorInfo]:
                 refuse(str(part.path), f"tensor {show(name)}", "also in an earlier part", "in one part")
             tensors[name] = TensorInfo(name, kind, shape, n_bytes, offset, index)
     return tensors
+
+
+def _advice(folder: Path) -> str:
+    if (folder / "config.json").is_file():
+        return f"it holds a checkpoint, of which `edgellm convert {folder} model.gguf` makes a GGUF file"
+    return "give the path of the file inside it"

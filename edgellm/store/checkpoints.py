@@ -38,6 +38,11 @@ def checkpoint_folder(source: str) -> tuple[Path, str]:
     """Folder of a checkpoint, fetched if it is one of the Hub, and its revision there (else empty)."""
     if Path(source).is_dir():
         return Path(source), ""
+    if Path(source).is_file():
+        raise FileError(
+            f"{source}: is a file, expected the folder of a checkpoint; `edgellm quantize` writes a GGUF "
+            "file in other formats"
+        )
     repository, _, revision = source.partition("@")
     if not _REPOSITORY.fullmatch(repository):
         raise FileError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+from edgellm.cli import ALIASES, COMMANDS, load_command, make_parser
 from tests.support.paths import ROOT
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -52,3 +55,32 @@ def test_each_recipe_of_contributing_names_a_commit_of_this_history() -> None:
         for commit in commits:
             found = ["git", "cat-file", "-e", f"{commit}^{{commit}}"]
             assert subprocess.run(found, cwd=ROOT, capture_output=True, check=False).returncode == 0, commit
+
+
+def written_commands() -> Iterator[str]:
+    """Each command line with edgellm that the documents, the overview and the help texts show."""
+    for document in DOCUMENTS:
+        if document.name in ("cli.md", "CHANGELOG.md"):
+            continue  # cli.md is made of the help texts
+        text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+        lines = re.findall(r"^ {4}(.*)$", text, re.MULTILINE)
+        for block in re.findall(r"```(?:sh|console|bash)?\n(.*?)```", text, re.DOTALL):
+            lines += block.splitlines()
+        yield from (line for line in lines if re.search(r"(^|[ /])edgellm \w", line))
+    for name in COMMANDS:
+        yield from (line for line, _ in load_command(name).examples)
+
+
+@pytest.mark.parametrize("line", sorted(set(written_commands())))
+def test_each_command_of_the_documents_is_understood(line: str) -> None:
+    found = 0
+    for part in re.split(r"[|&;]+", line):
+        words = shlex.split(part.partition(" <")[0].partition(" >")[0], comments=True)
+        start = next((n for n, word in enumerate(words) if word.rpartition("/")[2] == "edgellm"), None)
+        name = words[start + 1] if start is not None and start + 1 < len(words) else ""
+        if start is None or ALIASES.get(name, name) not in COMMANDS:
+            continue
+        command = load_command(ALIASES.get(name, name))
+        make_parser(name, command).parse_intermixed_args(words[start + 2 :])
+        found += 1
+    assert found or "docker" in line or "pip install" in line, line

@@ -124,3 +124,42 @@ def test_keys_are_held_back_only_meanwhile(monkeypatch: pytest.MonkeyPatch) -> N
             assert not termios.tcgetattr(child)[3] & termios.ECHO
         assert termios.tcgetattr(child) == before
     os.close(parent)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "--max-memory", "1.5", "x"], "'1.5' has no unit, and so few bytes hold nothing; 1.5G"),
+        (["chat", "{checkpoint}"], "it holds a checkpoint, of which `edgellm convert"),
+        (["convert", "{file}", "out.gguf"], "`edgellm quantize` writes a GGUF file in other formats"),
+    ],
+)
+def test_what_is_of_another_kind_names_the_right_command(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    places = {"{checkpoint}": str(tmp_path), "{file}": str(tmp_path / "model.gguf")}
+    assert main([places.get(argument, argument) for argument in arguments]) in (1, 2)
+    assert says in capsys.readouterr().err
+
+
+def test_help_and_doctor_print_no_python(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["bench", "--help"])
+    assert "(default 512)" in capsys.readouterr().out
+    assert main(["doctor", "--offline"]) == 0
+    out = capsys.readouterr().out
+    assert "('" not in out
+    assert "built scalar" in out
+    assert re.search(r"^suits +(-|qwen)", out, re.MULTILINE)
+    assert re.search(r"^network +off", out, re.MULTILINE)
+
+
+def test_the_network_is_on_only_if_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgellm.commands.doctor import describe_machine
+
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.delenv("EDGELLM_OFFLINE", raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert describe_machine(offline=False)["network"] == "no answer from http://127.0.0.1:9"
