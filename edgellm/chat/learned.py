@@ -1,18 +1,18 @@
 """What was learned of chat templates, kept on disk: a model that was loaded before is not learned again.
 
-A file belongs to a template, the texts of its first and last token, and the learning code. Whatever is wrong
-with one (missing, damaged, not writable), the template is learned as if there were none.
+A file holds the template that it is of, the texts of its first and last token, and the version of the
+learning code. Whatever is wrong with it (missing, of another template, damaged, not writable), the template
+is learned as if there were none. A load that finds its file imports none of the code that learns.
 """
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from edgellm.chat.syntax import Arguments, Piece, Slot, Syntax
 
 MAX_FILES = 256
-MAX_BYTES = 64 * 1024
+MAX_BYTES = 512 * 1024
 _PIECES = ("first", "later", "head", "closing")
 _PAIRS = ("quotes", "wrap", "words")
 T = TypeVar("T")
@@ -30,7 +30,11 @@ T = TypeVar("T")
 @functools.lru_cache(maxsize=64)
 def syntax(source: str, bos: str, eos: str) -> Syntax:
     """`learning.learn`."""
-    from edgellm.chat.learning import learn
+
+    def learn() -> Syntax:
+        from edgellm.chat.learning import learn
+
+        return learn(source, bos, eos)
 
     return _kept("syntax", (source, bos, eos), learn, _plain_syntax, _read_syntax)
 
@@ -38,15 +42,23 @@ def syntax(source: str, bos: str, eos: str) -> Syntax:
 @functools.lru_cache(maxsize=64)
 def thoughts(source: str, bos: str, eos: str) -> Syntax:
     """`learning.learn_thoughts`: the syntax without calls, which takes a few renderings."""
-    from edgellm.chat.learning import learn_thoughts
 
-    return _kept("thoughts", (source, bos, eos), learn_thoughts, _plain_syntax, _read_syntax)
+    def learn() -> Syntax:
+        from edgellm.chat.learning import learn_thoughts
+
+        return learn_thoughts(source, bos, eos)
+
+    return _kept("thoughts", (source, bos, eos), learn, _plain_syntax, _read_syntax)
 
 
 @functools.lru_cache(maxsize=64)
 def levels(source: str, bos: str, eos: str) -> Mapping[str, Mapping[str, Any]]:
     """`thinking.levels`."""
-    from edgellm.chat.thinking import levels as learn
+
+    def learn() -> Mapping[str, Mapping[str, Any]]:
+        from edgellm.chat.thinking import levels
+
+        return levels(source, bos, eos)
 
     return _kept("levels", (source, bos, eos), learn, _plain_levels, _read_levels)
 
@@ -54,18 +66,23 @@ def levels(source: str, bos: str, eos: str) -> Mapping[str, Mapping[str, Any]]:
 def _kept(
     kind: str,
     key: tuple[str, str, str],
-    learn: Callable[[str, str, str], T],
+    learn: Callable[[], T],
     write: Callable[[T], Any],
     read: Callable[[Any], T],
 ) -> T:
     """The thing learned of a template, from its file or, if there is none, into it."""
-    path = _folder() / f"{kind}-{_name(key)}.json"
+    of = [_code(), *key]
+    whole = json.dumps(of, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    path = _folder() / f"{kind}-{len(whole):x}-{binascii.crc32(whole):08x}.json"
     with contextlib.suppress(OSError, ValueError, TypeError, KeyError, RecursionError):
         if path.stat().st_size <= MAX_BYTES:
-            return read(json.loads(path.read_bytes()))
-    found = learn(*key)
+            kept = json.loads(path.read_bytes().decode("utf-8", "surrogatepass"))
+            if kept["of"] == of:
+                return read(kept["found"])
+    found = learn()
     with contextlib.suppress(OSError, ValueError, TypeError):
-        _write(path, json.dumps(write(found)).encode())
+        content = json.dumps({"found": write(found), "of": of}, ensure_ascii=False)
+        _write(path, content.encode("utf-8", "surrogatepass"))
     return found
 
 
@@ -82,15 +99,12 @@ def _code() -> str:
     return ";".join(f"{path.name} {(s := path.stat()).st_size} {s.st_mtime_ns}" for path in files)
 
 
-def _name(key: tuple[str, str, str]) -> str:
-    text = json.dumps([_code(), *key])
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
-
-
 def _write(path: Path, content: bytes) -> None:
     """Put a file into its folder at once, and take the oldest away if there are many."""
     if len(content) > MAX_BYTES:
         return
+    import tempfile
+
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = tempfile.mkstemp(dir=path.parent)
     try:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias
 
 from edgellm.chat import key_order, known
 from edgellm.chat.reading import ArgumentReader, Bad, object_reader
-from edgellm.chat.syntax import Piece, Slot, Syntax, end_mark, first_mark, match, merge
+from edgellm.chat.syntax import Piece, Slot, Syntax, end_mark, first_mark, match, merge, without_marks
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Call:
 
 Part: TypeAlias = Words | Thought | Call
 _State: TypeAlias = Literal[
-    "begin", "thought", "words", "head", "arguments", "between", "queued", "ended", "done"
+    "begin", "thought", "words", "head", "arguments", "between", "queued", "after", "ended", "done"
 ]
 
 _NAME = re.compile(r"\s*([\w.-]+)")
@@ -305,7 +305,7 @@ class PartParser:
         """Calls that were read at once."""
         if self._queue:
             return self._queue.pop(0)
-        self._state = "done"
+        self._state = "after"
         return None
 
     def _no_call(self) -> Part | None:
@@ -367,11 +367,14 @@ class PartParser:
             return None
         if opened is None and not final:
             return None
-        self._name = ""
         if opened:
-            self._pieces, self._taken, self._state = following, "", "head"
-        else:
-            self._state = "done"
+            self._name, self._pieces, self._taken, self._state = "", following, "", "head"
+            return None
+        end = match(syntax.end, self._held)
+        if end == -1 and not final:
+            return None
+        self._name = ""
+        self._held, self._state = self._held[max(0, end or 0) :], "done" if end is None else "after"
         return None
 
     def _named(self, name: str, at: int) -> Part:
@@ -381,8 +384,23 @@ class PartParser:
         self.n_calls += 1
         return Call(self.n_calls - 1, name, self._late)
 
+    def _in_after(self, final: bool) -> Part | None:
+        """Text after calls is held until another call or the end; the end of the turn is no words."""
+        found = min((at for mark in self._triggers if (at := self._held.find(mark)) >= 0), default=-1)
+        if found < 0 and not final:
+            return None
+        text, self._held = (self._held, "") if found < 0 else (self._held[:found], self._held[found:])
+        self._state = "done"
+        if found >= 0:
+            self._begin_call()
+            self._back = "after"
+        ends = [at for mark in self._end_marks if (at := text.find(mark)) >= 0]
+        words = text[: min(ends, default=len(text))].strip()
+        turn_end = self._syntax.turn_end if self._syntax is not None else ""
+        return Words(words) if re.search(r"\w", without_marks(words)) and words not in turn_end else None
+
     def _in_done(self, final: bool) -> Part | None:
-        """Text after calls is not shown; more calls are read."""
+        """Text after a call that is none in the end is not shown; more calls are read."""
         marks = [mark for mark in self._triggers if first_mark(mark)]
         found = min((at for mark in marks if (at := self._held.find(mark)) >= 0), default=-1)
         if found < 0 or self.n_calls == 0:

@@ -44,6 +44,11 @@ def first_mark(text: str) -> str:
     return found[0] if found else ""
 
 
+def without_marks(text: str) -> str:
+    """A text without its marks."""
+    return _MARK.sub("", text)
+
+
 def end_mark(text: str) -> str:
     """The mark that ends a turn, of the text after its words; empty if it is nothing but words or spaces."""
     whole = text.strip()

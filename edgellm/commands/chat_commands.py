@@ -19,7 +19,7 @@ HELP = '''\
 /help             this
 /clear            forget the conversation
 /system TEXT      instructions for the model; without TEXT: remove them
-/set NAME VALUE   change temperature, top_k, seed, verbose, ...; without NAME: show them
+/set NAME VALUE   change temperature, top_k, think, verbose, ...; without NAME: show them
 /model NAME       go on with another model
 /show             the model, its instructions and the context
 /regen            answer the last message again

@@ -54,7 +54,9 @@ class ChatSession(Protocol):
     def name(self) -> str: ...
     @property
     def n_ctx(self) -> int | None: ...
-    def chat(self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions) -> Reply: ...
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions, *, think: str | None = None
+    ) -> Reply: ...
 
 
 def _no_confirmation(fact: str, question: str) -> bool:
@@ -88,6 +90,7 @@ class Conversation:
         self.n_left_out = 0
         self.attached: list[str] = []
         self.last: Reply | None = None
+        self.think: str | None = None
         self.verbose = False
         self.confirm: Callable[[str, str], bool] = _no_confirmation
         self._write = write
@@ -179,20 +182,27 @@ class Conversation:
     def known_options(self) -> dict[str, Any]:
         """Options by name; None if the model chooses and its choice is not known here."""
         names = (*DEFAULTS, "seed", "max_tokens", "stop")
-        return {name: getattr(self.options, name) for name in names}
+        return {name: getattr(self.options, name) for name in names} | {"think": self.think}
 
     def cost(self, reply: Reply) -> str:
         """One line about a finished answer."""
         return statistics(reply, self.model.n_ctx)
 
     def set_option(self, name: str, text: str) -> None:
-        """Change a sampling option; UsageError for an unknown name, or a value out of range."""
+        """Change a sampling option or `think`; UsageError for an unknown name, or a value out of range."""
+        if name.lstrip("-") == "think":
+            from edgellm.chat.thinking import LEVELS
+
+            if text not in LEVELS:
+                raise UsageError(f"think is {text!r}, expected one of {', '.join(LEVELS)}")
+            self.set_think(text)
+            return
         options = {option.name: option for option in SAMPLING}
         spelled = {flag.lstrip("-").replace("-", "_"): o.name for o in SAMPLING for flag in o.flags}
         key = spelled.get(name.lstrip("-").replace("-", "_"), name)
         if key not in options or key == "logit_bias":
             known = ", ".join(option for option in options if option != "logit_bias")
-            raise UsageError(f"{name!r} cannot be set; what can be set is {known}")
+            raise UsageError(f"{name!r} cannot be set; what can be set is {known}, think")
         try:
             value = options[key].kind.parse(text)
         except ValueError as error:
@@ -202,6 +212,10 @@ class Conversation:
         elif key in ("seed", "max_tokens") and value < 0:
             value = None
         self.options = replace(self.options, **{key: value})
+
+    def set_think(self, level: str) -> None:
+        """Have the model think at another level from the next message on."""
+        self.think = level
 
     def save(self, path: Path) -> None:
         """Write the conversation as JSON; the file is written whole or not at all."""
@@ -280,7 +294,7 @@ class Conversation:
         return True
 
     def _begin(self) -> Reply:
-        return self.model.chat(self._prompt(), self.options)
+        return self.model.chat(self._prompt(), self.options, think=self.think)
 
     def _prompt(self) -> list[dict[str, str]]:
         system = [] if self.system is None else [{"role": "system", "content": self.system}]
@@ -306,10 +320,14 @@ class LocalConversation(Conversation):
     ) -> None:
         super().__init__(model, options, system, write, end=end, opened=opened)
         self._model = model
-        self._think = think
         self._hide_thinking = hide_thinking
         if think is not None:
-            model.think_variables(think)  # refuses a level before the first message
+            self.set_think(think)
+
+    def set_think(self, level: str) -> None:
+        """As for any model; UsageError if the template cannot honour the level."""
+        self._model.think_variables(level)
+        super().set_think(level)
 
     def change_model(self, name: str) -> None:
         """Go on with another model; if it cannot be loaded, the one before stays."""
@@ -347,7 +365,7 @@ class LocalConversation(Conversation):
         most = largest_prompt(self._model.n_ctx, self.options.max_tokens)
         if len(self._model.template.encode(self._prompt())) > most and self._leave_out():
             return self._begin()
-        return chat_answer(self._model, self._prompt(), self.options, self._think, hide=self._hide_thinking)
+        return chat_answer(self._model, self._prompt(), self.options, self.think, hide=self._hide_thinking)
 
     def n_tokens(self) -> int:
         """Tokens of the conversation so far, in the model's template."""

@@ -152,11 +152,13 @@ class RemoteModel:
                         self._n_ctx = place["n_ctx"]
         return self._n_ctx
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions) -> RemoteReply:
-        """Ask for the answer to a conversation."""
+    def chat(
+        self, messages: Sequence[Mapping[str, Any]], options: GenerateOptions, *, think: str | None = None
+    ) -> RemoteReply:
+        """Ask for the answer to a conversation. think: a level of thinking, in place of the model's."""
         body = {"model": self.name, "messages": list(messages), **_fields(options)}
-        if self._think is not None:
-            body["reasoning_effort"] = _EFFORTS.get(self._think, self._think)
+        if level := think or self._think:
+            body["reasoning_effort"] = _EFFORTS.get(level, level)
         return RemoteReply(self.server, body, self._show)
 
 

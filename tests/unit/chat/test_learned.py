@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -94,7 +96,7 @@ def test_a_damaged_file_is_learned_again(damage: str, folder: Path) -> None:
     path.write_bytes(given if isinstance(given, bytes) else given.encode())
     forget()
     assert learned.syntax(source, *BOTH) == found
-    assert json.loads(path.read_bytes())["kind"] == "learned"
+    assert json.loads(path.read_bytes())["found"]["kind"] == "learned"
 
 
 @pytest.mark.parametrize(
@@ -115,9 +117,35 @@ def test_a_file_with_a_field_of_another_type_is_learned_again(
     source = (TEMPLATES / "json-in-tags.jinja").read_text()
     found = learned.syntax(source, *BOTH)
     (path,) = folder.iterdir()
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | {field: value}))
+    kept = json.loads(path.read_bytes())
+    kept["found"][field] = value
+    path.write_text(json.dumps(kept))
     forget()
     assert learned.syntax(source, *BOTH) == found
+
+
+def test_a_file_of_another_template_is_not_believed(folder: Path) -> None:
+    first, second = ((TEMPLATES / f"{name}.jinja").read_text() for name in ("json-in-tags", "json-list"))
+    found = learned.syntax(first, *BOTH)
+    (path,) = folder.iterdir()
+    learned.syntax(second, *BOTH)
+    (other,) = set(folder.iterdir()) - {path}
+    path.write_bytes(other.read_bytes())
+    forget()
+    assert learned.syntax(first, *BOTH) == found
+
+
+def test_what_a_load_needs_of_a_known_template_is_little(folder: Path) -> None:
+    code = (
+        "import sys; from edgellm.chat import learned; source = open(sys.argv[1]).read()\n"
+        "for learn in (learned.syntax, learned.thoughts, learned.levels): learn(source, '<s>', '</s>')\n"
+        "print(*sorted(sys.modules))"
+    )
+    command = [sys.executable, "-c", code, str(TEMPLATES / "json-in-tags.jinja")]
+    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
+    assert "edgellm.chat.learning" in runs[0].split()
+    kept = set(runs[1].split())
+    assert not kept & {"edgellm.chat.learning", "edgellm.chat.thinking", "jinja2", "hashlib", "tempfile"}
 
 
 def test_a_folder_that_cannot_be_written_does_no_harm(

@@ -182,3 +182,32 @@ def test_thoughts_in_marks_of_a_templates_own(style: str) -> None:
 
 def test_a_template_that_knows_nothing_of_calls_has_the_generic_form() -> None:
     assert syntax_of("{% for m in messages %}{{ m.content }}{% endfor %}").kind == "generic"
+
+
+AFTER = {
+    "json-in-tags": '<call>{"name": "add", "arguments": {"a": 1}}</call>',
+    "json-list": '<|tools|>[{"name": "add", "parameters": {"a": 1}}]<|/tools|>',
+    "invoke-parameters": (
+        '<minimax:tool_call>\n<invoke name="add">\n<parameter name="a">1</parameter>\n</invoke>\n'
+        "</minimax:tool_call>"
+    ),
+    "bare-python": "[add(a=1)]",
+    "messages-of-a-turn": (
+        "<|tool_calls|><|tool_call:begin|>x<|tool_call:name|>add<|tool_call:args|>"
+        '{"a": 1}<|tool_call:end|><|calls|>'
+    ),
+}
+
+
+@pytest.mark.parametrize("name", AFTER)
+@pytest.mark.parametrize("size", [1, 5, 1000])
+@pytest.mark.parametrize("after", ["", "\n", "\nThat was it.", "\nIt is <b>done</b>"])
+def test_words_after_calls_are_words(name: str, size: int, after: str) -> None:
+    schemas = {"add": TOOLS[1]["function"]["parameters"]}
+    syntax = syntax_of(template(name))
+    text = AFTER[name] + after + syntax.turn_end
+    parser = PartParser(syntax, ["add"], thinks=syntax.thinks, schemas=schemas)
+    parts = [part for i in range(0, len(text), size) for part in parser.push(text[i : i + size])]
+    parts += parser.flush()
+    assert "".join(part.text for part in parts if isinstance(part, Words)) == after.strip()
+    assert [part.name for part in parts if isinstance(part, Call) and part.name] == ["add"]

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import io
 import sys
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
+from edgellm.chat.thinking import LEVELS
 from edgellm.cli import main
+from edgellm.commands.conversation import Conversation, LocalConversation
 from edgellm.commands.remote import RemoteModel
 from edgellm.commands.thoughts import Apart
+from edgellm.engine.load_options import LoadOptions
+from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
+from edgellm.errors import ServerError, UsageError
 from tests.support.tiny_model import TEMPLATE, write_tiny_model
 
 OPEN = TEMPLATE.replace(
@@ -125,6 +131,47 @@ def test_levels_and_budgets_go_to_a_server(think: str, effort: str) -> None:
     remote = RemoteModel(object(), "any", think=think)  # type: ignore[arg-type]
     body = remote.chat([], GenerateOptions(think_budget=5))._body
     assert (body["reasoning_effort"], body["thinking_budget_tokens"]) == (effort, 5)
+
+
+def _unseen(text: str) -> None:
+    """Writes nothing."""
+
+
+def test_set_think_goes_to_a_server() -> None:
+    bodies: list[dict[str, Any]] = []
+
+    class Refusing:
+        """A model of a server that is away."""
+
+        name, n_ctx = "any", None
+
+        def chat(self, *args: Any, **kwargs: Any) -> NoReturn:
+            remote = RemoteModel(object(), "any", think="low")  # type: ignore[arg-type]
+            bodies.append(dict(remote.chat(*args, **kwargs)._body))
+            raise ServerError("away")
+
+    conversation = Conversation(Refusing(), GenerateOptions(), None, _unseen)
+    for _ in range(2):
+        with pytest.raises(ServerError):
+            conversation.ask("hi")
+        conversation.set_option("think", "off")
+    assert [body["reasoning_effort"] for body in bodies] == ["low", "none"]
+    assert conversation.known_options()["think"] == "off"
+    with pytest.raises(UsageError, match="loud"):
+        conversation.set_option("think", "loud")
+
+
+def test_set_think_is_a_level_of_the_model(model: str) -> None:
+    with Model.load(Path(model), LoadOptions(threads=1)) as loaded:
+        conversation = LocalConversation(loaded, GenerateOptions(), None, _unseen)
+        levels = list(loaded.template.thinking())
+        for level in LEVELS:
+            if level in levels:
+                conversation.set_option("think", level)
+                assert conversation.think == level
+            else:
+                with pytest.raises(UsageError, match="takes"):
+                    conversation.set_option("think", level)
 
 
 def test_a_blank_line_ends_a_thought() -> None:
