@@ -10,7 +10,7 @@ from typing import Any
 from edgellm.chat.notation import plain_form
 from edgellm.chat.reading import resolve, types_of
 from edgellm.chat.schema import grammar_schema
-from edgellm.chat.syntax import Arguments, Notation
+from edgellm.chat.syntax import OWN_KEY, Arguments, Notation
 
 MAX_DEPTH = 8
 _NUMBER_KEYS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -87,7 +87,8 @@ class ArgumentGrammar:
             properties.sort()
         if not properties:
             others = schema.get("additionalProperties", True)
-            if others is False:
+            keyed = free == self._free_pair and OWN_KEY in self._form.tail  # ends of unknown keys
+            if others is False or keyed:
                 return self._rule(_joined(literal(begin), literal(end)))
             member = self._rule(free(others))
             more = f"({_joined(literal(separator), member)})*"
@@ -106,13 +107,13 @@ class ArgumentGrammar:
     # Members of arguments that are written one by one.
 
     def _pair(self, key: str, schema: Any) -> str:
-        return _joined(self._literal(self._form.head + key), self._valued(schema))
+        return _joined(self._literal(self._form.head + key), self._valued(schema, key))
 
     def _free_pair(self, schema: Any) -> str:
         key = self._terminal(r"/[a-zA-Z0-9_.-]{1,64}/")
-        return _joined(self._literal(self._form.head), key, self._valued(schema))
+        return _joined(self._literal(self._form.head), key, self._valued(schema, ""))
 
-    def _valued(self, schema: Any) -> str:
+    def _valued(self, schema: Any, key: str) -> str:
         """A value between its middle and its tail."""
         form, literal = self._form, self._literal
         schema = resolve(schema, self._root)
@@ -121,7 +122,7 @@ class ArgumentGrammar:
         for choice in _choices(schema, self._root):
             for kind in _kinds(choice, self._root):
                 if kind == "string" and form.strings == "raw":
-                    texts.append(self._raw(choice))
+                    texts.append(self._raw(choice, form.tail_of(key, text=True)))
                 elif kind == "string":
                     others.append(self._text(choice, form.strings))
                 elif kind == "array" and form.lists is not None:
@@ -131,12 +132,12 @@ class ArgumentGrammar:
         options = []
         options += [_joined(literal(form.text_middle), text) for text in texts]
         if others:
-            options.append(_joined(literal(form.middle), f"({' | '.join(others)})", literal(form.tail)))
+            tail = literal(form.tail_of(key, text=False))
+            options.append(_joined(literal(form.middle), f"({' | '.join(others)})", tail))
         return f"({' | '.join(options)})"
 
-    def _raw(self, schema: Mapping[str, Any]) -> str:
+    def _raw(self, schema: Mapping[str, Any], tail: str) -> str:
         """A string without quotes and the text that ends it."""
-        tail = self._form.text_tail
         values = _values(schema)
         if values is not None:
             listed = " | ".join(self._literal(v) or '""' for v in values if isinstance(v, str)) or '""'

@@ -10,7 +10,7 @@ from typing import Any
 
 from edgellm.chat.notation import NotationError, object_at, plain_form, read_value
 from edgellm.chat.probing import IDS, NAMES, tool
-from edgellm.chat.syntax import Arguments, Notation, Piece, Slot, Syntax, atoms, first_mark, merge
+from edgellm.chat.syntax import OWN_KEY, Arguments, Notation, Piece, Slot, Syntax, atoms, first_mark, merge
 from edgellm.chat.turns import KEYS, NUMBER_TYPE, NUMBERS, TRICKY, WORDS, Turns, after_prompt
 
 
@@ -246,8 +246,11 @@ def _learn_pairs(turns: Turns, one: str, two: str | None) -> tuple[Arguments, _C
     if middle != one[b + len(KEYS[1]) : y] or not middle:
         raise Unlearned
     before, between, after = one[:a], one[x + 5 : b], one[y + 5 :]
-    tail = _text(_common(atoms(between), atoms(after)))
-    rest = between[len(tail) :]
+    tail = _text(
+        _common(*(atoms(t.replace(k, OWN_KEY)) for t, k in zip((between, after), KEYS, strict=False)))
+    )
+    n_tail = len(tail.replace(OWN_KEY, KEYS[0]))
+    rest = between[n_tail:]
     head = _text(_common(_pieces(before), atoms(rest), end=True))
     separator = rest[: len(rest) - len(head)]
     opening = _pieces(before[: len(before) - len(head)])
@@ -258,16 +261,16 @@ def _learn_pairs(turns: Turns, one: str, two: str | None) -> tuple[Arguments, _C
     )
     form = _learn_values(turns, form)
     called = opening[: last + 1]
-    after_pieces = _pieces(after[len(tail) :])
+    after_pieces = _pieces(after[n_tail:])
     if two is None:
         return _closed(form, after_pieces), _Cut(called, [], after_pieces)
-    start = two.find(str(NUMBERS[1])) + 5 + len(tail)
+    start = two.find(str(NUMBERS[1])) + 5 + n_tail
     c, z = two.find(KEYS[2]), two.find(str(NUMBERS[2]))
     inner = two[start : c - len(head)] if two[:c].endswith(head) else two[start:c]
     if not inner.endswith(open_text):
         raise Unlearned
     inner = inner[: len(inner) - len(open_text)]
-    cut = _Cut(called, _pieces(inner), _pieces(two[z + 5 + len(tail) :]))
+    cut = _Cut(called, _pieces(inner), _pieces(two[z + 5 + n_tail :]))
     return _closed(form, _common(cut.between, cut.after)), cut
 
 
@@ -285,8 +288,9 @@ def _learn_values(turns: Turns, form: Arguments) -> Arguments:
         if text is None or KEYS[0] not in text:
             return None
         text = text[text.find(KEYS[0]) + len(KEYS[0]) :]
-        end = text.rfind(KEYS[1])
-        return text[: end - len(follow)] if end >= 0 and text[:end].endswith(follow) else None
+        end = text.find(KEYS[1])
+        found = end >= 0 and text[:end].endswith(follow)
+        return text[: end - len(follow)].replace(KEYS[0], OWN_KEY) if found else None
 
     text = shown("zqtext")
     if text is None or "zqtext" not in text:

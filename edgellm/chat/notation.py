@@ -33,7 +33,8 @@ def write_arguments(form: Arguments, arguments: Mapping[str, Any]) -> str:
     pairs = []
     for key, value in arguments.items() if form.ordered else sorted(arguments.items()):
         text = isinstance(value, str)
-        middle, tail = (form.text_middle, form.text_tail) if text else (form.middle, form.tail)
+        middle = form.text_middle if text else form.middle
+        tail = form.tail_of(key, text=text)
         pairs.append(
             form.head + key + middle + _written_text(form, value) + tail
             if text

@@ -98,10 +98,11 @@ class PartParser:
     def _prepare(self, syntax: Syntax) -> None:
         self._openings = list(dict.fromkeys((syntax.first, syntax.later)))
         self._triggers = list(dict.fromkeys(filter(None, map(trigger_of, self._openings))))
-        if not self._triggers and syntax.later[1:2] == (Slot.NAME,) and syntax.arguments.open.strip() == "(":
-            # No mark begins a call, but its name and bracket do.
+        follow = "".join(map(str, syntax.later[2:3])) or syntax.arguments.open.strip()
+        if not self._triggers and syntax.later[1:2] == (Slot.NAME,) and follow[:1] in ("(", ">"):
+            # No mark begins a call, but its name between brackets does.
             lead = str(syntax.later[0]).lstrip()
-            self._triggers = [f"{lead}{name}(" for name in self._names if lead]
+            self._triggers = [lead + name + follow[0] for name in sorted(self._names) if lead]
 
     def push(self, text: str) -> list[Part]:
         """More of the answer."""

@@ -120,7 +120,7 @@ class ArgumentReader:
             if final or not waits:
                 return self._close()
             return None
-        if at == -1 or (waits and lead.strip() == ""):
+        if at == -1 or waits:
             return None
         for middle in (
             (form.middle,)
@@ -148,7 +148,7 @@ class ArgumentReader:
 
     def _read_pair(self, text: str, final: bool) -> tuple[str, int, bool] | None:
         form = self._form
-        tail = form.text_tail if self._is_text else form.tail
+        tail = form.tail_of(self._key or "", text=self._is_text)
         found = self._value_end(text, tail)
         if found < 0:
             if not final:
@@ -178,7 +178,8 @@ class ArgumentReader:
             return found
         if self._scan is None:
             self._scan = _Scan(form.quotes)
-        ends = [core] if core else [t.strip() or t for t in (form.separator, *self._ends) if t]
+        follow = form.separator or form.head
+        ends = [core] if core else [t.strip() or t for t in (follow, *self._ends) if t]
         return self._scan.find(text, [end for end in ends if end] or ["\n"])
 
     def _value(self, text: str) -> Any:

@@ -25,6 +25,7 @@ class Slot(enum.Enum):
     ARGUMENTS = "arguments"
 
 
+OWN_KEY = "\x00"
 Piece: TypeAlias = str | Slot
 Notation: TypeAlias = Literal["raw", "json", "python", "own"]
 
@@ -60,7 +61,8 @@ class Arguments:
     """Notation of a call's arguments.
 
     object: one value in `notation`. pairs: open, then head KEY middle VALUE tail for each, `separator`
-    between them, close; a string has `text_middle` and `text_tail` around it where these differ.
+    between them, close; a string has `text_middle` and `text_tail` around it where these differ. OWN_KEY in a
+    tail stands for the key, where a tag of its own name ends an argument.
     strings, values: notations of strings and of lists and objects. quotes: around strings in notation own.
     lists: of lists, where it is not that of objects. words: true, false and null. wrap: marks around
     raw strings that hold signs of markup. ordered: False if keys are sorted.
@@ -82,6 +84,10 @@ class Arguments:
     separator: str = ""
     close: str = ""
     ordered: bool = True
+
+    def tail_of(self, key: str, *, text: bool) -> str:
+        """The text after an argument, a string or another value."""
+        return (self.text_tail if text else self.tail).replace(OWN_KEY, key)
 
     def texts(self) -> Iterator[str]:
         """All literal texts."""
