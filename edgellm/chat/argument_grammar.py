@@ -254,7 +254,8 @@ class ArgumentGrammar:
             self.rules.append(rf"{name}[lazy]: /(.|\n)*{_regex(end)}/")
             return self._rule(_joined(self._literal(begin), name))
         if notation == "python":
-            return self._terminal(r"/'([^'\\]|\\['\\nrt])*'/")
+            escape = r"\\([^xuU]|x[0-9a-f]{2}|u[0-9a-f]{4})"
+            return self._terminal(rf"""/'([^'\\]|{escape})*'|"([^"\\]|{escape})*"/""")
         return self._json({"type": "string"})
 
     def _anything(self) -> str:

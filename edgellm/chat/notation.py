@@ -10,7 +10,16 @@ from typing import Any
 from edgellm.chat.syntax import Arguments, Notation
 
 _NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "0": "\0", "\n": ""}
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "b": "\b",
+    "f": "\f",
+    "0": "\0",
+    "\n": "",
+    **{sign: sign for sign in "\"'\\/"},
+}
 _BARE = re.compile(r"[^,\]})]*")
 _CONSTANTS = {"true": True, "True": True, "false": False, "False": False, "null": None, "None": None}
 MAX_DEPTH = 64
@@ -144,7 +153,7 @@ def _read_string(text: str, place: int) -> tuple[str, int]:
             except (ValueError, OverflowError):
                 raise NotationError("a string has a broken escape") from None
         else:
-            pieces.append(_ESCAPES.get(kind, kind))
+            pieces.append(_ESCAPES.get(kind, "\\" + kind))  # as in Python, others are no escapes
         place += 2 + digits
     raise NotationError("a string has no end")
 

@@ -10,13 +10,14 @@ import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 import edgellm.chat
+from edgellm.chat.call_grammar import call_grammar
 from edgellm.chat.messages import named_id, normalize_messages
 from edgellm.chat.parts import Call, PartParser, Words, parse
 from edgellm.chat.probing import Prober
-from edgellm.chat.tools import syntax_of
+from edgellm.chat.tools import ToolChoice, read_tools, syntax_of
 from edgellm.chat.turns import Turns
 from edgellm.engine.grammar import GrammarCompiler
-from tests.support.calls import disagreement
+from tests.support.calls import disagreement, first_allowed
 from tests.support.paths import TEMPLATES
 from tests.support.vocabularies import tokenizer
 
@@ -211,3 +212,20 @@ def test_words_after_calls_are_words(name: str, size: int, after: str) -> None:
     parts += parser.flush()
     assert "".join(part.text for part in parts if isinstance(part, Words)) == after.strip()
     assert [part.name for part in parts if isinstance(part, Call) and part.name] == ["add"]
+
+
+@pytest.mark.parametrize(
+    "text", ["it's", 'a "b"', "both ' and \"", "back\\slash", "tab\t", "\x7f", "line\nline"]
+)
+def test_strings_of_python_calls_are_admitted_as_python_prints_them(
+    compiler: GrammarCompiler, text: str
+) -> None:
+    source = template("python-calls")
+    syntax = syntax_of(source)
+    message = {"tool_calls": [{"function": {"name": "get_weather", "arguments": {"city": text}}}]}
+    shown, _ = turn(source, {"role": "assistant", "content": "", **message}, TOOLS)
+    (call,) = edgellm.chat.parse(source, shown, TOOLS).tool_calls
+    assert call.arguments == {"city": text}
+    grammar = call_grammar(syntax, read_tools(TOOLS), ToolChoice("required"), {})
+    answer = shown[: shown.rfind(syntax.end) + len(syntax.end)]
+    assert first_allowed(compiler, tokenizer("llama-bpe"), grammar, answer)[0]
