@@ -57,7 +57,7 @@ def test_minicpm_is_granite_with_scales_by_other_names() -> None:
         ("phi-small", {"qk_layernorm": True}, "'qk_layernorm'"),
         ("falcon_h1-small", {"mamba_norm_before_gate": True}, "'mamba_norm_before_gate'"),
         ("falcon_h1-small", {"projectors_bias": True}, "'projectors_bias'"),
-        ("nemotron_h-small", {"hybrid_override_pattern": "MEM*-"}, "layers of kind 'moe'"),
+        ("nemotron_h-small", {"hybrid_override_pattern": "MXM*-"}, "layers of kind 'X'"),
         ("glm4_moe_lite-small", {"mlp_layer_types": ["sparse", "dense", "sparse"]}, "'mlp_layer_types'"),
         ("hunyuan_moe-small", {"moe_topk": [1, 2, 2]}, "'moe_topk'"),
         (

@@ -233,8 +233,9 @@ FORMAT_NAMES: dict[str, set[str]] = {
         *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
         *("exaone", "falcon-h1", "gemma", "modern-bert", "nomic-bert", "olmo", "phi", "roberta"),
     },
-    # Examples name models of the catalog.
-    "edgellm.commands": {"gemma"},
+    # Names of models in catalogs and examples.
+    "edgellm.commands": {"gemma", "qwen3"},
+    "edgellm.store": {"qwen3"},
     "edgellm.convert": {"gpt2", "gpt-2", "llama", "bert", "qwen2", "qwen35", "deepseek-v3"},
     # Tokenizer classes of transformers, and the library mistral-common.
     "edgellm.convert.plain_tokenizers": {"gptneox", "mistral", "roberta"},
