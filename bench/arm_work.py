@@ -49,6 +49,11 @@ class Work:
     written: float
 
 
+def all_kernels() -> list[str]:
+    """Return the names of the kernels that are counted: set, format and tokens."""
+    return [f"{s}:{f}:{t}" for s, tokens in TOKENS.items() for t in tokens for f in LEGACY + SUPER]
+
+
 def build_plugin(header: Path, folder: Path) -> Path:
     """Compile the plugin and return its path."""
     plugin = folder / "count.so"
@@ -125,7 +130,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--mca", action="store_true", help="model cycles, too")
     parser.add_argument("--only", default="", help="kernels whose names have this in them")
     options = parser.parse_args(arguments)
-    kernels = [f"{s}:{f}:{t}" for s, tokens in TOKENS.items() for t in tokens for f in LEGACY + SUPER]
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     found: dict[str, dict[str, float]] = {}
     worse = []
@@ -133,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         plugin = build_plugin(options.plugin_header, Path(folder))
         trace = Path(folder) / "trace" if options.mca else None
-        for kernel in kernels:
+        for kernel in all_kernels():
             if options.only not in kernel:
                 continue
             work, macs = count(options.binary, plugin, kernel, trace)

@@ -95,7 +95,7 @@ StringTable::StringTable(const uint8_t* data, size_t n_bytes, size_t position, s
             std::memcpy(bytes_.data() + ends_[i], data + position + kStringLengthBytes, length);
             position += kStringLengthBytes + length;
             ends_.push_back(static_cast<uint32_t>(ends_[i] + length));
-            longest_ = std::max(longest_, size_t{length});
+            longest_ = std::max(longest_, static_cast<size_t>(length));
             hashes[i - first] = hash(at(i));
             __builtin_prefetch(&slots_[hashes[i - first] & (slots_.size() - 1)]);
         }
