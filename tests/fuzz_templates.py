@@ -28,7 +28,7 @@ from edgellm.chat.template import CHATML, count_values, strings_of
 from edgellm.chat.thinking import levels
 from edgellm.errors import TemplateError
 from tests.support.damage import damage_json
-from tests.support.fuzzing import Target, main
+from tests.support.fuzzing import SANITIZED, Target, main
 from tests.support.paths import shared
 from tests.unit.chat.test_sandbox import DENIALS, ESCAPES, ORDINARY
 
@@ -276,7 +276,7 @@ def use(originals: list[str], folder: Path, rng: random.Random) -> str:
     )
     bounded(lambda: edgellm.chat.parse(source, answer, None, text[-200:]), LEARN_S)
     growth = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
-    assert growth < MAX_GROWTH, f"{growth >> 20} MiB more"
+    assert SANITIZED or growth < MAX_GROWTH, f"{growth >> 20} MiB more"
     if refusal is not None:
         raise refusal
     return "rendered"
@@ -289,7 +289,7 @@ def bounded(call: Callable[[], Result], limit_s: float) -> Result:
         return call()
     finally:
         taken = time.thread_time() - start
-        assert taken < limit_s, f"{taken:.1f} s of CPU, more than {limit_s:.1f}"
+        assert taken < limit_s * (5 if SANITIZED else 1), f"{taken:.1f} s of CPU, more than {limit_s:.1f}"
 
 
 TARGET = Target("tests.fuzz_templates", prepare, use)

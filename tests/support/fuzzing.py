@@ -28,6 +28,8 @@ LIMIT_S = 60
 MAX_BYTES = 8 << 30
 MAX_MESSAGE = 2000
 _STEP = 100
+SANITIZED = "asan" in os.environ.get("LD_PRELOAD", "")
+"""AddressSanitizer is loaded: it takes terabytes of addresses, keeps freed memory, and is slower."""
 
 
 class Target(NamedTuple):
@@ -61,7 +63,7 @@ def check_message(error: EdgeLLMError) -> None:
 
 def work(target: Target, folder: Path, first: int, count: int) -> int:
     """Use the cases of these seeds; 1, with the traceback, at the first error that is not ours."""
-    if "asan" not in os.environ.get("LD_PRELOAD", ""):  # its shadow takes terabytes of addresses
+    if not SANITIZED:
         resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
     originals = target.prepare(folder)
     try:
