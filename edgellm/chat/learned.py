@@ -1,4 +1,4 @@
-"""What was learned of chat templates, kept on disk: a model that was loaded before is not learned again.
+"""Syntaxes of chat templates, kept on disk: a model that was loaded before is not learned again.
 
 A file holds the template that it is of, the texts of its first and last token, and the version of the
 learning code. Whatever is wrong with it (missing, of another template, damaged, not writable), the template

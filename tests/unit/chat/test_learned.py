@@ -1,4 +1,4 @@
-"""What was learned of templates is found on disk again, and files that are not right are not believed."""
+"""Syntaxes of templates are found on disk again, and files that are not right are not believed."""
 
 from __future__ import annotations
 
