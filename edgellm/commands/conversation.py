@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from edgellm.chat.truncation import largest_prompt, without_oldest
-from edgellm.commands.loading import chat_answer, statistics, stoppable, with_temperature
+from edgellm.commands.loading import REPEATS, Repetition, chat_answer, statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
 from edgellm.commands.terminal import keys_held_back
 from edgellm.engine.sampling_params import DEFAULTS
@@ -257,10 +257,13 @@ class Conversation:
             try:
                 with keys_held_back():
                     generation = self._begin()
+                    repetition = Repetition()
                     with stoppable(generation):
                         for piece in generation:
                             self._write(piece)
                             begun = True
+                            if repetition.push(piece):
+                                generation.cancel()
                 break
             except EdgeLLMError as error:
                 if begun:
@@ -270,6 +273,8 @@ class Conversation:
                 if begun or not self._leave_out():
                     raise ContextOverflowError(f"{error} ({self.overflow_hint})") from None
         self._close_answer(generation.text)
+        if repetition.found:
+            say(f"edgellm: {REPEATS}")
         self.last = generation
         self.messages.append({"role": "assistant", "content": generation.text})
         return generation

@@ -166,6 +166,28 @@ def stoppable(reply: Reply) -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
+# An answer whose last characters are the same text at least eight times over goes on like that for ever.
+REPEATED_CHARS, REPEATED_TIMES = 1200, 8
+REPEATS = "The answer repeated itself and was ended; --repeat-penalty 1.1 or a larger model helps."
+
+
+class Repetition:
+    """Watches an answer for text that is said again and again."""
+
+    def __init__(self) -> None:
+        self._tail = ""
+        self.found = False
+
+    def push(self, piece: str) -> bool:
+        """More of the answer; True once it repeats itself."""
+        tail = self._tail = (self._tail + piece)[-REPEATED_CHARS:]
+        if len(tail) == REPEATED_CHARS:
+            n_same = 32  # an earlier place of the last characters gives the period
+            period = len(tail) - n_same - tail.rfind(tail[-n_same:], 0, -1)
+            self.found = period <= len(tail) // REPEATED_TIMES and tail[period:] == tail[:-period]
+        return self.found
+
+
 def write_answer(text: str) -> None:
     """Write a piece of an answer to standard output, at once and unchanged unless that is a terminal."""
     sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)

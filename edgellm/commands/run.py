@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgellm.commands.loading import (
+    REPEATS,
+    Repetition,
     chat_answer,
     find_model,
     generate_options,
@@ -63,12 +65,17 @@ def run(settings: Settings) -> int:
             generation = chat_answer(
                 model, messages, options, settings["think"], hide=settings["hide_thinking"]
             )
+        repetition = Repetition()
+        free = options.constraint is None and not settings["raw"]
         with stoppable(generation) as signals:
             for piece in generation:
                 write_answer(piece)
+                if free and repetition.push(piece):
+                    generation.cancel()
         if not generation.text.endswith("\n"):
             write_answer("\n")
-        if note := note_of_end(generation, model.n_ctx):
+        note = REPEATS if repetition.found else note_of_end(generation, model.n_ctx)
+        if note:
             print(f"edgellm: {note}", file=sys.stderr)
         if signals:
             return 130

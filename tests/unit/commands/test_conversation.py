@@ -16,7 +16,7 @@ from edgellm.chat.truncation import largest_prompt, without_oldest
 from edgellm.commands.chat import read_message, talk
 from edgellm.commands.chat_commands import obey
 from edgellm.commands.conversation import LocalConversation
-from edgellm.commands.loading import note_of_end, statistics, with_temperature
+from edgellm.commands.loading import Repetition, note_of_end, statistics, with_temperature
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
 from edgellm.errors import ContextOverflowError, EdgeLLMError, FileError, FormatError, UsageError
@@ -435,3 +435,17 @@ def test_verbose_says_more_after_each_answer(chat: Chat, capsys: pytest.CaptureF
 def test_a_first_question_is_answered(chat: Chat) -> None:
     talk(chat.conversation, lambda prompt: "/bye", "Why?")
     assert chat.contents == ["Why?", "okthen"]
+
+
+def test_an_answer_that_repeats_itself_is_ended(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.model.answers = [" ".join(["I.hope.that.helps.\n"] * 200)]
+    chat.says("hi")
+    assert 1200 <= len(chat.contents[1]) < 1300
+    assert "The answer repeated itself" in capsys.readouterr().err
+
+
+def test_what_differs_a_little_is_no_repetition() -> None:
+    rows = [f"| {number} | same | same |\n" for number in range(100, 400)]
+    watch = Repetition()
+    assert not any(watch.push(row) for row in rows)
+    assert any(watch.push("| 7 | same | same |\n") for _ in range(100))
