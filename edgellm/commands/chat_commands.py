@@ -144,11 +144,10 @@ def _details(reply: Reply) -> None:
     stats = reply.stats
     if stats is None:
         return
-    drafts = f", {stats.n_accepted} of {stats.n_drafted} guessed ones right" if stats.n_drafted else ""
     say(
         f"prompt: {stats.n_prompt} tokens, {stats.n_cached} of them known from before, the others at "
         f"{stats.prompt_tok_s:.1f} a second\n"
-        f"answer: {stats.n_generated} tokens in {stats.generate_s:.2f} s{drafts}; "
+        f"answer: {stats.n_generated} tokens in {stats.generate_s:.2f} s; "
         f"ended by {reply.finish_reason}",
         dim=True,
     )

@@ -204,6 +204,8 @@ def statistics(reply: Reply, n_ctx: int | None) -> str:
         parts.append(f"{stats.generate_tok_s:.1f} a second")
     if stats.n_generated:
         parts.append(f"the first after {stats.first_token_s:.2f} s")
+    if stats.n_drafted:
+        parts.append(f"{stats.n_accepted} of {stats.n_drafted} guesses right")
     if n_ctx is not None:
         parts.append(f"context {100 * (stats.n_prompt + stats.n_generated) / n_ctx:.0f} % full")
     return ", ".join(parts)

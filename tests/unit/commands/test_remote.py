@@ -120,7 +120,7 @@ def test_it_talks_with_the_server_s_model(server: Running, capsys: pytest.Captur
         message = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert chat.conversation.messages == [*asked, {"role": "assistant", "content": message["content"]}]
     text = capsys.readouterr().err
-    assert text.count("6 tok, ") == 4
+    assert text.count("6 tokens, ") == 4
     assert "/192" in text
     assert "ended by length" in text
     assert "of 192 tokens" in text
