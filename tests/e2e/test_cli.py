@@ -116,7 +116,7 @@ def test_seed_makes_answers_repeatable(tiny: Path) -> None:
 def test_statistics_go_to_standard_error(tiny: Path) -> None:
     result = edgellm("run", tiny, "a b", "-n", "3", "--temp", "0", "--stats", **INTERPRETER)
     assert result.err.startswith("3 tokens, ")
-    assert "/256" in result.err
+    assert "context 9 % full" in result.err
 
 
 def test_draft_tokens_change_no_answer(tiny: Path) -> None:

@@ -121,7 +121,7 @@ def test_it_talks_with_the_server_s_model(server: Running, capsys: pytest.Captur
     assert chat.conversation.messages == [*asked, {"role": "assistant", "content": message["content"]}]
     text = capsys.readouterr().err
     assert text.count("6 tokens, ") == 4
-    assert "/192" in text
+    assert "% full" in text
     assert "ended by length" in text
     assert "of 192 tokens" in text
     assert "temperature = 0" in text
