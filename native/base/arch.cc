@@ -79,7 +79,7 @@ CpuFeatures detect_cpu() {
 }
 
 CpuTuning tuning_of(const CpuFeatures& cpu) {
-    return {.fetch_into_l2 = cpu.amd, .read_packed_panels = cpu.amd};
+    return {.fetch_into_l2 = cpu.amd, .tables_scales = cpu.amd};
 }
 
 const CpuTuning& cpu_tuning() {

@@ -53,7 +53,7 @@ struct CpuTuning {
     // Linear tiles of many tokens read panels as packed, with scales from tables, not an expanded copy: Zen 4
     // has time for a broadcast from memory with every product of 512 bits, and a store of 512 bits costs it
     // two products.
-    bool read_packed_panels = false;
+    bool tables_scales = false;
 };
 CpuTuning tuning_of(const CpuFeatures& cpu);
 // Tuning of this machine's CPU, detected once.

@@ -90,7 +90,7 @@ void test_choice() {
 void test_tuning() {
     for (const Cpu& cpu : known_cpus()) {
         const CpuTuning tuning = tuning_of(cpu.features);
-        check(tuning.fetch_into_l2 == cpu.features.amd && tuning.read_packed_panels == cpu.features.amd,
+        check(tuning.fetch_into_l2 == cpu.features.amd && tuning.tables_scales == cpu.features.amd,
               std::string("tuning of ") + cpu.name);
     }
     const CpuTuning here = tuning_of(detect_cpu());

@@ -45,11 +45,50 @@ inline void pack_fifth_bits(const PackedBlockRow& to, uint32_t columns) {
 
 namespace formats {
 
-// Halves are kept as bytes: blocks lie at any address of a file.
-struct Q4_0 : QuantizedDefaults {  // d * (q - 8)
+// 32 codes of 4 or 5 bits, as nibbles and fifth bits, under a scale and perhaps a minimum:
+// d * (q - kOffset) + m, or d * kLevels[q]. Halves are kept as bytes: blocks lie at any address of a file.
+template <class F>
+struct Codes32 : QuantizedDefaults {
+    static constexpr uint32_t kBlockSize = 32;
+
+    template <class Block>
+    static float value(const Block& b, int i) {
+        int code = nibble(b.qs, i);
+        if constexpr (requires { b.qh; }) code |= fifth_bit(b.qh, i);
+        if constexpr (kHasLevels<F>) {
+            return F::scale(b) * static_cast<float>(F::kLevels[code]);
+        } else if constexpr (requires { b.m; }) {
+            return F::scale(b) * static_cast<float>(code) + load_half(b.m);
+        } else {
+            return F::scale(b) * static_cast<float>(code - F::kOffset);
+        }
+    }
+    template <class Block>
+    static bool pack(const Block& b, const PackedRow& to) {
+        pack_nibbles(to.block(0), b.qs);
+        if constexpr (requires { b.qh; }) pack_fifth_bits(to.block(0), load_u32(b.qh));
+        return F::pack_scales(b, to.block(0));
+    }
+
+    template <class Block>
+    static float scale(const Block& b) {
+        return load_half(b.d);
+    }
+    template <class Block>
+    static bool pack_scales(const Block& b, const PackedBlockRow& to) {
+        to.half(0, b.d);
+        if constexpr (requires { b.m; }) {
+            to.half(1, b.m);
+            return finite_half(b.d) && finite_half(b.m);
+        } else {
+            return finite_half(b.d);
+        }
+    }
+};
+
+struct Q4_0 : Codes32<Q4_0> {  // d * (q - 8)
     static constexpr const char* kName = "Q4_0";
     static constexpr GGMLType kType{2};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = Nibbles;
     using Scales = HalfScales;
     static constexpr int kOffset = 8;
@@ -60,21 +99,11 @@ struct Q4_0 : QuantizedDefaults {  // d * (q - 8)
         uint8_t qs[16];
     };
     static_assert(sizeof(Block) == 18);
-
-    static float value(const Block& b, int i) {
-        return load_half(b.d) * static_cast<float>(nibble(b.qs, i) - 8);
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).half(0, b.d);
-        pack_nibbles(to.block(0), b.qs);
-        return finite_half(b.d);
-    }
 };
 
-struct Q4_1 : QuantizedDefaults {  // d * q + m
+struct Q4_1 : Codes32<Q4_1> {  // d * q + m
     static constexpr const char* kName = "Q4_1";
     static constexpr GGMLType kType{3};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = Nibbles;
     using Scales = HalfScalesMinimums;
     static constexpr AffineEncoding kEncoding{};
@@ -85,22 +114,11 @@ struct Q4_1 : QuantizedDefaults {  // d * q + m
         uint8_t qs[16];
     };
     static_assert(sizeof(Block) == 20);
-
-    static float value(const Block& b, int i) {
-        return load_half(b.d) * static_cast<float>(nibble(b.qs, i)) + load_half(b.m);
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).half(0, b.d);
-        to.block(0).half(1, b.m);
-        pack_nibbles(to.block(0), b.qs);
-        return finite_half(b.d) && finite_half(b.m);
-    }
 };
 
-struct Q5_0 : QuantizedDefaults {  // d * (q - 16); qh: fifth bits, bit i for value i
+struct Q5_0 : Codes32<Q5_0> {  // d * (q - 16)
     static constexpr const char* kName = "Q5_0";
     static constexpr GGMLType kType{6};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = FiveBits;
     using Scales = HalfScales;
     static constexpr int kOffset = 16;
@@ -108,26 +126,15 @@ struct Q5_0 : QuantizedDefaults {  // d * (q - 16); qh: fifth bits, bit i for va
 
     struct Block {
         uint8_t d[2];
-        uint8_t qh[4];
+        uint8_t qh[4];  // fifth bits, bit i for value i
         uint8_t qs[16];
     };
     static_assert(sizeof(Block) == 22);
-
-    static float value(const Block& b, int i) {
-        return load_half(b.d) * static_cast<float>((nibble(b.qs, i) | fifth_bit(b.qh, i)) - 16);
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).half(0, b.d);
-        pack_nibbles(to.block(0), b.qs);
-        pack_fifth_bits(to.block(0), load_u32(b.qh));
-        return finite_half(b.d);
-    }
 };
 
-struct Q5_1 : QuantizedDefaults {  // d * q + m
+struct Q5_1 : Codes32<Q5_1> {  // d * q + m
     static constexpr const char* kName = "Q5_1";
     static constexpr GGMLType kType{7};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = FiveBits;
     using Scales = HalfScalesMinimums;
     static constexpr AffineEncoding kEncoding{};
@@ -135,21 +142,10 @@ struct Q5_1 : QuantizedDefaults {  // d * q + m
     struct Block {
         uint8_t d[2];
         uint8_t m[2];
-        uint8_t qh[4];
+        uint8_t qh[4];  // as of Q5_0
         uint8_t qs[16];
     };
     static_assert(sizeof(Block) == 24);
-
-    static float value(const Block& b, int i) {
-        return load_half(b.d) * static_cast<float>(nibble(b.qs, i) | fifth_bit(b.qh, i)) + load_half(b.m);
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).half(0, b.d);
-        to.block(0).half(1, b.m);
-        pack_nibbles(to.block(0), b.qs);
-        pack_fifth_bits(to.block(0), load_u32(b.qh));
-        return finite_half(b.d) && finite_half(b.m);
-    }
 };
 
 struct Q8_0 : QuantizedDefaults {  // d * q
@@ -179,10 +175,9 @@ struct Q8_0 : QuantizedDefaults {  // d * q
     }
 };
 
-struct IQ4_NL : QuantizedDefaults {  // d * kIQ4Levels[q]
+struct IQ4_NL : Codes32<IQ4_NL> {  // d * kIQ4Levels[q]
     static constexpr const char* kName = "IQ4_NL";
     static constexpr GGMLType kType{20};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = Nibbles;
     using Scales = HalfScales;
     static constexpr int kOffset = 128;
@@ -194,21 +189,11 @@ struct IQ4_NL : QuantizedDefaults {  // d * kIQ4Levels[q]
         uint8_t qs[16];
     };
     static_assert(sizeof(Block) == 18);
-
-    static float value(const Block& b, int i) {
-        return load_half(b.d) * static_cast<float>(kIQ4Levels[nibble(b.qs, i)]);
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).half(0, b.d);
-        pack_nibbles(to.block(0), b.qs);
-        return finite_half(b.d);
-    }
 };
 
-struct MXFP4 : QuantizedDefaults {  // 2^(e - 128) * kE2M1Levels[q]
+struct MXFP4 : Codes32<MXFP4> {  // 2^(e - 128) * kE2M1Levels[q]
     static constexpr const char* kName = "MXFP4";
     static constexpr GGMLType kType{39};
-    static constexpr uint32_t kBlockSize = 32;
     using Codes = Nibbles;
     using Scales = ExponentScales;
     static constexpr int kOffset = 12;
@@ -221,13 +206,10 @@ struct MXFP4 : QuantizedDefaults {  // 2^(e - 128) * kE2M1Levels[q]
     };
     static_assert(sizeof(Block) == 17);
 
-    static float value(const Block& b, int i) {
-        return e8m0_half(b.e) * static_cast<float>(kE2M1Levels[nibble(b.qs, i)]);
-    }
+    static float scale(const Block& b) { return e8m0_half(b.e); }
     // An exponent of 255 is NaN in OCP MX.
-    static bool pack(const Block& b, const PackedRow& to) {
-        to.block(0).byte(0, b.e);
-        pack_nibbles(to.block(0), b.qs);
+    static bool pack_scales(const Block& b, const PackedBlockRow& to) {
+        to.byte(0, b.e);
         return b.e != 255;
     }
 };

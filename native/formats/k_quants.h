@@ -61,32 +61,6 @@ inline void pack_k_nibbles(const PackedBlockRow& to, const uint8_t* qs, bool hig
     }
 }
 
-// Scales of Q4_K and Q5_K.
-template <class Block>
-bool pack_k_scales(const Block& b, const PackedRow& to) {
-    uint8_t scale[8], minimum[8];
-    unpack_k_scales(b.scales, scale, minimum);
-    to.half(0, b.d);
-    to.half(1, b.dmin);
-    for (size_t i = 0; i < 8; ++i) {
-        to.block(i).byte(0, scale[i]);
-        to.block(i).byte(1, minimum[i]);
-    }
-    return finite_half(b.d) && finite_half(b.dmin);
-}
-
-// Values of Q4_K and Q5_K, whose codes are code(i).
-template <class Block, class Code>
-void decode_k_scales(const Block& b, float* out, const Code& code) {
-    uint8_t scale[8], minimum[8];
-    unpack_k_scales(b.scales, scale, minimum);
-    for (int i = 0; i < 256; ++i) {
-        const float d = load_half(b.d) * static_cast<float>(scale[i / 32]);
-        const float m = load_half(b.dmin) * static_cast<float>(minimum[i / 32]);
-        out[i] = d * static_cast<float>(code(i)) - m;
-    }
-}
-
 namespace formats {
 
 struct Q2_K : ExpandedFormat<Q2_K> {  // d * (scale & 15) * q - dmin * (scale >> 4), per 16 values
@@ -165,12 +139,59 @@ struct Q3_K : ExpandedFormat<Q3_K> {  // d * (scale - 32) * (q - 4), per 16 valu
     }
 };
 
-struct Q4_K : QuantizedDefaults {  // d * scale * q - dmin * minimum, per 32 values
+// d * scale * q - dmin * minimum, per 32 values, with codes of 4 or 5 bits.
+template <class F>
+struct KMinimums : QuantizedDefaults {
+    static constexpr uint32_t kBlockSize = 256;
+    using Scales = SuperScalesMinimums;
+
+    template <class Block>
+    static void decode(const Block& b, float* out) {
+        uint8_t scale[8], minimum[8];
+        unpack_k_scales(b.scales, scale, minimum);
+        for (int i = 0; i < 256; ++i) {
+            int code = four_bits(b.qs, i);
+            if constexpr (requires { b.qh; }) code |= (b.qh[i % 32] >> (i / 32) & 1) << 4;
+            const float d = load_half(b.d) * static_cast<float>(scale[i / 32]);
+            const float m = load_half(b.dmin) * static_cast<float>(minimum[i / 32]);
+            out[i] = d * static_cast<float>(code) - m;
+        }
+    }
+    template <class Block>
+    static bool pack(const Block& b, const PackedRow& to) {
+        uint8_t scale[8], minimum[8];
+        unpack_k_scales(b.scales, scale, minimum);
+        to.half(0, b.d);
+        to.half(1, b.dmin);
+        for (size_t i = 0; i < 8; ++i) {
+            const PackedBlockRow block = to.block(i);
+            block.byte(0, scale[i]);
+            block.byte(1, minimum[i]);
+            pack_k_nibbles(block, b.qs + i / 2 * 32, i % 2 != 0);
+            if constexpr (requires { b.qh; }) {
+                uint32_t plane = 0;
+                for (unsigned j = 0; j < 8; ++j) plane |= (load_u32(b.qh + 4 * j) >> i & 0x01010101u) << j;
+                block.word(4, plane);
+            }
+        }
+        return finite_half(b.d) && finite_half(b.dmin);
+    }
+    template <class Block>
+    EDGELLM_INLINE static void store(const EncodedSuper& e, Block& b) {
+        store_half(b.d, e.d);
+        store_half(b.dmin, e.dmin);
+        store_k_scales(e.scale, e.minimum, b.scales);
+        store_four_bits(e.codes, b.qs);
+        if constexpr (requires { b.qh; }) {
+            for (int i = 0; i < 256; ++i) b.qh[i % 32] |= static_cast<uint8_t>((e.codes[i] >> 4) << i / 32);
+        }
+    }
+};
+
+struct Q4_K : KMinimums<Q4_K> {
     static constexpr const char* kName = "Q4_K";
     static constexpr GGMLType kType{12};
-    static constexpr uint32_t kBlockSize = 256;
     using Codes = Nibbles;
-    using Scales = SuperScalesMinimums;
     static constexpr AffineSuperEncoding kEncoding{.values_per_scale = 32,
                                                    .largest_code = 15,
                                                    .largest_scale = 63,
@@ -185,28 +206,12 @@ struct Q4_K : QuantizedDefaults {  // d * scale * q - dmin * minimum, per 32 val
         uint8_t qs[128];  // four_bits
     };
     static_assert(sizeof(Block) == 144);
-
-    static void decode(const Block& b, float* out) {
-        decode_k_scales(b, out, [&b](int i) { return four_bits(b.qs, i); });
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        for (size_t i = 0; i < 8; ++i) pack_k_nibbles(to.block(i), b.qs + i / 2 * 32, i % 2 != 0);
-        return pack_k_scales(b, to);
-    }
-    EDGELLM_INLINE static void store(const EncodedSuper& e, Block& b) {
-        store_half(b.d, e.d);
-        store_half(b.dmin, e.dmin);
-        store_k_scales(e.scale, e.minimum, b.scales);
-        store_four_bits(e.codes, b.qs);
-    }
 };
 
-struct Q5_K : QuantizedDefaults {  // d * scale * q - dmin * minimum, per 32 values
+struct Q5_K : KMinimums<Q5_K> {
     static constexpr const char* kName = "Q5_K";
     static constexpr GGMLType kType{13};
-    static constexpr uint32_t kBlockSize = 256;
     using Codes = FiveBits;
-    using Scales = SuperScalesMinimums;
     static constexpr AffineSuperEncoding kEncoding{.values_per_scale = 32,
                                                    .largest_code = 31,
                                                    .largest_scale = 63,
@@ -222,27 +227,6 @@ struct Q5_K : QuantizedDefaults {  // d * scale * q - dmin * minimum, per 32 val
         uint8_t qs[128];  // four_bits
     };
     static_assert(sizeof(Block) == 176);
-
-    static void decode(const Block& b, float* out) {
-        decode_k_scales(b, out,
-                        [&b](int i) { return four_bits(b.qs, i) | (b.qh[i % 32] >> (i / 32) & 1) << 4; });
-    }
-    static bool pack(const Block& b, const PackedRow& to) {
-        for (size_t i = 0; i < 8; ++i) {
-            pack_k_nibbles(to.block(i), b.qs + i / 2 * 32, i % 2 != 0);
-            uint32_t plane = 0;
-            for (unsigned j = 0; j < 8; ++j) plane |= (load_u32(b.qh + 4 * j) >> i & 0x01010101u) << j;
-            to.block(i).word(4, plane);
-        }
-        return pack_k_scales(b, to);
-    }
-    EDGELLM_INLINE static void store(const EncodedSuper& e, Block& b) {
-        store_half(b.d, e.d);
-        store_half(b.dmin, e.dmin);
-        store_k_scales(e.scale, e.minimum, b.scales);
-        store_four_bits(e.codes, b.qs);
-        for (int i = 0; i < 256; ++i) b.qh[i % 32] |= static_cast<uint8_t>((e.codes[i] >> 4) << i / 32);
-    }
 };
 
 struct Q6_K : QuantizedDefaults {  // d * scale * (q - 32), per 16 values

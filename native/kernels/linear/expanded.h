@@ -104,7 +104,7 @@ struct ByteSource {
 template <class S, class Source, class Block>
 void expand_bytes(Source source, size_t n_blocks, Block* out) {
     constexpr size_t kPartBytes = 64 / S::kParts;
-    source.fetch_far = false;
+    source.fetch_into_l2 = false;
     for (size_t b = 0; b < n_blocks; ++b) {
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) source.prefetch(group);
@@ -163,7 +163,7 @@ void table_scales(Source source, size_t n_blocks, ScaleBlock<Source::kPairs>* ou
 template <class S, class Source>
 void expand_words(Source source, size_t n_blocks, WordBlock* out) {
     constexpr size_t kPartBytes = 64 / S::kParts;
-    source.fetch_far = false;
+    source.fetch_into_l2 = false;
     for (size_t b = 0; b < n_blocks; ++b) {
         EDGELLM_UNROLL
         for (int group = 0; group < 8; ++group) source.prefetch(group);

@@ -3,6 +3,7 @@
 // has the tiles. Everything has internal linkage; see common.h.
 #pragma once
 
+#include "kernels/linear/engine.h"
 #include "kernels/linear/parts.h"
 #include "kernels/linear/tiles.h"
 #if defined(EDGELLM_SIMD_TEST)
@@ -71,6 +72,7 @@ struct Call : MatmulTask {
 
 // Few tokens: panels are read as they are packed, in order.
 template <class E, class Source>
+    requires ByteEngine<E, Source, BlockRows>
 void multiply_packed(const Call& c) {
     using S = typename E::Simd;
     alignas(64) float tile[E::PackedTiles::kLargest * kPanelRows];
@@ -146,6 +148,7 @@ EDGELLM_INLINE void multiply_expanded(const Call& c, const RowsOf& rows_of, cons
 
 // Many tokens: panels are read as they are packed, their scales from tables in L1.
 template <class E, class Source>
+    requires TabledEngine<E, Source, ScaleBlock<Source::kPairs>, BlockRows>
 void multiply_tabled(const Call& c) {
     using S = typename E::Simd;
     constexpr size_t kMostBlocks = kTableBlocks / (Source::kPairs ? 2 : 1);
@@ -192,6 +195,7 @@ void multiply_tabled(const Call& c) {
 }
 
 template <class E, class Source>
+    requires ByteEngine<E, Source, BlockRows>
 void multiply_bytes(const Call& c) {
     using S = typename E::Simd;
     if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
@@ -239,7 +243,7 @@ void multiply_words(const Call& c) {
         });
 }
 
-template <class E, class F>
+template <FloatEngine E, class F>
 void multiply_floats(const Call& c) {
     using S = typename E::Simd;
     constexpr size_t kColumns = 256;

@@ -61,7 +61,7 @@ struct PackedMatrix {
     size_t n_panels;      // ceil(n_out / 16)
     size_t panel_bytes;   // bytes of one packed panel, a multiple of 64
     size_t panel_stride;  // distance between panels: panel_bytes, or more where two matrices are interleaved
-    bool fetch_far;       // prefetch wide codes into L2, not L1 (CpuTuning)
+    bool fetch_into_l2;   // prefetch wide codes into L2, not L1 (CpuTuning)
     bool split;           // codes in two parts, the first enough for `approximate` (pack.h)
     const uint8_t* data;  // 64-byte aligned
 };

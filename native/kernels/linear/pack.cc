@@ -182,7 +182,7 @@ bool describe_matrix(GGMLType type, size_t n_out, size_t n_in, PackedMatrix* out
         out->panel_bytes = align64(panel_bytes<F>(n_in));
     });
     out->panel_stride = out->panel_bytes;
-    out->fetch_far = cpu_tuning().fetch_into_l2;
+    out->fetch_into_l2 = cpu_tuning().fetch_into_l2;
     out->split = false;
     return true;
 }

@@ -40,13 +40,13 @@ struct PackedSource {
     const uint8_t* header;
     const uint8_t* block;
     size_t index = 0;
-    bool fetch_far;
+    bool fetch_into_l2;
 
     // `first`: the block to begin with, a multiple of kHeaderBlocks where there are headers.
     PackedSource(const PackedMatrix& m, size_t panel, size_t first)
         : header(m.data + panel * m.panel_stride + packed_bytes<F>(first)),
           block(header + kHeaderBytes),
-          fetch_far(m.fetch_far) {}
+          fetch_into_l2(m.fetch_into_l2) {}
 
     EDGELLM_INLINE void next() {
         block += kBlockBytes;
@@ -63,7 +63,7 @@ struct PackedSource {
     EDGELLM_INLINE void prefetch(int group) const {
         EDGELLM_UNROLL
         for (size_t i = 64 * static_cast<size_t>(group); i < kBlockBytes; i += 8 * 64) {
-            if (!std::is_same_v<Codes, Nibbles> && fetch_far) {
+            if (!std::is_same_v<Codes, Nibbles> && fetch_into_l2) {
                 __builtin_prefetch(block + kFarPrefetchBytes + i, 0, 2);
             } else {
                 __builtin_prefetch(block + kPrefetchBytes + i);
@@ -149,7 +149,7 @@ struct SplitSource : PackedSource<S, SplitUpper> {
     EDGELLM_INLINE void prefetch(int group) const {
         Base::prefetch(group);
         if (group >= 3) return;
-        if (Base::fetch_far) {
+        if (Base::fetch_into_l2) {
             __builtin_prefetch(lower + kFarPrefetchBytes / 2 + 64 * group, 0, 2);
         } else {
             __builtin_prefetch(lower + kPrefetchBytes / 2 + 64 * group);

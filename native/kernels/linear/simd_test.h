@@ -257,6 +257,7 @@ class SimdTest {
         if constexpr (SimdByteDots<S>) {
             dots_of_bytes<1>();
             dots_of_bytes<2>();
+            check(S::kWideDots, "kWideDots");  // their codes were of 8 bits
         }
         for (int i = 0; i < kLanes; ++i) check(lane(S::zero(), i) == 0, "zero");
         for (const int max : {15, 31, 63, 255}) {

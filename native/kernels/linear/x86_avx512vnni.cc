@@ -20,7 +20,7 @@ struct Avx512Vnni {
     static constexpr bool kSignedDots = false, kWideDots = true;
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
     using Terms = DotTerms;
-    static bool tables_scales() { return cpu_tuning().read_packed_panels; }
+    static bool tables_scales() { return cpu_tuning().tables_scales; }
 
     static __m128i load16(const uint8_t* p) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)); }
     static __m256i load32(const uint8_t* p) {
