@@ -174,7 +174,7 @@ def allocate(choices: Mapping[str, Sequence[Option]], n_bytes: int) -> dict[str,
         low, high = (low, middle) if fits else (middle, high)
     chosen = cheapest(high)
     left = n_bytes - sum(option.n_bytes for option in chosen.values())
-    # What is left goes to single tensors, the best bargain first.
+    # The rest of the budget goes to single tensors, the best bargain first.
     while True:
         bargains = [
             ((now.cost - option.cost) / (option.n_bytes - now.n_bytes), name, option)

@@ -131,7 +131,7 @@ def _free(plan: FilePlan) -> list[Tensor]:
 
 
 def _room(plan: FilePlan, free: Sequence[Tensor], budget: int) -> int:
-    """What the others leave of a budget."""
+    """Rest of a budget that the others leave."""
     return budget - plan.n_bytes + sum(tensor.n_bytes for tensor in free)
 
 

@@ -64,7 +64,7 @@ class ChatFolder:
         part.replace(self.folder / f"{name}.json")
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        """What is kept under an id; None for nothing, or for a file that somebody else has written."""
+        """Conversation kept under an id; None for no such id, or for a file that another program wrote."""
         try:
             chat = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

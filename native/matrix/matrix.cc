@@ -102,7 +102,7 @@ bool factor(const MatrixKernels& kernels, ThreadPool& pool, double* matrix, size
             pack_rows(matrix + (start + j) * n, n, std::min(kWidth, used - j), start, -1.0,
                       packed.data() + j * start);
         }
-        // What the columns before explain is taken away.
+        // Subtracts the part that the columns before explain.
         const auto subtract = [&](size_t begin, size_t end) {
             double block[32 * kWidth];
             for (size_t j = 0; j < used; j += kWidth) {
