@@ -40,6 +40,7 @@ class EngineThread:
         self._stopping = False
         self._step_began: float | None = None
         self.longest_step_s = 0.0
+        self.error: BaseException | None = None  # an unforeseen one, which has ended the thread
         self._gate = threading.Lock()  # held so that nothing is queued after the thread's last look
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
@@ -106,6 +107,13 @@ class EngineThread:
             raise OverloadedError("The model is being unloaded; try again.")
 
     def _run(self) -> None:
+        try:
+            self._serve()
+        except BaseException as error:
+            self.error = error
+            raise
+
+    def _serve(self) -> None:
         while not self._stopping:
             self._wake.wait(SAVE_S if self._scheduler.save_some() else LOOK_S)
             self._wake.clear()
@@ -132,7 +140,7 @@ class EngineThread:
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:
-        """Times a step or a job; one that raises is never over, as the thread ends with it."""
+        """Times a step or a job; if it raises, the thread ends with it."""
         begin = self._step_began = time.monotonic()
         yield
         self._step_began = None

@@ -28,9 +28,10 @@ class Watchdog:
     """Looks at the steps of all engines, on a thread of its own.
 
     timeout_s: a step that takes longer has stalled (infinite: nothing is watched). Then the log gets the
-    place of every thread, and `on_stall` is called. Time in which the process itself was stopped does not
-    count. Code that keeps the interpreter's lock stops this thread, too: after timeout_s of CPU time, but at
-    least least_cpu_s, without a look of it, a signal writes the place of every thread and ends the process.
+    place of every thread, and `on_stall` is called; at once if an engine's thread has ended by an error. Time
+    in which the process itself was stopped does not count. Code that keeps the interpreter's lock stops this
+    thread, too: after timeout_s of CPU time, but at least least_cpu_s, without a look of it, a signal writes
+    the place of every thread and ends the process.
     """
 
     def __init__(
@@ -72,7 +73,12 @@ class Watchdog:
             now = time.monotonic()
             passed, last = min(now - last, 2 * self._tick_s), now
             for source in self._models.sources:
-                began = None if source.loaded is None else source.loaded.runner.step_began
+                runner = None if source.loaded is None else source.loaded.runner
+                if runner is not None and runner.error is not None:
+                    log.critical("the engine of %s failed: %r; the server ends", source.name, runner.error)
+                    self._on_stall()
+                    return
+                began = None if runner is None else runner.step_began
                 if began is None:
                     taken.pop(source.name, None)
                     continue

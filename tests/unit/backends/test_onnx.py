@@ -106,8 +106,8 @@ def test_int4_computes_with_the_weights_that_it_stores(name: str, export: Export
     expected = interpreter.logits(ids)
     with load(folder) as model:
         found = model.logits(ids)
-    # Rows that are multiplied with 4-bit weights are rounded to 8 bits, block by block. Random weights leave the
-    # largest logits close to each other.
+    # Rows that are multiplied with 4-bit weights are rounded to 8 bits, block by block. Random weights leave
+    # the largest logits close to each other.
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 0.03
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.8

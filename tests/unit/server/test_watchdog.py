@@ -1,14 +1,43 @@
-"""Code that keeps the interpreter's lock: the clock of CPU time sees it, and nothing else does."""
+"""Engines that failed, and code that keeps the interpreter's lock, which the clock of CPU time sees."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="needs the clock of CPU time")
+from edgellm.engine.runner import EngineThread
+from edgellm.server.watchdog import Watchdog
+
+needs_clock = pytest.mark.skipif(not hasattr(signal, "SIGPROF"), reason="needs the clock of CPU time")
+
+
+class FailingScheduler:
+    busy = True
+
+    def save_some(self) -> bool:
+        return False
+
+    def step(self) -> None:
+        raise ZeroDivisionError("no such step")
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_an_engine_that_failed_ends_the_server_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    runner = EngineThread(cast(Any, FailingScheduler()))
+    models = SimpleNamespace(sources=[SimpleNamespace(name="tiny", loaded=SimpleNamespace(runner=runner))])
+    ended = threading.Event()
+    with caplog.at_level(logging.CRITICAL), Watchdog(cast(Any, models), 600.0, ended.set):
+        assert ended.wait(60)
+    assert isinstance(runner.error, ZeroDivisionError)
+    assert "the engine of tiny failed: ZeroDivisionError('no such step')" in caplog.text
+
 
 SCRIPT = """
 import re, sys, threading, time
@@ -32,6 +61,7 @@ def run(kind: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@needs_clock
 def test_code_that_keeps_the_lock_ends_the_process() -> None:
     done = run("lock")
     assert done.stdout == "went on\n"
@@ -40,6 +70,7 @@ def test_code_that_keeps_the_lock_ends_the_process() -> None:
     assert "in match" in done.stderr
 
 
+@needs_clock
 def test_much_cpu_time_without_the_lock_does_not() -> None:
     done = run("none")
     assert (done.returncode, done.stdout, done.stderr) == (0, "went on\nended\n", "")
