@@ -33,6 +33,9 @@ def own_home(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathF
     for name in os.environ:
         if name.startswith(("EDGELLM_", "PIP_")) and name not in ("EDGELLM_TEST_MODELS", "EDGELLM_SHARED"):
             monkeypatch.delenv(name)
+    # `--offline` sets it for its process: set and deleted here, it is put back after the test.
+    monkeypatch.setenv("HF_HUB_OFFLINE", "")
+    monkeypatch.delenv("HF_HUB_OFFLINE")
     home = tmp_path_factory.mktemp("home", numbered=True)
     monkeypatch.setenv("EDGELLM_HOME", str(home / "edgellm"))
     monkeypatch.setenv("HF_HOME", str(home / "huggingface"))

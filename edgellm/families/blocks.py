@@ -48,7 +48,10 @@ class Attention(NamedTuple):
 
 
 class Experts(NamedTuple):
-    """Mixture of experts of one layer. n_ff_shared: hidden width of the expert that runs for every token."""
+    """Mixture of experts of one layer.
+
+    n_ff_shared: hidden width of the expert that runs for every token. gated: False for plain experts.
+    """
 
     n_experts: int
     n_used: int
@@ -63,6 +66,7 @@ class Experts(NamedTuple):
     limit: float = 0.0
     alpha: float = 1.0
     n_ff_shared: int = 0
+    gated: bool = True
 
 
 class DeltaNet(NamedTuple):
@@ -242,8 +246,8 @@ def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
 def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") -> str:
     """Router and experts; `ffn_gate_up_exps` is used if the file holds gate and up as one tensor.
 
-    routed: rows for the router, where they are not x. An expert without a gate is a plain part. The sigmoid
-    of one value gates the shared expert's row, if the file has that value's weights.
+    routed: rows for the router, where they are not x. The sigmoid of one value gates the shared expert's row,
+    if the file has that value's weights.
     """
     router = linear(b, routed or x, f"{prefix}.ffn_gate_inp", e.n_experts)
     fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
@@ -253,7 +257,7 @@ def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") ->
         n_ff=e.n_ff,
         n_used=e.n_used,
         gate_up=f"{prefix}.ffn_gate_up_exps.weight" if fused else None,
-        gate=None if fused else _optional(b, f"{prefix}.ffn_gate_exps.weight"),
+        gate=f"{prefix}.ffn_gate_exps.weight" if e.gated and not fused else None,
         up=None if fused else f"{prefix}.ffn_up_exps.weight",
         down=f"{prefix}.ffn_down_exps.weight",
         gate_bias=_optional(b, f"{prefix}.ffn_gate_exps.bias"),
@@ -274,7 +278,7 @@ def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") ->
     if not e.n_ff_shared:
         return out
     shared = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
-    if b.has(f"{prefix}.ffn_gate_shexp.weight"):
+    if e.gated:
         gate = linear(b, x, f"{prefix}.ffn_gate_shexp", e.n_ff_shared)
         shared = b.glu(gate, shared, activation=e.activation)
     else:

@@ -12,7 +12,7 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `nemotron_h_moe`."""
-    moe = mixture.read(source, normalize=True, gating=2)._replace(activation="relu2")
+    moe = mixture.read(source, normalize=True, gating=2)._replace(activation="relu2", gated=False)
     return nemotron_h.stack(source, "nemotron_h_moe", moe)
 
 

@@ -14,7 +14,7 @@ from edgellm.server.page import HEADERS
 
 router = APIRouter(include_in_schema=False)
 
-_METHODS = ("get", "post", "delete")
+_METHODS = ("get", "post", "put", "delete")
 
 
 @router.get("/docs")

@@ -123,7 +123,7 @@ def test_a_named_configuration_must_be_there(monkeypatch: pytest.MonkeyPatch) ->
         (BYTES, "900M", 900 << 20),
         (BYTES, "2GiB", 2 << 30),
         (BYTES, "1.5k", 1536),
-        (BYTES, "123", 123),
+        (BYTES, "1048576", 1 << 20),
         (BIAS, "5+2", (5, 2.0)),
         (BIAS, "5=-1e1", (5, -10.0)),
     ],
