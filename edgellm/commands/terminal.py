@@ -43,13 +43,19 @@ def answer_writer() -> tuple[Callable[[str], None], Callable[[str], None] | None
 
 @contextlib.contextmanager
 def keys_held_back() -> Iterator[None]:
-    """Context in which typed keys are not shown; the next line that is read begins with them."""
-    try:
-        import termios
+    """Context in which typed keys are not shown; the next line that is read begins with them.
 
+    Windows echoes them as they are typed.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    import termios
+
+    try:
         terminal = sys.stdin.fileno()
         before = termios.tcgetattr(terminal)
-    except (ImportError, OSError, ValueError, AttributeError, termios.error):
+    except (OSError, ValueError, AttributeError, termios.error):
         yield
         return
     quiet = list(before)

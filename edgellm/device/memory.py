@@ -7,7 +7,7 @@ from pathlib import Path
 
 from edgellm import _native
 from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int
-from edgellm.system.limits import peak_bytes
+from edgellm.system.limits import address_space, peak_bytes
 
 
 def total_memory(root: Path = ROOT) -> int | None:
@@ -37,14 +37,9 @@ def available_memory(root: Path = ROOT) -> int | None:
 
 def free_addresses(root: Path = ROOT) -> int | None:
     """Return the bytes of addresses that this process can still take (`ulimit -v`); None without a limit."""
-    try:
-        import resource
-
-        limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    except (ImportError, OSError):
-        return None
+    limit = address_space()
     used = _kib(read_fields(root / "proc/self/status").get("VmSize"))
-    return None if limit == resource.RLIM_INFINITY or used is None else max(0, limit - used)
+    return None if limit is None or used is None else max(0, limit - used)
 
 
 def own_memory(root: Path = ROOT) -> int | None:
