@@ -33,21 +33,28 @@ EDGELLM_INLINE Pair<V> pair_of(V low, V high) {
     return {low, high};
 }
 
-#define EDGELLM_PAIR_OPERATOR(op)                           \
-    template <class V>                                      \
-    EDGELLM_INLINE auto operator op(Pair<V> a, Pair<V> b) { \
-        return pair_of(a.low op b.low, a.high op b.high);   \
-    }                                                       \
-    template <class V, class S>                             \
-        requires std::is_arithmetic_v<S>                    \
-    EDGELLM_INLINE auto operator op(Pair<V> a, S b) {       \
-        return pair_of(a.low op b, a.high op b);            \
-    }                                                       \
-    template <class V, class S>                             \
-        requires std::is_arithmetic_v<S>                    \
-    EDGELLM_INLINE auto operator op(S a, Pair<V> b) {       \
-        return pair_of(a op b.low, a op b.high);            \
+// Lanes of a comparison. A compiler for Windows calls them long, which has 32 bits there.
+template <class V>
+struct Mask {
+    typedef int32_t Type __attribute__((vector_size(sizeof(V))));
+};
+
+#define EDGELLM_PAIR_OPERATOR(op, ...)                                              \
+    template <class V>                                                              \
+    EDGELLM_INLINE auto operator op(Pair<V> a, Pair<V> b) {                         \
+        return pair_of(__VA_ARGS__(a.low op b.low), __VA_ARGS__(a.high op b.high)); \
+    }                                                                               \
+    template <class V, class S>                                                     \
+        requires std::is_arithmetic_v<S>                                            \
+    EDGELLM_INLINE auto operator op(Pair<V> a, S b) {                               \
+        return pair_of(__VA_ARGS__(a.low op b), __VA_ARGS__(a.high op b));          \
+    }                                                                               \
+    template <class V, class S>                                                     \
+        requires std::is_arithmetic_v<S>                                            \
+    EDGELLM_INLINE auto operator op(S a, Pair<V> b) {                               \
+        return pair_of(__VA_ARGS__(a op b.low), __VA_ARGS__(a op b.high));          \
     }
+#define EDGELLM_PAIR_COMPARISON(op) EDGELLM_PAIR_OPERATOR(op, (typename Mask<V>::Type))
 #define EDGELLM_PAIR_ASSIGNMENT(op)                              \
     template <class V, class T>                                  \
     EDGELLM_INLINE Pair<V>& operator op## = (Pair<V> & a, T b) { \
@@ -61,13 +68,14 @@ EDGELLM_PAIR_OPERATOR(&)
 EDGELLM_PAIR_OPERATOR(|)
 EDGELLM_PAIR_OPERATOR(<<)
 EDGELLM_PAIR_OPERATOR(>>)
-EDGELLM_PAIR_OPERATOR(<)
-EDGELLM_PAIR_OPERATOR(<=)
-EDGELLM_PAIR_OPERATOR(>)
-EDGELLM_PAIR_OPERATOR(>=)
-EDGELLM_PAIR_OPERATOR(==)
+EDGELLM_PAIR_COMPARISON(<)
+EDGELLM_PAIR_COMPARISON(<=)
+EDGELLM_PAIR_COMPARISON(>)
+EDGELLM_PAIR_COMPARISON(>=)
+EDGELLM_PAIR_COMPARISON(==)
 EDGELLM_PAIR_ASSIGNMENT(+)
 EDGELLM_PAIR_ASSIGNMENT(-)
+#undef EDGELLM_PAIR_COMPARISON
 #undef EDGELLM_PAIR_OPERATOR
 #undef EDGELLM_PAIR_ASSIGNMENT
 
