@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import random
 import re
 import runpy
 import sys
@@ -34,10 +36,16 @@ SAYS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def same_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the same tokens in every run: some answers of a random model would end at once, or never."""
+    monkeypatch.setattr(os, "urandom", random.Random(1).randbytes)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("python")
-    write_tiny_model(made / "model.gguf", **{"llama.context_length": 4096})
+    write_tiny_model(made / "model.gguf", **{"llama.context_length": 16384})
     write_adapter(made / "adapter.gguf")
     write_checkpoint(made / "checkpoint")
     return made

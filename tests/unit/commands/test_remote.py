@@ -143,7 +143,8 @@ def test_ctrl_c_stops_the_answer_and_frees_the_server(server: Running) -> None:
 
     def interrupt(text: str) -> None:
         chat.written.append(text)
-        os.kill(os.getpid(), signal.SIGINT)
+        if len(chat.written) == 1:  # a second one would end the program
+            os.kill(os.getpid(), signal.SIGINT)
 
     chat.conversation = Conversation(chat.conversation.model, chat.conversation.options, None, interrupt)
     reply = chat.conversation.ask("once")
