@@ -1,8 +1,10 @@
 """Compares edgellm with llama.cpp and ik_llama.cpp: the same file, prompt and threads, in turn.
 
     python bench/compare.py -m model.gguf --peer-python /path/to/venv/bin/python -t 2 -r 5
+    python bench/compare.py -m model.gguf --before ../an-older-checkout
 
 The peers are those of the packages `llama-cpp-python` and `ik-llama-cpp-python` that the peers' Python has.
+With `--before`, another built checkout of edgellm takes its turns, too: a change shows what it costs.
 Each engine is a process that stays loaded and makes one measurement at a request, so engines take turns
 measurement by measurement: A B C A B C. A ratio is taken within each turn, and the median of the ratios is
 reported. The timed part is the engine's own call and the search for the largest logit.
@@ -28,13 +30,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from edgellm.benchmark.coldstart import cold_start
 from edgellm.device.cores import cpu_name, default_threads
 from edgellm.engine.kv_types import KV_TYPES
 from edgellm.gguf.reader import GGUFFile
 
 HERE = Path(__file__).resolve().parent
-TEXT = HERE.parent / "tests/data/text/english.txt"
+CHECKOUT = HERE.parent
+TEXT = CHECKOUT / "tests/data/text/english.txt"
+BEFORE = "edgellm before"
 PROBES = {"llama.cpp": "llama_cpp", "ik_llama.cpp": "ik_llama_cpp"}
 MEMORY_CONTEXT = 2048
 WINDOW = 512
@@ -45,7 +48,7 @@ PAUSE_S = 0.05
 class Engine:
     """A worker process that takes one request at a time."""
 
-    def __init__(self, name: str, command: Sequence[str]) -> None:
+    def __init__(self, name: str, command: Sequence[str], checkout: Path = CHECKOUT) -> None:
         self.name = name
         self.command = command
         self.process = subprocess.Popen(
@@ -54,7 +57,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env={**os.environ, "PYTHONPATH": os.environ.get("PYTHONPATH", str(HERE.parent))},
+            env=environment(checkout),
         )
 
     def ask(self, op: str, **arguments: Any) -> dict[str, Any]:
@@ -78,6 +81,24 @@ class Engine:
     def close(self) -> None:
         """End the worker."""
         self.process.communicate()
+
+
+def environment(checkout: Path) -> dict[str, str]:
+    """Environment in which Python imports edgellm from a checkout."""
+    inherited = os.environ.get("PYTHONPATH") if checkout == CHECKOUT else None
+    return {**os.environ, "PYTHONPATH": inherited or str(checkout)}
+
+
+def start_once(checkout: Path, model: Path, threads: int) -> float:
+    """Seconds from the start of `edgellm run` of a checkout to its first token."""
+    script = (
+        "import sys; from pathlib import Path; from edgellm.benchmark.coldstart import cold_start; "
+        f"found = cold_start(Path(sys.argv[1]), threads={threads}, context={MEMORY_CONTEXT}, repetitions=1); "
+        "print(found.median_s)"
+    )
+    command = [sys.executable, "-c", script, str(model)]
+    done = subprocess.run(command, env=environment(checkout), capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 @dataclass
@@ -117,7 +138,7 @@ class Comparison:
         self.options = options
         self.measures: list[Measure] = []
         self.quality: dict[str, dict[str, Any]] = {name: {} for name in engines}
-        self.engines = {name: Engine(name, command) for name, command in engines.items()}
+        self.engines = {name: self._start(name) for name in engines}
         self.info = {name: engine.ask("info") for name, engine in self.engines.items()}
         for engine in self.engines.values():
             engine.ask("load", model=str(model))
@@ -163,6 +184,12 @@ class Comparison:
             engine.close()
         self._starts()
 
+    def _checkout(self, name: str) -> Path:
+        return Path(self.options.before) if name == BEFORE else CHECKOUT
+
+    def _start(self, name: str) -> Engine:
+        return Engine(name, self.commands[name], self._checkout(name))
+
     def _generate(self, engine: Engine, ids: list[int], n: int, *, keep: bool) -> dict[str, Any]:
         answer = engine.ask("generate", ids=ids, n=n, keep=keep)
         digest = hashlib.sha256(json.dumps(answer["ids"]).encode()).hexdigest()[:16]
@@ -192,10 +219,10 @@ class Comparison:
         load = Measure("loading to first token, process running", "s", False, self._samples())
         peak = Measure(f"peak memory, context {MEMORY_CONTEXT}", "MiB", False, self._samples())
         for _ in range(self.options.repetitions):
-            for name, command in self.commands.items():
+            for name in self.commands:
                 time.sleep(PAUSE_S)
                 start = time.perf_counter()
-                engine = Engine(name, command)
+                engine = self._start(name)
                 info = engine.ask("info")
                 begin = time.perf_counter()
                 engine.ask("load", model=str(self.model))
@@ -204,13 +231,13 @@ class Comparison:
                 end = time.perf_counter()
                 load.samples[name].append(end - begin)
                 engine.ask("generate", ids=self.ids[: self.options.n_prompt], n=16, keep=False)
-                baseline = 0 if name == "edgellm" else int(info["baseline_bytes"])
+                ours = name in ("edgellm", BEFORE)
+                baseline = 0 if ours else int(info["baseline_bytes"])
                 peak.samples[name].append((engine.ask("memory")["peak_bytes"] - baseline) / (1 << 20))
                 engine.close()
                 whole = end - start
-                if name == "edgellm":
-                    found = cold_start(self.model, threads=threads, context=MEMORY_CONTEXT, repetitions=1)
-                    whole = found.median_s
+                if ours:
+                    whole = start_once(self._checkout(name), self.model, threads)
                 cold.samples[name].append(whole)
         self._add(cold)
         self._add(load)
@@ -273,11 +300,12 @@ def _cells(cells: Sequence[str]) -> str:
 
 
 def find_engines(options: argparse.Namespace) -> dict[str, list[str]]:
-    """Commands of edgellm's worker and of each peer."""
-    edgellm = [sys.executable, str(HERE / "edgellm_worker.py"), "--kv-type", options.kv_type]
-    if options.isa:
-        edgellm += ["--isa", options.isa]
-    return {"edgellm": edgellm, **peer_commands(options.peer_python or [sys.executable])}
+    """Commands of edgellm's worker, of an older checkout's and of each peer's."""
+    arguments = ["--kv-type", options.kv_type, *(["--isa", options.isa] if options.isa else [])]
+    commands = {"edgellm": [sys.executable, str(HERE / "edgellm_worker.py"), *arguments]}
+    if options.before:
+        commands[BEFORE] = [sys.executable, str(options.before / "bench/edgellm_worker.py"), *arguments]
+    return {**commands, **peer_commands(options.peer_python or [sys.executable])}
 
 
 def peer_commands(pythons: Sequence[str]) -> dict[str, list[str]]:
@@ -303,6 +331,7 @@ def main() -> int:
     add = parser.add_argument
     add("-m", "--model", required=True, help="GGUF files, with commas between")
     add("--peer-python", action="append", help="a Python that has peers installed (may be repeated)")
+    add("--before", type=Path, metavar="CHECKOUT", help="another built checkout of edgellm, to compare with")
     add("-t", "--threads", type=int, default=default_threads())
     add("-r", "--repetitions", type=int, default=5)
     add("-p", "--n-prompt", type=int, default=512)
@@ -323,7 +352,10 @@ def main() -> int:
         parser.error(f"argument --n-text: {options.n_text} tokens predict none; expected 0, or 2 or more")
     commands = find_engines(options)
     if len(commands) == 1:
-        parser.error("no peer is installed; name a Python that has llama-cpp-python with --peer-python")
+        parser.error(
+            "no peer is installed; name a Python that has llama-cpp-python with --peer-python, "
+            "or a checkout with --before"
+        )
     results = []
     for name in options.model.split(","):
         path = Path(name)

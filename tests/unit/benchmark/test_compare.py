@@ -66,6 +66,21 @@ def expected() -> Reference:
     return reference("llama")
 
 
+def test_an_older_checkout_takes_its_turns(
+    unpacked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ["-t", "1", "-r", "1", "-p", "8", "-n", "4", "-d", "0", "-b", "1", "--n-text", "0"]
+    model = str(official_gguf("llama", unpacked))
+    # The checkout itself: a table must show equal tokens, and each engine's own start.
+    monkeypatch.setattr(sys, "argv", ["compare.py", "-m", model, "--before", str(ROOT), *short])
+    assert main() == 0
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    table = {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+    assert table[""] == ["edgellm", "edgellm before", "against edgellm before"]
+    assert table["greedy tokens"][0] == table["greedy tokens"][1] != "None"
+    assert any(name.startswith("cold start") and cells[2].endswith(" x") for name, cells in table.items())
+
+
 @pytest.fixture(scope="module")
 def engine(unpacked: Path) -> Iterator[Engine]:
     made = Engine("edgellm", [sys.executable, str(ROOT / "bench/edgellm_worker.py"), "--kv-type", "f32"])
