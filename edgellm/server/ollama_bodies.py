@@ -100,7 +100,7 @@ class EmbedBody(ModelBody):
     model: str
     keep_alive: KeepAlive = None
     input: str | list[str]
-    truncate: bool = False
+    truncate: bool = True
     dimensions: int | None = None
 
 

@@ -112,9 +112,10 @@ async def _completion(body: CompletionBody, loaded: Served) -> Prompt:
 @router.post("/embeddings", responses=answers("Embeddings"))
 async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) -> Response:
     """Embed texts."""
+    most = service.settings.limits.inputs
     async with service.models.use(body.model) as loaded:
         texts = await _token_lists(body.input, loaded.model)
-        vectors = await unless_gone(request, service.embed(loaded, texts, body.dimensions))
+        vectors = await unless_gone(request, service.embed(loaded, texts, body.dimensions, most=most))
     n_tokens = sum(map(len, texts))
     content = {
         "object": "list",

@@ -281,19 +281,21 @@ class Service:
         return job
 
     async def embed(
-        self, loaded: Served, texts: Sequence[Sequence[int]], dimensions: int | None = None
+        self,
+        loaded: Served,
+        texts: Sequence[Sequence[int]],
+        dimensions: int | None = None,
+        *,
+        most: int | None,
     ) -> NDArray[np.float32]:
         """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests.
 
-        dimensions: only so many of the first values, scaled to length 1 again. An empty text is the token
-        that begins or ends texts.
+        dimensions: only so many of the first values, scaled to length 1 again. most: texts that a request may
+        have; None: as many as its body holds. An empty text is the token that begins or ends texts.
         """
-        if not 1 <= len(texts) <= self.settings.limits.inputs:
-            raise RequestError(
-                400,
-                f"There are {len(texts)} inputs; 1 to {self.settings.limits.inputs} are accepted.",
-                param="input",
-            )
+        if not 1 <= len(texts) <= (most or len(texts)):
+            accepted = "1 or more" if most is None else f"1 to {most}"
+            raise RequestError(400, f"There are {len(texts)} inputs; {accepted} are accepted.", param="input")
         rows = []
         blank = _blank(loaded.model)
         for start in range(0, len(texts), TOGETHER):

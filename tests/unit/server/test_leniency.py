@@ -541,9 +541,19 @@ def test_embeddings_of_many_and_of_empty_texts(client: httpx.Client) -> None:
     assert found[0]["embedding"] == found[2]["embedding"] != found[1]["embedding"]
     assert len(ok(client.post("/api/embed", json={"model": "tiny", "input": ["", "a"]}))["embeddings"]) == 2
     long = "once upon a time " * 500
-    assert client.post("/api/embed", json={"model": "tiny", "input": [long]}).status_code == 400
-    ok(client.post("/api/embed", json={"model": "tiny", "input": [long, "a"], "truncate": True}))
+    whole = {"model": "tiny", "input": [long], "truncate": False}
+    assert client.post("/api/embed", json=whole).status_code == 400
+    for truncate in ({}, {"truncate": None}, {"truncate": True}):
+        ok(client.post("/api/embed", json={"model": "tiny", "input": [long, "a"], **truncate}))
     assert ok(client.post("/api/embeddings", json={"model": "tiny", "prompt": ""})) == {"embedding": []}
+
+
+def test_openai_takes_2048_inputs_and_ollama_any_number(client: httpx.Client) -> None:
+    for n, status in ((2048, 200), (2049, 400), (0, 400)):
+        assert client.post("/v1/embeddings", json={"input": [[1]] * n}).status_code == status
+    many = ok(client.post("/api/embed", json={"model": "tiny", "input": ["a"] * 2049}))
+    assert len(many["embeddings"]) == 2049
+    assert ok(client.post("/api/embed", json={"model": "tiny", "input": []}))["embeddings"] == []
 
 
 def test_a_long_field_is_not_printed_whole(client: httpx.Client) -> None:
