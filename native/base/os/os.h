@@ -3,8 +3,8 @@
 // headers.
 //
 // One file per system defines them: linux.cc, macos.cc, windows.cc, and generic.cc for other POSIX systems.
-// The three POSIX ones share posix.cc. Advice that a system does not take is ignored; a number that it does
-// not tell is 0 or -1, as each function says.
+// The three POSIX ones share posix.cc, and all but Linux portable.cc. Advice that a system does not take is
+// ignored; a number that it does not tell is 0 or -1, as each function says.
 #pragma once
 
 #include <atomic>
