@@ -131,7 +131,7 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
         ids = await tokenized(loaded.model, texts, n_chars=most)
         if body.truncate:
             ids = [_cut(loaded.model, one) for one in ids]
-        vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions, most=None))
+        vectors = await unless_gone(request, service.embed(loaded, ids, body.dimensions))
     content = {
         "model": loaded.name,
         "embeddings": vectors.tolist(),

@@ -286,7 +286,7 @@ class Service:
         texts: Sequence[Sequence[int]],
         dimensions: int | None = None,
         *,
-        most: int | None,
+        most: int | None = None,
     ) -> NDArray[np.float32]:
         """Embeddings (n_texts, width) of tokenized texts, computed between the steps of other requests.
 
