@@ -109,9 +109,9 @@ def test_embeddings(official: ollama.Client, client: httpx.Client) -> None:
     assert list(official.embeddings("tiny", "a cat").embedding) == pytest.approx(list(both.embeddings[0]))
     assert len(official.embed("tiny", "a cat", dimensions=5).embeddings[0]) == 5
     with pytest.raises(ollama.ResponseError, match="192") as refused:
-        official.embed("tiny", TOO_LONG)
+        official.embed("tiny", TOO_LONG, truncate=False)
     assert refused.value.status_code == 400
-    cut = official.embed("tiny", TOO_LONG, truncate=True)
+    cut = official.embed("tiny", TOO_LONG)
     assert cut.prompt_eval_count == 192
 
 
