@@ -222,9 +222,8 @@ std::vector<uint8_t> SequenceStore::save(int id) const {
     const Sequence& s = sequences_[static_cast<size_t>(id)];
     std::vector<uint8_t> out;
     const auto put = [&out](const void* data, size_t n) {
-        const size_t at = out.size();
-        out.resize(at + n);
-        if (n > 0) std::memcpy(out.data() + at, data, n);
+        const auto* first = static_cast<const uint8_t*>(data);
+        out.insert(out.end(), first, first + n);
     };
     const uint64_t n_tokens = s.n_tokens;
     put(&n_tokens, sizeof(n_tokens));
@@ -244,7 +243,8 @@ int SequenceStore::restore(const uint8_t* bytes, size_t n_bytes, std::vector<flo
     size_t at_byte = 0;
     const auto get = [&](void* to, size_t n) {
         if (n_bytes - at_byte < n) return false;
-        std::memcpy(to, bytes + at_byte, n);
+        // Not memcpy: a state of no floats has no address.
+        std::copy_n(bytes + at_byte, n, static_cast<uint8_t*>(to));
         at_byte += n;
         return true;
     };

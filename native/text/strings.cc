@@ -92,7 +92,7 @@ StringTable::StringTable(const uint8_t* data, size_t n_bytes, size_t position, s
         uint64_t hashes[kAtOnce];
         for (size_t i = first; i < last; ++i) {
             const uint64_t length = read_length(data + position);
-            std::memcpy(bytes_.data() + ends_[i], data + position + kStringLengthBytes, length);
+            std::copy_n(data + position + kStringLengthBytes, length, bytes_.data() + ends_[i]);
             position += kStringLengthBytes + length;
             ends_.push_back(static_cast<uint32_t>(ends_[i] + length));
             longest_ = std::max(longest_, static_cast<size_t>(length));
