@@ -184,6 +184,8 @@ def _quality(figures: Mapping[str, Any]) -> str:
         )
         if isinstance(figures.get(key), int | float)
     ]
+    if figures.get("plain_type"):
+        parts.append(f"plain {figures['plain_type']}'s KLD {figures.get('plain_kld', 0):.4f}")
     return f"{', '.join(parts)} against the source over {figures.get('tokens')} tokens"
 
 

@@ -16,8 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.convert.moments import is_of_a_stack
 from edgellm.convert.pipeline import Tensor, with_importance
 from edgellm.convert.receipt import Divergence
+from edgellm.errors import UsageError
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
@@ -63,33 +65,81 @@ def sensitivities(
     ids: Sequence[int],
     *,
     threads: int,
+    known: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
     """Divergence per unit of output error of each group.
 
-    weights: the source's. tensors: those to choose formats for. progress: called with groups done and to do.
+    weights: the source's. tensors: those to choose formats for. known: sensitivities that an earlier run has
+    found, by group; others are added. progress: called with groups done and to do.
     """
+    if program.logits is None:
+        raise UsageError(
+            f"the {program.family} model is an encoder: it has no logits to choose formats by; "
+            "use --calibrate without --best, --size and --bpw"
+        )
     n_layers = 1 + max(
         (int(m[1]) for m in (re.match(r"blk\.(\d+)\.", t.name) for t in tensors) if m), default=0
     )
     groups: dict[str, list[Tensor]] = {}
     for tensor in tensors:
         groups.setdefault(group(tensor.name, n_layers), []).append(tensor)
-    product = partial(multiply, threads=threads)
-    before = Interpreter(program, weights, multiply=product).logits(ids)
-    found = {}
+    found = {} if known is None else known
+    readers = [set(op.weights.values()) for op in program.ops]
+    starts = {
+        name: min(i for i, read in enumerate(readers) if any(member.name in read for member in members))
+        for name, members in groups.items()
+    }
+    text = (
+        None if groups.keys() <= found.keys() else _Text(program, weights, ids, set(starts.values()), threads)
+    )
     for done, (name, members) in enumerate(groups.items()):
-        coarse = {member.name: member for member in members}
-        changed = _Changed(weights, coarse, threads)
-        after = Interpreter(program, changed, multiply=product).logits(ids)
+        if text is None or name in found:
+            continue
+        changed = _Changed(weights, {member.name: member for member in members}, threads)
+        after = text.read(changed, starts[name])
         loss = sum(errors(member, [_coarse(member)], threads)[0] for member in members)
         change = Divergence()
-        change.add(before, after, ids)
+        change.add(text.logits, after, ids)
         # Rounded, so that the last bits of a machine's exponentials decide nothing.
         found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
         if progress is not None:
             progress(done + 1, len(groups))
     return {tensor.name: found[group(tensor.name, n_layers)] for tensor in tensors}
+
+
+class _Text:
+    """A text that a model has read, and reads again with other weights: from the first that differs on."""
+
+    def __init__(
+        self,
+        program: Program,
+        weights: Mapping[str, Floats],
+        ids: Sequence[int],
+        starts: set[int],
+        threads: int,
+    ) -> None:
+        """starts: numbers of ops that may be the first to read another weight."""
+        self._program = program
+        self._ids = ids
+        self._product = partial(multiply, threads=threads)
+        # Ops that are done, and the values that wait then, by the op that comes first.
+        self._begun: dict[int, tuple[int, list[dict[str, Floats]]]] = {}
+        latest: tuple[int, list[dict[str, Floats]]] = (0, [])
+        steps = Interpreter(program, weights, multiply=self._product).steps([ids])
+        for number, step in enumerate(steps):
+            if number in starts:
+                self._begun[number] = latest
+            if step.waiting is not None:
+                latest = (number + 1, [dict(step.waiting[0])])
+            if step.op.out == program.logits:
+                self.logits = step.made[0]
+
+    def read(self, weights: Mapping[str, Floats], start: int) -> Floats:
+        """Logits (n_tokens, n_vocab) with weights of which none that is read before op `start` differs."""
+        model = Interpreter(self._program, weights, multiply=self._product)
+        steps = model.steps([self._ids], *self._begun[start])
+        return next(step.made[0] for step in steps if step.op.out == self._program.logits)
 
 
 class _Changed(Mapping[str, Floats]):
@@ -107,7 +157,7 @@ class _Changed(Mapping[str, Floats]):
         kind = _coarse(tensor)
         parts = [
             _rounded(kind, values, importance, self._threads)
-            for values, importance in with_importance(tensor)
+            for values, importance, _ in with_importance(tensor)
         ]
         return np.concatenate(parts).reshape(tensor.shape)
 
@@ -129,12 +179,14 @@ def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads:
 
 def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
     """Square error of a tensor's outputs in each format, estimated by some of its rows."""
-    moments = None if tensor.moments is None else np.load(tensor.moments)
+    moments = None
+    if tensor.moments is not None and not is_of_a_stack(tensor.moments):
+        moments = np.load(tensor.moments)
     n_rows = prod(tensor.shape[:-1])
     step = max(1, n_rows // _SAMPLED_ROWS)
     found = np.zeros(len(kinds))
     seen = row = 0
-    for values, importance in with_importance(tensor):
+    for values, importance, _ in with_importance(tensor):
         sample = np.ascontiguousarray(values[-row % step :: step])
         row += len(values)
         seen += len(sample)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ from edgellm.convert.allocation import allocate, candidates, options, sensitivit
 from edgellm.convert.calibration import (
     FULL_TOKENS,
     QUICK_TOKENS,
-    Calibration,
     Render,
     Turn,
     bundled_texts,
@@ -24,7 +25,7 @@ from edgellm.convert.calibration import (
     passages,
     sequences,
 )
-from edgellm.convert.importance import read_statistics, write_statistics
+from edgellm.convert.interrupted import Calibration, State, load_state, save_state
 from edgellm.convert.pipeline import FilePlan, Tensor
 from edgellm.convert.receipt import source_weights
 from edgellm.convert.recipes import is_quantized
@@ -37,8 +38,7 @@ from edgellm.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
 
-_INDEX = "index.json"
-_STATISTICS = "statistics.gguf"
+_SENSITIVITIES = "sensitivities.json"
 _FORMATS = "formats.json"
 # Tokens that sensitivities are measured with: the last sequence of so many.
 MEASURED_TOKENS = 1024
@@ -68,30 +68,44 @@ def calibrate_fully(
     """Give the tensors of a plan importances and second moments, which are kept in `folder`.
 
     text: the user's own; None: the bundled one alone. identity: of the work; what an interrupted one of the
-    same has left in the folder is used.
+    same, with the same text, has left in the folder is used.
     """
-    found = _kept(folder, identity)
-    if found is None:
-        program = plan_program(plan)
-        texts = read_texts(plan_metadata(plan), text, FULL_TOKENS, program.n_ctx_train)
-        shutil.rmtree(folder, ignore_errors=True)
+    program = plan_program(plan)
+    texts = read_texts(plan_metadata(plan), text, FULL_TOKENS, program.n_ctx_train)
+    identity += hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    begun = load_state(folder, identity)
+    n_ops = len(program.ops)
+    if begun is None or begun.n_done < n_ops:
         try:
-            folder.mkdir()
-            _check_room(program, folder)
-            report = Report(say, f"calibrating with {sum(map(len, texts))} tokens")
+            if begun is None:
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                _check_room(program, folder, sum(map(len, texts)))
             found = calibrate(
-                program, source_weights(plan), texts, threads=threads, moments=folder, progress=report
+                program,
+                source_weights(plan),
+                texts,
+                threads=threads,
+                moments=folder,
+                begun=begun,
+                keep=partial(save_state, folder, identity),
+                progress=Report(say, f"calibrating with {sum(map(len, texts))} tokens"),
             )
-            _keep(folder, found, identity)
+            begun = State(n_ops, [], found)
+            save_state(folder, identity, begun)
         except OSError as error:
             raise FileError(
                 f"{folder}: cannot be written ({error.strerror}); it holds the statistics of a calibration, "
                 "free space or choose another output folder"
             ) from None
+        except KeyboardInterrupt:
+            if load_state(folder, identity) is not None:
+                say("What is read is kept; the same command goes on there.")
+            raise
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-    _apply(plan, found)
+    _apply(plan, begun.found)
 
 
 def check_budget(plan: FilePlan, budget: int) -> None:
@@ -116,7 +130,7 @@ def choose_formats(plan: FilePlan, budget: int, folder: Path, threads: int, say:
         chosen = {name: GGMLType[kind] for name, kind in json.loads(kept.read_text()).items()}
     else:
         free = _free(plan)
-        chosen = _best_formats(plan, free, _room(plan, free, budget), threads, say)
+        chosen = _best_formats(plan, free, _room(plan, free, budget), folder, threads, say)
         kept.write_text(json.dumps({name: kind.name for name, kind in chosen.items()}))
     plan.tensors = [replace(tensor, type=chosen.get(tensor.name, tensor.type)) for tensor in plan.tensors]
 
@@ -136,17 +150,20 @@ def _room(plan: FilePlan, free: Sequence[Tensor], budget: int) -> int:
 
 
 def _best_formats(
-    plan: FilePlan, free: Sequence[Tensor], room: int, threads: int, say: Say
+    plan: FilePlan, free: Sequence[Tensor], room: int, folder: Path, threads: int, say: Say
 ) -> dict[str, GGMLType]:
     program = plan_program(plan)
     ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
+    kept = folder / _SENSITIVITIES
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    report = Report(say, "measuring sensitivities")
+
+    def progress(done: int, total: int) -> None:
+        kept.write_text(json.dumps(known))
+        report(done, total)
+
     sensitivity = sensitivities(
-        program,
-        source_weights(plan),
-        free,
-        ids,
-        threads=threads,
-        progress=Report(say, "measuring sensitivities"),
+        program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
     )
     report = Report(say, "estimating errors of formats")
     choices = {}
@@ -217,36 +234,23 @@ def _apply(plan: FilePlan, found: Calibration) -> None:
     ]
 
 
-def _check_room(program: Program, folder: Path) -> None:
-    """Raise FileError if the folder's disk has no room for the moments."""
+def _check_room(program: Program, folder: Path, n_tokens: int) -> None:
+    """Raise FileError if the folder's disk has no room for the moments and a state."""
     shapes = program.weights
     inputs = {op.ins[0]: shapes[op.weights["weight"]][-1] for op in program.ops if op.kind == "linear"}
-    needed = sum(4 * n * n for n in inputs.values())
+    needed = sum(4 * n * n for n in inputs.values()) + 8 * n_tokens * program.width
+    for op in program.ops:
+        if op.kind == "moe":
+            # Width and feed-forward width of every row that an expert multiplies.
+            needed += (
+                4 * n_tokens * int(op.attrs["n_used"]) * (program.width + shapes[op.weights["down"]][-1])
+            )
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FileError(
             f"{folder}: calibration needs {needed / 1e9:.1f} GB there for a while, {free / 1e9:.1f} GB are "
             "free; free some, or write to another disk"
         )
-
-
-def _keep(folder: Path, found: Calibration, identity: str) -> None:
-    """Note that the folder is complete."""
-    write_statistics(folder / _STATISTICS, found.statistics, "edgellm")
-    moments = {name: path.name for name, path in found.moments.items()}
-    (folder / _INDEX).write_text(json.dumps({"identity": identity, "moments": moments}))
-
-
-def _kept(folder: Path, identity: str) -> Calibration | None:
-    """The calibration of an interrupted run of the same work."""
-    try:
-        index = json.loads((folder / _INDEX).read_text())
-    except (OSError, ValueError):
-        return None
-    if index["identity"] != identity:
-        return None
-    moments = {name: folder / file for name, file in index["moments"].items()}
-    return Calibration(read_statistics(folder / _STATISTICS), moments)
 
 
 class Report:

@@ -4,18 +4,19 @@ The unquantized model reads the text layer by layer, all of it through one opera
 each weight is read once and none stays in memory. The products are those of edgellm.quant.matrix: the same
 bits for any number of threads.
 
-Of each matrix the mean squares of its inputs' columns are kept (importance.py). For error feedback the means
-of products of all pairs of columns are wanted too, second moments; they are written to a folder as they come,
-one file for matrices with the same input. Memory: the values between operations for all tokens, about
-4 * n_tokens * (2 * feed-forward width + 4 * width) bytes, one weight, and one file of moments.
+Of each matrix the mean squares of its inputs' columns are kept (importance.py). For error feedback second
+moments are wanted too (moments.py); they are written to a folder as they come, one file for matrices with the
+same input. Memory: the values between operations for all tokens, about 4 * n_tokens * (2 * feed-forward width
++ 4 * width) bytes, one weight, and one file of moments. Between layers, where few values are waiting, the
+state is handed out, so that a run that ends early can go on.
 
 calibration.txt was written for this package and is under its licence.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.convert.importance import Statistics
+from edgellm.convert.interrupted import Calibration, State
+from edgellm.convert.moments import write_means, write_rows
 from edgellm.errors import ModelError, UsageError
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
@@ -50,19 +52,13 @@ _PASSAGE = 1600
 # Of so many texts one is not read by calibration.
 _HELD_OUT = 4
 _CHARACTERS_PER_TOKEN = 3
+# Least time between two states that are handed out, in seconds.
+KEPT_EVERY = 60.0
 
 Turn = dict[str, str]
 # Tokens of a conversation in a model's own form, None for one that its template refuses.
 Render = Callable[[list[Turn]], list[int] | None]
 Progress = Callable[[int, int], None]
-
-
-@dataclass(slots=True)
-class Calibration:
-    """Statistics of the inputs; moments: the files of those that have them, means (n_in, n_in), float32."""
-
-    statistics: Statistics = field(default_factory=Statistics)
-    moments: dict[str, Path] = field(default_factory=dict)
 
 
 def bundled_texts() -> list[str | list[Turn]]:
@@ -146,20 +142,25 @@ def calibrate(
     *,
     threads: int,
     moments: Path | None = None,
+    begun: State | None = None,
+    keep: Callable[[State], None] | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
     """Read token sequences with a model; moments: the folder for files of second moments, None: none.
 
-    progress: called with the numbers of operations done and to do. Raises ModelError for values that are not
-    finite.
+    begun: state of an earlier run over the same texts. keep: called with states now and then. progress:
+    called with the numbers of operations done and to do. Raises ModelError for values that are not finite.
     """
-    collector = _Collector(program, threads, moments)
+    begun = begun or State(0, [], Calibration())
+    collector = _Collector(program, threads, moments, begun.found)
     product = partial(multiply, threads=threads)
     last = next(i for i, op in enumerate(program.ops) if op.out == program.hidden)
     # The head's input is all that is wanted of what follows.
     body = program._replace(ops=program.ops[: last + 1], logits=None)
     model = Interpreter(body, weights, collector.observe, multiply=product)
-    for done, (op, outputs) in enumerate(model.steps(texts)):
+    fewest, kept = min(_n_waiting(body)), time.monotonic()
+    steps = model.steps(texts, begun.n_done, begun.waiting)
+    for done, (op, outputs, waiting) in enumerate(steps, begun.n_done + 1):
         if not all(np.isfinite(rows).all() for rows in outputs):
             raise _damaged(op, weights)
         if op.out == program.hidden:
@@ -168,50 +169,86 @@ def calibrate(
                     for rows in outputs:
                         collector.observe(reader.weights["weight"], 0, rows)
         collector.finish()
+        few = waiting is not None and len(waiting[0]) == fewest
+        if keep is not None and waiting is not None and few and time.monotonic() - kept >= KEPT_EVERY:
+            keep(State(done, waiting, collector.found))
+            kept = time.monotonic()
         if progress is not None:
-            progress(done + 1, last + 1)
+            progress(done, last + 1)
     return collector.found
 
 
-class _Collector:
-    """Sums of squares of all inputs; of those of plain matrices moments, too."""
+def _n_waiting(program: Program) -> list[int]:
+    """Numbers of values that later ops read, after each op."""
+    last_use = {name: i for i, op in enumerate(program.ops) for name in op.ins}
+    change = [1 - sum(last_use[name] == i for name in set(op.ins)) for i, op in enumerate(program.ops)]
+    return list(np.cumsum(change))
 
-    def __init__(self, program: Program, threads: int, folder: Path | None) -> None:
-        self.found = Calibration()
+
+class _Collector:
+    """Sums of squares of all inputs; of those of matrices and experts moments, too."""
+
+    def __init__(self, program: Program, threads: int, folder: Path | None, found: Calibration) -> None:
+        self.found = found
         self._shapes = program.weights
         self._threads = threads
         self._folder = folder
-        # Matrices by the value that they multiply; the first one's sums are those of all.
-        self._matrices: dict[str, list[str]] = {}
+        # Matrices by the value that they multiply; the first one's moments are those of all.
+        matrices: dict[str, list[str]] = {}
         for op in program.ops:
-            if op.kind == "linear":
-                self._matrices.setdefault(op.ins[0], []).append(op.weights["weight"])
-        self._first = {names[0]: names for names in self._matrices.values()}
-        self._others = {name for names in self._matrices.values() for name in names[1:]}
+            for role, value in _MULTIPLIED.get(op.kind, {}).items():
+                if role in op.weights:
+                    matrices.setdefault(value(op), []).append(op.weights[role])
+        self._first = {names[0]: names for names in matrices.values()}
         self._sums: dict[str, Floats] = {}
+        self._rows: dict[str, dict[int, list[Floats]]] = {}
 
     def observe(self, name: str, number: int, rows: Floats) -> None:
         """Add the rows that matrix `number` of a weight multiplies."""
         sums, counts = self.found.statistics.sums, self.found.statistics.counts
+        shape = self._shapes[name]
         if name not in sums:
-            shape = self._shapes[name]
             n_matrices = shape[0] if len(shape) == 3 else 1
             sums[name], counts[name] = np.zeros((n_matrices, shape[-1])), np.zeros(n_matrices)
         sums[name][number] += np.square(rows, dtype=np.float64).sum(axis=0)
         counts[name][number] += len(rows)
-        if self._folder is not None and name in self._first:
-            n = rows.shape[1]
-            total = self._sums.setdefault(name, np.zeros((n, n), np.float32))
-            add_moments(rows, total, threads=self._threads)
+        if self._folder is None or name not in self._first:
+            return
+        if len(shape) == 3:
+            self._rows.setdefault(name, {}).setdefault(number, []).append(rows)
+            return
+        n = rows.shape[1]
+        total = self._sums.setdefault(name, np.zeros((n, n), np.float32))
+        add_moments(rows, total, threads=self._threads)
 
     def finish(self) -> None:
         """Write the moments of the operation that is done."""
         for name, sums in self._sums.items():
-            assert self._folder is not None
-            path = self._folder / f"{len(self.found.moments):05}.npy"
-            np.save(path, sums / np.float32(self.found.statistics.counts[name][0]))
-            self.found.moments |= dict.fromkeys(self._first[name], path)
+            n_rows = int(self.found.statistics.counts[name][0])
+            self._note(name, write_means(self._base(), sums / np.float32(n_rows), n_rows))
+        for name, rows in self._rows.items():
+            self._note(name, write_rows(self._base(), rows, self._shapes[name][0]))
         self._sums.clear()
+        self._rows.clear()
+
+    def _base(self) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{len(self.found.moments):05}"
+
+    def _note(self, name: str, path: Path) -> None:
+        self.found.moments |= dict.fromkeys(self._first[name], path)
+
+
+# Roles of weights that multiply rows, and the name of the rows: those of experts' down matrices have none.
+_MULTIPLIED: dict[str, dict[str, Callable[[Op], str]]] = {
+    "linear": {"weight": lambda op: op.ins[0]},
+    "moe": {
+        "gate_up": lambda op: f"{op.out} in",
+        "gate": lambda op: f"{op.out} in",
+        "up": lambda op: f"{op.out} in",
+        "down": lambda op: f"{op.out} inner",
+    },
+}
 
 
 def _damaged(op: Op, weights: Mapping[str, Floats]) -> ModelError:

@@ -23,6 +23,7 @@ from edgellm.convert.checkpoint import Folder
 from edgellm.convert.onnx_graph import Graph, StoredWeight, build_graph, choose_kinds
 from edgellm.convert.pipeline import Feedbacks, FilePlan, Pair, Progress, Tensor
 from edgellm.convert.receipt import source_weights
+from edgellm.convert.recipes import lifted
 from edgellm.errors import FileError, ModelError
 from edgellm.families.registry import build
 from edgellm.gguf.types import GGMLType, ValueType
@@ -80,8 +81,9 @@ def plan_folder(source: FilePlan, kind: str) -> FolderPlan:
     Raises UnsupportedError for a model that cannot be expressed, BackendError without the onnx package.
     """
     metadata: dict[str, Any] = {key: pair.value for key, pair in source.metadata.items()}
-    program = build(metadata, {tensor.name: tensor.shape for tensor in source.tensors})
-    kinds = choose_kinds(program, int4=kind == "INT4")
+    shapes = {tensor.name: tensor.shape for tensor in source.tensors}
+    program = build(metadata, shapes)
+    kinds = choose_kinds(program, int4=kind == "INT4", lifted=lifted(metadata, shapes))
     return FolderPlan(
         source, program, build_graph(program, kinds, DATA_FILE, source_weights(source).__getitem__), kind
     )

@@ -7,7 +7,7 @@ MatMulNBits, or FusedMatMul where they stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, Literal
@@ -86,12 +86,12 @@ def import_onnx() -> Any:
     return onnx
 
 
-def choose_kinds(program: Program, *, int4: bool) -> dict[str, Kind]:
-    """Storage of the weights: matrices in 4 bits, embedding and head, which matter more, in 8.
+def choose_kinds(program: Program, *, int4: bool, lifted: Collection[str] = ()) -> dict[str, Kind]:
+    """Storage of the weights: matrices in 4 bits; embedding, head and `lifted` ones, which matter more, in 8.
 
     Rows that are not whole blocks, and what is no matrix, stay float32.
     """
-    ends = {op.weights["weight"] for op in program.ops if op.kind == "embed"}
+    ends = {op.weights["weight"] for op in program.ops if op.kind == "embed"} | set(lifted)
     ends |= {
         op.weights["weight"] for op in program.ops if op.out == program.logits and "weight" in op.weights
     }

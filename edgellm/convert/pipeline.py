@@ -7,7 +7,7 @@ A tensor that the file holds as the source does is read in pieces of rows, so th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
@@ -16,12 +16,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.convert.moments import read_moments
 from edgellm.errors import ModelError
 from edgellm.gguf.encode import Writable, encode_string, encode_value
 from edgellm.gguf.types import GGMLType, ValueType
 from edgellm.gguf.writer import GGUFWriter
 from edgellm.quant import native
-from edgellm.quant.feedback import Feedback, takes_feedback
+from edgellm.quant.feedback import Feedback, shrinkage, takes_feedback
 
 Floats = NDArray[np.float32]
 # Values of a tensor that are in memory at a time, where its source can be read in pieces.
@@ -155,7 +156,7 @@ class _Error:
 def written_error(tensor: Tensor, raw: NDArray[np.uint8], threads: int) -> float:
     """The relative error of a tensor that is in the file already; `raw`: its bytes there."""
     total, start = _Error(), 0
-    for values, importance in with_importance(tensor):
+    for values, importance, _ in with_importance(tensor):
         n_bytes = native.n_bytes(tensor.type, values.shape)
         total.add(tensor.type, raw[start : start + n_bytes], values, importance, threads)
         start += n_bytes
@@ -167,17 +168,22 @@ class Feedbacks:
 
     def __init__(self, threads: int) -> None:
         self._threads = threads
-        self._key: tuple[Path, int] | None = None
+        self._key: tuple[Path, int, int] | None = None
         self._last: Feedback | None = None
 
-    def of(self, tensor: Tensor, block: int) -> Feedback | None:
-        """The one for a tensor's inputs and blocks of so many values; None for one without moments."""
+    def of(self, tensor: Tensor, block: int, number: int = 0) -> Feedback | None:
+        """The one for the inputs of matrix `number` and blocks of so many values.
+
+        None for a tensor without moments, and for an expert that no token reached.
+        """
         if tensor.moments is None or tensor.shape[-1] % block:
             return None
-        key = (tensor.moments, block)
+        key = (tensor.moments, block, number)
         if key != self._key:
             self._last = None  # before the next one takes as much memory
-            self._last = Feedback(np.load(tensor.moments), block, threads=self._threads)
+            found = read_moments(tensor.moments, number, threads=self._threads)
+            if found is not None:
+                self._last = Feedback(found[0], block, shrink=shrinkage(*found), threads=self._threads)
             self._key = key
         return self._last
 
@@ -185,8 +191,9 @@ class Feedbacks:
 def _encoded(
     tensor: Tensor, feedbacks: Feedbacks, threads: int, total: _Error
 ) -> Iterator[NDArray[np.uint8]]:
-    feedback = feedbacks.of(tensor, tensor.type.block_size) if takes_feedback(tensor.type) else None
-    for values, importance in with_importance(tensor):
+    takes = takes_feedback(tensor.type)
+    for values, importance, number in with_importance(tensor):
+        feedback = feedbacks.of(tensor, tensor.type.block_size, number) if takes else None
         try:
             if feedback is None:
                 raw = native.encode_rows(tensor.type, values, importance, threads=threads)
@@ -198,12 +205,12 @@ def _encoded(
         yield raw
 
 
-def with_importance(tensor: Tensor) -> Iterable[tuple[Floats, Floats | None]]:
-    """The pieces of a tensor, each with the importances (cols,) of its columns."""
+def with_importance(tensor: Tensor) -> Iterator[tuple[Floats, Floats | None, int]]:
+    """The pieces of a tensor, each with the importances (cols,) of its columns and its matrix's number."""
     importance = tensor.importance
     if importance is None or importance.ndim == 1:
         for piece in tensor.source.pieces():
-            yield piece, importance
+            yield piece, importance, 0
         return
     # A stack: each matrix has its own importances. Pieces need not end where matrices do.
     rows_per_matrix = prod(tensor.shape[1:-1])
@@ -211,5 +218,6 @@ def with_importance(tensor: Tensor) -> Iterable[tuple[Floats, Floats | None]]:
     for piece in tensor.source.pieces():
         while len(piece):
             n = min(len(piece), rows_per_matrix - row % rows_per_matrix)
-            yield piece[:n], importance[row // rows_per_matrix]
+            number = row // rows_per_matrix
+            yield piece[:n], importance[number], number
             piece, row = piece[n:], row + n

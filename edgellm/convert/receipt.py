@@ -7,13 +7,15 @@ ones, both in float32, so that the figures say what the formats lost and nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.calibration import held_out_texts, sequences
-from edgellm.convert.pipeline import FilePlan, Pair, written_error
+from edgellm.convert.pipeline import FilePlan, Pair, write, written_error
+from edgellm.convert.recipes import RECIPES, file_types
 from edgellm.convert.source import CheckpointTensor
 from edgellm.convert.vocabulary import sample_lines
 from edgellm.errors import ModelError
@@ -46,7 +48,9 @@ class Quality:
     source's distribution, in nats. For encoders, which have no logits, cosine: the least cosine similarity
     of the embeddings of the sample's lines; the others are 0. kld_error: standard error of kld.
     kld_p99: divergence that 99 % of positions stay below. worst_error: the largest relative error of a
-    tensor, root of (weighted) square error over square sum.
+    tensor, root of (weighted) square error over square sum. Of a calibrated file plain_kld is the divergence
+    that its importances alone give in the usual formats, of the recipe plain_type that comes next in size,
+    plain_bytes of tensors.
     """
 
     n_tokens: int
@@ -59,6 +63,9 @@ class Quality:
     worst_error: float
     kld_error: float = 0.0
     kld_p99: float = 0.0
+    plain_type: str = ""
+    plain_bytes: int = 0
+    plain_kld: float = 0.0
 
     def summary(self) -> str:
         """One line for a person."""
@@ -73,7 +80,9 @@ class Quality:
                 f"(99 %: {self.kld_p99:.2f}), "
                 f"perplexity {self.perplexity:.3f} (source {self.source_perplexity:.3f})"
             )
-        return ", ".join(part for part in (f"{figures} over {self.n_tokens} tokens", worst) if part)
+        plain = f"plain {self.plain_type} ({self.plain_bytes / 1e6:.1f} MB): KLD {self.plain_kld:.4f}"
+        parts = (f"{figures} over {self.n_tokens} tokens", plain if self.plain_type else "", worst)
+        return ", ".join(part for part in parts if part)
 
 
 class _Lazy(Mapping[str, Floats]):
@@ -126,7 +135,8 @@ def file_weights(file: GGUFFile, threads: int) -> Mapping[str, Floats]:
 def reserve(plan: FilePlan, *, source: str, revision: str) -> None:
     """Make room for the receipt in the metadata of a plan: the values follow when they are known."""
     longest = max((len(tensor.name) for tensor in plan.tensors), default=0)
-    plan.metadata |= quality_pairs(Quality(0, 0, 0, 0, 0, 0, "", 0), longest)
+    empty = Quality(0, 0, 0, 0, 0, 0, "", 0, plain_type=" " if is_calibrated(plan) else "")
+    plan.metadata |= quality_pairs(empty, longest)
     plan.metadata |= origin_pairs(source, revision, "0" * 64)
 
 
@@ -149,7 +159,12 @@ def origin_pairs(source: str, revision: str, digest: str) -> dict[str, Pair]:
 
 def quality_pairs(quality: Quality, longest: int = 0) -> dict[str, Pair]:
     """The figures of a receipt as metadata; longest: room for the name of a tensor."""
-    return {
+    plain = {
+        f"{_PREFIX}plain_type": Pair(quality.plain_type.ljust(max(map(len, RECIPES)))),
+        f"{_PREFIX}plain_bytes": Pair(quality.plain_bytes, ValueType.UINT64),
+        f"{_PREFIX}plain_kld": Pair(quality.plain_kld, ValueType.FLOAT32),
+    }
+    return (plain if quality.plain_type else {}) | {
         f"{_PREFIX}tokens": Pair(quality.n_tokens, ValueType.UINT32),
         f"{_PREFIX}top1": Pair(quality.top1, ValueType.FLOAT32),
         f"{_PREFIX}kld": Pair(quality.kld, ValueType.FLOAT32),
@@ -164,10 +179,16 @@ def quality_pairs(quality: Quality, longest: int = 0) -> dict[str, Pair]:
     }
 
 
-def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
+def is_calibrated(plan: FilePlan) -> bool:
+    """True if rounding errors of some tensors are made up for."""
+    return any(tensor.moments is not None for tensor in plan.tensors)
+
+
+def measure(plan: FilePlan, file: GGUFFile, scratch: Path, *, threads: int) -> Quality:
     """Compare the tensors of a written file with those of the plan's source.
 
-    Raises ModelError if the file gives values that are not finite.
+    scratch: path of a file that is written for comparison with a calibrated one, and removed. Raises
+    ModelError if the file gives values that are not finite.
     """
     shapes = {name: info.shape for name, info in file.tensors.items()}
     program = build(file.metadata, shapes)
@@ -180,26 +201,62 @@ def measure(plan: FilePlan, file: GGUFFile, *, threads: int) -> Quality:
     if program.logits is None:
         before = Interpreter(program, source_weights(plan))
         return _compare_embeddings(before, after, tokenizer, *_worst(plan))
-    return measure_logits(plan, program, tokenizer, after.logits)
+    if not is_calibrated(plan):
+        return measure_logits(plan, program, tokenizer, after.logits)
+    kind, plain = _plain(plan)
+    try:
+        scratch.unlink(missing_ok=True)
+        write(plain, scratch, threads=threads)
+        with GGUFFile.open(scratch) as other:
+            usual = Interpreter(program, file_weights(other, threads))
+            found = measure_logits(plan, program, tokenizer, after.logits, usual.logits)
+    finally:
+        scratch.unlink(missing_ok=True)
+    return replace(found, plain_type=kind, plain_bytes=plain.n_bytes)
+
+
+def _plain(plan: FilePlan) -> tuple[str, FilePlan]:
+    """The recipe whose bytes come next to a plan's, and the plan of it without feedback."""
+    metadata = {key: pair.value for key, pair in plan.metadata.items()}
+    shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
+    architecture = str(metadata["general.architecture"])
+    found = []
+    for chosen in RECIPES.values():
+        types = file_types(chosen, architecture, metadata, shapes)
+        tensors = [
+            replace(tensor, moments=None, type=tensor.type if tensor.asked else types[tensor.name])
+            for tensor in plan.tensors
+        ]
+        plain = FilePlan(dict(plan.metadata), tensors, plan.inputs)
+        found.append((abs(plain.n_bytes - plan.n_bytes), chosen.name, plain))
+    _, kind, plain = min(found, key=lambda each: each[:2])
+    return kind, plain
 
 
 def measure_logits(
-    plan: FilePlan, program: Program, tokenizer: Tokenizer, after: Callable[[list[int]], Floats]
+    plan: FilePlan,
+    program: Program,
+    tokenizer: Tokenizer,
+    after: Callable[[list[int]], Floats],
+    usual: Callable[[list[int]], Floats] | None = None,
 ) -> Quality:
     """Compare the logits (n_tokens, n_vocab) that `after` gives for the sample with the source's.
 
-    Raises ModelError for logits that are not finite.
+    usual: those of the usual formats, for plain_kld. Raises ModelError for logits that are not finite.
     """
     worst, worst_error = _worst(plan)
     before = Interpreter(program, source_weights(plan))
-    found = Divergence()
-    if any(tensor.moments is not None for tensor in plan.tensors):
+    found, plain = Divergence(), Divergence()
+    if is_calibrated(plan):
         windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, min(_WINDOW, program.n_ctx_train))
     else:
         limit = min(N_TOKENS, program.n_ctx_train)
         windows = [tokenizer.encode("\n".join(sample_lines()))[:limit]]
     for ids in windows:
-        found.add(before.logits(ids), after(ids), ids)
+        expected = before.logits(ids)
+        found.add(expected, after(ids), ids)
+        if usual is not None:
+            plain.add(expected, usual(ids), ids)
     return Quality(
         n_tokens=found.n_tokens,
         top1=found.top1,
@@ -211,6 +268,7 @@ def measure_logits(
         cosine=0.0,
         worst_tensor=worst,
         worst_error=worst_error,
+        plain_kld=0.0 if usual is None else plain.kld,
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from edgellm.errors import UsageError
 from edgellm.families.registry import f32_pattern
@@ -99,6 +100,36 @@ def choose_types(
     if mix.head in free and chosen.base.block_size == 256:
         _spread(types, shapes, mix.head, sorted(free, key=mix.rank))
     return types
+
+
+def file_types(
+    chosen: Recipe,
+    architecture: str,
+    metadata: Mapping[str, Any],
+    shapes: Mapping[str, Shape],
+    overrides: Sequence[Override] = (),
+) -> dict[str, GGMLType]:
+    """As `choose_types`, with counts of experts and heads out of the file's metadata."""
+    n_heads = count(metadata, f"{architecture}.attention.head_count", 1)
+    n_kv_heads = count(metadata, f"{architecture}.attention.head_count_kv", 1)
+    n_experts = count(metadata, f"{architecture}.expert_count", 0)
+    n_gqa = n_heads // max(1, n_kv_heads)
+    return choose_types(chosen, shapes, n_experts=n_experts, n_gqa=n_gqa, overrides=overrides)
+
+
+def count(metadata: Mapping[str, Any], key: str, default: int) -> int:
+    """A count in a file's metadata; of one per layer, the largest."""
+    value = metadata.get(key, default)
+    counts = value if isinstance(value, list) else [value]
+    return max((n for n in counts if isinstance(n, int)), default=default)
+
+
+def lifted(metadata: Mapping[str, Any], shapes: Mapping[str, Shape]) -> set[str]:
+    """Names of the matrices of layers that Q4_K_M gives more than four bits."""
+    architecture = str(metadata["general.architecture"])
+    whole = {name: (*shape[:-1], 256) for name, shape in shapes.items()}
+    types = file_types(recipe("Q4_K_M"), architecture, metadata, whole)
+    return {name for name, kind in types.items() if kind == GGMLType.Q6_K and name.startswith("blk.")}
 
 
 def _spread(types: dict[str, GGMLType], shapes: Mapping[str, Shape], head: str, names: Sequence[str]) -> None:

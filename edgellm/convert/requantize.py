@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
-from edgellm.convert.recipes import Override, Recipe, choose_types
+from edgellm.convert.recipes import Override, Recipe, file_types
 from edgellm.errors import UnsupportedError
 from edgellm.gguf.reader import GGUFFile, TensorInfo
 from edgellm.gguf.types import LAYOUTS, GGMLType
@@ -66,14 +66,7 @@ def plan_requantization(
                 f"{file.path}: tensor {info.name} is {info.type.name}, expected a format for weights; "
                 "this file cannot be quantized"
             )
-    types = choose_types(
-        chosen,
-        shapes,
-        n_experts=_count(file, f"{architecture}.expert_count", 0),
-        n_gqa=_count(file, f"{architecture}.attention.head_count", 1)
-        // max(1, _count(file, f"{architecture}.attention.head_count_kv", 1)),
-        overrides=overrides,
-    )
+    types = file_types(chosen, str(architecture), file.metadata, shapes, overrides)
     tensors = [
         Tensor(
             name,
@@ -85,10 +78,3 @@ def plan_requantization(
         for name, info in file.tensors.items()
     ]
     return FilePlan(metadata, tensors, inputs=(file.path,))
-
-
-def _count(file: GGUFFile, key: str, default: int) -> int:
-    """A count; of one per layer, the largest."""
-    value = file.metadata.get(key, default)
-    counts = value if isinstance(value, list) else [value]
-    return max((count for count in counts if isinstance(count, int)), default=default)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
-from edgellm.convert.recipes import Override, Recipe, choose_types
+from edgellm.convert.recipes import Override, Recipe, count, file_types
 from edgellm.convert.sentence_transformers import bounded, pooling
 from edgellm.convert.vocabulary import tokenizer_metadata
 from edgellm.errors import ModelError
@@ -81,14 +81,7 @@ def plan_conversion(
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
     metadata = _general(checkpoint, planned, chosen, name)
     metadata |= tokenizer_metadata(checkpoint, shapes["token_embd.weight"][0])
-    types = choose_types(
-        chosen,
-        shapes,
-        n_experts=_count(planned, "expert_count", 0),
-        n_gqa=_count(planned, "attention.head_count", 1)
-        // max(1, _count(planned, "attention.head_count_kv", 1)),
-        overrides=overrides,
-    )
+    types = file_types(chosen, planned.architecture, planned.metadata, shapes, overrides)
     tensors = [
         Tensor(
             tensor.name,
@@ -111,7 +104,8 @@ def _general(
         "general.name": Pair(name or _title(checkpoint.folder.resolve().name)),
     }
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
-    found["general.size_label"] = Pair(_size_label(shapes, _count(planned, "expert_count", 0)))
+    n_experts = count(planned.metadata, f"{planned.architecture}.expert_count", 0)
+    found["general.size_label"] = Pair(_size_label(shapes, n_experts))
     for key, value in planned.metadata.items():
         found[key] = Pair(value, _kind(value))
     found["general.file_type"] = Pair(chosen.file_type)
@@ -167,10 +161,3 @@ def _sampling(checkpoint: Checkpoint) -> dict[str, Pair]:
         if isinstance(value, int | float) and not isinstance(value, bool):
             found[f"general.sampling.{name}"] = Pair(kind(value))
     return found
-
-
-def _count(planned: CheckpointPlan, key: str, default: int) -> int:
-    """A count of the architecture; of one per layer, the largest."""
-    value = planned.metadata.get(f"{planned.architecture}.{key}", default)
-    counts = value if isinstance(value, list) else [value]
-    return max((count for count in counts if isinstance(count, int)), default=default)

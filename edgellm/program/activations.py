@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from edgellm.errors import ModelError
 
 Array = NDArray[np.float32]
+Wide = NDArray[np.float64]
 
 
 def activate(name: str, x: Array) -> Array:
@@ -44,3 +47,19 @@ def activate(name: str, x: Array) -> Array:
 def sigmoid(x: Array) -> Array:
     """1 / (1 + exp(-x)), computed in float64."""
     return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64))), np.float32)
+
+
+def gated(attrs: Mapping[str, Any], gate: Array, up: Array) -> Array:
+    """activation(gate) * up, or the clamped form of it (`swiglu_oai`)."""
+    limit = np.float32(attrs["limit"])
+    if attrs["activation"] == "swiglu_oai":
+        gate = np.minimum(gate, limit)
+        up = np.clip(up, -limit, limit)
+        return gate * sigmoid(np.float32(attrs["alpha"]) * gate) * (up + np.float32(1))
+    return activate(str(attrs["activation"]), gate) * up
+
+
+def softmax(x: Wide) -> Wide:
+    """Shares of each row's exponentials."""
+    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    return np.asarray(e / e.sum(axis=-1, keepdims=True))

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
-from edgellm.program.activations import activate, sigmoid
+from edgellm.program.activations import activate, gated, softmax
 from edgellm.program.adapter import Adapter, Update
 from edgellm.program.ops import Op, Program
 
@@ -29,6 +29,17 @@ Multiply = Callable[[Array, Array], Array]
 
 def _multiply(x: Array, matrix: Array) -> Array:
     return x @ matrix.T
+
+
+class Step(NamedTuple):
+    """An op that all sequences have done: its values, and all that later ops read, by sequence.
+
+    waiting: None while keys and values of an earlier attention are read later, too.
+    """
+
+    op: Op
+    made: list[Array]
+    waiting: list[dict[str, Array]] | None
 
 
 class Interpreter:
@@ -72,12 +83,21 @@ class Interpreter:
             pass
         return run.values
 
-    def steps(self, sequences: Sequence[Sequence[int]]) -> Iterator[tuple[Op, list[Array]]]:
-        """Run all sequences side by side; yields each op, and its values, when all have done it.
+    def steps(
+        self,
+        sequences: Sequence[Sequence[int]],
+        n_done: int = 0,
+        waiting: Sequence[Mapping[str, Array]] = (),
+    ) -> Iterator[Step]:
+        """Run all sequences side by side; yields each op when all have done it.
 
-        So each weight is read once, whatever the number of sequences.
+        So each weight is read once, whatever the number of sequences. n_done: ops that an earlier run has
+        done, and `waiting` as its last step had them.
         """
-        return self._steps([self._run(ids, ()) for ids in sequences])
+        runs = [self._run(ids, ()) for ids in sequences]
+        for run, values in zip(runs, waiting, strict=n_done > 0):
+            run.values.update(values)
+        return self._steps(runs, n_done)
 
     def _run(self, ids: Sequence[int], used: Sequence[tuple[Mapping[str, Update], float]]) -> _Run:
         tokens = np.asarray(ids, dtype=np.int64)
@@ -85,12 +105,12 @@ class Interpreter:
             raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
         return _Run(self.program, self.weights, tokens, self.observe, used, self.multiply)
 
-    def _steps(self, runs: Sequence[_Run]) -> Iterator[tuple[Op, list[Array]]]:
-        last_use = {name: i for i, op in enumerate(self.program.ops) for name in op.ins}
-        last_use[self.program.hidden] = len(self.program.ops)
-        if self.program.logits is not None:
-            last_use[self.program.logits] = len(self.program.ops)
-        for i, op in enumerate(self.program.ops):
+    def _steps(self, runs: Sequence[_Run], n_done: int = 0) -> Iterator[Step]:
+        ops = self.program.ops
+        last_use = {name: i for i, op in enumerate(ops) for name in op.ins}
+        last_use |= dict.fromkeys((self.program.hidden, self.program.logits or ""), len(ops))
+        last_cache = {int(op.attrs["cache"]): i for i, op in enumerate(ops) if "cache" in op.attrs}
+        for i, op in enumerate(ops[n_done:], n_done):
             read = {name: self.weights[name] for name in op.weights.values()} if len(runs) > 1 else None
             made = []
             for run in runs:
@@ -100,7 +120,10 @@ class Interpreter:
                 for name in op.ins:
                     if last_use[name] == i:
                         run.values.pop(name, None)
-            yield op, made
+                if last_cache.get(int(op.attrs.get("cache", -1))) == i:
+                    run.caches.pop(int(op.attrs["cache"]), None)
+            free = not any(run.caches for run in runs)
+            yield Step(op, made, [run.values for run in runs] if free else None)
             del made
 
 
@@ -147,16 +170,6 @@ class _Run:
         found = self.weight(op, role)
         assert found is not None
         return found
-
-
-def _gate(op: Op, gate: Array, up: Array) -> Array:
-    """activation(gate) * up, or the clamped form of it (`swiglu_oai`)."""
-    limit = np.float32(op.attrs["limit"])
-    if op.attrs["activation"] == "swiglu_oai":
-        gate = np.minimum(gate, limit)
-        up = np.clip(up, -limit, limit)
-        return gate * sigmoid(np.float32(op.attrs["alpha"]) * gate) * (up + np.float32(1))
-    return activate(str(op.attrs["activation"]), gate) * up
 
 
 def _embed(run: _Run, op: Op) -> Array:
@@ -301,7 +314,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
 
 
 def _glu(run: _Run, op: Op, gate: Array, up: Array) -> Array:
-    return _gate(op, gate, up)
+    return gated(op.attrs, gate, up)
 
 
 def _activation(run: _Run, op: Op, x: Array) -> Array:
@@ -345,17 +358,12 @@ def _repeat(run: _Run, op: Op, x: Array) -> Array:
     return out.reshape(len(x), -1)
 
 
-def _softmax(x: Wide) -> Wide:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return np.asarray(e / e.sum(axis=-1, keepdims=True))
-
-
 def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray[np.int64], Array]:
     """Chosen experts (n, n_used), best first, and their weights (n, n_used)."""
     logits = router.astype(np.float64)
     match op.attrs["gating"]:
         case "softmax":
-            probs = _softmax(logits)
+            probs = softmax(logits)
         case "sigmoid":
             probs = 1.0 / (1.0 + np.exp(-logits))
         case _:
@@ -373,7 +381,7 @@ def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray
     chosen = np.argsort(-choice, axis=1, kind="stable")[:, : int(op.attrs["n_used"])]
     picked = np.take_along_axis(probs, chosen, axis=1)
     if op.attrs["gating"] == "softmax_chosen":
-        picked = _softmax(picked)
+        picked = softmax(picked)
     if op.attrs["normalize"]:
         picked = picked / picked.sum(axis=1, keepdims=True)
     return chosen, (picked * float(op.attrs["factor"])).astype(np.float32)
@@ -404,7 +412,7 @@ def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
             inner = activate(str(op.attrs["activation"]), u)
         else:
             g = run.multiply(x[rows], gate[expert])
-            inner = _gate(op, g if gate_bias is None else g + gate_bias[expert], u)
+            inner = gated(op.attrs, g if gate_bias is None else g + gate_bias[expert], u)
         for role in ("gate_up", "gate", "up"):
             if role in op.weights:
                 run.see(op, role, int(expert), x[rows])

@@ -13,8 +13,8 @@ from edgellm.gguf.types import GGMLType
 from edgellm.quant.format import Bytes, Floats, refusal
 from edgellm.quant.native import n_bytes
 
-# Moments of a text are not those of the next one: products of different columns count so much less, and each
-# column's own square counts so much of the mean one more.
+# Moments of a text are not those of the next one: products of different columns count so much less, or less
+# still where few rows were seen, and each column's own square counts so much of the mean one more.
 SHRINK = 0.2
 DAMP = 0.01
 
@@ -24,6 +24,24 @@ def takes_feedback(kind: GGMLType) -> bool:
     from edgellm import _native
 
     return _native.takes_feedback(int(kind))
+
+
+def shrinkage(moments: Floats, n_rows: int) -> float:
+    """Share by which products of different columns are to shrink: that of chance in them, at least SHRINK.
+
+    Squares of correlations of independent columns are 1 / n_rows on average; what they are more is no chance
+    (Schäfer and Strimmer 2005). Two digits, so that no machine's sums decide about bytes.
+    """
+    own = moments.diagonal().astype(np.float64)
+    used = own > 0
+    inverse = np.divide(1.0, own, out=np.zeros_like(own), where=used)
+    n = int(used.sum())
+    squares = sum(
+        float(np.square(row, dtype=np.float64) @ inverse) * scale
+        for row, scale in zip(moments, inverse, strict=True)
+    )
+    chance = n * (n - 1) / n_rows
+    return max(SHRINK, round(min(1.0, chance / max(squares - n, 1e-9)), 2))
 
 
 class Feedback:

@@ -26,7 +26,7 @@ from tests.support.references import float_weights, shapes
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
 
 
-_FIGURES = ("tokens", "kld", "kld_error", "kld_p99")
+_FIGURES = ("tokens", "kld", "kld_error", "kld_p99", "plain_bytes", "plain_kld")
 
 
 @pytest.fixture(scope="module")
@@ -124,9 +124,18 @@ def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
     assert main(["quantize", str(model), str(out), "--type", "Q4_0", "--calibrate", "default"]) == 0
     with GGUFFile.open(out) as file:
         quality = {key: float(str(file.metadata[f"edgellm.quality.{key}"])) for key in _FIGURES}
+        plain = str(file.metadata["edgellm.quality.plain_type"]).strip()
+        n_tensor_bytes = sum(n_bytes(info.type, info.shape) for info in file.tensors.values())
     assert quality["tokens"] >= 1024
     assert 0 < quality["kld_error"] < quality["kld"] < quality["kld_p99"]
-    assert f"KLD {quality['kld']:.4f} ± {quality['kld_error']:.4f}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"KLD {quality['kld']:.4f} ± {quality['kld_error']:.4f}" in said
+    # The usual formats of that size lose more, and nothing of that file stays.
+    assert plain == "Q4_0"
+    assert quality["plain_bytes"] == n_tensor_bytes
+    assert quality["plain_kld"] > quality["kld"]
+    assert f"plain Q4_0 ({n_tensor_bytes / 1e6:.1f} MB): KLD {quality['plain_kld']:.4f}" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 
 @pytest.mark.parametrize("text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200])
