@@ -99,7 +99,9 @@ def calibrate_fully(
                 "free space or choose another output folder"
             ) from None
         except KeyboardInterrupt:
-            if load_state(folder, identity) is not None:
+            if load_state(folder, identity) is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
                 say("What is read is kept; the same command goes on there.")
             raise
         except BaseException:

@@ -216,7 +216,7 @@ def measure(plan: FilePlan, file: GGUFFile, scratch: Path, *, threads: int) -> Q
 
 
 def _plain(plan: FilePlan) -> tuple[str, FilePlan]:
-    """The recipe whose bytes come next to a plan's, and the plan of it without feedback."""
+    """The recipe whose bytes come next to a plan's, its own among equals, and its plan without feedback."""
     metadata = {key: pair.value for key, pair in plan.metadata.items()}
     shapes = {tensor.name: tensor.shape for tensor in plan.tensors}
     architecture = str(metadata["general.architecture"])
@@ -228,8 +228,9 @@ def _plain(plan: FilePlan) -> tuple[str, FilePlan]:
             for tensor in plan.tensors
         ]
         plain = FilePlan(dict(plan.metadata), tensors, plan.inputs)
-        found.append((abs(plain.n_bytes - plan.n_bytes), chosen.name, plain))
-    _, kind, plain = min(found, key=lambda each: each[:2])
+        off = abs(plain.n_bytes - plan.n_bytes)
+        found.append((off, chosen.file_type != metadata["general.file_type"], chosen.name, plain))
+    _, _, kind, plain = min(found, key=lambda each: each[:3])
     return kind, plain
 
 

@@ -150,7 +150,7 @@ def write_with_receipt(
         if hashing is None:
             return
         with GGUFFile.open(writer.part) as file:
-            quality = measure(plan, file, path.with_name(path.name + ".plain"), threads=options.threads)
+            quality = measure(plan, file, _calibration(path) / "plain.gguf", threads=options.threads)
         found.append(quality)
         say(quality.summary())
         check_limits(path, quality, options)
