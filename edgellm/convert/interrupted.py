@@ -10,7 +10,7 @@ import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,7 +61,7 @@ def save_state(folder: Path, identity: str, state: State) -> None:
     part.write_text(json.dumps(index))
     os.replace(part, folder / _INDEX)
     if before is not None and before["state"] != name:
-        (folder / str(before["state"])).unlink(missing_ok=True)
+        (folder / before["state"]).unlink(missing_ok=True)
 
 
 def load_state(folder: Path, identity: str) -> State | None:
@@ -83,9 +83,9 @@ def load_state(folder: Path, identity: str) -> State | None:
     return State(index["done"], [waiting[number] for number in sorted(waiting)], found)
 
 
-def _index(folder: Path) -> dict[str, object] | None:
+def _index(folder: Path) -> dict[str, Any] | None:
     try:
-        found: dict[str, object] = json.loads((folder / _INDEX).read_text())
+        found: dict[str, Any] = json.loads((folder / _INDEX).read_text())
     except (OSError, ValueError):
         return None
     return found

@@ -50,6 +50,7 @@ def read_moments(path: Path, number: int, *, threads: int) -> tuple[Floats, int]
     rows = np.load(path, mmap_mode="r")[starts[number] : starts[number + 1]]
     if not len(rows):
         return None
-    sums = np.zeros((rows.shape[1], rows.shape[1]), np.float32)
-    add_moments(np.asarray(rows), sums, threads=threads)
-    return sums / np.float32(len(rows)), len(rows)
+    means: Floats = np.zeros((rows.shape[1], rows.shape[1]), np.float32)
+    add_moments(np.asarray(rows), means, threads=threads)
+    means /= np.float32(len(rows))
+    return means, len(rows)

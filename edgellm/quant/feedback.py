@@ -41,7 +41,7 @@ def shrinkage(moments: Floats, n_rows: int) -> float:
         for row, scale in zip(moments, inverse, strict=True)
     )
     chance = n * (n - 1) / n_rows
-    return max(SHRINK, round(min(1.0, chance / max(squares - n, 1e-9)), 2))
+    return max(SHRINK, round(float(min(1.0, chance / max(squares - n, 1e-9))), 2))
 
 
 class Feedback:
