@@ -1,20 +1,36 @@
-"""Work of a model: bytes read and multiply-adds, to which its speed is compared.
+"""Work of a model: bytes read and multiply-adds, to which its speed is compared, and by which it is
+predicted.
 
-A matrix has as many bytes as in the file. Rotations, norms and activations are left out: together they are a
-few thousandths of the work.
+A matrix has as many bytes as in the file. Rotations, norms and activations have no multiply-adds of their
+own: together they are a few thousandths of the work. Their operations and values are counted, for
+predictions.
 """
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgellm.engine.kv_types import cached_bytes
 from edgellm.program import Program
 from edgellm.program.ops import Op
 
 _EXPERT_ROLES = ("gate", "up", "down", "gate_up")
+_MATRIX_OPS = ("linear", "linear_groups", "moe")
+# The engine splits an output head of Q8_0 that is a larger share of the weights, and then leaves the lower
+# three bits of most codes unread (native/runtime/place.cc, docs/performance-notes.md).
+_SPLIT_SHARE = 0.4
+_SPLIT_UNREAD = 3 / 8.5
+
+
+class FormatWork(NamedTuple):
+    """Matrices of one format in a token's step: bytes read, and multiply-adds."""
+
+    n_bytes: float
+    macs: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +38,8 @@ class Work:
     """Work of one token: bytes of weights and multiply-adds, with the output head apart, and the cache.
 
     layers: for each attention, bytes of the cache and multiply-adds for each earlier token it attends to, and
-    the window (0: unlimited).
+    the window (0: unlimited). body, head: the same matrices by the name of their format. n_ops: operations of
+    a step. n_values: floats that all operations of a token make, logits excluded.
     """
 
     body_bytes: float
@@ -30,6 +47,10 @@ class Work:
     head_bytes: float
     head_macs: float
     layers: tuple[tuple[int, int, int], ...]
+    body: Mapping[str, FormatWork]
+    head: Mapping[str, FormatWork]
+    n_ops: int
+    n_values: int
 
     def step_bytes(self, lengths: Sequence[int]) -> float:
         """Bytes that one step reads to add a token to each sequence, given their lengths."""
@@ -44,6 +65,20 @@ class Work:
         """Multiply-adds with weights for a prompt whose last token alone has logits."""
         return self.body_macs * n_tokens + self.head_macs
 
+    def cache_bytes(self, length: int) -> float:
+        """Bytes of keys and values that a token reads after `length` tokens, itself included."""
+        return sum(size * _seen(length, window) for size, _, window in self.layers)
+
+    def likeliest_head(self) -> Mapping[str, FormatWork]:
+        """The output head as far as it is read for the likeliest token alone."""
+        split = self.head_bytes > _SPLIT_SHARE * (self.head_bytes + self.body_bytes)
+        return {
+            kind: work._replace(n_bytes=work.n_bytes * (1 - _SPLIT_UNREAD))
+            if split and kind == "Q8_0"
+            else work
+            for kind, work in self.head.items()
+        }
+
     def attention_macs(self, n_tokens: int, n_depth: int) -> float:
         """Multiply-adds of attention for a prompt of `n_tokens` after `n_depth` others."""
         lengths = range(n_depth + 1, n_depth + n_tokens + 1)
@@ -54,31 +89,47 @@ def _seen(length: int, window: int) -> int:
     return min(length, window) if window else length
 
 
-def count_work(program: Program, sizes: Mapping[str, int], kv_type: str) -> Work:
+def count_work(
+    program: Program, sizes: Mapping[str, int], kv_type: str, formats: Mapping[str, str] | None = None
+) -> Work:
     """Count a program's work.
 
-    sizes: bytes of each weight.
+    sizes: bytes of each weight. formats: name of each weight's format; None counts all under one empty name.
     """
-    body_bytes = body_macs = head_bytes = head_macs = 0.0
-    head = _head(program)
+    body: dict[str, FormatWork] = defaultdict(lambda: FormatWork(0.0, 0.0))
+    head: dict[str, FormatWork] = {}
+    last = _head(program)
     layers = []
     for op in program.ops:
-        if op.kind in ("linear", "moe"):
+        if op.kind in _MATRIX_OPS:
             for role, name in op.weights.items():
                 shape = program.weights[name]
                 used = _used_share(op, program) if role in _EXPERT_ROLES else 1.0
-                n_bytes = sizes[name] * used
-                macs = math.prod(shape) * used if len(shape) > 1 else 0.0
-                if name == head:
-                    head_bytes, head_macs = n_bytes, macs
+                # A vector goes with its matrix.
+                matrix = name if len(shape) > 1 else op.weights.get("weight") or op.weights["down"]
+                kind = "" if formats is None else formats[matrix]
+                work = FormatWork(sizes[name] * used, math.prod(shape) * used if len(shape) > 1 else 0.0)
+                if name == last:
+                    head = {kind: work}
                 else:
-                    body_bytes, body_macs = body_bytes + n_bytes, body_macs + macs
+                    seen = body[kind]
+                    body[kind] = FormatWork(seen.n_bytes + work.n_bytes, seen.macs + work.macs)
         elif op.kind in ("attention", "attention_shared") and op.attrs.get("causal", True):
             cache = program.caches[int(op.attrs["cache"])]
             n_bytes = cached_bytes(cache, kv_type)
             n_macs = int(op.attrs["n_heads"]) * (cache.key_dim + cache.value_dim)
             layers.append((int(n_bytes), n_macs, int(op.attrs["window"])))
-    return Work(body_bytes, body_macs, head_bytes, head_macs, tuple(layers))
+    return Work(
+        body_bytes=sum(work.n_bytes for work in body.values()),
+        body_macs=sum(work.macs for work in body.values()),
+        head_bytes=sum(work.n_bytes for work in head.values()),
+        head_macs=sum(work.macs for work in head.values()),
+        layers=tuple(layers),
+        body=dict(body),
+        head=head,
+        n_ops=len(program.ops),
+        n_values=sum(width for value, width in program.widths.items() if value != program.logits),
+    )
 
 
 def _head(program: Program) -> str | None:

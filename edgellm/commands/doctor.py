@@ -22,6 +22,7 @@ from edgellm.device.isa import read_isa
 from edgellm.device.memory import available_memory, total_memory
 from edgellm.device.sensors import read_sensors
 from edgellm.errors import EdgeLLMError, one_line
+from edgellm.program.exported import METADATA_FILE
 from edgellm.store.catalog import is_stored, known_models
 from edgellm.store.http import Client
 from edgellm.store.hub_access import endpoint
@@ -40,7 +41,7 @@ Check = tuple[str, bool, str]
 def run(settings: Settings) -> int:
     """Print the findings; 1 if a check of the model file failed."""
     machine = describe_machine(settings["offline"])
-    checks = list(check_model(resolve(settings["name"], on_disk=True))) if settings["name"] else []
+    checks = _checks(resolve(settings["name"], on_disk=True)) if settings["name"] else []
     if settings["json"]:
         found = [{"check": name, "ok": ok, "found": text} for name, ok, text in checks]
         print(json.dumps({**machine, "checks": found}, indent=2, ensure_ascii=False))
@@ -100,6 +101,22 @@ def _network(offline: bool) -> str:
             return "on"
     except (OSError, http.client.HTTPException, ValueError):
         return f"no answer from {endpoint()}"
+
+
+def _checks(path: Path) -> list[Check]:
+    """Checks of a model file, and its fit to this machine if all have passed."""
+    from edgellm.commands.fit import model_fit
+
+    checks = list(check_model(path))
+    # Speed is predicted for the native engine, which runs no model in ONNX form.
+    if all(ok for _, ok, _ in checks) and path.name != METADATA_FILE:
+        try:
+            fit = model_fit(path)
+        except EdgeLLMError as error:
+            checks.append(("fit", False, str(error)))
+        else:
+            checks.append(("fit", fit.fits is not False, fit.sentence()))
+    return checks
 
 
 def check_model(path: Path) -> Iterator[Check]:
@@ -221,7 +238,8 @@ COMMAND = Command(
     summary="Check this machine, and a model file.",
     run=run,
     description="Says what this machine is and has. With a model, checks its file, tokenizer and chat\n"
-    "template, and exits with 1 if something is wrong.",
+    "template, predicts its memory and speed here (as edgellm fit does), and exits with 1 if\n"
+    "something is wrong.",
     positionals=(Positional("name", "a model to check: path, name, or user/repo:QUANT"),),
     options=(JSON, OFFLINE),
     examples=(

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from edgellm.commands.options import JSON, Command
+from edgellm.commands.options import JSON, SWITCH, Command, Option
 from edgellm.commands.settings import Settings
 from edgellm.store import hub
 from edgellm.store.catalog import is_stored, known_models, stored_path
@@ -49,6 +49,10 @@ def rows() -> Iterator[Row]:
 
 def run(settings: Settings) -> int:
     """Print the models, as a table or as JSON."""
+    if settings["fit"]:
+        from edgellm.commands.fit import judge_all
+
+        return judge_all(settings)
     found = list(rows())
     if settings["json"]:
         print(json.dumps([asdict(row) for row in found], indent=2, ensure_ascii=False))
@@ -69,6 +73,13 @@ COMMAND = Command(
     run=run,
     description="Lists the models of the catalog, and those on disk: in edgellm's store and in the cache\n"
     "that Hugging Face tools share.",
-    options=(JSON,),
-    examples=(("edgellm list", "a table"), ("edgellm list --json", "the same for a program")),
+    options=(
+        Option("fit", ("--fit",), "memory and speed to expect here, as edgellm fit", SWITCH, default=False),
+        JSON,
+    ),
+    examples=(
+        ("edgellm list", "a table"),
+        ("edgellm list --fit", "with the memory and the speed to expect here"),
+        ("edgellm list --json", "the same for a program"),
+    ),
 )

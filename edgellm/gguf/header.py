@@ -14,6 +14,7 @@ from edgellm.gguf.metadata import (
     FETCH_AGAIN,
     SCALARS,
     ArrayRef,
+    HeaderCutError,
     Metadata,
     Value,
     end_of_strings,
@@ -89,13 +90,16 @@ class Header(NamedTuple):
 
 
 class _Cursor:
-    """A position in the file that only moves over bytes that are there."""
+    """A position in the file that only moves over bytes that are there.
 
-    def __init__(self, path: str, file: mmap) -> None:
+    size: bytes of the whole file, of which `file` may be the beginning.
+    """
+
+    def __init__(self, path: str, file: mmap | bytes, size: int) -> None:
         self.path = path
         self.file = file
         self.data = memoryview(file)
-        self.end = len(file)
+        self.end = size
         self.position = 0
         self.nested_left = MAX_NESTED_ELEMENTS
         self.warnings: list[str] = []
@@ -111,6 +115,8 @@ class _Cursor:
                 f"at most the {self.end - start} bytes left",
             )
         self.position = start + n_bytes
+        if self.position > len(self.data):
+            raise HeaderCutError(self.position)
         return start
 
     def u32(self, field: str) -> int:
@@ -172,7 +178,7 @@ class _Cursor:
         start = self.position
         if element is ValueType.STRING:
             self.fits(count, 8, field)
-            self.position = end_of_strings(self.path, field, self.data, start, count)
+            self.position = end_of_strings(self.path, field, self.data, start, count, self.end)
             return ArrayRef(element, count, start)
         size = SCALARS[element].size
         self.fits(count, size, field)
@@ -220,13 +226,14 @@ class _Cursor:
         return result
 
 
-def parse_header(path: str, file: mmap) -> Header:
+def parse_header(path: str, file: mmap | bytes, size: int | None = None) -> Header:
     """Parse and check the header of one mapped GGUF file of at least one byte.
 
-    Raises FormatError where a field is out of bounds or contradicts another, UnsupportedError for a
-    version or a tensor type that edgellm does not read.
+    size: bytes of the whole file, if `file` is only its beginning. Raises FormatError where a field is out of
+    bounds or contradicts another, UnsupportedError for a version or a tensor type that edgellm does not read,
+    HeaderCutError if the beginning ends before the header does.
     """
-    cursor = _Cursor(path, file)
+    cursor = _Cursor(path, file, len(file) if size is None else size)
     _check_magic(path, bytes(file[:32]))
     cursor.need(4, "the magic number")
     version = cursor.u32("the version")

@@ -60,11 +60,24 @@ class ArrayRef(NamedTuple):
     start: int
 
 
-def end_of_strings(path: str, field: str, data: memoryview, start: int, count: int) -> int:
-    """The byte where `count` strings that begin at `start` end; FormatError if one leaves the file."""
+class HeaderCutError(Exception):
+    """The bytes at hand end inside the header; `needed` are the least that go on."""
+
+    def __init__(self, needed: int) -> None:
+        super().__init__(f"the header goes on past byte {needed - 1}")
+        self.needed = needed
+
+
+def end_of_strings(path: str, field: str, data: memoryview, start: int, count: int, size: int) -> int:
+    """The byte where `count` strings that begin at `start` end; FormatError if one leaves the file.
+
+    size: bytes of the file, of which `data` may be the beginning; HeaderCutError if that is too short.
+    """
     whole, position = skip_strings(data, start, count)
     if whole == count:
         return position
+    if len(data) < size:
+        raise HeaderCutError(len(data) + 8 * (count - whole))
     if position + 8 > len(data):
         refuse(path, f"{field}", f"cut off after {whole} strings", f"{count} strings")
     (length,) = SCALARS[ValueType.UINT64].unpack_from(data, position)

@@ -12,6 +12,7 @@ import os
 import re
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, NamedTuple
@@ -49,6 +50,14 @@ class _Part:
         self.file = _map(path, guarded)
         self.header: Header = parse_header(str(path), self.file)
         self.data = memoryview(self.file)
+
+
+class _HeaderPart(_Part):
+    """The header of a file that is elsewhere; it has no data to read."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path = path
+        self.header = header
 
 
 class GGUFFile:
@@ -101,6 +110,11 @@ class GGUFFile:
         ]
         _check_total(parts)
         return cls(parts[0].path, parts)
+
+    @classmethod
+    def of_headers(cls, headers: Sequence[tuple[Path, Header]]) -> GGUFFile:
+        """A model of which only the headers are at hand, for plans and estimates: no tensor can be read."""
+        return cls(headers[0][0], [_HeaderPart(path, header) for path, header in headers])
 
     @property
     def paths(self) -> tuple[Path, ...]:

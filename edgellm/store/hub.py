@@ -43,7 +43,7 @@ def parse_name(name: str) -> HubName | None:
 def choose(files: Sequence[str], name: HubName) -> str:
     """Choose one of a repository's files (the first part of a split one); DownloadError if none fits."""
     models = [f for f in sorted(files) if f.endswith(".gguf") and "mmproj" not in f.lower()]
-    firsts = [f for f in models if (m := _SPLIT.search(f)) is None or int(m[1]) == 1]
+    firsts = [f for f in models if is_first(f)]
     if name.file is not None:
         if name.file in models:
             return name.file
@@ -81,11 +81,16 @@ def cached_files() -> Iterator[tuple[str, Path]]:
         repo = repository.name.removeprefix("models--").replace("--", "/", 1)
         for snapshot in _snapshots(repository):
             for path in sorted(snapshot.rglob("*.gguf")):
-                split = _SPLIT.search(path.name)
                 name = f"{repo}/{path.relative_to(snapshot)}"
-                if path.is_file() and name not in seen and (split is None or int(split[1]) == 1):
+                if path.is_file() and name not in seen and is_first(path.name):
                     seen.add(name)
                     yield name, path
+
+
+def is_first(file: str) -> bool:
+    """True for the first file of a split model, and for any other model's only one."""
+    split = _SPLIT.search(file)
+    return split is None or int(split[1]) == 1
 
 
 def parts(file: str) -> list[str]:

@@ -89,6 +89,31 @@ def list_files(repo: str, revision: str | None = None) -> list[str]:
     return files
 
 
+def read_range(repo: str, file: str, start: int, end: int) -> tuple[bytes, int]:
+    """Bytes of a repository's file from `start` up to `end`, and the size of the whole file.
+
+    Raises DownloadError if they cannot be had.
+    """
+    given = token()
+    headers = {"Range": f"bytes={start}-{end - 1}"} | ({"Authorization": f"Bearer {given}"} if given else {})
+    url = f"{endpoint()}/{repo}/resolve/main/{quote(file)}"
+    try:
+        with Client(timeout_s=TIMEOUT_S).open(url, **headers) as response:
+            length = response.headers.get("Content-Length", "")
+            if response.status == 206:
+                total = response.headers.get("Content-Range", "").rpartition("/")[2]
+            else:
+                total = length
+                response.read(start)  # a server without ranges sends the file from its start
+            if not total.isdigit():
+                raise _no_hub(repo)
+            return response.read(end - start), int(total)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
+        raise explained(error, f"{repo}/{file}") from None
+
+
 def _asked(url: str, repo: str, revision: str | None = None) -> Any:
     """The JSON of an address of the Hub; DownloadError, about `repo`, if it cannot be had."""
     given = token()

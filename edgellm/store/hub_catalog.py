@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 from edgellm.errors import FormatError
 from edgellm.store.catalog import catalog_folder, known_models
 
+# Slower answers than this many tokens a second are waited for, not read.
+LEAST_TOK_S = 8.0
 # Bytes for each parameter in the formats that the catalog names, with their tables and scales.
 _BYTES = {"Q4_K_M": 0.62, "Q8_0": 1.07, "MXFP4": 0.58}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -25,10 +27,14 @@ _FIELDS: dict[str, type | tuple[type, ...]] = {
     "languages": str,
     "about": str,
 }
+_OPTIONAL: dict[str, type | tuple[type, ...]] = {"active": float, "generates": bool}
 
 
 class HubModel(NamedTuple):
-    """A model of the Hub: its repository, the quantization that is taken, and facts for people."""
+    """A model of the Hub: its repository, the quantization that is taken, and facts for people.
+
+    active: parameters that a token uses; 0: all. generates: False for models of embeddings and ranks.
+    """
 
     name: str
     aliases: tuple[str, ...]
@@ -38,6 +44,8 @@ class HubModel(NamedTuple):
     licence: str
     languages: str
     about: str
+    active: float = 0.0
+    generates: bool = True
 
     @property
     def reference(self) -> str:
@@ -90,10 +98,12 @@ def read_hub_catalog(folder: Path) -> tuple[HubModel, ...]:
 
 
 def _model(where: str, table: Any) -> HubModel:
-    if not isinstance(table, dict) or table.keys() != _FIELDS.keys():
-        raise FormatError(f"{where}: the keys must be {', '.join(_FIELDS)}")
-    for key, kind in _FIELDS.items():
-        if not isinstance(table[key], kind):
+    if not isinstance(table, dict) or table.keys() - _OPTIONAL.keys() != _FIELDS.keys():
+        raise FormatError(
+            f"{where}: the keys must be {', '.join(_FIELDS)}, and may be {', '.join(_OPTIONAL)}"
+        )
+    for key, kind in (_FIELDS | _OPTIONAL).items():
+        if key in table and not isinstance(table[key], kind):
             raise FormatError(f"{where}: {key} is {table[key]!r}, which has the wrong type")
     names = [table["name"], *table["aliases"]]
     if any(not isinstance(name, str) or not re.fullmatch(r"[a-z0-9.:-]+", name) for name in names):

@@ -19,6 +19,11 @@ def models_folder() -> Path:
     return home() / "models"
 
 
+def state_folder() -> Path:
+    """Folder of measurements and choices for this machine; what is lost there is made again."""
+    return home() / "state"
+
+
 def downloads_folder() -> Path:
     """Folder of partial downloads."""
     return home() / "downloads"

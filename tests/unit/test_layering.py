@@ -32,7 +32,7 @@ PYTHON: dict[str, set[str]] = {
     "backends": {"program", "gguf", "quant"},
     "convert": {"families", "program", "gguf", "quant", "tokenizer", "chat"},
     "engine": {"families", "program", "gguf", "quant", "backends", "device", "tokenizer", "chat", "convert"},
-    "benchmark": {"engine", "backends", "device", "program", "gguf"},
+    "benchmark": {"engine", "families", "backends", "device", "program", "gguf"},
     "store": set(),
     "api": {"engine", "store", "convert", "device"},
     "server": {"engine", "chat", "tokenizer"},

@@ -1,0 +1,306 @@
+"""Rates of the engine on this machine, measured once with models of zeros: the ground of predictions.
+
+A limit says how fast a machine could read and multiply; a rate says how fast the engine's kernels do, format
+by format. Both are measured, so a prediction holds for machines and instruction sets that nobody has tried.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgellm import __version__
+from edgellm.backends.native import NativeBackend, faster_kv_type
+from edgellm.benchmark.work import Work, count_work
+from edgellm.device.cores import cpu_name
+from edgellm.device.limits import Limits, measure_limits
+from edgellm.gguf.types import LAYOUTS, GGMLType
+from edgellm.program import Builder, Program
+
+# Tokens of a step of a prompt.
+STEP_TOKENS = 256
+# Weights that a probe of answers reads: no cache of a machine of this class holds them.
+_STREAM_BYTES = 96 << 20
+# Multiply-adds of a probe of prompts, for each token.
+_PROMPT_MACS = 24e6
+_DEPTH = 1024
+_LAYERS = 12
+_SECONDS = 0.25
+_FORM = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FormatRate:
+    """Seconds for a byte of weights of one format in an answer, and for a multiply-add of a prompt."""
+
+    byte_s: float
+    mac_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """Rates of the engine with an instruction set, threads and a type of cache.
+
+    op_s: of an operation of a step, beside its bytes. value_s: of a value that a prompt's operation makes.
+    cache_byte_s: of a byte of keys and values in an answer. attention_mac_s: of a multiply-add of attention
+    in a prompt. All in seconds.
+    """
+
+    isa: str
+    threads: int
+    kv_type: str
+    op_s: float
+    value_s: float
+    cache_byte_s: float
+    attention_mac_s: float
+    limits: Limits
+    formats: Mapping[str, FormatRate]
+
+
+class RateBook:
+    """Rates of this machine, measured where they are missing and kept in a file.
+
+    path: None keeps nothing. A file that cannot be read or written costs the measurement again.
+    """
+
+    def __init__(self, path: Path | None, say: Callable[[str], None] = lambda sentence: None) -> None:
+        self._path = path
+        self._say = say
+        self._kept = _read(path)
+
+    def rates(self, formats: Iterable[str], *, threads: int, isa: str = "", kv_type: str = "auto") -> Rates:
+        """Rates for these formats, by their names; unknown formats of the engine are left out."""
+        chosen = isa or os.environ.get("EDGELLM_ISA") or _default_isa()
+        kind = faster_kv_type(chosen) if kv_type == "auto" else kv_type
+        key = f"{chosen} {threads} {kind}"
+        entry: dict[str, Any] = self._kept.get(key) or {"formats": {}}
+        missing = sorted(set(formats) - entry["formats"].keys())
+        if "op_s" not in entry or missing:
+            self._say("measuring this machine for predictions, some seconds once")
+            probe = _Probe(chosen, threads, kind)
+            if "op_s" not in entry:
+                entry |= probe.measure_steps()
+            for name in missing:
+                entry["formats"][name] = probe.measure_format(name, entry["op_s"], entry["value_s"])
+            self._kept[key] = entry
+            _write(self._path, self._kept)
+        known = {name: FormatRate(**rate) for name, rate in entry["formats"].items()}
+        own = {name: entry[name] for name in ("op_s", "value_s", "cache_byte_s", "attention_mac_s")}
+        return Rates(chosen, threads, kind, **own, limits=Limits(**entry["limits"]), formats=known)
+
+
+def _default_isa() -> str:
+    from edgellm.device.isa import read_isa
+
+    sets = read_isa()
+    return sets.chosen if sets else ""
+
+
+def _read(path: Path | None) -> dict[str, Any]:
+    """Entries of the file; none if it is of another machine, another version, or not whole."""
+    if path is None:
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["machine"] != _machine():
+            return {}
+        return dict(content["rates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _write(path: Path | None, rates: Mapping[str, Any]) -> None:
+    if path is None:
+        return
+    text = json.dumps({"machine": _machine(), "rates": rates}, indent=1)
+    beside = path.with_suffix(f".{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(path)
+    except OSError:
+        return  # a folder that cannot be written costs the measurement again
+
+
+def _machine() -> list[Any]:
+    """Facts that tell rates of this machine and engine from others."""
+    spec = importlib.util.find_spec("edgellm._native")
+    size = Path(spec.origin).stat().st_size if spec and spec.origin else 0
+    return [_FORM, cpu_name(), os.cpu_count(), __version__, size]
+
+
+class _Zeros:
+    """A file of zeros for a program: the speed of the kernels does not depend on values."""
+
+    path = Path("probe")
+    torn = False
+
+    def __init__(self, program: Program, kind: GGMLType) -> None:
+        self.tensors = {
+            name: _Tensor(kind if len(shape) > 1 else GGMLType.F32, shape)
+            for name, shape in program.weights.items()
+        }
+        self._zeros = memoryview(bytes(max(tensor.n_bytes for tensor in self.tensors.values())))
+
+    def view(self, name: str) -> memoryview:
+        return self._zeros[: self.tensors[name].n_bytes]
+
+    def check(self) -> None:
+        return
+
+
+class _Tensor:
+    def __init__(self, kind: GGMLType, shape: tuple[int, ...]) -> None:
+        layout = LAYOUTS[kind]
+        self.type = kind
+        self.n_bytes = math.prod(shape) // layout.block_size * layout.block_bytes
+
+
+class _Probe:
+    """Times the steps of generic transformers with one instruction set, thread count and type of cache."""
+
+    def __init__(self, isa: str, threads: int, kv_type: str) -> None:
+        self._isa = isa
+        self._threads = threads
+        self._kv_type = kv_type
+
+    def measure_steps(self) -> dict[str, Any]:
+        """Costs beside matrices: of operations, of values, of attention."""
+        program = _program(512, 512, _LAYERS)
+        with self._engine(program, GGMLType.Q8_0, _DEPTH + STEP_TOKENS) as engine:
+            short = engine.answer_s(1)
+            first = engine.prompt_s(0)
+            later = engine.prompt_s(_DEPTH - STEP_TOKENS)
+            deep = engine.answer_s(_DEPTH)
+            work = engine.work
+        limits = measure_limits(self._threads, self._isa)
+        cache_bytes = work.cache_bytes(_DEPTH) - work.cache_bytes(1)
+        attention = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS) - work.attention_macs(
+            STEP_TOKENS, 0
+        )
+        mac_s = max((later - first) / attention, 0.5e-9 / limits.int8_gmac_s)
+        matrices = work.prompt_macs(STEP_TOKENS) / limits.int8_gmac_s / 1e9
+        own = first - matrices - mac_s * work.attention_macs(STEP_TOKENS, 0)
+        return {
+            "op_s": max(short - work.token_macs() / limits.int8_gmac_s / 1e9, 0.0) / work.n_ops,
+            "value_s": max(own, 0.0) / (work.n_values * STEP_TOKENS),
+            "cache_byte_s": max((deep - short) / cache_bytes, 0.25e-9 / limits.read_gb_s),
+            "attention_mac_s": mac_s,
+            "limits": asdict(limits),
+        }
+
+    def measure_format(self, name: str, op_s: float, value_s: float) -> dict[str, float]:
+        """Seconds for a byte of an answer and for a multiply-add of a prompt with matrices of one format."""
+        kind = GGMLType[name]
+        layout = LAYOUTS[kind]
+        one = _program(1024, 3072, 1)
+        layer_values = sum(math.prod(shape) for shape in one.weights.values() if len(shape) > 1)
+        layer_bytes = layer_values // layout.block_size * layout.block_bytes
+        with self._engine(_program(1024, 3072, -(-_STREAM_BYTES // layer_bytes)), kind, 64) as engine:
+            answer = engine.answer_s(1)
+            byte_s = (answer - op_s * engine.work.n_ops) / (engine.work.body_bytes + engine.work.head_bytes)
+        with self._engine(
+            _program(1024, 3072, max(1, round(_PROMPT_MACS / layer_values))), kind, 512
+        ) as engine:
+            prompt = engine.prompt_s(0)
+            others = value_s * engine.work.n_values * STEP_TOKENS
+            mac_s = (prompt - others) / engine.work.prompt_macs(STEP_TOKENS)
+        return {"byte_s": max(byte_s, 0.0), "mac_s": max(mac_s, 0.0)}
+
+    def _engine(self, program: Program, kind: GGMLType, n_ctx: int) -> _Engine:
+        return _Engine(program, kind, n_ctx, self)
+
+    def backend(self, program: Program, file: Any, n_ctx: int) -> NativeBackend:
+        """A backend for a probe's program."""
+        return NativeBackend(
+            program,
+            file,
+            threads=self._threads,
+            n_ctx=n_ctx,
+            cache_tokens=n_ctx + 2 * STEP_TOKENS,
+            batch=STEP_TOKENS,
+            kv_type=self._kv_type,
+            isa=self._isa,
+        )
+
+
+class _Engine:
+    """A loaded probe, whose steps are timed; the median of several counts."""
+
+    def __init__(self, program: Program, kind: GGMLType, n_ctx: int, probe: _Probe) -> None:
+        file = _Zeros(program, kind)
+        self._backend = probe.backend(program, file, n_ctx)
+        self._backend.load(release=False)
+        sizes = {name: tensor.n_bytes for name, tensor in file.tensors.items()}
+        self.work: Work = count_work(program, sizes, probe._kv_type)
+
+    def __enter__(self) -> _Engine:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._backend.close()
+
+    def answer_s(self, depth: int) -> float:
+        """Seconds of a step of one token after `depth` others."""
+        sequence = self._filled(depth)
+        n_undo = depth
+        taken: list[float] = []
+        begin = time.perf_counter()
+        while len(taken) < 5 or time.perf_counter() - begin < _SECONDS:
+            start = time.perf_counter()
+            self._backend.step([1], [sequence], [True], 1)
+            taken.append(time.perf_counter() - start)
+            self._backend.truncate_sequence(sequence, n_undo)
+        self._backend.close_sequence(sequence)
+        return statistics.median(taken)
+
+    def prompt_s(self, depth: int) -> float:
+        """Seconds of a step of STEP_TOKENS tokens after `depth` others."""
+        sequence = self._filled(depth)
+        taken: list[float] = []
+        begin = time.perf_counter()
+        while len(taken) < 2 or (time.perf_counter() - begin < _SECONDS and len(taken) < 20):
+            start = time.perf_counter()
+            self._step(sequence, STEP_TOKENS)
+            taken.append(time.perf_counter() - start)
+            self._backend.truncate_sequence(sequence, depth)
+        self._backend.close_sequence(sequence)
+        return statistics.median(taken[1:] if len(taken) > 2 else taken)
+
+    def _filled(self, depth: int) -> int:
+        sequence = self._backend.open_sequence()
+        for start in range(0, depth, STEP_TOKENS):
+            self._step(sequence, min(STEP_TOKENS, depth - start))
+        return sequence
+
+    def _step(self, sequence: int, n: int) -> None:
+        self._backend.step([1] * n, [sequence] * n, [*[False] * (n - 1), True], 1)
+
+
+def _program(width: int, n_ff: int, n_layers: int) -> Program:
+    """A transformer of grouped-query attention (heads of 64 values) and gated parts."""
+    b = Builder("probe", n_vocab=256, width=width, n_layers=n_layers, n_ctx_train=1 << 20)
+    n_heads = width // 64
+    n_kv = max(1, n_heads // 4)
+    table = b.table("rope", [10000.0 ** (-i / 32) for i in range(32)])
+    x = b.embed("embedding", 256, width)
+    for i in range(n_layers):
+        y = b.norm(x, kind="rms", eps=1e-5, weight=f"{i}.norm")
+        q = b.rope(b.linear(y, f"{i}.q", width), groups=n_heads, table=table)
+        k = b.rope(b.linear(y, f"{i}.k", n_kv * 64), groups=n_kv, table=table)
+        v = b.linear(y, f"{i}.v", n_kv * 64)
+        y = b.attention(q, k, v, cache=b.cache(n_kv, 64, 64), n_heads=n_heads, scale=0.125)
+        x = b.add(x, b.linear(y, f"{i}.out", width))
+        y = b.norm(x, kind="rms", eps=1e-5, weight=f"{i}.norm2")
+        y = b.glu(b.linear(y, f"{i}.gate", n_ff), b.linear(y, f"{i}.up", n_ff))
+        x = b.add(x, b.linear(y, f"{i}.down", width))
+    x = b.norm(x, kind="rms", eps=1e-5, weight="norm")
+    return b.build(hidden=x, logits=b.linear(x, "embedding", 256))
