@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,7 +69,7 @@ class Result:
     """Seconds of each repetition of a test, and counters.
 
     n_accepted: draft tokens, of n_drafted, that were accepted in the last repetition. unread_bytes: bytes of
-    weights that the search for the likeliest tokens did not read.
+    weights that the search for the likeliest tokens did not read. unsteady: repetitions had other tokens.
     """
 
     test: Trial
@@ -78,6 +78,7 @@ class Result:
     n_drafted: int = 0
     n_accepted: int = 0
     unread_bytes: int = 0
+    unsteady: bool = False
     energy_j: float | None = None
     energy_source: str | None = None
     throttled: bool | None = None
@@ -164,6 +165,7 @@ class Runner:
             else:
                 seconds, joules, digest = self._once(test, meter)
             result.seconds.append(seconds)
+            result.unsteady |= bool(result.seconds[:-1]) and digest != result.tokens_hash
             result.tokens_hash = digest
             result.unread_bytes = self.backend.unread_bytes - unread
             if joules is not None:
@@ -173,6 +175,42 @@ class Runner:
         if len(energy) == repetitions:
             result.energy_j, result.energy_source = sum(energy) / len(energy), meter.source
         return result
+
+    def sustain(self, test: Trial, seconds: float) -> Iterator[float]:
+        """Repeat a test until `seconds` are over, and yield the tokens a second of each time."""
+        begin = time.perf_counter()
+        while time.perf_counter() - begin < seconds:
+            taken, _, _ = self._once(test)
+            yield test.n_tokens / taken
+
+    def same_tokens(self, test: Trial, result: Result) -> bool | None:
+        """True if a prompt of all tokens has the same likeliest ones as the answer that was timed.
+
+        The engine computes the answer token by token, and the prompt many at a time: a fault of the machine
+        or of a kernel shows as a difference. None where nothing was generated, or where another engine, whose
+        results depend on the batch, did it.
+        """
+        if not test.n_gen or self.plan.backend != "native":
+            return None
+        backend = self.backend
+        start = max(test.n_depth, 0 if test.n_prompt else 1) + test.n_prompt
+        sequences = [backend.open_sequence() for _ in range(test.n_parallel)]
+        try:
+            chosen = self._generate(sequences, self._feed(sequences, self._ids[:start]), test.n_gen)
+        finally:
+            for sequence in sequences:
+                backend.close_sequence(sequence)
+        tokens = [*self._ids[:start].tolist(), *chosen[:-1, 0].tolist()]
+        likeliest: list[int] = []
+        sequence = backend.open_sequence()
+        try:
+            for begin in range(0, len(tokens), backend.batch):
+                part = tokens[begin : begin + backend.batch]
+                logits = np.asarray(backend.step(part, [sequence] * len(part), [True] * len(part)))
+                likeliest += logits.argmax(axis=1).tolist()
+        finally:
+            backend.close_sequence(sequence)
+        return _digest(chosen) == result.tokens_hash and likeliest[start - 1 :] == chosen[:, 0].tolist()
 
     def peak_bytes(self) -> int | None:
         """Peak memory of the process since this model's loading began."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,14 @@ from edgellm.commands.options import (
     Command,
     Kind,
     Option,
+    Positional,
 )
 from edgellm.commands.settings import Settings
 from edgellm.errors import UsageError
 
 if TYPE_CHECKING:
     from edgellm.benchmark.coldstart import ColdStart
+    from edgellm.benchmark.recording import Recorder
     from edgellm.benchmark.report import Row
     from edgellm.benchmark.runner import Runner, Trial
     from edgellm.device.limits import Limits
@@ -42,28 +44,63 @@ def run(settings: Settings) -> int:
     """Benchmark every model with every thread count; rows go to stdout in the chosen format."""
     from edgellm.benchmark.report import render
 
+    words = list(settings["words"])
+    if words and words[0] == "compare":
+        from edgellm.commands.records import compare
+
+        return compare(words[1:], settings["html"])
+    if words and settings["model"] is not None:
+        raise UsageError(f"{words[0]!r} and -m both name models; give one of them")
+    named = ",".join(words) or settings["model"]
     threads = _threads(settings["threads"])
     tests = make_tests(settings)
     if settings["repetitions"] < 1:
         raise UsageError(f"-r is {settings['repetitions']}; at least one repetition is needed.")
-    paths = [find_model(name, settings) for name in _names(settings["model"])]
-    rows: list[Row] = []
+    paths = [find_model(name, settings) for name in _names(named)]
     form = settings["output"]
-    for row in measure(paths, threads, tests, settings):
-        rows.append(row)
-        print(f"{row['model_type']} {row['test']}: {row['avg_ts']:.2f} tok/s", file=sys.stderr)
-        if form == "jsonl":
-            sys.stdout.write(render([row], form))
-            sys.stdout.flush()
+
+    def rows(recorder: Recorder | None = None) -> list[Row]:
+        found = []
+        for row in measure(paths, threads, tests, settings, recorder):
+            found.append(row)
+            print(f"{row['model_type']} {row['test']}: {row['avg_ts']:.2f} tok/s", file=sys.stderr)
+            if form == "jsonl":
+                sys.stdout.write(render([row], form))
+                sys.stdout.flush()
+        return found
+
+    found = _recorded(paths, threads, settings, rows)
     if form != "jsonl":
-        sys.stdout.write(render(rows, form))
+        sys.stdout.write(render(found, form))
     return 0
 
 
-def measure(paths: list[Path], threads: list[int], tests: list[Trial], settings: Settings) -> Iterator[Row]:
+def _recorded(
+    paths: list[Path], threads: list[int], settings: Settings, rows: Callable[[Recorder | None], list[Row]]
+) -> list[Row]:
+    """The rows; measured under watch if they are to be saved."""
+    if settings["save"] is None:
+        if settings["sustain"]:
+            raise UsageError("--sustain needs --save FILE.json, which holds the speed over time")
+        return rows(None)
+    if len(paths) > 1 or len(threads) > 1:
+        raise UsageError("--save records one model with one number of threads; give one of each")
+    if settings["draft"] is not None or settings["draft_max"]:
+        raise UsageError("--save records answers without speculative decoding; leave -md and --draft-max out")
+    from edgellm.commands.records import record
+
+    return record(paths[0], Path(settings["save"]), rows)
+
+
+def measure(
+    paths: list[Path],
+    threads: list[int],
+    tests: list[Trial],
+    settings: Settings,
+    recorder: Recorder | None = None,
+) -> Iterator[Row]:
     """Run every test on every model with every thread count, and yield a row for each."""
     from edgellm.benchmark.coldstart import cold_start, cold_start_context
-    from edgellm.benchmark.report import make_row
     from edgellm.benchmark.runner import Runner, cache_tokens
     from edgellm.device.limits import measure_limits
 
@@ -84,7 +121,12 @@ def measure(paths: list[Path], threads: list[int], tests: list[Trial], settings:
                 if settings["cold"]:
                     room = cold_start_context(runner.plan.n_ctx, runner.plan.program.n_ctx_train)
                     cold = cold_start(path, threads=n, context=room, repetitions=3)
-                yield from _rows(runner, tests, settings["repetitions"], limits.get(n), cold, make_row)
+                yield from _rows(runner, tests, settings["repetitions"], limits.get(n), cold, recorder)
+                if recorder is not None and settings["sustain"]:
+                    from edgellm.commands.records import say
+
+                    longest = next((test for test in reversed(tests) if test.n_gen), tests[-1])
+                    recorder.sustain(runner, longest, settings["sustain"], say)
             finally:
                 runner.close()
 
@@ -95,10 +137,17 @@ def _rows(
     repetitions: int,
     limits: Limits | None,
     cold: ColdStart | None,
-    make_row: Any,
+    recorder: Recorder | None,
 ) -> Iterator[Row]:
+    from edgellm.benchmark.report import make_row
+
     for test in tests:
-        yield make_row(runner, runner.run(test, repetitions), limits, cold)
+        if recorder is None:
+            yield make_row(runner, runner.run(test, repetitions), limits, cold)
+            continue
+        began_s = recorder.now_s
+        result = runner.run(test, repetitions)
+        yield recorder.add(runner, result, make_row(runner, result, limits, cold), began_s)
 
 
 def make_tests(settings: Settings) -> list[Trial]:
@@ -189,13 +238,29 @@ def _drafting(option: Option) -> Option:
     return option._replace(help="most draft tokens in a step, as chat has them; otherwise, without -md, none")
 
 
+def _duration(value: Any) -> float:
+    from edgellm.server.durations import duration
+
+    seconds = duration(value)
+    if not 0 <= seconds <= 86400:
+        raise ValueError(f"{value!r} is not a length of time up to a day, such as 10m")
+    return seconds
+
+
+DURATION = Kind("duration", _duration, _duration)
 INTS = Kind("ints", _integers, _check_integers)
 
 COMMAND = Command(
     summary="Measure how fast a model runs on this machine.",
     run=run,
     description="Times prompts and answers, and says what share of the machine's measured memory bandwidth\n"
-    "and arithmetic they use. Where an option takes N,N every combination is measured.",
+    "and arithmetic they use. Where an option takes N,N every combination is measured.\n\n"
+    "--save FILE.json writes a record: the device, its limits, temperature, clock, throttling and\n"
+    "power before, during and after the tests, and a check of the tokens. Answers and prompts are\n"
+    "bursts; --sustain 10m goes on for minutes, as a warm device does.\n\n"
+    "`edgellm bench compare A.json B.json` prints records side by side with confidence intervals,\n"
+    "and writes a page with plots (compare.html).",
+    positionals=(Positional("words", "a model, as -m has it; or: compare A.json B.json ...", "*"),),
     options=(
         Option(
             "model",
@@ -235,6 +300,11 @@ COMMAND = Command(
         *(_drafting(option) for option in DRAFTING),
         Option("limits", ("--limits",), "measure the machine's limits first", SWITCH, default=True),
         Option("cold", ("--cold",), "time starts from nothing to the first token", SWITCH, default=True),
+        Option("save", ("--save",), "write a record of the device and the figures", TEXT, "FILE.json"),
+        Option(
+            "sustain", ("--sustain",), "after the tests, repeat the last answer for so long", DURATION, "10m"
+        ),
+        Option("html", ("--html",), "page that compare writes; otherwise compare.html", TEXT, "FILE"),
         OFFLINE,
     ),
     examples=(
@@ -243,5 +313,7 @@ COMMAND = Command(
         ("edgellm bench -m a.gguf -p 0 -n 64 -d 4096", "answers after 4096 tokens"),
         ("edgellm bench -m a.gguf -p 0 -n 128 --draft-max 7", "answers with speculative decoding"),
         ("edgellm bench -m a.gguf -p 0 -b 1,8 -o json", "one and eight sequences at once"),
+        ("edgellm bench a.gguf --save pi5.json --sustain 10m", "a record, with ten minutes of answers"),
+        ("edgellm bench compare pi5.json laptop.json", "two records side by side"),
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -113,8 +115,9 @@ def _hwmon(root: Path, kind: str) -> Iterator[tuple[str, int]]:
 class EnergyMeter:
     """Joules between `start()` and `stop()`, and the source of the figure.
 
-    source: `rapl` (the processor packages' own counters); `hwmon` or `battery` (the mean power at start and
-    stop, times the seconds between); None if nothing can be read.
+    source: `rapl` (the processor packages' own counters); `hwmon`, `battery` or `pmic` (a Raspberry Pi 5's
+    power chip, by its `vcgencmd`): the mean power between samples, times the seconds between them; None if
+    nothing can be read. `start()`, `stop()` and `sample()` read it, so a long time needs samples between.
     """
 
     def __init__(self, root: Path = ROOT) -> None:
@@ -127,36 +130,45 @@ class EnergyMeter:
         self.source: str | None = None
         if self._packages:
             self.source = "rapl"
-        elif self._hwmon_watts() is not None:
-            self.source = "hwmon"
-        elif self._battery_watts() is not None:
-            self.source = "battery"
+        else:
+            sources = {"hwmon": self._hwmon_watts, "battery": self._battery_watts, "pmic": pmic_watts}
+            self.source = next((name for name, read in sources.items() if read() is not None), None)
         self._counters: list[int] = []
         self._watts: float | None = None
-        self._began = 0.0
+        self._sampled = 0.0
+        self._joules: float | None = None
 
     def start(self) -> None:
         """Start, or start again."""
+        self._joules = None if self.source is None else 0.0
         self._counters = self._read_counters()
         self._watts = self._read_watts()
-        self._began = time.monotonic()
+        self._sampled = time.monotonic()
+
+    def sample(self) -> float | None:
+        """Mean watts since the last sample or `start()`; None if they cannot be read."""
+        now = time.monotonic()
+        seconds, self._sampled = now - self._sampled, now
+        if self.source == "rapl":
+            joules = self._counted_joules()
+        else:
+            before, self._watts = self._watts, self._read_watts()
+            known = before is not None and self._watts is not None
+            joules = (before + self._watts) / 2 * seconds if known else None  # type: ignore[operator]
+        self._joules = None if joules is None or self._joules is None else self._joules + joules
+        return None if joules is None or seconds <= 0 else joules / seconds
 
     def stop(self) -> float | None:
-        """Return the joules since `start()`; None if nothing can be read."""
-        seconds = time.monotonic() - self._began
-        if self.source == "rapl":
-            return self._counted_joules()
-        watts = self._read_watts()
-        if self._watts is None or watts is None:
-            return None
-        return (self._watts + watts) / 2 * seconds
+        """Return the joules since `start()`; None if a sample could not be read."""
+        self.sample()
+        return self._joules
 
     def _counted_joules(self) -> float | None:
         total = 0
-        now = self._read_counters()
-        if len(now) != len(self._counters):
+        before, self._counters = self._counters, self._read_counters()
+        if len(self._counters) != len(before):
             return None
-        for folder, first, last in zip(self._packages, self._counters, now, strict=True):
+        for folder, first, last in zip(self._packages, before, self._counters, strict=True):
             if last < first:
                 # The counter has wrapped round.
                 last += (read_int(folder / "max_energy_range_uj") or 0) + 1
@@ -168,13 +180,31 @@ class EnergyMeter:
         return [value for value in values if value is not None]
 
     def _read_watts(self) -> float | None:
-        if self.source == "hwmon":
-            return self._hwmon_watts()
-        return self._battery_watts() if self.source == "battery" else None
+        match self.source:
+            case "hwmon":
+                return self._hwmon_watts()
+            case "battery":
+                return self._battery_watts()
+            case "pmic":
+                return pmic_watts()
+        return None
 
     def _hwmon_watts(self) -> float | None:
-        values = [value for _, value in _hwmon(self._root, "power")]
-        return sum(values) / 1e6 if values else None
+        values = [value / 1e6 for _, value in _hwmon(self._root, "power")]
+        return sum(values) if values else self._shunt_watts()
+
+    def _shunt_watts(self) -> float | None:
+        """Power by the currents and voltages of INA chips that do not multiply them (INA3221)."""
+        watts = []
+        for folder in sorted((self._root / "sys/class/hwmon").glob("hwmon*")):
+            if not (read_text(folder / "name") or "").startswith("ina"):
+                continue
+            for path in sorted(folder.glob("curr*_input")):
+                volts = read_int(folder / path.name.replace("curr", "in"))
+                amperes = read_int(path)
+                if volts is not None and amperes is not None:
+                    watts.append(volts * amperes / 1e6)
+        return sum(watts) if watts else None
 
     def _battery_watts(self) -> float | None:
         for folder in sorted((self._root / "sys/class/power_supply").glob("*")):
@@ -188,3 +218,38 @@ class EnergyMeter:
             if current is not None and voltage is not None:
                 return abs(current) / 1e6 * voltage / 1e6
         return None
+
+
+def on_battery(root: Path = ROOT) -> bool:
+    """Return True if the machine runs on a battery."""
+    return any(
+        read_text(folder / "type") == "Battery" and read_text(folder / "status") == "Discharging"
+        for folder in (root / "sys/class/power_supply").glob("*")
+    )
+
+
+def pmic_watts() -> float | None:
+    """Return the watts of all outputs of a Raspberry Pi 5's power chip; None on other machines.
+
+    Lines of `vcgencmd pmic_read_adc` are `NAME_A current(0)=0.5A` and `NAME_V volt(1)=3.3V`; what the board
+    takes beside these outputs is not measured.
+    """
+    amperes, volts = {}, {}
+    for name, unit, value in re.findall(r"(\w+)_([AV])\s+\w+\(\d+\)=([\d.]+)[AV]", _pmic_text()):
+        (amperes if unit == "A" else volts)[name] = float(value)
+    powers = [amperes[name] * volts[name] for name in amperes if name in volts]
+    return sum(powers) if powers else None
+
+
+def _pmic_text() -> str:
+    """Output of the firmware's tool; "" where there is none."""
+    import subprocess  # imported here, because few machines have the tool
+
+    tool = shutil.which("vcgencmd")
+    if tool is None:
+        return ""
+    try:
+        done = subprocess.run([tool, "pmic_read_adc"], capture_output=True, text=True, timeout=2.0)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
