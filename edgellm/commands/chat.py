@@ -16,6 +16,7 @@ from edgellm.commands.options import (
     LOADING,
     MODEL,
     OFFLINE,
+    PACE,
     SAMPLING,
     SYSTEM,
     TEXT,
@@ -178,7 +179,7 @@ COMMAND = Command(
             "*",
         ),
     ),
-    options=(*LOADING, *DRAFTING, URL, API_KEY, SYSTEM, *SAMPLING, *THINKING, OFFLINE),
+    options=(*LOADING, *PACE, *DRAFTING, URL, API_KEY, SYSTEM, *SAMPLING, *THINKING, OFFLINE),
     examples=(
         ("edgellm chat", "talk with the default model"),
         ("edgellm chat model.gguf -c 8192", "with a context of your choice"),

@@ -11,6 +11,7 @@ from edgellm.commands.conversation import Conversation, say
 from edgellm.commands.loading import note_of_end
 from edgellm.commands.options import SWITCH
 from edgellm.errors import UsageError
+from edgellm.store.resolve import is_model_name
 
 if TYPE_CHECKING:
     from edgellm.commands.conversation import Reply
@@ -70,7 +71,12 @@ def _system(conversation: Conversation, text: str) -> None:
 
 
 def _set(conversation: Conversation, text: str) -> None:
-    name, _, value = text.partition(" ")
+    from edgellm.commands.habits import chat_setting
+
+    name, _, value = chat_setting(text).partition(" ")
+    if name == "system":
+        _system(conversation, value.strip().strip('"'))
+        return
     if not name:
         for key, value in {**conversation.known_options(), "verbose": conversation.verbose}.items():
             say(f"{key} = {'not set' if value is None else value}", dim=True)
@@ -128,6 +134,8 @@ def _save(conversation: Conversation, text: str) -> None:
 
 def _load(conversation: Conversation, text: str) -> None:
     path = _path(text, "/load")
+    if not path.exists() and is_model_name(text):
+        raise UsageError(f"/load reads a conversation from a file; /model {text} goes on with another model")
     conversation.load(path)
     say(f"{len(conversation.messages)} messages from {path}.", dim=True)
 

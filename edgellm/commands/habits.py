@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 
+from edgellm.errors import UsageError
+
 # Options of llama.cpp and Ollama that have no counterpart here, or another name.
 OPTIONS = {
     "-ngl": "edgellm runs on the CPU; leave it out",
@@ -42,6 +44,12 @@ OPTIONS = {
 COMMANDS = {
     "ps": "a server lists its models at /api/ps, and edgellm list those on disk",
     "stop": "edgellm runs no server in the background; Ctrl+C ends one, or systemctl stop edgellm",
+    "signin": "no account is needed; for models that ask for one, `hf auth login` or HF_TOKEN",
+    "signout": "no account is needed; `hf auth logout` forgets the Hub's",
+    "login": "no account is needed; for models that ask for one, `hf auth login` or HF_TOKEN",
+    "update": "edgellm pull NAME fetches a model; pip install --upgrade edgellm updates the program",
+    "models": "edgellm list shows them, edgellm fit which of them suit this machine",
+    "recommend": "edgellm fit shows which models suit this machine",
     "create": "a model is a GGUF file; edgellm convert makes one from a checkpoint",
     "cp": "models are plain files: copy them as any file",
     "push": "edgellm uploads nothing; the Hub's own tool is `hf upload`",
@@ -55,6 +63,39 @@ COMMANDS = {
     "perplexity": "edgellm eval perplexity MODEL measures it",
     "benchmark": "edgellm bench -m MODEL measures speed",
 }
+
+# Names of Ollama's parameters that have another name here.
+_PARAMETERS = {"num_predict": "max_tokens", "repeat_last_n": "penalty_last_n"}
+_SETTINGS = {
+    "num_ctx": "the context is chosen at the start: edgellm chat MODEL -c TOKENS",
+    "num_thread": "the threads are chosen at the start: edgellm chat MODEL -t THREADS",
+    "history": "a chat always has its history; /clear forgets it",
+    "nohistory": "a chat always has its history; /clear forgets it",
+    "wordwrap": "lines are as long as the terminal is wide",
+    "nowordwrap": "lines are as long as the terminal is wide",
+    "format": "an answer in JSON: edgellm run --json-object or --schema",
+    "noformat": "answers are free unless edgellm run --json-object or --schema asks for more",
+}
+
+
+def chat_setting(text: str) -> str:
+    """A setting of Ollama's chat, as /set takes it here; other text as it is.
+
+    UsageError with what to do for one that cannot be set.
+    """
+    name, _, value = text.partition(" ")
+    if name == "parameter":
+        name, _, value = value.strip().partition(" ")
+        name = _PARAMETERS.get(name, name)
+    elif name == "nothink":
+        name, value = "think", "off"
+    elif name == "think" and not value.strip():
+        value = "on"
+    elif name == "quiet":
+        name, value = "verbose", "off"
+    if name in _SETTINGS:
+        raise UsageError(f"there is no setting {name}: {_SETTINGS[name]}")
+    return f"{name} {value}".strip()
 
 
 def about_option(given: Sequence[str], unknown: Sequence[str], known: Sequence[str]) -> str:

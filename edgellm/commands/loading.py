@@ -57,7 +57,17 @@ def load_options(settings: Settings, **more: Any) -> LoadOptions:
     """Settings of loading a model; `more` are LoadOptions of the command's own."""
     from edgellm.engine.load_options import LoadOptions
 
-    shared = ("threads", "context", "kv_type", "backend", "isa", "max_memory", "draft_max")
+    shared = (
+        "threads",
+        "context",
+        "kv_type",
+        "backend",
+        "isa",
+        "max_memory",
+        "draft_max",
+        "max_temp",
+        "on_battery",
+    )
     known = {name: settings[name] for name in shared if name in settings.origins}
     if "draft" in settings.origins and settings["draft"] is not None:
         known["draft"] = find_model(settings["draft"], settings)
@@ -76,9 +86,13 @@ def load_model(path: Path, settings: Settings, *, for_chat: bool = True, with_lo
 
     with_lora: with the adapters of the settings.
     """
+    from edgellm.commands.profiles import with_profile
     from edgellm.engine.loading import Loading
 
     options = load_options(settings, batch=settings["batch"], lora=adapters(settings) if with_lora else ())
+    options, tuned = with_profile(options, path, settings.origins)
+    if tuned:
+        _say(tuned)
     # The engine packs weights on threads of its own while this one imports the rest, Jinja included, and
     # compiles the template.
     loading = Loading(path, options)

@@ -183,6 +183,22 @@ MAX_MEMORY = Option(
     "max_memory", ("--max-memory",), "most memory of the model, such as 900M or 2G", BYTES, "SIZE"
 )
 
+MAX_TEMP = Option(
+    "max_temp",
+    ("--max-temp",),
+    "degrees Celsius of the processor that short rests keep to, at an even pace",
+    FLOAT,
+    "DEGREES",
+)
+ON_BATTERY = Option(
+    "on_battery",
+    ("--on-battery",),
+    "on a battery, full: as fast as on the mains; eco: half as fast",
+    TEXT,
+    default="full",
+    choices=("full", "eco"),
+)
+
 DRAFT_MAX = Option(
     "draft_max",
     ("--draft-max",),
@@ -207,6 +223,8 @@ LORA = Option(
     "FILE[=SCALE]",
     repeated=True,
 )
+
+PACE = (MAX_TEMP, ON_BATTERY)
 
 LOADING = (MODEL, CONTEXT, THREADS, BATCH, KV_TYPE, ISA, BACKEND, MAX_MEMORY, LORA)
 
@@ -294,7 +312,7 @@ SYSTEM = Option(
 OFFLINE = Option("offline", ("--offline",), "never touch the network", SWITCH, default=False)
 JSON = Option("json", ("--json",), "print JSON", SWITCH, default=False)
 
-SHARED = (*LOADING, *DRAFTING, *SAMPLING, *THINKING, SYSTEM, OFFLINE, JSON)
+SHARED = (*LOADING, *PACE, *DRAFTING, *SAMPLING, *THINKING, SYSTEM, OFFLINE, JSON)
 
 
 def check_choice(option: Option, value: Any) -> Any:

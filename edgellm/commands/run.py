@@ -25,6 +25,7 @@ from edgellm.commands.options import (
     DRAFTING,
     LOADING,
     OFFLINE,
+    PACE,
     SAMPLING,
     SWITCH,
     SYSTEM,
@@ -158,6 +159,7 @@ COMMAND = Command(
     ),
     options=(
         *LOADING,
+        *PACE,
         *DRAFTING,
         Option("prompt", ("-p", "--prompt"), "the prompt", TEXT, "TEXT"),
         SYSTEM,

@@ -16,6 +16,7 @@ from edgellm.commands.options import (
     MAX_MEMORY,
     MODEL,
     OFFLINE,
+    PACE,
     SWITCH,
     TEXT,
     Command,
@@ -23,6 +24,7 @@ from edgellm.commands.options import (
     Option,
     Positional,
 )
+from edgellm.commands.profiles import with_profile
 from edgellm.commands.settings import Settings
 from edgellm.errors import FileError, UsageError
 from edgellm.program.exported import METADATA_FILE
@@ -59,6 +61,10 @@ def run(settings: Settings) -> int:
         max_waiting=settings["queue"],
         lora=adapters(settings),
     )
+    if len(models) == 1:
+        options, tuned = with_profile(options, models[0][1], settings.origins)
+        if tuned:
+            print(f"edgellm: {tuned}", file=sys.stderr)
     if options.draft is not None:
         check_draft([path for _, path in models], options.draft)
     chosen = server_settings(settings, api_keys(settings))
@@ -296,7 +302,13 @@ COMMAND = Command(
     run=run,
     description="Serves models over HTTP, to programs that speak the OpenAI API.",
     positionals=(Positional("names", "model: path, folder, or name (`edgellm list`)", "*"),),
-    options=(*OPTIONS, *(_shared(option) for option in LOADING if option is not MODEL), *DRAFTING, OFFLINE),
+    options=(
+        *OPTIONS,
+        *(_shared(option) for option in LOADING if option is not MODEL),
+        *PACE,
+        *DRAFTING,
+        OFFLINE,
+    ),
     examples=(
         ("edgellm serve", "the default model on http://127.0.0.1:8080"),
         ("edgellm serve a.gguf b.gguf", "two models, both loaded if they fit"),

@@ -18,6 +18,7 @@ DEFAULT_WAITING = 256
 # With the last sampled token they are eight, which the kernels for few tokens compute together.
 DEFAULT_DRAFT_MAX = 7
 BACKENDS = ("auto", "native", "onnx", "llama_cpp", "interpreter")
+BATTERY = ("full", "eco")
 WITH_ADAPTERS = ("auto", "native", "interpreter")
 
 
@@ -28,13 +29,14 @@ class LoadOptions:
     threads: None uses the physical cores that this process may use. context: tokens; None uses the trained
     context, at most 32768, or what memory allows (`planning.default_context`); 0 uses the trained context.
     cache_tokens: tokens that all sequences together may hold; None: those of `cache_contexts` contexts.
-    parallel: most requests that run at the same time. max_waiting: most requests
-    that wait. batch: tokens of a step. kv_type: type of cached keys and values, a name of `KV_TYPES`, or
-    "auto": f32 if all weights are f32, else the fastest type of 16 bits. isa: instruction set, "" for the
-    best one. draft_max: most draft tokens of one request in a step (None: 7, 0: none); answers do not depend
-    on it. draft: file of a smaller model of the same vocabulary that drafts, too. max_memory: most bytes
-    that may be used; None: the available ones. lora: adapters to load, with the factors that answers use
-    unless they choose others. Raises UsageError for a value out of range.
+    parallel: most requests that run at the same time. max_waiting: most requests that wait. batch: tokens of
+    a step. kv_type: type of cached keys and values, a name of `KV_TYPES`, or "auto": f32 if all weights are
+    f32, else the fastest type of 16 bits. isa: instruction set, "" for the best one. draft_max: most draft
+    tokens of one request in a step (None: 7, 0: none); answers do not depend on it. draft: file of a smaller
+    model of the same vocabulary that drafts, too. max_memory: most bytes that may be used; None: the
+    available ones. max_temp: degrees Celsius of the processor that rests between steps keep to. on_battery:
+    "eco" works half of the time there, "full" all of it. lora: adapters to load, with the factors that
+    answers use unless they choose others. Raises UsageError for a value out of range.
     """
 
     threads: int | None = None
@@ -51,6 +53,8 @@ class LoadOptions:
     draft: Path | None = None
     max_memory: int | None = None
     lora: tuple[AdapterFile, ...] = ()
+    max_temp: float | None = None
+    on_battery: str = "full"
 
     def __post_init__(self) -> None:
         for name, low in (
@@ -67,6 +71,10 @@ class LoadOptions:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < low):
                 raise UsageError(f"{name} is {value!r}; it must be an integer of at least {low}.")
+        if self.max_temp is not None and not 30 <= self.max_temp <= 120:
+            raise UsageError(f"max_temp is {self.max_temp!r}; it must be 30 to 120 degrees Celsius.")
+        if self.on_battery not in BATTERY:
+            raise UsageError(f"on_battery is {self.on_battery!r}; it must be {' or '.join(BATTERY)}.")
         if self.draft is not None and self.draft_max == 0:
             raise UsageError("draft is given and draft_max is 0; a draft model needs draft tokens.")
         if self.kv_type != "auto" and self.kv_type not in KV_TYPES:

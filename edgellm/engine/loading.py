@@ -47,6 +47,11 @@ def memory_needed(path: Path, options: LoadOptions, allowed: int | None) -> int:
         return sum(memory.values())
 
 
+def planned_memory(planned: LoadPlan) -> dict[str, int]:
+    """Bytes by use that a planned model takes when it is loaded; its file's header is enough."""
+    return _prepare(planned).memory
+
+
 def reachable_memory() -> int | None:
     """Bytes that this process uses or could use without swapping; None if the system does not say."""
     available, own = available_memory(), own_memory()

@@ -28,6 +28,7 @@ from edgellm.tokenizer import Tokenizer
 if TYPE_CHECKING:
     from edgellm.chat.template import ChatTemplate
     from edgellm.engine.draft_model import DraftModel
+    from edgellm.engine.governor import Governor
     from edgellm.engine.grammar import GrammarCompiler
     from edgellm.engine.option_changes import OptionChanges
     from edgellm.engine.prefix_disk import PrefixDisk
@@ -114,6 +115,7 @@ class Model:
             draft_max=0 if planned.no_drafts else DEFAULT_DRAFT_MAX if asked is None else asked,
             draft=self._draft,
             disk=None if store is None else _disk(store, planned, backend),
+            governor=_governor(planned.options),
         )
 
     def __repr__(self) -> str:
@@ -452,6 +454,15 @@ def _tokenizer(file: GGUFFile) -> Tokenizer:
         return Tokenizer.from_metadata(file.metadata)
     except EdgeLLMError as error:
         raise type(error)(f"{file.path}: {error}") from None
+
+
+def _governor(options: LoadOptions) -> Governor | None:
+    """Governor of the options; None, and nothing imported, if they slow nothing down."""
+    if options.max_temp is None and options.on_battery == "full":
+        return None
+    from edgellm.engine.governor import Governor
+
+    return Governor(options.max_temp, eco=options.on_battery == "eco")
 
 
 def _disk(store: PrefixStore, planned: LoadPlan, backend: Backend) -> PrefixDisk:

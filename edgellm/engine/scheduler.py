@@ -23,6 +23,7 @@ from edgellm.errors import BackendError, ContextOverflowError, OverloadedError, 
 if TYPE_CHECKING:
     from edgellm.engine.adapters import Scales
     from edgellm.engine.draft_model import DraftModel
+    from edgellm.engine.governor import Governor
     from edgellm.engine.prefix_disk import PrefixDisk
 
 T = TypeVar("T")
@@ -46,7 +47,7 @@ class Scheduler:
     requests queued before submit raises OverloadedError. max_cached: finished sequences kept in the prefix
     cache (0: none). min_shared: fewest tokens that must be saved for a request to wait for another one's
     prefix, or to copy it. draft_max: draft tokens of one request in one step (0: none). draft: the draft
-    model. disk: keeps cached sequences beyond this process.
+    model. disk: keeps cached sequences beyond this process. governor: rests after steps.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class Scheduler:
         draft_max: int = 0,
         draft: DraftModel | None = None,
         disk: PrefixDisk | None = None,
+        governor: Governor | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._backend = backend
@@ -71,6 +73,7 @@ class Scheduler:
         self._max_waiting = max_waiting
         self._min_shared, self._max_cached = min_shared, max_cached
         self._clock = clock
+        self._governor = governor
         can_draft = draft_max > 0 and backend.n_undo > 0
         self._speculation = Speculation(backend, draft_max=draft_max, draft=draft) if can_draft else None
         self._prefixes = PrefixCache(backend, max_cached=max_cached, disk=disk)
@@ -127,8 +130,14 @@ class Scheduler:
             self._waiting.append(request)
 
     def step(self) -> None:
-        """Run one step of the backend for all requests that can go on."""
+        """Run one step of the backend for all requests that can go on, and rest as the governor says."""
         self._process.check()
+        seconds = self._step()
+        if self._governor is not None and seconds:
+            self._governor.rest(seconds)
+
+    def _step(self) -> float:
+        """Seconds that the backend took; 0 if no request could go on."""
         with self._step_lock:
             self._drop_cancelled()
             self._prefixes.poll()
@@ -136,7 +145,7 @@ class Scheduler:
             scheduled = self._fit(self._schedule())
             if not scheduled:
                 self._prefixes.poll(DISK_WAIT_S)
-                return
+                return 0.0
             try:
                 if self._speculation is not None:
                     scheduled = self._speculation.extend(scheduled)
@@ -145,10 +154,12 @@ class Scheduler:
             except BackendError as error:
                 for entry in scheduled:
                     self._finish(entry.request, "error", error)
-                return
-            self._measure(scheduled, self._clock() - begin)
+                return 0.0
+            seconds = self._clock() - begin
+            self._measure(scheduled, seconds)
             self._advance(scheduled, logits)
             self._prefixes.save_some(idle=False)
+            return seconds
 
     def exclusively(self, n_tokens: int, work: Callable[[Backend], T]) -> T:
         """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.

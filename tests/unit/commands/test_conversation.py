@@ -432,6 +432,31 @@ def test_verbose_says_more_after_each_answer(chat: Chat, capsys: pytest.CaptureF
     assert capsys.readouterr().err.count("known from before") == 1
 
 
+def test_settings_of_ollamas_chat(chat: Chat, capsys: pytest.CaptureFixture[str]) -> None:
+    chat.says(
+        *("/set parameter temperature 0.25", "/set parameter num_predict 7", "/set verbose", "/set quiet"),
+        *('/set system "Be brief."', "a"),
+    )
+    (options,) = chat.model.options
+    assert (options.temperature, options.max_tokens) == (0.25, 7)
+    assert chat.model.prompts[0][0] == {"role": "system", "content": "Be brief."}
+    assert "known from before" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("/set parameter num_ctx 4096", "chosen at the start: edgellm chat MODEL -c"),
+        ("/set nowordwrap", "as long as the terminal"),
+        ("/set format json", "--json-object"),
+        ("/load smollm2", "/model smollm2 goes on"),
+    ],
+)
+def test_what_ollamas_chat_sets_and_this_one_does_not(chat: Chat, text: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        obey(chat.conversation, text)
+
+
 def test_a_first_question_is_answered(chat: Chat) -> None:
     talk(chat.conversation, lambda prompt: "/bye", "Why?")
     assert chat.contents == ["Why?", "okthen"]

@@ -82,6 +82,8 @@ def test_a_terminal_shows_each_word_once_in_the_end() -> None:
         (["chat", "--cache-type-k", "q8_0"], "the type of the cache is --kv-type"),
         (["ps"], "there is no command 'ps': a server lists its models at /api/ps"),
         (["stop", "llama"], "there is no command 'stop': edgellm runs no server in the background"),
+        (["signin"], "no account is needed"),
+        (["recommend"], "edgellm fit shows which models suit this machine"),
         (["sevre"], "did you mean `edgellm serve`?"),
     ],
 )
