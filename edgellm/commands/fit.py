@@ -189,8 +189,9 @@ def _flat(row: Row) -> dict[str, object]:
     out: dict[str, object] = {"name": row.name, "basis": row.basis, "on_disk": row.on_disk}
     if row.fit is None:
         return out | {"problem": row.problem}
-    facts = asdict(row.fit)
-    return out | {key: value for key, value in facts.items() if key != "speed"} | facts["speed"]
+    facts: dict[str, object] = asdict(row.fit)
+    speed: dict[str, object] = asdict(row.fit.speed)
+    return out | {key: value for key, value in facts.items() if key != "speed"} | speed
 
 
 def print_rows(rows: list[Row]) -> None:

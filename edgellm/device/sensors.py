@@ -234,7 +234,8 @@ def pmic_watts() -> float | None:
     Lines of `vcgencmd pmic_read_adc` are `NAME_A current(0)=0.5A` and `NAME_V volt(1)=3.3V`; what the board
     takes beside these outputs is not measured.
     """
-    amperes, volts = {}, {}
+    amperes: dict[str, float] = {}
+    volts: dict[str, float] = {}
     for name, unit, value in re.findall(r"(\w+)_([AV])\s+\w+\(\d+\)=([\d.]+)[AV]", _pmic_text()):
         (amperes if unit == "A" else volts)[name] = float(value)
     powers = [amperes[name] * volts[name] for name in amperes if name in volts]

@@ -55,7 +55,7 @@ def test_a_laptop_and_a_system_that_says_nothing(tree: Tree) -> None:
 
 def test_power_between_samples(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> None:
     times = iter((0.0, 1.0, 3.0, 4.0))
-    monkeypatch.setattr(sensors.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr("edgellm.device.sensors.time.monotonic", lambda: next(times))
     name = "sys/class/hwmon/hwmon0/{}"
     root = tree({name.format("name"): "ina226", name.format("power1_input"): "2000000"})
     meter = EnergyMeter(root)
