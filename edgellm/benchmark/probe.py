@@ -10,7 +10,6 @@ import importlib.util
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -29,12 +28,16 @@ from edgellm.program import Builder, Program
 STEP_TOKENS = 256
 # Weights that a probe of answers reads: no cache of a machine of this class holds them.
 _STREAM_BYTES = 96 << 20
-# Multiply-adds of a probe of prompts, for each token.
-_PROMPT_MACS = 24e6
+# Width of models whose prompts are measured; their hidden parts are three times as wide.
+_WIDTH = 2048
+# Most that a value of a prompt costs, in multiply-adds of floats.
+_VALUE_MACS = 50
+# Format of most files.
+_COMMON = GGMLType.Q4_K
 _DEPTH = 1024
 _LAYERS = 12
-_SECONDS = 0.25
-_FORM = 1
+_SECONDS = 0.3
+_FORM = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,7 @@ class RateBook:
             if "op_s" not in entry:
                 entry |= probe.measure_steps()
             for name in missing:
-                entry["formats"][name] = probe.measure_format(name, entry["op_s"], entry["value_s"])
+                entry["formats"][name] = probe.measure_format(name, entry)
             self._kept[key] = entry
             _write(self._path, self._kept)
         known = {name: FormatRate(**rate) for name, rate in entry["formats"].items()}
@@ -173,47 +176,60 @@ class _Probe:
         self._kv_type = kv_type
 
     def measure_steps(self) -> dict[str, Any]:
-        """Costs beside matrices: of operations, of values, of attention."""
-        program = _program(512, 512, _LAYERS)
-        with self._engine(program, GGMLType.Q8_0, _DEPTH + STEP_TOKENS) as engine:
+        """Costs beside matrices: of operations, of values, of attention.
+
+        A narrow and a wide model of one format tell a prompt's values from its multiply-adds.
+        """
+        narrow, wide = _program(512, 512, _LAYERS), self._wide(1)
+        with self._engine(narrow, _COMMON, _DEPTH + STEP_TOKENS) as engine:
             short = engine.answer_s(1)
             first = engine.prompt_s(0)
             later = engine.prompt_s(_DEPTH - STEP_TOKENS)
             deep = engine.answer_s(_DEPTH)
             work = engine.work
+        with self._engine(wide, _COMMON, 2 * STEP_TOKENS) as engine:
+            large = engine.prompt_s(0)
+            large_work = engine.work
         limits = measure_limits(self._threads, self._isa)
+        here = work.attention_macs(STEP_TOKENS, 0)
+        more = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS) - here
+        mac_s = max((later - first) / more, 0.5e-9 / limits.int8_gmac_s)
+        ratio = work.token_macs() / large_work.token_macs()
+        seconds = first - mac_s * here
+        seconds -= ratio * (large - mac_s * large_work.attention_macs(STEP_TOKENS, 0))
+        values = work.n_values - ratio * large_work.n_values
         cache_bytes = work.cache_bytes(_DEPTH) - work.cache_bytes(1)
-        attention = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS) - work.attention_macs(
-            STEP_TOKENS, 0
-        )
-        mac_s = max((later - first) / attention, 0.5e-9 / limits.int8_gmac_s)
-        matrices = work.prompt_macs(STEP_TOKENS) / limits.int8_gmac_s / 1e9
-        own = first - matrices - mac_s * work.attention_macs(STEP_TOKENS, 0)
         return {
             "op_s": max(short - work.token_macs() / limits.int8_gmac_s / 1e9, 0.0) / work.n_ops,
-            "value_s": max(own, 0.0) / (work.n_values * STEP_TOKENS),
+            # The difference of two long times is uncertain; no value costs more than that.
+            "value_s": min(
+                max(seconds, 0.0) / (values * STEP_TOKENS), _VALUE_MACS / limits.float_gmac_s / 1e9
+            ),
             "cache_byte_s": max((deep - short) / cache_bytes, 0.25e-9 / limits.read_gb_s),
             "attention_mac_s": mac_s,
             "limits": asdict(limits),
         }
 
-    def measure_format(self, name: str, op_s: float, value_s: float) -> dict[str, float]:
-        """Seconds for a byte of an answer and for a multiply-add of a prompt with matrices of one format."""
+    def measure_format(self, name: str, steps: Mapping[str, Any]) -> dict[str, float]:
+        """Seconds for a byte of an answer and for a multiply-add of a prompt with matrices of one format.
+
+        steps: costs beside matrices, which are taken off.
+        """
         kind = GGMLType[name]
-        layout = LAYOUTS[kind]
-        one = _program(1024, 3072, 1)
-        layer_values = sum(math.prod(shape) for shape in one.weights.values() if len(shape) > 1)
-        layer_bytes = layer_values // layout.block_size * layout.block_bytes
-        with self._engine(_program(1024, 3072, -(-_STREAM_BYTES // layer_bytes)), kind, 64) as engine:
-            answer = engine.answer_s(1)
-            byte_s = (answer - op_s * engine.work.n_ops) / (engine.work.body_bytes + engine.work.head_bytes)
-        with self._engine(
-            _program(1024, 3072, max(1, round(_PROMPT_MACS / layer_values))), kind, 512
-        ) as engine:
-            prompt = engine.prompt_s(0)
-            others = value_s * engine.work.n_values * STEP_TOKENS
-            mac_s = (prompt - others) / engine.work.prompt_macs(STEP_TOKENS)
+        with self._engine(self._wide(1), kind, 2 * STEP_TOKENS) as engine:
+            work = engine.work
+            others = steps["value_s"] * work.n_values * STEP_TOKENS
+            others += steps["attention_mac_s"] * work.attention_macs(STEP_TOKENS, 0)
+            mac_s = (engine.prompt_s(0) - others) / (work.token_macs() * STEP_TOKENS)
+        n_layers = -(-_STREAM_BYTES // round(work.body_bytes))
+        with self._engine(self._wide(n_layers), kind, 64) as engine:
+            work = engine.work
+            answer = engine.answer_s(1) - steps["op_s"] * work.n_ops
+            byte_s = answer / (work.body_bytes + work.head_bytes)
         return {"byte_s": max(byte_s, 0.0), "mac_s": max(mac_s, 0.0)}
+
+    def _wide(self, n_layers: int) -> Program:
+        return _program(_WIDTH, 3 * _WIDTH, n_layers)
 
     def _engine(self, program: Program, kind: GGMLType, n_ctx: int) -> _Engine:
         return _Engine(program, kind, n_ctx, self)
@@ -233,7 +249,7 @@ class _Probe:
 
 
 class _Engine:
-    """A loaded probe, whose steps are timed; the median of several counts."""
+    """A loaded probe, whose steps are timed; their faster quarter counts, which is the least disturbed."""
 
     def __init__(self, program: Program, kind: GGMLType, n_ctx: int, probe: _Probe) -> None:
         file = _Zeros(program, kind)
@@ -260,29 +276,35 @@ class _Engine:
             taken.append(time.perf_counter() - start)
             self._backend.truncate_sequence(sequence, n_undo)
         self._backend.close_sequence(sequence)
-        return statistics.median(taken)
+        return _quarter(taken)
 
     def prompt_s(self, depth: int) -> float:
-        """Seconds of a step of STEP_TOKENS tokens after `depth` others."""
+        """Seconds of a step of STEP_TOKENS tokens after `depth` others, all with logits.
+
+        The engine leaves out what nothing needs: without logits, most of the last layer.
+        """
         sequence = self._filled(depth)
         taken: list[float] = []
         begin = time.perf_counter()
-        while len(taken) < 2 or (time.perf_counter() - begin < _SECONDS and len(taken) < 20):
+        # The first run counts alone if it takes seconds, as on slow processors.
+        while not taken or time.perf_counter() - begin < max(_SECONDS, 2 * taken[0] * (taken[0] < 1.0)):
             start = time.perf_counter()
-            self._step(sequence, STEP_TOKENS)
+            self._backend.step([1] * STEP_TOKENS, [sequence] * STEP_TOKENS, [True] * STEP_TOKENS)
             taken.append(time.perf_counter() - start)
             self._backend.truncate_sequence(sequence, depth)
         self._backend.close_sequence(sequence)
-        return statistics.median(taken[1:] if len(taken) > 2 else taken)
+        return _quarter(taken)
 
     def _filled(self, depth: int) -> int:
         sequence = self._backend.open_sequence()
         for start in range(0, depth, STEP_TOKENS):
-            self._step(sequence, min(STEP_TOKENS, depth - start))
+            n = min(STEP_TOKENS, depth - start)
+            self._backend.step([1] * n, [sequence] * n, [*[False] * (n - 1), True], 1)
         return sequence
 
-    def _step(self, sequence: int, n: int) -> None:
-        self._backend.step([1] * n, [sequence] * n, [*[False] * (n - 1), True], 1)
+
+def _quarter(seconds: list[float]) -> float:
+    return sorted(seconds)[len(seconds) // 4]
 
 
 def _program(width: int, n_ff: int, n_layers: int) -> Program:

@@ -85,7 +85,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes of a moment: the figures mean nothing, the way to them is the same."""
     monkeypatch.setattr(probe, "_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_STREAM_BYTES", 1 << 20)
-    monkeypatch.setattr(probe, "_PROMPT_MACS", 1e6)
+    monkeypatch.setattr(probe, "_WIDTH", 256)
     monkeypatch.setattr(probe, "_DEPTH", 512)
     monkeypatch.setattr(probe, "_LAYERS", 1)
     monkeypatch.setattr(probe, "measure_limits", lambda threads, isa: LIMITS)
