@@ -63,7 +63,12 @@ def answer_seconds(work: Work, rates: Rates, depth: int) -> float:
         for matrices in (work.body, work.likeliest_head())
         for kind, part in matrices.items()
     )
-    return matrices + work.n_ops * rates.op_s + work.cache_bytes(depth) * rates.cache_byte_s
+    return (
+        matrices
+        + work.n_ops * rates.op_s
+        + work.n_logits * rates.logit_s
+        + work.cache_bytes(depth) * rates.cache_byte_s
+    )
 
 
 def prompt_seconds(work: Work, rates: Rates, n_tokens: int = PROMPT_TOKENS) -> float:
@@ -90,4 +95,15 @@ def size_work(parameters: float, active: float, n_bytes: float, kind: str) -> Wo
     body = {kind: FormatWork(n_bytes * share, active)}
     n_layers = round(16 + 4 * (active / 1e9))
     layers = ((4096, 4096, 0),) * n_layers
-    return Work(n_bytes * share, active, 0.0, 0.0, layers, body, {}, 15 * n_layers, 15 * n_layers * 2048)
+    return Work(
+        n_bytes * share,
+        active,
+        head_bytes=0.0,
+        head_macs=0.0,
+        layers=layers,
+        body=body,
+        head={},
+        n_ops=15 * n_layers,
+        n_values=15 * n_layers * 2048,
+        n_logits=128 * 1024,
+    )

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgellm import __version__
 from edgellm.backends.native import NativeBackend, faster_kv_type
 from edgellm.benchmark.work import Work, count_work
@@ -28,6 +30,8 @@ from edgellm.program import Builder, Program
 STEP_TOKENS = 256
 # Weights that a probe of answers reads: no cache of a machine of this class holds them.
 _STREAM_BYTES = 96 << 20
+_NARROW = 512
+_VOCABULARY = 1 << 16
 # Width of models whose prompts are measured; their hidden parts are three times as wide.
 _WIDTH = 2048
 # Most that a value of a prompt costs, in multiply-adds of floats.
@@ -37,7 +41,7 @@ _COMMON = GGMLType.Q4_K
 _DEPTH = 1024
 _LAYERS = 12
 _SECONDS = 0.3
-_FORM = 2
+_FORM = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +56,16 @@ class FormatRate:
 class Rates:
     """Rates of the engine with an instruction set, threads and a type of cache.
 
-    op_s: of an operation of a step, beside its bytes. value_s: of a value that a prompt's operation makes.
-    cache_byte_s: of a byte of keys and values in an answer. attention_mac_s: of a multiply-add of attention
-    in a prompt. All in seconds.
+    op_s: of an operation of a step, beside its bytes. logit_s: of a logit, beside its bytes. value_s: of a
+    value that a prompt's operation makes. cache_byte_s: of a byte of keys and values in an answer.
+    attention_mac_s: of a multiply-add of attention in a prompt. All in seconds.
     """
 
     isa: str
     threads: int
     kv_type: str
     op_s: float
+    logit_s: float
     value_s: float
     cache_byte_s: float
     attention_mac_s: float
@@ -96,7 +101,9 @@ class RateBook:
             self._kept[key] = entry
             _write(self._path, self._kept)
         known = {name: FormatRate(**rate) for name, rate in entry["formats"].items()}
-        own = {name: entry[name] for name in ("op_s", "value_s", "cache_byte_s", "attention_mac_s")}
+        own = {
+            name: entry[name] for name in ("op_s", "logit_s", "value_s", "cache_byte_s", "attention_mac_s")
+        }
         return Rates(chosen, threads, kind, **own, limits=Limits(**entry["limits"]), formats=known)
 
 
@@ -178,9 +185,10 @@ class _Probe:
     def measure_steps(self) -> dict[str, Any]:
         """Costs beside matrices: of operations, of values, of attention.
 
-        A narrow and a wide model of one format tell a prompt's values from its multiply-adds.
+        A narrow and a wide model of one format tell a prompt's values from its multiply-adds, and an answer's
+        operations from its bytes.
         """
-        narrow, wide = _program(512, 512, _LAYERS), self._wide(1)
+        narrow, wide = _program(_NARROW, _NARROW, _LAYERS), self._wide(1)
         with self._engine(narrow, _COMMON, _DEPTH + STEP_TOKENS) as engine:
             short = engine.answer_s(1)
             first = engine.prompt_s(0)
@@ -191,6 +199,11 @@ class _Probe:
             large = engine.prompt_s(0)
             large_work = engine.work
         limits = measure_limits(self._threads, self._isa)
+        op_s, byte_s = self._measure_streams()
+        vocabulary = _program(_NARROW, _NARROW, _LAYERS, n_vocab=_VOCABULARY)
+        with self._engine(vocabulary, _COMMON, 64) as engine:
+            more_bytes = engine.work.head_bytes - work.head_bytes
+            logits_s = engine.answer_s(1) - short - more_bytes * byte_s
         here = work.attention_macs(STEP_TOKENS, 0)
         more = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS) - here
         mac_s = max((later - first) / more, 0.5e-9 / limits.int8_gmac_s)
@@ -200,7 +213,8 @@ class _Probe:
         values = work.n_values - ratio * large_work.n_values
         cache_bytes = work.cache_bytes(_DEPTH) - work.cache_bytes(1)
         return {
-            "op_s": max(short - work.token_macs() / limits.int8_gmac_s / 1e9, 0.0) / work.n_ops,
+            "op_s": max(op_s, (short - work.token_macs() / limits.int8_gmac_s / 1e9) / work.n_ops, 0.0),
+            "logit_s": max(logits_s, 0.0) / _VOCABULARY,
             # The difference of two long times is uncertain; no value costs more than that.
             "value_s": min(
                 max(seconds, 0.0) / (values * STEP_TOKENS), _VALUE_MACS / limits.float_gmac_s / 1e9
@@ -209,6 +223,24 @@ class _Probe:
             "attention_mac_s": mac_s,
             "limits": asdict(limits),
         }
+
+    def _measure_streams(self) -> tuple[float, float]:
+        """Seconds of an operation and of a byte, from narrow and wide layers that no cache holds."""
+        found = []
+        for width, n_ff in ((_NARROW, _NARROW), (_WIDTH, 3 * _WIDTH)):
+            with self._stream(width, n_ff, _COMMON) as engine:
+                work = engine.work
+                found.append((engine.answer_s(1), work.body_bytes + work.head_bytes, work.n_ops))
+        (narrow_s, narrow_bytes, narrow_ops), (wide_s, wide_bytes, wide_ops) = found
+        ratio = narrow_bytes / wide_bytes
+        op_s = max((narrow_s - ratio * wide_s) / (narrow_ops - ratio * wide_ops), 0.0)
+        return op_s, (wide_s - op_s * wide_ops) / wide_bytes
+
+    def _stream(self, width: int, n_ff: int, kind: GGMLType) -> _Engine:
+        """Layers of `kind` that together have _STREAM_BYTES."""
+        layer = sum(math.prod(shape) for shape in _program(width, n_ff, 1).weights.values() if len(shape) > 1)
+        n_layers = -(-_STREAM_BYTES * kind.block_size // (layer * kind.block_bytes))
+        return self._engine(_program(width, n_ff, n_layers), kind, 64)
 
     def measure_format(self, name: str, steps: Mapping[str, Any]) -> dict[str, float]:
         """Seconds for a byte of an answer and for a multiply-add of a prompt with matrices of one format.
@@ -221,12 +253,16 @@ class _Probe:
             others = steps["value_s"] * work.n_values * STEP_TOKENS
             others += steps["attention_mac_s"] * work.attention_macs(STEP_TOKENS, 0)
             mac_s = (engine.prompt_s(0) - others) / (work.token_macs() * STEP_TOKENS)
-        n_layers = -(-_STREAM_BYTES // round(work.body_bytes))
-        with self._engine(self._wide(n_layers), kind, 64) as engine:
+        with self._stream(_WIDTH, 3 * _WIDTH, kind) as engine:
             work = engine.work
             answer = engine.answer_s(1) - steps["op_s"] * work.n_ops
             byte_s = answer / (work.body_bytes + work.head_bytes)
-        return {"byte_s": max(byte_s, 0.0), "mac_s": max(mac_s, 0.0)}
+        # No kernel is faster than the machine; what measured so was disturbed.
+        limits = steps["limits"]
+        return {
+            "byte_s": max(byte_s, 0.5e-9 / limits["read_gb_s"]),
+            "mac_s": max(mac_s, 1e-9 / limits["int8_gmac_s"]),
+        }
 
     def _wide(self, n_layers: int) -> Program:
         return _program(_WIDTH, 3 * _WIDTH, n_layers)
@@ -272,7 +308,7 @@ class _Engine:
         begin = time.perf_counter()
         while len(taken) < 5 or time.perf_counter() - begin < _SECONDS:
             start = time.perf_counter()
-            self._backend.step([1], [sequence], [True], 1)
+            np.asarray(self._backend.step([1], [sequence], [True], 1)).argmax()
             taken.append(time.perf_counter() - start)
             self._backend.truncate_sequence(sequence, n_undo)
         self._backend.close_sequence(sequence)
@@ -307,13 +343,13 @@ def _quarter(seconds: list[float]) -> float:
     return sorted(seconds)[len(seconds) // 4]
 
 
-def _program(width: int, n_ff: int, n_layers: int) -> Program:
+def _program(width: int, n_ff: int, n_layers: int, n_vocab: int = 256) -> Program:
     """A transformer of grouped-query attention (heads of 64 values) and gated parts."""
-    b = Builder("probe", n_vocab=256, width=width, n_layers=n_layers, n_ctx_train=1 << 20)
+    b = Builder("probe", n_vocab=n_vocab, width=width, n_layers=n_layers, n_ctx_train=1 << 20)
     n_heads = width // 64
     n_kv = max(1, n_heads // 4)
     table = b.table("rope", [10000.0 ** (-i / 32) for i in range(32)])
-    x = b.embed("embedding", 256, width)
+    x = b.embed("embedding", n_vocab, width)
     for i in range(n_layers):
         y = b.norm(x, kind="rms", eps=1e-5, weight=f"{i}.norm")
         q = b.rope(b.linear(y, f"{i}.q", width), groups=n_heads, table=table)
@@ -325,4 +361,4 @@ def _program(width: int, n_ff: int, n_layers: int) -> Program:
         y = b.glu(b.linear(y, f"{i}.gate", n_ff), b.linear(y, f"{i}.up", n_ff))
         x = b.add(x, b.linear(y, f"{i}.down", width))
     x = b.norm(x, kind="rms", eps=1e-5, weight="norm")
-    return b.build(hidden=x, logits=b.linear(x, "embedding", 256))
+    return b.build(hidden=x, logits=b.linear(x, "embedding", n_vocab))

@@ -30,6 +30,7 @@ class Recorder:
     def add(self, runner: Runner, result: Result, row: Row, began_s: float) -> Row:
         """Add a test that began at a second of the watch; checks its tokens."""
         ended_s = self._watch.now_s
+        row["model_filename"] = self.record.model["file"]  # a record is given to others
         row["span_s"] = [began_s, ended_s]
         row["tokens_right"] = False if result.unsteady else runner.same_tokens(result.test, result)
         self.record.rows.append(row)

@@ -18,7 +18,7 @@ PROMPT, ANSWER = Trial(128, 0), Trial(0, 24)
 LEAST_GAIN = 0.03
 # A setting whose prompts are slower than this share of the default's is not taken.
 _PROMPT_SHARE = 0.97
-_ROUNDS = 3
+_ROUNDS = 5
 _FINAL_ROUNDS = 5
 
 

@@ -20,10 +20,11 @@ from edgellm.program.ops import Op
 
 _EXPERT_ROLES = ("gate", "up", "down", "gate_up")
 _MATRIX_OPS = ("linear", "linear_groups", "moe")
-# The engine splits an output head of Q8_0 that is a larger share of the weights, and then leaves the lower
-# three bits of most codes unread (native/runtime/place.cc, docs/performance-notes.md).
+# The engine splits an output head that is a larger share of the weights, and leaves three of eight bits of
+# most codes unread (native/runtime/place.cc). The bounds that this takes cost some of the gain: this share is
+# left.
 _SPLIT_SHARE = 0.4
-_SPLIT_UNREAD = 3 / 8.5
+_SPLIT_GAIN = 0.2
 
 
 class FormatWork(NamedTuple):
@@ -39,7 +40,7 @@ class Work:
 
     layers: for each attention, bytes of the cache and multiply-adds for each earlier token it attends to, and
     the window (0: unlimited). body, head: the same matrices by the name of their format. n_ops: operations of
-    a step. n_values: floats that all operations of a token make, logits excluded.
+    a step. n_values: floats that all operations of a token make, without the n_logits logits.
     """
 
     body_bytes: float
@@ -51,6 +52,7 @@ class Work:
     head: Mapping[str, FormatWork]
     n_ops: int
     n_values: int
+    n_logits: int
 
     def step_bytes(self, lengths: Sequence[int]) -> float:
         """Bytes that one step reads to add a token to each sequence, given their lengths."""
@@ -70,10 +72,10 @@ class Work:
         return sum(size * _seen(length, window) for size, _, window in self.layers)
 
     def likeliest_head(self) -> Mapping[str, FormatWork]:
-        """The output head as far as it is read for the likeliest token alone."""
+        """The output head with the bytes that the search for the likeliest token alone is worth."""
         split = self.head_bytes > _SPLIT_SHARE * (self.head_bytes + self.body_bytes)
         return {
-            kind: work._replace(n_bytes=work.n_bytes * (1 - _SPLIT_UNREAD))
+            kind: work._replace(n_bytes=work.n_bytes * (1 - _SPLIT_GAIN))
             if split and kind == "Q8_0"
             else work
             for kind, work in self.head.items()
@@ -129,6 +131,7 @@ def count_work(
         head=head,
         n_ops=len(program.ops),
         n_values=sum(width for value, width in program.widths.items() if value != program.logits),
+        n_logits=0 if program.logits is None else program.n_vocab,
     )
 
 

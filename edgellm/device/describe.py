@@ -28,7 +28,7 @@ def describe_device(root: Path = ROOT) -> dict[str, Any]:
         "n_cpus": os.cpu_count(),
         "n_allowed": len(cpus),
         "memory": total_memory(root),
-        "system": f"{platform.system()} {platform.release()}, {platform.machine()}",
+        "system": f"{platform.system()} {platform.release().partition('-')[0]}, {platform.machine()}",
         "distribution": _distribution(root),
         "governor": governor(root),
     }

@@ -24,6 +24,7 @@ RATES = Rates(
     threads=1,
     kv_type="f16",
     op_s=1e-6,
+    logit_s=1e-9,
     value_s=1e-9,
     cache_byte_s=2e-10,
     attention_mac_s=1e-10,
@@ -43,17 +44,18 @@ def _work(head_bytes: float) -> Work:
         head={"Q8_0": FormatWork(head_bytes, head_bytes)},
         n_ops=100,
         n_values=1000,
+        n_logits=5000,
     )
 
 
 def test_an_answer_takes_its_bytes_its_operations_and_its_cache() -> None:
-    expected = 1e8 * 1e-10 + 1e7 * 5e-11 + 100 * 1e-6 + (64 + 16) * 1000 * 2e-10
+    expected = 1e8 * 1e-10 + 1e7 * 5e-11 + 100 * 1e-6 + 5000 * 1e-9 + (64 + 16) * 1000 * 2e-10
     assert answer_seconds(_work(1e7), RATES, 64) == pytest.approx(expected)
 
 
 def test_a_large_head_is_read_in_part() -> None:
-    saved = answer_seconds(_work(1e8), RATES, 0) - (1e8 * 1e-10 + 1e8 * 5e-11 + 1e-4)
-    assert saved == pytest.approx(-1e8 * 5e-11 * 3 / 8.5)
+    saved = answer_seconds(_work(1e8), RATES, 0) - (1e8 * 1e-10 + 1e8 * 5e-11 + 1e-4 + 5e-6)
+    assert saved == pytest.approx(-1e8 * 5e-11 * 0.2)
 
 
 def test_a_prompt_takes_its_multiply_adds() -> None:
@@ -78,6 +80,7 @@ def test_work_by_format_adds_up() -> None:
     assert formats_of(work) == ["F32", "Q8_0"]
     assert work.n_ops == len(program.ops)
     assert work.n_values == sum(program.widths.values()) - 5
+    assert work.n_logits == 5
 
 
 @pytest.fixture
@@ -86,6 +89,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_SECONDS", 0.0)
     monkeypatch.setattr(probe, "_STREAM_BYTES", 1 << 20)
     monkeypatch.setattr(probe, "_WIDTH", 256)
+    monkeypatch.setattr(probe, "_NARROW", 256)
+    monkeypatch.setattr(probe, "_VOCABULARY", 1024)
     monkeypatch.setattr(probe, "_DEPTH", 512)
     monkeypatch.setattr(probe, "_LAYERS", 1)
     monkeypatch.setattr(probe, "measure_limits", lambda threads, isa: LIMITS)
