@@ -85,7 +85,7 @@ class RateBook:
         self._kept = _read(path)
 
     def rates(self, formats: Iterable[str], *, threads: int, isa: str = "", kv_type: str = "auto") -> Rates:
-        """Rates for these formats, by their names; ModelError for one that the engine does not multiply by."""
+        """Rates for these formats, by name; ModelError for one that the engine does not multiply by."""
         chosen = isa or os.environ.get("EDGELLM_ISA") or _default_isa()
         kind = faster_kv_type(chosen) if kv_type == "auto" else kv_type
         key = f"{chosen} {threads} {kind}"
