@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from edgellm.benchmark.prediction import (
@@ -24,8 +25,8 @@ from edgellm.gguf.reader import GGUFFile
 
 # Memory of a process beside its model: Python, the tokenizer, what is on its way.
 PROCESS_BYTES = 64 << 20
-# Bytes of keys and values for each token, where only the size of a model is known.
-_TOKEN_BYTES = 120_000
+# Bytes of keys and values for each token of a model of a billion parameters of which only the size is known.
+_TOKEN_BYTES = 60_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,9 @@ def fit_size(
 ) -> Fit:
     """Fit of a model of which only the size is known; kind: format of most of its matrices."""
     n_ctx = options.context or DEFAULT_CONTEXT
-    memory = n_bytes + (n_ctx * _TOKEN_BYTES if generates else 0) + 2 * PROCESS_BYTES
+    # Caches grow more slowly than models: from 20 kB a token for 135M parameters to 130 kB for 8B.
+    cache = n_ctx * _TOKEN_BYTES * math.sqrt(parameters / 1e9) if generates else 0
+    memory = round(n_bytes + cache + 2 * PROCESS_BYTES)
     rates = book.rates([kind], threads=options.threads or default_threads(), isa=options.isa)
     work = size_work(parameters, active or parameters, n_bytes, kind)
     return Fit(

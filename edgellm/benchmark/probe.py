@@ -22,6 +22,7 @@ from edgellm import __version__
 from edgellm.backends.native import NativeBackend, faster_kv_type
 from edgellm.benchmark.work import Work, count_work
 from edgellm.device.cores import cpu_name
+from edgellm.device.describe import load_average
 from edgellm.device.limits import Limits, measure_limits
 from edgellm.gguf.types import LAYOUTS, GGMLType
 from edgellm.program import Builder, Program
@@ -42,6 +43,7 @@ _DEPTH = 1024
 _LAYERS = 12
 _SECONDS = 0.3
 _FORM = 3
+_BUSY_LOAD = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +78,21 @@ class Rates:
 class RateBook:
     """Rates of this machine, measured where they are missing and kept in a file.
 
-    path: None keeps nothing. A file that cannot be read or written costs the measurement again.
+    path: None keeps nothing. A file that cannot be read or written costs the measurement again. anew:
+    measures what is kept, too.
     """
 
-    def __init__(self, path: Path | None, say: Callable[[str], None] = lambda sentence: None) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        say: Callable[[str], None] = lambda sentence: None,
+        *,
+        anew: bool = False,
+    ) -> None:
         self._path = path
         self._say = say
-        self._kept = _read(path)
+        self._said = False
+        self._kept = {} if anew else _read(path)
 
     def rates(self, formats: Iterable[str], *, threads: int, isa: str = "", kv_type: str = "auto") -> Rates:
         """Rates for these formats, by name; ModelError for one that the engine does not multiply by."""
@@ -92,7 +102,7 @@ class RateBook:
         entry: dict[str, Any] = self._kept.get(key) or {"formats": {}}
         missing = sorted(set(formats) - entry["formats"].keys())
         if "op_s" not in entry or missing:
-            self._say("measuring this machine for predictions, some seconds once")
+            self._announce()
             probe = _Probe(chosen, threads, kind)
             if "op_s" not in entry:
                 entry |= probe.measure_steps()
@@ -105,6 +115,18 @@ class RateBook:
             name: entry[name] for name in ("op_s", "logit_s", "value_s", "cache_byte_s", "attention_mac_s")
         }
         return Rates(chosen, threads, kind, **own, limits=Limits(**entry["limits"]), formats=known)
+
+    def _announce(self) -> None:
+        if self._said:
+            return
+        self._said = True
+        self._say("measuring this machine for predictions, some seconds once")
+        load = load_average()
+        if load is not None and load > _BUSY_LOAD:
+            self._say(
+                f"other programs are at work (a load of {load:.1f}), so the predictions will be too low; "
+                "`edgellm fit --measure` on an idle machine measures again"
+            )
 
 
 def _default_isa() -> str:

@@ -12,7 +12,18 @@ from edgellm.benchmark.fitting import Fit, fit_file, fit_size
 from edgellm.benchmark.prediction import SIZE_SPREAD, SPREAD
 from edgellm.benchmark.probe import RateBook
 from edgellm.commands.loading import load_options
-from edgellm.commands.options import CONTEXT, ISA, JSON, KV_TYPE, OFFLINE, THREADS, Command, Positional
+from edgellm.commands.options import (
+    CONTEXT,
+    ISA,
+    JSON,
+    KV_TYPE,
+    OFFLINE,
+    SWITCH,
+    THREADS,
+    Command,
+    Option,
+    Positional,
+)
 from edgellm.commands.settings import Settings
 from edgellm.engine.load_options import LoadOptions
 from edgellm.errors import DownloadError, EdgeLLMError, FileError, harmless, one_line
@@ -43,7 +54,7 @@ class Row:
 def run(settings: Settings) -> int:
     """Print the fit of the named models, or of all; 1 if one that is named cannot be judged."""
     names = settings["names"] or ["all"]
-    book = rate_book(quiet=settings["json"])
+    book = rate_book(quiet=settings["json"], anew=settings["measure"])
     rows = [row for name in names for row in fits(name, settings, book)]
     _show(rows, as_json=settings["json"])
     failed = any(row.fit is None for row in rows)
@@ -63,14 +74,14 @@ def _show(rows: list[Row], *, as_json: bool) -> None:
         print_rows(rows)
 
 
-def rate_book(*, quiet: bool = False) -> RateBook:
-    """Rates of this machine, as they are kept in the state folder."""
+def rate_book(*, quiet: bool = False, anew: bool = False) -> RateBook:
+    """Rates of this machine, as they are kept in the state folder, or measured anew."""
 
     def say(sentence: str) -> None:
         if not quiet:
             print(f"edgellm: {sentence}", file=sys.stderr)
 
-    return RateBook(state_folder() / RATES_FILE, say)
+    return RateBook(state_folder() / RATES_FILE, say, anew=anew)
 
 
 def model_fit(path: Path, options: LoadOptions | None = None) -> Fit:
@@ -227,7 +238,10 @@ COMMAND = Command(
     "A name of the catalog or of the Hub is judged by its file's header, which is read from the Hub\n"
     "(some megabytes); `all` judges models that are not on disk by their size.",
     positionals=(Positional("names", "a GGUF file, a folder of them, a name, user/repo:QUANT, or all", "*"),),
-    options=(CONTEXT, THREADS, KV_TYPE, ISA, OFFLINE, JSON),
+    options=(
+        *(CONTEXT, THREADS, KV_TYPE, ISA, OFFLINE, JSON),
+        Option("measure", ("--measure",), "measure this machine again", SWITCH, default=False),
+    ),
     examples=(
         ("edgellm fit", "all models that have a name"),
         ("edgellm fit qwen3:4b", "one, by its header on the Hub"),

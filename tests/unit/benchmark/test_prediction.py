@@ -94,6 +94,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe, "_DEPTH", 512)
     monkeypatch.setattr(probe, "_LAYERS", 1)
     monkeypatch.setattr(probe, "measure_limits", lambda threads, isa: LIMITS)
+    monkeypatch.setattr(probe, "load_average", lambda: 0.0)
 
 
 def test_rates_are_measured_once_and_kept(tmp_path: Path, quick: None) -> None:
@@ -110,6 +111,20 @@ def test_rates_are_measured_once_and_kept(tmp_path: Path, quick: None) -> None:
     assert more.formats["Q4_K"] == rates.formats["Q4_K"]
     assert more.formats.keys() == {"Q4_K", "Q8_0"}
     assert len(said) == 2
+
+
+def test_rates_of_a_busy_machine_are_said_to_be_low_and_measured_again(
+    tmp_path: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "load_average", lambda: 3.0)
+    path, said = tmp_path / "rates.json", list[str]()
+    RateBook(path, said.append).rates(["Q8_0"], threads=1)
+    assert "a load of 3.0" in said[1]
+    assert "--measure" in said[1]
+    RateBook(path, said.append).rates(["Q8_0"], threads=1)
+    assert len(said) == 2
+    RateBook(path, said.append, anew=True).rates(["Q8_0"], threads=1)
+    assert len(said) == 4
 
 
 def test_rates_of_another_machine_or_a_damaged_file_are_measured_anew(tmp_path: Path, quick: None) -> None:
