@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -103,21 +102,14 @@ def _write(path: Path, content: bytes) -> None:
     """Put a file into its folder at once, and take the oldest away if there are many."""
     if len(content) > MAX_BYTES:
         return
-    import tempfile
+    from edgellm.system.files import PrivateFolder
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(name, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(name)
-        raise
-    files = sorted(path.parent.iterdir(), key=lambda file: file.stat().st_mtime_ns)
-    for old in files[: max(0, len(files) - MAX_FILES)]:
-        old.unlink(missing_ok=True)
+    with PrivateFolder(path.parent) as folder:
+        folder.write(path.name, content)
+        names = sorted(folder.names(), key=lambda name: folder.status(name).st_mtime_ns)
+        for old in names[: max(0, len(names) - MAX_FILES)]:
+            with contextlib.suppress(FileNotFoundError):
+                folder.unlink(old)
 
 
 # Forms in JSON.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import sys
@@ -24,6 +23,7 @@ from edgellm.errors import (
     UsageError,
     harmless,
 )
+from edgellm.system.files import Folder
 
 if TYPE_CHECKING:
     from edgellm.engine.model import Model
@@ -226,18 +226,12 @@ class Conversation:
             "system": self.system,
             "messages": self.messages,
         }
-        part = path.with_name(path.name + ".part")
+        # UTF-8 has no lone surrogates, which a terminal may send: each is written as "?".
+        text = json.dumps(content, ensure_ascii=False, indent=2) + "\n"
         try:
-            with part.open("w", encoding="utf-8", errors="replace") as file:
-                # UTF-8 has no lone surrogates, which a terminal may send: each is written as "?".
-                json.dump(content, file, ensure_ascii=False, indent=2)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            with Folder(path.parent) as folder:
+                folder.write(path.name, text.encode("utf-8", "replace"), mode=0o666)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                part.unlink()
             raise FileError(f"{path}: cannot be written: {error.strerror}") from None
 
     def load(self, path: Path) -> None:

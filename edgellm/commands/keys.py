@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 import sys
 from pathlib import Path
 
 from edgellm.errors import FileError
 from edgellm.store.paths import config_file
+from edgellm.system.files import Folder
 
 _CONSONANTS = "bdfgjklmnprstvz"
 _VOWELS = "aeiou"
@@ -48,9 +48,8 @@ def kept_key() -> str:
 def _keep(path: Path, key: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(key + "\n")
+        with Folder(path.parent) as folder:
+            folder.write(path.name, f"{key}\n".encode(), new=True)
     except FileExistsError:  # another server began at the same time
         return kept_key()
     except OSError as error:

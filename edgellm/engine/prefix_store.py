@@ -36,6 +36,7 @@ MODEL_BYTES = 16
 CHECK_BYTES = 4
 _HEADER = struct.Struct(f"<8s{MODEL_BYTES}s{KEY_BYTES}sQQ")  # magic, model, parent, n_tokens, n_payload
 _NAME = re.compile(rf"([0-9a-f]{{{2 * MODEL_BYTES}}})-([0-9a-f]{{{2 * KEY_BYTES}}})\.kv")
+_PART = re.compile(rf"{_NAME.pattern}(\.[0-9a-f]+)?\.part")
 _FOLDER = "prefixes"
 _LOCK = "lock"
 ROOT = bytes(KEY_BYTES)
@@ -185,7 +186,7 @@ class PrefixStore:
         """List the files of the folder; remove half-written ones, which a killed process leaves behind."""
         found = []
         for name in self._files.names():
-            if name.endswith(".part") and _NAME.fullmatch(name.removesuffix(".part")):
+            if _PART.fullmatch(name):
                 self._unlink(name)
             elif _NAME.fullmatch(name):
                 status = self._files.status(name)
@@ -216,18 +217,7 @@ class PrefixStore:
         if size > self._max_bytes:
             return
         self._shrink(size)
-        part = f"{piece.name}.part"
-        file = self._files.create(part)
-        try:
-            with file:
-                for data in (head, payload, check):
-                    file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            self._files.rename(part, piece.name)
-        except OSError:
-            self._files.unlink(part)
-            raise
+        self._files.write(piece.name, head, payload, check)
         with self._guard:
             self._sizes[piece.name] = size
 

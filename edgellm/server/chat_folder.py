@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +11,12 @@ from typing import Any
 
 from edgellm.errors import UsageError
 from edgellm.server.errors import RequestError
+from edgellm.system.files import PrivateFolder
 
 MAX_CHATS = 5000
 MAX_CHAT_BYTES = 2 << 20
+_SUFFIX = ".json"
+_PROBE = ".writable"
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -25,13 +27,13 @@ class ChatFolder:
     A deleted one leaves a file with the time of that, so that other devices delete it, too.
     """
 
-    folder: Path
+    files: PrivateFolder
 
     def listed(self) -> list[dict[str, Any]]:
         """The id, the time of the last change, and the deletion of each conversation."""
         found: list[dict[str, Any]] = []
-        for path in sorted(self.folder.glob("*.json")):
-            if (chat := self._read(path.stem)) is not None:
+        for name in self._kept():
+            if (chat := self._read(name)) is not None:
                 found.append({name: chat[name] for name in ("id", "changed", "deleted") if name in chat})
         return found
 
@@ -51,22 +53,22 @@ class ChatFolder:
         old = self._read(name)
         if old is not None and old["changed"] > chat["changed"]:
             raise RequestError(409, "A newer state of this conversation is kept.", code="chat_changed")
-        text = json.dumps({**chat, "id": name}, ensure_ascii=False)
-        if len(text.encode()) > MAX_CHAT_BYTES:
+        content = json.dumps({**chat, "id": name}, ensure_ascii=False).encode()
+        if len(content) > MAX_CHAT_BYTES:
             raise RequestError(413, f"A conversation may have {MAX_CHAT_BYTES} bytes, and this has more.")
-        if old is None and sum(1 for _ in self.folder.glob("*.json")) >= MAX_CHATS:
+        if old is None and len(self._kept()) >= MAX_CHATS:
             raise RequestError(413, f"{MAX_CHATS} conversations are kept, and no more can be.")
-        part = self.folder / f"{name}.part"
-        with os.fdopen(
-            os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
-        ) as file:
-            file.write(text)
-        part.replace(self.folder / f"{name}.json")
+        self.files.write(f"{name}{_SUFFIX}", content)
+
+    def _kept(self) -> list[str]:
+        """The ids, in order, of all conversations."""
+        return sorted(name.removesuffix(_SUFFIX) for name in self.files.names() if name.endswith(_SUFFIX))
 
     def _read(self, name: str) -> dict[str, Any] | None:
         """Conversation kept under an id; None for no such id, or for a file that another program wrote."""
         try:
-            chat = json.loads((self.folder / f"{name}.json").read_text(encoding="utf-8"))
+            with self.files.open(f"{name}{_SUFFIX}") as file:
+                chat = json.load(file)
         except (OSError, ValueError, RecursionError):
             return None
         return chat if isinstance(chat, dict) and isinstance(chat.get("changed"), int) else None
@@ -75,9 +77,9 @@ class ChatFolder:
 def chat_folder(path: Path) -> ChatFolder:
     """A folder for conversations, made if need be; UsageError if it cannot be used."""
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (path / ".part").touch(mode=0o600)
-        (path / ".part").unlink()
+        files = PrivateFolder(path.resolve())
+        files.write(_PROBE, b"")
+        files.unlink(_PROBE)
     except OSError as error:
         raise UsageError(f"{path}: conversations cannot be kept there ({error.strerror}).") from None
-    return ChatFolder(path)
+    return ChatFolder(files)

@@ -7,7 +7,6 @@ loaded go on answering meanwhile.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import math
 import time
@@ -16,7 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from edgellm.engine.adapters import AdapterInfo, name_adapters
+from edgellm.engine.adapters import name_adapters
 from edgellm.engine.describe import describe
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.loading import LoadEstimate, estimate, memory_needed, reachable_memory
@@ -33,13 +32,12 @@ from edgellm.errors import (
     MemoryLimitError,
     ModelError,
     OverloadedError,
-    UsageError,
     one_line,
 )
-from edgellm.server import served
 from edgellm.server.errors import RequestError
 from edgellm.server.scarcity import no_memory
 from edgellm.server.served import Loaded, Served, Source
+from edgellm.server.sources import Sources
 
 log = logging.getLogger("edgellm.server")
 
@@ -48,15 +46,14 @@ ROOM_S = 30.0
 MIB = 1024 * 1024
 
 
-class ModelManager:
+class ModelManager(Sources):
     """Loads models, hands them out by name, and ends them.
 
     options: how to load each of them; its max_memory is for all together, its draft model for those whose
     vocabulary it has. on_demand: load none before it is asked for; otherwise the first ones that fit are
     loaded at the start. idle_s: seconds without requests after which a model is unloaded. room_s: seconds
-    that a request waits for others to make room. look: what there is to serve by now, asked where a name
-    is not known or all models are listed. store: keeps what has been read of prompts beyond this
-    process; closed with the manager.
+    that a request waits for others to make room. store: keeps what has been read of prompts beyond this
+    process; closed with the manager. models, look: as in `Sources`.
     """
 
     def __init__(
@@ -70,23 +67,12 @@ class ModelManager:
         look: Callable[[], Sequence[tuple[str, Path]]] = tuple,
         store: PrefixStore | None = None,
     ) -> None:
+        super().__init__(models, name_adapters(options.lora), look)
         self._options = options
         self._on_demand = on_demand
         self._idle_s = idle_s
         self._room_s = room_s
-        self._look = look
         self._store = store
-        self._sources: dict[str, Source] = {}
-        for name, path in models:
-            self._add(name, path)
-        self.adapters = name_adapters(options.lora)
-        if self.adapters and len(self._sources) != 1:
-            raise UsageError(f"Adapters need a single model, and {len(self._sources)} are to be served.")
-        for info in self.adapters:
-            if info.name in self._sources:
-                raise UsageError(
-                    f"A model and an adapter are both called {info.name}; rename the adapter's file."
-                )
         self._changing = asyncio.Lock()  # held while a model is loaded or unloaded
         self._freed = asyncio.Event()  # a model has become idle
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,10 +82,6 @@ class ModelManager:
         self.n_unloads = 0
 
     @property
-    def sources(self) -> list[Source]:
-        return list(self._sources.values())
-
-    @property
     def loaded(self) -> list[Loaded]:
         return [source.loaded for source in self._sources.values() if source.loaded]
 
@@ -107,22 +89,6 @@ class ModelManager:
     def ready(self) -> bool:
         """True once every model that was to be loaded at the start is."""
         return self._starting is None or self._starting.done()
-
-    def refresh(self) -> None:
-        """Take up the files that have appeared, and forget models not in memory whose files are gone."""
-        if self.adapters:
-            return  # they belong to the only model that there was
-        for source in self.sources:
-            if source.gone:
-                del self._sources[source.name]
-                log.info("%s is gone", one_line(source.path))
-        known = {source.path for source in self.sources}
-        for name, path in self._look():
-            # One that is still being copied changes all the time, or is renamed.
-            with contextlib.suppress(OSError):
-                if path not in known and time.time() - path.stat().st_mtime > served.SETTLED_S:
-                    self._add(name, path)
-                    log.info("found %s", one_line(path))
 
     def start(self) -> None:
         """Begin to load the models that are loaded at the start, one after another."""
@@ -138,47 +104,6 @@ class ModelManager:
         """Return when all models of the start are loaded; raises what the first one failed with."""
         if self._starting is not None:
             await asyncio.shield(self._starting)
-
-    def find(self, name: str | None) -> Source:
-        """The model of this name, or of the adapter of this name; without a name, the only model.
-
-        RequestError 404 if there is none.
-        """
-        if not name and len(self._sources) == 1:
-            return next(iter(self._sources.values()))
-        source = self._named(name) if name else None
-        if source is None or source.gone:
-            self.refresh()
-            source = self._named(name) if name else None
-        known = ", ".join([*self._sources, *(info.name for info in self.adapters)]) or "none"
-        if not name:
-            raise RequestError(400, f"model is missing; the models are {known}.", param="model")
-        if source is None and self.adapter(name) is not None:
-            source = next(iter(self._sources.values()))  # adapters are those of the only model
-        if source is None:
-            raise RequestError(
-                404,
-                f"There is no model {name[:200]!r}; the models are {known}.",
-                param="model",
-                code="model_not_found",
-            )
-        return source
-
-    def _named(self, name: str) -> Source | None:
-        return self._sources.get(name) or self._sources.get(name.removesuffix(":latest"))
-
-    def _add(self, name: str, path: Path) -> None:
-        unique, number = name, 2
-        while unique in self._sources:
-            unique, number = f"{name}-{number}", number + 1
-        self._sources[unique] = Source(unique, path, int(path.stat().st_mtime))
-
-    def adapter(self, name: str | None) -> AdapterInfo | None:
-        """The adapter of this name, unless a model has it."""
-        names = {name, (name or "").removesuffix(":latest")}
-        if names & self._sources.keys():
-            return None
-        return next((info for info in self.adapters if info.name in names), None)
 
     @asynccontextmanager
     async def use(
@@ -251,11 +176,6 @@ class ModelManager:
             source.loaded.keep_s = 0.0
             self._idle(source)
         return source
-
-    def take_up(self, name: str, path: Path) -> None:
-        """Serve a file under a name from now on, unless it is served already."""
-        if not any(source.path == path for source in self.sources):
-            self._add(name, path)
 
     async def forget(self, source: Source) -> None:
         """Unload a model and serve it no longer; RequestError 409 while it is in use."""

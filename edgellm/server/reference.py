@@ -14,8 +14,6 @@ from edgellm.server.page import HEADERS
 
 router = APIRouter(include_in_schema=False)
 
-_METHODS = ("get", "post", "put", "delete")
-
 
 @router.get("/docs")
 async def reference(request: Request) -> HTMLResponse:
@@ -29,10 +27,7 @@ def _page(document: dict[str, Any]) -> Iterator[str]:
     yield '<h1>edgellm: endpoints</h1><p><a href="/openapi.json">openapi.json</a> is the same for programs.'
     shown = ""
     for path, operations in document["paths"].items():
-        for method in _METHODS:
-            if method not in operations:
-                continue
-            operation = operations[method]
+        for method, operation in operations.items():
             (tag,) = operation["tags"]
             if tag != shown:
                 yield f"<h2>{escape(tag)}</h2>"

@@ -206,9 +206,10 @@ def test_another_user_s_folder_is_refused(folder: Path, monkeypatch: pytest.Monk
         PrefixStore(folder, BIG)
 
 
-def test_what_a_killed_process_left_half_written_goes_and_strangers_stay(folder: Path) -> None:
+@pytest.mark.parametrize("ending", ["part", "01234567.part"])
+def test_what_a_killed_process_left_half_written_goes_and_strangers_stay(folder: Path, ending: str) -> None:
     put_all(folder, PIECES[:1])
-    part = folder / "prefixes" / f"{PIECES[1].name}.part"
+    part = folder / "prefixes" / f"{PIECES[1].name}.{ending}"
     part.write_bytes(b"half")
     stranger = folder / "prefixes" / "notes.txt"
     stranger.write_text("mine")

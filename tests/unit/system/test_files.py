@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from edgellm.system.files import PrivateFolder, lock_file, sync_folder
+from edgellm.system.files import Folder, PrivateFolder, lock_file, sync_folder
 
 posix_only = pytest.mark.skipif(os.name != "posix", reason="owners and modes are those of POSIX")
 
@@ -52,6 +52,50 @@ def test_a_new_file_does_not_replace_another(folder: PrivateFolder) -> None:
     folder.rename("b", "a")
     with folder.open("a") as file:
         assert file.read() == b"two"
+
+
+def test_a_file_is_written_whole_or_not_at_all(
+    folder: PrivateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder.write("a", b"one", b"two")
+    with folder.open("a") as file:
+        assert file.read() == b"onetwo"
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        folder.write("a", b"three")
+    with folder.open("a") as file:
+        assert file.read() == b"onetwo"
+    assert folder.names() == ["a"]
+
+
+def fail(descriptor: int) -> None:
+    raise OSError(errno.ENOSPC, "the disk is full")
+
+
+def test_a_new_file_is_refused_where_there_is_one_by_then(tmp_path: Path) -> None:
+    with Folder(tmp_path) as folder:
+        folder.write("a", b"one", new=True)
+        with pytest.raises(FileExistsError):
+            folder.write("a", b"two", new=True)
+        assert (tmp_path / "a").read_bytes() == b"one"
+        assert folder.names() == ["a"]
+        folder.write("a", b"three")
+    assert (tmp_path / "a").read_bytes() == b"three"
+
+
+@posix_only
+def test_a_new_file_needs_no_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_links(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with Folder(tmp_path) as folder:
+        folder.write("a", b"one", mode=0o640, new=True)
+        with pytest.raises(FileExistsError):
+            folder.write("a", b"two", new=True)
+        assert folder.names() == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"one"
+    assert (tmp_path / "a").stat().st_mode & 0o700 == 0o600
 
 
 @posix_only
