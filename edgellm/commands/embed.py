@@ -8,24 +8,22 @@ from edgellm.commands.lines import read_lines
 from edgellm.commands.loading import find_model, load_model
 from edgellm.commands.options import INT, LOADING, OFFLINE, TEXT, Command, Option, Positional
 from edgellm.commands.settings import Settings
-from edgellm.errors import UsageError
 
 # Lines that are embedded before the first of them is printed.
-_TOGETHER = 64
+_TOGETHER = 256
 
 
 def run(settings: Settings) -> int:
     """Print the embedding of each line."""
-    import numpy as np
-
-    lines = [settings["prompt"] + line for line in read_lines(settings["file"])]
+    lines = read_lines(settings["file"])
     with load_model(find_model(settings["model"], settings), settings) as model:
         for start in range(0, len(lines), _TOGETHER):
-            rows = model.embed(lines[start : start + _TOGETHER])
-            if (n := settings["dimensions"]) is not None:
-                if not 1 <= n <= rows.shape[1]:
-                    raise UsageError(f"--dimensions is {n}, expected 1 to {rows.shape[1]}")
-                rows = rows[:, :n] / np.maximum(np.linalg.norm(rows[:, :n], axis=1, keepdims=True), 1e-12)
+            rows = model.embed(
+                lines[start : start + _TOGETHER],
+                prompt_name=settings["prompt_name"],
+                prompt=settings["prompt"],
+                dimensions=settings["dimensions"],
+            )
             for row in rows:
                 print(json.dumps([round(float(value), 6) for value in row]))
     return 0
@@ -38,12 +36,14 @@ COMMAND = Command(
     positionals=(Positional("file", "text file, or - for standard input", "1"),),
     options=(
         *LOADING,
-        Option("prompt", ("--prompt",), "text before each line, such as 'query: '", TEXT, "TEXT", default=""),
+        Option("prompt_name", ("--prompt-name",), "prompt of the model's file, such as query", TEXT, "NAME"),
+        Option("prompt", ("--prompt",), "text before each line instead, such as 'query: '", TEXT, "TEXT"),
         Option("dimensions", ("--dimensions",), "only the first N values, of length 1 again", INT, "N"),
         OFFLINE,
     ),
     examples=(
         ("edgellm embed -m minilm.gguf texts.txt", "a line of numbers for each line"),
         ("echo hello | edgellm embed -m minilm.gguf -", "of standard input"),
+        ("edgellm embed -m embeddinggemma.gguf --prompt-name query questions.txt", "as questions"),
     ),
 )

@@ -34,6 +34,7 @@ from edgellm.families.registry import build
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.quant.native import n_bytes
+from edgellm.system.files import Folder
 from edgellm.tokenizer import Tokenizer
 
 Say = Callable[[str], None]
@@ -133,7 +134,7 @@ def choose_formats(plan: FilePlan, budget: int, folder: Path, threads: int, say:
     else:
         free = _free(plan)
         chosen = _best_formats(plan, free, _room(plan, free, budget), folder, threads, say)
-        kept.write_text(json.dumps({name: kind.name for name, kind in chosen.items()}))
+        _keep(kept, {name: kind.name for name, kind in chosen.items()})
     plan.tensors = [replace(tensor, type=chosen.get(tensor.name, tensor.type)) for tensor in plan.tensors]
 
 
@@ -161,7 +162,7 @@ def _best_formats(
     report = Report(say, "measuring sensitivities")
 
     def progress(done: int, total: int) -> None:
-        kept.write_text(json.dumps(known))
+        _keep(kept, known)
         report(done, total)
 
     sensitivity = sensitivities(
@@ -253,6 +254,12 @@ def _check_room(program: Program, folder: Path, n_tokens: int) -> None:
             f"{folder}: calibration needs {needed / 1e9:.1f} GB there for a while, {free / 1e9:.1f} GB are "
             "free; free some, or write to another disk"
         )
+
+
+def _keep(path: Path, content: object) -> None:
+    """Write a file of the calibration's folder; a run that is killed leaves the earlier one."""
+    with Folder(path.parent) as folder:
+        folder.write(path.name, json.dumps(content).encode(), mode=0o666)
 
 
 class Report:

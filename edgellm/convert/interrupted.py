@@ -6,7 +6,6 @@ A state replaces the one before as a whole: a run that is killed while it writes
 from __future__ import annotations
 
 import json
-import os
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.importance import Statistics
+from edgellm.system.files import Folder
 
 Floats = NDArray[np.float32]
 _INDEX = "index.json"
@@ -57,9 +57,8 @@ def save_state(folder: Path, identity: str, state: State) -> None:
         "done": state.n_done,
         "moments": {key: path.name for key, path in state.found.moments.items()},
     }
-    part = folder / f"{_INDEX}.part"
-    part.write_text(json.dumps(index))
-    os.replace(part, folder / _INDEX)
+    with Folder(folder) as files:
+        files.write(_INDEX, json.dumps(index).encode(), mode=0o666)
     if before is not None and before["state"] != name:
         (folder / before["state"]).unlink(missing_ok=True)
 

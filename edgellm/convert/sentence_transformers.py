@@ -13,6 +13,7 @@ from edgellm.convert.pipeline import Pair
 from edgellm.errors import FormatError, UnsupportedError, show
 from edgellm.families.checkpoint import CheckpointPlan
 from edgellm.families.transforms import GroupRows
+from edgellm.gguf.types import ValueType
 
 _MODES = {
     "mean": 1,
@@ -32,6 +33,7 @@ _FLAGS = {
 # Modules that change nothing: embeddings have length 1 here, and nothing is dropped outside training.
 _NEUTRAL = ("Transformer", "Pooling", "Normalize", "Dropout")
 _POSITIONS = "position_embd.weight"
+_CONFIG = "config_sentence_transformers.json"
 # transformers writes this for tokenizers without a limit.
 _NO_LIMIT = 1 << 30
 
@@ -61,13 +63,42 @@ def pooling(checkpoint: Checkpoint, architecture: str) -> dict[str, Pair]:
             f"{checkpoint.folder / path / 'config.json'}: the pooling is {show(modes)}, supported is one of "
             f"{', '.join(_MODES)}"
         )
-    prompts = (checkpoint.json("config_sentence_transformers.json") or {}).get("prompts")
-    if settings.get("include_prompt") is False and isinstance(prompts, Mapping) and any(prompts.values()):
+    if settings.get("include_prompt") is False and any(_prompts(checkpoint).values()):
         raise UnsupportedError(
             f"{checkpoint.folder / path / 'config.json'}: 'include_prompt' is false, expected true; prompts "
             "cannot be left out of the pooling"
         )
     return {f"{architecture}.pooling_type": Pair(_MODES[modes[0]])}
+
+
+def prompts(checkpoint: Checkpoint) -> dict[str, Pair]:
+    """The metadata of the texts to put before others, by name; FormatError for a default that is no name."""
+    known = _prompts(checkpoint)
+    found: dict[str, Pair] = {}
+    if known:
+        found["edgellm.prompts.names"] = Pair(list(known), ValueType.STRING)
+        found["edgellm.prompts.texts"] = Pair(list(known.values()), ValueType.STRING)
+    chosen = (checkpoint.json(_CONFIG) or {}).get("default_prompt_name")
+    if chosen is None:
+        return found
+    if chosen not in known:
+        raise FormatError(
+            f"{checkpoint.folder / _CONFIG}: 'default_prompt_name' is {show(chosen)}, expected one of "
+            f"{', '.join(known) or 'the prompts, of which there are none'}; correct it"
+        )
+    return found | {"edgellm.prompts.default": Pair(chosen)}
+
+
+def _prompts(checkpoint: Checkpoint) -> dict[str, str]:
+    given = (checkpoint.json(_CONFIG) or {}).get("prompts")
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(text, str) for text in given.values()):
+        raise FormatError(
+            f"{checkpoint.folder / _CONFIG}: 'prompts' is {show(given)}, expected texts by their names; "
+            "download it again"
+        )
+    return dict(given)
 
 
 def _is_linear(checkpoint: Checkpoint, kind: str, path: str) -> bool:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
 from edgellm.convert.recipes import Override, Recipe, count, file_types
-from edgellm.convert.sentence_transformers import bounded, pooling
+from edgellm.convert.sentence_transformers import bounded, pooling, prompts
 from edgellm.convert.vocabulary import tokenizer_metadata
 from edgellm.errors import ModelError
 from edgellm.families.checkpoint import CheckpointPlan, PlannedTensor
@@ -110,7 +110,7 @@ def _general(
         found[key] = Pair(value, _kind(value))
     found["general.file_type"] = Pair(chosen.file_type)
     found["general.quantization_version"] = Pair(2)
-    return found | pooling(checkpoint, planned.architecture) | _sampling(checkpoint)
+    return found | pooling(checkpoint, planned.architecture) | prompts(checkpoint) | _sampling(checkpoint)
 
 
 def _kind(value: Any) -> ValueType | None:

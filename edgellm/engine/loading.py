@@ -285,6 +285,6 @@ def _cache_bytes(planned: LoadPlan) -> int:
 
 def _batch(planned: LoadPlan) -> int:
     """Tokens of a step. An encoder computes a text in one step, because every token attends to all others."""
-    if planned.program.logits is None:
-        return planned.n_ctx
+    if planned.program.is_encoder:
+        return max(planned.options.batch, planned.n_ctx)
     return min(planned.options.batch, planned.n_ctx)

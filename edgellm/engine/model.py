@@ -359,34 +359,40 @@ class Model:
             count += len(window) - 1
         return math.exp(total / count)
 
-    def embed(self, texts: str | Sequence[str], *, lora: Choice | None = None) -> Floats:
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        prompt_name: str | None = None,
+        prompt: str | None = None,
+        dimensions: int | None = None,
+        lora: Choice | None = None,
+    ) -> Floats:
         """Embeddings (n_texts, width) of texts, or (width,) of one text: hidden states of length 1, pooled as
         the model's file says.
+
+        prompt_name: the prompt of the file to put before each text, such as "query"; None: its default one,
+        or none. prompt: a text instead of it. dimensions: only the first ones, for models that were trained
+        so. Raises UsageError for a name or a number that the model does not have, and as `embed_ids`.
         """
-        import numpy as np
+        from edgellm.engine.embedding import prompt_text
 
-        if isinstance(texts, str):
-            (row,) = self.embed_ids([self.tokenize(texts, add_special=True)], lora=lora)
-            return np.asarray(row)
-        if not texts:
-            return np.empty((0, self.program.widths[self.program.hidden]), np.float32)
-        return self.embed_ids([self.tokenize(text, add_special=True) for text in texts], lora=lora)
+        before = prompt_text(self.metadata, prompt_name) if prompt is None else prompt
+        given = [texts] if isinstance(texts, str) else texts
+        ids = [self.tokenize(before + text, add_special=True) for text in given]
+        rows = self.embed_ids(ids, dimensions=dimensions, lora=lora)
+        return rows[0] if isinstance(texts, str) else rows
 
-    def embed_ids(self, texts: Sequence[Sequence[int]], *, lora: Choice | None = None) -> Floats:
+    def embed_ids(
+        self, texts: Sequence[Sequence[int]], *, dimensions: int | None = None, lora: Choice | None = None
+    ) -> Floats:
         """Embeddings (n_texts, width) of tokenized texts, which share steps where the model is an encoder.
 
         Raises ContextOverflowError for a text that exceeds the context, UsageError if the model ranks texts.
         """
-        import numpy as np
+        from edgellm.engine.embedding import embeddings
 
-        from edgellm.engine.reading import embedding, hidden_rows
-
-        if self.program.pooling == "rank":
-            raise UsageError(f"{self.name}: the model ranks texts and makes no embeddings; see `rerank`.")
-        given, scales = [self._check_ids(ids) for ids in texts], self.scales(lora)
-        encoder = self.program.logits is None and not self.program.caches
-        rows = hidden_rows(self, given, scales, together=encoder)
-        return np.stack([embedding(hidden, self.program.pooling) for hidden in rows])
+        return embeddings(self, [self._check_ids(ids) for ids in texts], self.scales(lora), dimensions)
 
     def rerank(
         self, query: str, documents: Sequence[str], top_n: int | None = None, *, lora: Choice | None = None

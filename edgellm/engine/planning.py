@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 # Most finished sequences in the prefix cache, and most bytes of their recurrent states together.
 MAX_CACHED_SEQUENCES = 32
 STATES_BYTES = 128 << 20
+# Cache of an encoder for each token of a step, so that texts much shorter than a block fill one.
+SHORT_TEXTS = 4
 
 
 class LoadPlan(NamedTuple):
@@ -71,8 +73,14 @@ class LoadPlan(NamedTuple):
 
     @property
     def cache_tokens(self) -> int:
-        """Tokens that all sequences together may hold: at least one whole context."""
-        return max(self.options.cache_tokens or self.options.cache_contexts * self.n_ctx, self.n_ctx)
+        """Tokens that all sequences together may hold: at least one whole context.
+
+        An encoder holds the short texts of a step for a moment, each in blocks of its own.
+        """
+        contexts = self.options.cache_contexts * self.n_ctx
+        if self.program.is_encoder:
+            contexts = max(contexts, SHORT_TEXTS * self.options.batch)
+        return max(self.options.cache_tokens or contexts, self.n_ctx)
 
     @property
     def n_cached_sequences(self) -> int:

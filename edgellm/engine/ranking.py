@@ -77,8 +77,7 @@ def scores(model: Model, pairs: Sequence[Sequence[int]], lora: Choice | None = N
     scales = model.scales(lora)
     if model.program.pooling == "rank":
         place = -1 if model.program.caches else 0
-        together = not model.program.caches
-        rows = [hidden[place] for hidden in hidden_rows(model, pairs, scales, together=together)]
+        rows = [hidden[place] for hidden in hidden_rows(model, pairs, scales)]
         return _from_head(model, np.stack(rows)) if rows else np.empty(0, np.float32)
     tokenizer = model.tokenizer
     answers = [token for word in ("yes", "no") if (token := tokenizer.token_id(word)) is not None]

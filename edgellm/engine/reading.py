@@ -54,51 +54,47 @@ def token_logprobs(backend: Backend, tokens: Sequence[int], scales: Scales, n_to
     return found
 
 
-def hidden_rows(
-    model: Model, texts: Sequence[Sequence[int]], scales: Scales, *, together: bool
-) -> Iterator[Floats]:
-    """Hidden states (n_tokens, width) of each tokenized text, in order.
+def hidden_steps(
+    model: Model, texts: Sequence[Sequence[int]], scales: Scales
+) -> Iterator[tuple[Floats, list[int]]]:
+    """Hidden states (n_tokens, width) of each step over tokenized texts, and the tokens of its texts.
 
-    together: texts share steps, as many as fit in one. ContextOverflowError for a text beyond the context.
+    Texts share steps, as many as fit in one, where the model is an encoder; their order stays.
+    ContextOverflowError for a text beyond the context.
     """
     backend = model.backend
     block = backend.block_tokens
-    room = min(backend.n_ctx, backend.n_blocks * block)
+    together = model.program.is_encoder
     group: list[Sequence[int]] = []
+    n_tokens = n_blocks = 0
 
-    def needed(given: Sequence[Sequence[int]]) -> int:
-        """Tokens of the whole blocks that texts take."""
-        return sum(-(-len(ids) // block) * block for ids in given)
-
-    def run() -> Iterator[Floats]:
-        if len(group) == 1:
-            ids = group[0]
-            yield model.scheduler.exclusively(len(ids), lambda backend: backend.hidden(ids, scales))
-        elif group:
-            lengths = [len(ids) for ids in group]
-            joined = [token for ids in group for token in ids]
-            work = partial(_hidden_of_several, joined, scales, lengths)
-            rows = model.scheduler.exclusively(needed(group), work)
-            yield from np.split(rows, np.cumsum(lengths)[:-1])
+    def run() -> tuple[Floats, list[int]]:
+        lengths = list(map(len, group))
+        joined = [token for ids in group for token in ids]
+        work = partial(_hidden, joined, scales, lengths)
+        return model.scheduler.exclusively(n_blocks * block, work, longest=max(lengths)), lengths
 
     for ids in texts:
-        more = [*group, ids]
-        if group and not (together and sum(map(len, more)) <= backend.batch and needed(more) <= room):
-            yield from run()
-            group.clear()
+        blocks = -(-len(ids) // block)
+        fits = n_tokens + len(ids) <= backend.batch and n_blocks + blocks <= backend.n_blocks
+        if group and not (together and fits):
+            yield run()
+            group, n_tokens, n_blocks = [], 0, 0
         group.append(ids)
-    yield from run()
+        n_tokens += len(ids)
+        n_blocks += blocks
+    if group:
+        yield run()
 
 
-def _hidden_of_several(tokens: Ids, scales: Scales, lengths: Ids, backend: Backend) -> Floats:
-    return backend.hidden(tokens, scales, lengths)
+def hidden_rows(model: Model, texts: Sequence[Sequence[int]], scales: Scales) -> Iterator[Floats]:
+    """Hidden states (n_tokens, width) of each tokenized text, in order; as `hidden_steps`."""
+    for rows, lengths in hidden_steps(model, texts, scales):
+        yield from np.split(rows, np.cumsum(lengths)[:-1])
 
 
-def embedding(hidden: Floats, pooling: str) -> Floats:
-    """Vector (width,) of length 1, pooled from hidden states (n_tokens, width)."""
-    pooled = {"mean": hidden.mean(axis=0, dtype=np.float64), "cls": hidden[0], "last": hidden[-1]}
-    vector = np.asarray(pooled[pooling], np.float64)
-    return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32)
+def _hidden(tokens: Ids, scales: Scales, lengths: Ids, backend: Backend) -> Floats:
+    return backend.hidden(tokens, scales, lengths if len(lengths) > 1 else ())
 
 
 def _chunks(backend: Backend, tokens: Sequence[int], scales: Scales) -> Iterator[Floats]:

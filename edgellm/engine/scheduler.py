@@ -161,18 +161,20 @@ class Scheduler:
             self._prefixes.save_some(idle=False)
             return seconds
 
-    def exclusively(self, n_tokens: int, work: Callable[[Backend], T]) -> T:
+    def exclusively(self, n_tokens: int, work: Callable[[Backend], T], *, longest: int | None = None) -> T:
         """Run `work` between steps, with room for `n_tokens` more tokens in the backend's cache.
 
-        Requests are preempted if that is needed to make room; they continue afterwards. Raises
-        ContextOverflowError if the cache could never hold so many tokens.
+        longest: tokens of the longest sequence, where they belong to several. Requests are preempted if that
+        is needed to make room; they continue afterwards. Raises ContextOverflowError if the cache could never
+        hold so many tokens.
         """
         self._process.check()
         block = self._backend.block_tokens
         needed = blocks_for(0, n_tokens, block)
-        if n_tokens > self._backend.n_ctx or needed > self._backend.n_blocks:
+        longest = n_tokens if longest is None else longest
+        if longest > self._backend.n_ctx or needed > self._backend.n_blocks:
             raise ContextOverflowError(
-                f"The text is {n_tokens} tokens long and the context holds {self._backend.n_ctx}; "
+                f"The text is {longest} tokens long and the context holds {self._backend.n_ctx}; "
                 f"shorten it or load the model with a larger context."
             )
         with self._step_lock:

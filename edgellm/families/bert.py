@@ -68,7 +68,7 @@ def metadata(c: Config) -> dict[str, Value]:
     del out["attention.head_count_kv"]
     out["context_length"] = c.integer("max_position_embeddings") - _first_position(c)
     out["attention.causal"] = False
-    if _ranks(c):
+    if standard.ranks(c):
         out["pooling_type"] = 4
     return out
 
@@ -85,7 +85,7 @@ def parts(c: Config) -> Parts:
     p.layer("", f"{root}embeddings", {"token_embd_norm": "LayerNorm"})
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"{root}encoder.layer.{i}", _LAYER)
-    if not _ranks(c):
+    if not standard.ranks(c):
         return p
     heads = {"cls": "pooler.dense", "cls.output": "classifier"}
     if not _is_bert(c):
@@ -103,18 +103,6 @@ def _is_bert(c: Config) -> bool:
 def _first_position(c: Config) -> int:
     """Row of the position embedding for the first token: RoBERTa's follows the padding's."""
     return 0 if _is_bert(c) else c.integer("pad_token_id", minimum=0) + 1
-
-
-def _ranks(c: Config) -> bool:
-    """True if the checkpoint scores pairs of texts; a classifier of several labels is refused."""
-    names = c.get("architectures") or []
-    if not any(str(name).endswith("ForSequenceClassification") for name in names):
-        return False
-    labels = c.get("id2label")
-    n_labels = len(labels) if isinstance(labels, dict) else c.integer("num_labels", default=2)
-    if n_labels != 1:
-        raise UnsupportedError(f"config.json: the model tells {n_labels} labels apart; supported: 1, a score")
-    return True
 
 
 _TYPES = ("bert", "roberta", "xlm-roberta", "camembert")

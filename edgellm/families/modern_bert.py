@@ -7,7 +7,7 @@ from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.program import Program
+from edgellm.program import Builder, Program
 
 
 def build(source: Source) -> Program:
@@ -33,9 +33,25 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.layer_norm)
         x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i], "gelu", fused=True))
     x = blocks.norm(b, x, "output_norm", source.layer_norm)
+    if source.pooling == "rank":
+        x = _scores(source, b, x)
     return b.build(hidden=x, logits=None, pooling=source.pooling)
 
 
+def _scores(source: Source, b: Builder, x: str) -> str:
+    """Scores by a head over the mean row, or over each row, of which the first one counts."""
+    if source.metadata.integer(_HEAD_POOLING, _MEAN, minimum=_MEAN, maximum=_CLS) == _MEAN:
+        # Equal logits of all keys: each row becomes the mean of the text's rows.
+        zero = b.affine(x, factor=0.0)
+        x = b.attention(zero, zero, x, n_heads=source.n_heads[0], scale=1.0, causal=False)
+    x = b.activation(blocks.linear(b, x, "cls", source.width), "gelu")
+    x = blocks.norm(b, x, "cls.norm", source.layer_norm)
+    return blocks.linear(b, x, "cls.output", source.tensors.get("cls.output.weight", (0,))[0])
+
+
+# Pooling before a ranker's head, by GGUF's numbers. llama.cpp has no such key and takes the mean.
+_HEAD_POOLING = "classifier.pooling_type"
+_MEAN, _CLS = 1, 2
 _PATTERN = "attention.sliding_window_pattern"
 _LAYER = {
     "attn_qkv": "attn.Wqkv",
@@ -64,6 +80,12 @@ def metadata(c: Config) -> dict[str, Value]:
         out[_PATTERN] = every
     for key, kind, older in (("", "full", "global"), ("_swa", "sliding", "local")):
         out[f"rope.freq_base{key}"] = _base(c, f"{kind}_attention", f"{older}_rope_theta")
+    if standard.ranks(c):
+        c.only("classifier_activation", "gelu")
+        c.only("classifier_pooling", "cls", "mean")
+        out["pooling_type"] = 4
+        if c.get("classifier_pooling") != "mean":
+            out[_HEAD_POOLING] = _CLS
     return out
 
 
@@ -74,6 +96,10 @@ def parts(c: Config) -> Parts:
     p.layer("", "model", {"token_embd_norm": "embeddings.norm", "output_norm": "final_norm"})
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", _LAYER | ({"attn_norm": "attn_norm"} if i else {}))
+    if standard.ranks(c):
+        p.layer("", "head", {"cls": "dense", "cls.norm": "norm"})
+        for kind in ("weight", "bias"):
+            p.add(f"cls.output.{kind}", f"classifier.{kind}")
     return p
 
 
@@ -96,4 +122,5 @@ FAMILY = Family(
         ignored=(r"head\..*", r"decoder\..*"),
         defaults={"modernbert": _DEFAULTS},
     ),
+    f32=(r"cls(\.output)?\.weight",),
 )

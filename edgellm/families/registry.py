@@ -53,6 +53,7 @@ FAMILIES: dict[str, str] = {
     "nemotron_h": "nemotron_h",
     "nemotron_h_moe": "nemotron_h_moe",
     "nomic-bert": "nomic_bert",
+    "nomic-bert-moe": "nomic_bert_moe",
     "olmo": "olmo",
     "olmo2": "olmo2",
     "olmoe": "olmoe",

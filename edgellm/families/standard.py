@@ -174,3 +174,15 @@ def ends(parts: Parts, config: Config, *, norm: Transform | None = None) -> None
     if not config.tied:
         parts.add("output.weight", "lm_head.weight", optional=config.tied is None)
         parts.add("output.bias", "lm_head.bias", optional=True)
+
+
+def ranks(config: Config) -> bool:
+    """True if the checkpoint scores pairs of texts; a classifier of several labels is refused."""
+    names = config.get("architectures") or []
+    if not any(str(name).endswith("ForSequenceClassification") for name in names):
+        return False
+    labels = config.get("id2label")
+    n_labels = len(labels) if isinstance(labels, dict) else config.integer("num_labels", default=2)
+    if n_labels != 1:
+        raise UnsupportedError(f"config.json: the model tells {n_labels} labels apart; supported: 1, a score")
+    return True

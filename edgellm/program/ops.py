@@ -282,3 +282,8 @@ class Program(NamedTuple):
     hidden: str
     logits: str | None
     pooling: str = "mean"
+
+    @property
+    def is_encoder(self) -> bool:
+        """True for a model that keeps nothing of a text between steps, and reads it whole in one."""
+        return self.logits is None and not self.caches

@@ -19,6 +19,7 @@ from fastapi.responses import JSONResponse, Response
 
 from edgellm import __version__
 from edgellm.engine.describe import Description, describe
+from edgellm.engine.embedding import prompt_text
 from edgellm.engine.lengths import longest_token
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
@@ -126,6 +127,7 @@ async def embed(body: EmbedBody, request: Request, service: ServiceOf) -> Respon
     async with service.models.use(body.model, body.keep_alive) as loaded:
         load_s = time.perf_counter() - begin
         texts = [body.input] if isinstance(body.input, str) else body.input
+        texts = [prompt_text(loaded.model.metadata) + text for text in texts]
         # No token is longer than what is cut off here.
         most = longest_token(loaded.model.tokenizer) * loaded.model.n_ctx if body.truncate else None
         ids = await tokenized(loaded.model, texts, n_chars=most)
@@ -148,7 +150,7 @@ async def old_embed(body: OldEmbedBody, request: Request, service: ServiceOf) ->
     if not body.prompt:
         return await _only_loaded(service, body, {"embedding": []}, ends=False)
     async with service.models.use(body.model, body.keep_alive) as loaded:
-        ids = await tokenized(loaded.model, [body.prompt])
+        ids = await tokenized(loaded.model, [prompt_text(loaded.model.metadata) + body.prompt])
         vectors = await unless_gone(request, service.embed(loaded, ids))
     return JSONResponse({"embedding": vectors[0].tolist()}, headers=body.ignored())
 

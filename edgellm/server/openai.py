@@ -12,6 +12,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 from numpy.typing import NDArray
 
+from edgellm.engine.embedding import prompt_text
 from edgellm.engine.model import Model
 from edgellm.server.description import SSE, answers
 from edgellm.server.errors import RequestError
@@ -114,7 +115,8 @@ async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) 
     """Embed texts."""
     most = service.settings.limits.inputs
     async with service.models.use(body.model) as loaded:
-        texts = await _token_lists(body.input, loaded.model)
+        prompt = prompt_text(loaded.model.metadata, body.prompt_name)
+        texts = await _token_lists(_with_prompt(body.input, prompt), loaded.model)
         vectors = await unless_gone(request, service.embed(loaded, texts, body.dimensions, most=most))
     n_tokens = sum(map(len, texts))
     content = {
@@ -127,6 +129,13 @@ async def embeddings(body: EmbeddingBody, request: Request, service: ServiceOf) 
         "usage": {"prompt_tokens": n_tokens, "total_tokens": n_tokens},
     }
     return JSONResponse(content, headers=body.ignored())
+
+
+def _with_prompt(given: TextOrTokens, prompt: str) -> TextOrTokens:
+    """The texts with a prompt before each; ids stay as they are."""
+    if isinstance(given, str):
+        return prompt + given
+    return [prompt + entry for entry in given if isinstance(entry, str)] or given
 
 
 async def _token_lists(given: TextOrTokens, model: Model, *, parse_special: bool = False) -> list[list[int]]:

@@ -136,8 +136,12 @@ class CompletionBody(OpenAIBody):
 
 
 class EmbeddingBody(ModelBody):
-    """POST /v1/embeddings."""
+    """POST /v1/embeddings.
+
+    prompt_name: the prompt of the model's file to put before texts, by the name that TEI uses, too.
+    """
 
     input: TextOrTokens
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = None
+    prompt_name: str | None = None

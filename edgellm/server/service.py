@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Annotated, Any, Generic, TypeVar
@@ -298,23 +298,27 @@ class Service:
             raise RequestError(400, f"There are {len(texts)} inputs; {accepted} are accepted.", param="input")
         rows = []
         blank = _blank(loaded.model)
-        for start in range(0, len(texts), TOGETHER):
-            part = [ids or blank for ids in texts[start : start + TOGETHER]]
-            work = partial(loaded.model.embed_ids, part, lora=loaded.lora)
+        for part in _turns([ids or blank for ids in texts], loaded.model.backend.batch):
+            work = partial(loaded.model.embed_ids, part, dimensions=dimensions, lora=loaded.lora)
             rows.append(await asyncio.wrap_future(loaded.runner.call(work)))
-        vectors = np.concatenate(rows)
-        if dimensions is not None:
-            if not 1 <= dimensions <= vectors.shape[1]:
-                raise RequestError(
-                    400, f"dimensions must be between 1 and {vectors.shape[1]}.", param="dimensions"
-                )
-            vectors = vectors[:, :dimensions]
-            vectors = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return vectors
+        return np.concatenate(rows)
 
 
-# Texts that one turn of a model's thread embeds or scores, between steps of other requests.
+# Pairs of texts that one turn of a model's thread scores, between steps of other requests.
 TOGETHER = 16
+
+
+def _turns(texts: Sequence[Sequence[int]], n_tokens: int) -> Iterator[list[Sequence[int]]]:
+    """Texts that one turn of a model's thread embeds: those of a step, or one that is longer."""
+    part: list[Sequence[int]] = []
+    room = n_tokens
+    for ids in texts:
+        if part and len(ids) > room:
+            yield part
+            part, room = [], n_tokens
+        part.append(ids)
+        room -= len(ids)
+    yield part
 
 
 def _nothing() -> None:

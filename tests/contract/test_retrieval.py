@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,9 +16,9 @@ from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
-from edgellm.errors import UsageError
+from edgellm.errors import FormatError, UsageError
 from edgellm.families import plan
-from tests.support.encoders import TEXTS, encoders
+from tests.support.encoders import PROMPTS, TEXTS, Floats, encoders
 
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
 
@@ -74,6 +77,71 @@ def test_both_forms_of_a_config_make_one_plan(name: str) -> None:
     assert plans[0].metadata == plans[1].metadata
     names = [[(tensor.name, tensor.shape) for tensor in planned.tensors] for planned in plans]
     assert names[0] == names[1]
+
+
+@pytest.mark.parametrize("kind", COSINE)
+def test_prompts_of_the_file_are_put_before_texts(kind: str, folder: Path) -> None:
+    expected = encoders()["qwen3-last"]
+    assert expected.queries is not None
+    with converted("qwen3-last", kind, folder) as model:
+        found = model.embed(TEXTS, prompt_name="query")
+        plain = model.embed(TEXTS[:9])
+        assert np.array_equal(model.embed(TEXTS[:9], prompt_name="document"), plain)
+        assert np.array_equal(model.embed(TEXTS[:9], prompt=PROMPTS["query"]), found[:9])
+        with pytest.raises(UsageError, match="prompts of this model are query, document"):
+            model.embed("a", prompt_name="passage")
+    assert (found * expected.queries).sum(axis=1).min() > COSINE[kind]
+    assert (plain * expected.queries[:9]).sum(axis=1).min() < COSINE[kind]
+
+
+def test_a_default_prompt_is_put_before_texts_by_itself(tmp_path: Path) -> None:
+    checkpoint = encoders()["qwen3-last"].write(tmp_path / "model")
+    settings = {"prompts": PROMPTS, "default_prompt_name": "query"}
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    write(plan_conversion(Checkpoint(checkpoint), recipe("F32"), threads=1), tmp_path / "m.gguf", threads=1)
+    with Model.load(tmp_path / "m.gguf", LoadOptions(threads=1, kv_type="f32")) as model:
+        found = model.embed(TEXTS[:5])
+        assert np.array_equal(found, model.embed(TEXTS[:5], prompt_name="query"))
+        assert not np.array_equal(found, model.embed(TEXTS[:5], prompt=""))
+    settings["default_prompt_name"] = "passage"
+    (checkpoint / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    with pytest.raises(FormatError, match="'passage', expected one of query, document"):
+        plan_conversion(Checkpoint(checkpoint), recipe("F32"), threads=1)
+
+
+@pytest.mark.parametrize("name", ["nomic-mean", "gemma-dense", "qwen3-last"])
+def test_fewer_dimensions_are_the_first_ones_at_length_1(name: str, folder: Path) -> None:
+    first = encoders()[name].expected[:, :24].astype(np.float64)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    with converted(name, "F32", folder) as model:
+        found = model.embed(TEXTS, dimensions=24)
+        assert found.shape == first.shape
+        for wrong in (0, model.embed("a").size + 1):
+            with pytest.raises(UsageError, match="dimensions"):
+                model.embed("a", dimensions=wrong)
+    assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
+    assert (found * first).sum(axis=1).min() > COSINE["F32"]
+
+
+def test_texts_of_all_lengths_share_steps(folder: Path) -> None:
+    texts = [TEXTS[i * 17 % len(TEXTS)] for i in range(60)] + ["a"] * 200
+    with converted("bert-mean", "F32", folder) as model:
+        lengths = [len(model.tokenize(text, add_special=True)) for text in texts]
+        steps: list[int] = []
+        hidden = model.backend.hidden
+
+        def counted(tokens: Sequence[int], *rest: Any) -> Floats:
+            steps.append(len(tokens))
+            return hidden(tokens, *rest)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model.backend, "hidden", counted)
+            found = model.embed(texts)
+        assert sum(steps) == sum(lengths)
+        assert max(steps) <= model.backend.batch
+        # Blocks of 32 tokens are what bounds steps of short texts.
+        assert len(steps) <= sum(lengths) // 300 + 200 // 60
+        assert np.array_equal(found[59], model.embed(texts[59]))
 
 
 def test_a_text_that_is_too_long_for_a_pair_loses_its_end(folder: Path) -> None:

@@ -22,11 +22,19 @@ _WORDS = " ".join(line for line in _LINES if line.isascii()).split()
 TEXTS = tuple(" ".join(_WORDS[i * 7 % 40 : i * 7 % 40 + 1 + i]) for i in range(50))
 # Matrices over the embedding of one of the cases.
 DENSE: dict[str, tuple[int, ...]] = {"2_Dense": (96, 64), "3_Dense": (64, 96)}
+# Prompts of the models that pool the last token, as Qwen3-Embedding has them.
+PROMPTS = {
+    "query": "Instruct: Given a web search query, retrieve relevant passages\nQuery:",
+    "document": "",
+}
 
 
 @dataclass(frozen=True)
 class Encoder:
-    """One case: its checkpoint, and embeddings (50, width) or scores (50, 1) of the texts."""
+    """One case: its checkpoint, and embeddings (50, width) or scores (50, 1) of the texts.
+
+    queries: embeddings of the texts after the prompt "query".
+    """
 
     name: str
     config: dict[str, Any]
@@ -37,6 +45,7 @@ class Encoder:
     tokenizer: dict[str, Any]
     special: dict[str, str]
     expected: Floats
+    queries: Floats | None
 
     def write(self, folder: Path) -> Path:
         """Write the checkpoint into `folder`."""
@@ -61,6 +70,9 @@ class Encoder:
                 for i, kind in enumerate(modules)
             ]
             (folder / "modules.json").write_text(json.dumps(listed))
+        if self.queries is not None:
+            settings = {"prompts": PROMPTS, "default_prompt_name": None, "similarity_fn_name": "cosine"}
+            (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
         return folder
 
 
@@ -107,6 +119,7 @@ def encoders() -> dict[str, Encoder]:
                 stored["tokenizers"][case["tokenizer"]],
                 stored["special"][case["tokenizer"]],
                 arrays[name],
+                arrays.get(f"{name}/query"),
             )
             for name, case in stored["cases"].items()
         }

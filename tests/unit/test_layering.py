@@ -232,6 +232,7 @@ FORMAT_NAMES: dict[str, set[str]] = {
         *("gpt2", "gpt-2", "gemma4", "llama", "bert", "glm4", "lfm2", "exaone4", "qwen2", "qwen35"),
         *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
         *("exaone", "falcon-h1", "gemma", "modern-bert", "nomic-bert", "olmo", "phi", "roberta"),
+        "nomic-bert-moe",
     },
     # Names of models in catalogs and examples.
     "edgellm.commands": {"gemma", "qwen3"},

@@ -124,3 +124,28 @@ def test_lines_are_embedded_on_the_command_line(folder: Path) -> None:
     short = edgellm("embed", "-m", path, "-", "--dimensions", "8", stdin=TEXTS[3])
     assert np.allclose(json.loads(short.out), rows[0, :8] / np.linalg.norm(rows[0, :8]), atol=1e-4)
     assert edgellm("embed", "-m", path, "-", stdin="\n").status == 2
+
+
+def test_prompts_of_the_file_are_used_by_name(folder: Path) -> None:
+    path, case = gguf("qwen3-last", folder), encoders()["qwen3-last"]
+    assert case.queries is not None
+    given = TEXTS[3:5]
+    with (
+        running([("qwen", path)], LoadOptions(threads=1), ServerSettings(port=0)) as started,
+        started.client() as client,
+    ):
+        for asked, expected in (
+            ({"input": given, "prompt_name": "query"}, case.queries),
+            ({"input": given, "prompt_name": "document"}, case.expected),
+            ({"input": given}, case.expected),
+        ):
+            data = client.post("/v1/embeddings", json=asked).json()["data"]
+            found = np.array([entry["embedding"] for entry in data])
+            assert (found * expected[3:5]).sum(axis=1).min() > 0.999
+        wrong = client.post("/v1/embeddings", json={"input": "a", "prompt_name": "passage"})
+        assert wrong.status_code == 400
+        assert "query, document" in wrong.json()["error"]["message"]
+    for options, expected in ((["--prompt-name", "query"], case.queries), ([], case.expected)):
+        done = edgellm("embed", "-m", path, "-", *options, stdin=given[0])
+        assert (np.array(json.loads(done.out)) * expected[3]).sum() > 0.999
+    assert edgellm("embed", "-m", path, "-", "--prompt-name", "passage", stdin="a").status == 2

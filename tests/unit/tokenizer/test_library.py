@@ -6,6 +6,7 @@ import io
 import random
 from pathlib import Path
 
+import pytest
 import sentencepiece
 import tokenizers
 
@@ -44,6 +45,25 @@ def test_word_piece() -> None:
     assert shown == ["[CLS]", "▁a", "b", "ab", "▁cafe", "▁!", "▁中", "[UNK]", "[MASK]", "[SEP]"]
     assert subject.decode(subject.encode("aba cafe")) == "aba cafe"
     assert subject.encode("b" * 101, add_special=False) == [subject.token_id("[UNK]")]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_words_of_ascii_are_split_as_bert_splits_them(lowercase: bool) -> None:
+    letters = "abcXYZ019"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{letter}" for letter in letters)]
+    pieces += ["ab", "##Z0", *(chr(code) for code in range(33, 127) if not chr(code).isalnum())]
+    vocabulary = {text: token for token, text in enumerate(pieces)}
+    metadata = word_piece_metadata(vocabulary) | {"tokenizer.ggml.normalizer.lowercase": lowercase}
+    subject = Tokenizer.from_metadata(metadata)  # type: ignore[arg-type]
+    reference = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
+    reference.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=lowercase)
+    reference.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    rng = random.Random(5)
+    signs = [chr(code) for code in range(1, 128)] + list(letters) * 9 + [" "] * 30
+    for _ in range(2000):
+        text = "".join(rng.choices(signs, k=rng.randrange(40)))
+        expected = reference.encode(text, add_special_tokens=False).ids
+        assert subject.encode(text, add_special=False) == expected, text
 
 
 def test_minilm_agrees_with_its_own_tokenizer(minilm: Path) -> None:
