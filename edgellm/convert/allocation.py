@@ -24,7 +24,7 @@ from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
 from edgellm.quant import native
-from edgellm.quant.matrix import multiply
+from edgellm.quant.matrix import exponentials, multiply
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -126,7 +126,7 @@ class _Text:
         # Ops that are done, and the values that wait then, by the op that comes first.
         self._begun: dict[int, tuple[int, list[dict[str, Floats]]]] = {}
         latest: tuple[int, list[dict[str, Floats]]] = (0, [])
-        steps = Interpreter(program, weights, multiply=self._product).steps([ids])
+        steps = Interpreter(program, weights, multiply=self._product, exp=exponentials).steps([ids])
         for number, step in enumerate(steps):
             if number in starts:
                 self._begun[number] = latest
@@ -137,7 +137,7 @@ class _Text:
 
     def read(self, weights: Mapping[str, Floats], start: int) -> Floats:
         """Logits (n_tokens, n_vocab) with weights of which none that is read before op `start` differs."""
-        model = Interpreter(self._program, weights, multiply=self._product)
+        model = Interpreter(self._program, weights, multiply=self._product, exp=exponentials)
         steps = model.steps([self._ids], *self._begun[start])
         return next(step.made[0] for step in steps if step.op.out == self._program.logits)
 

@@ -30,7 +30,7 @@ from edgellm.errors import ModelError, UsageError
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
 from edgellm.program.ops import Op
-from edgellm.quant.matrix import add_moments, multiply
+from edgellm.quant.matrix import add_moments, exponentials, multiply
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -157,7 +157,7 @@ def calibrate(
     last = next(i for i, op in enumerate(program.ops) if op.out == program.hidden)
     # The head's input is all that is wanted of what follows.
     body = program._replace(ops=program.ops[: last + 1], logits=None)
-    model = Interpreter(body, weights, collector.observe, multiply=product)
+    model = Interpreter(body, weights, collector.observe, multiply=product, exp=exponentials)
     fewest, kept = min(_n_waiting(body)), time.monotonic()
     steps = model.steps(texts, begun.n_done, begun.waiting)
     for done, (op, outputs, waiting) in enumerate(steps, begun.n_done + 1):

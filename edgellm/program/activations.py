@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +13,15 @@ from edgellm.errors import ModelError
 
 Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
+# Exponentials of values.
+Exp = Callable[[Wide], Wide]
 
 
-def activate(name: str, x: Array) -> Array:
+def activate(name: str, x: Array, exp: Exp = np.exp) -> Array:
     """The activation of that name of each value."""
     match name:
         case "silu":
-            return x * sigmoid(x)
+            return x * sigmoid(x, exp)
         case "gelu":
             erf = np.vectorize(math.erf, otypes=[np.float64])
             return np.asarray(0.5 * x * (1.0 + erf(x / math.sqrt(2.0))), np.float32)
@@ -27,13 +29,13 @@ def activate(name: str, x: Array) -> Array:
             inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
             return np.asarray(0.5 * x * (1.0 + np.tanh(inner)), np.float32)
         case "gelu_quick":
-            return x * sigmoid(np.float32(1.702) * x)
+            return x * sigmoid(np.float32(1.702) * x, exp)
         case "relu":
             return np.maximum(x, np.float32(0))
         case "relu2":
             return np.square(np.maximum(x, np.float32(0)))
         case "sigmoid":
-            return sigmoid(x)
+            return sigmoid(x, exp)
         case "tanh":
             return np.tanh(x)
         case "softplus":
@@ -44,22 +46,22 @@ def activate(name: str, x: Array) -> Array:
             raise ModelError(f"unknown activation {name!r}")
 
 
-def sigmoid(x: Array) -> Array:
+def sigmoid(x: Array, exp: Exp = np.exp) -> Array:
     """1 / (1 + exp(-x)), computed in float64."""
-    return np.asarray(1.0 / (1.0 + np.exp(-x.astype(np.float64))), np.float32)
+    return np.asarray(1.0 / (1.0 + exp(-x.astype(np.float64))), np.float32)
 
 
-def gated(attrs: Mapping[str, Any], gate: Array, up: Array) -> Array:
+def gated(attrs: Mapping[str, Any], gate: Array, up: Array, exp: Exp = np.exp) -> Array:
     """activation(gate) * up, or the clamped form of it (`swiglu_oai`)."""
     limit = np.float32(attrs["limit"])
     if attrs["activation"] == "swiglu_oai":
         gate = np.minimum(gate, limit)
         up = np.clip(up, -limit, limit)
-        return gate * sigmoid(np.float32(attrs["alpha"]) * gate) * (up + np.float32(1))
-    return activate(str(attrs["activation"]), gate) * up
+        return gate * sigmoid(np.float32(attrs["alpha"]) * gate, exp) * (up + np.float32(1))
+    return activate(str(attrs["activation"]), gate, exp) * up
 
 
-def softmax(x: Wide) -> Wide:
+def softmax(x: Wide, exp: Exp = np.exp) -> Wide:
     """Shares of each row's exponentials."""
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
+    e = exp(x - x.max(axis=-1, keepdims=True))
     return np.asarray(e / e.sum(axis=-1, keepdims=True))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
-from edgellm.program.activations import activate, gated, softmax
+from edgellm.program.activations import Exp, activate, gated, softmax
 from edgellm.program.adapter import Adapter, Update
 from edgellm.program.ops import Op, Program
 
@@ -46,7 +46,8 @@ class Interpreter:
     """Evaluates `program` over `weights` (name -> float32 array, which may be decoded at access).
 
     observe: called for every product of rows with a matrix. adapters: updates that may be added to matrices;
-    `scales` of a run has one factor for each adapter, or is empty for none. multiply: computes the products.
+    `scales` of a run has one factor for each adapter, or is empty for none. multiply, exp: compute products
+    and exponentials.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Interpreter:
         observe: Observe | None = None,
         adapters: Sequence[Adapter] = (),
         multiply: Multiply = _multiply,
+        exp: Exp = np.exp,
     ) -> None:
         self.program = program
         self.weights = weights
         self.observe = observe
         self.adapters = adapters
         self.multiply = multiply
+        self.exp = exp
 
     def logits(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """Logits (n_tokens, n_vocab) of every position of one sequence."""
@@ -103,7 +106,7 @@ class Interpreter:
         tokens = np.asarray(ids, dtype=np.int64)
         if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
             raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
-        return _Run(self.program, self.weights, tokens, self.observe, used, self.multiply)
+        return _Run(self, tokens, used)
 
     def _steps(self, runs: Sequence[_Run], n_done: int = 0) -> Iterator[Step]:
         ops = self.program.ops
@@ -132,23 +135,21 @@ class _Run:
 
     def __init__(
         self,
-        program: Program,
-        weights: Mapping[str, Array],
+        model: Interpreter,
         tokens: NDArray[np.int64],
-        observe: Observe | None,
         adapters: Sequence[tuple[Mapping[str, Update], float]],
-        multiply: Multiply,
     ) -> None:
-        self.program = program
+        self.program = model.program
         self.adapters = adapters
-        self.multiply = multiply
-        self._observe = observe
+        self.multiply = model.multiply
+        self.exp = model.exp
+        self._observe = model.observe
         # Weights of the op under way, where other runs share them.
         self.read: Mapping[str, Array] | None = None
         self.tokens = tokens
         self.values: dict[str, Array] = {}
         self.caches: dict[int, tuple[Array, Array]] = {}
-        self._weights = weights
+        self._weights = model.weights
 
     def see(self, op: Op, role: str, number: int, rows: Array) -> None:
         """Call the observer, if there is one, with the rows that matrix `number` of a weight multiplies."""
@@ -305,20 +306,20 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         top = scores.max(axis=1, keepdims=True)
         if sinks is not None:
             top = np.maximum(top, float(sinks[h]))
-        p = np.exp(scores - top)
+        p = run.exp(scores - top)
         total = p.sum(axis=1, keepdims=True)
         if sinks is not None:
-            total = total + np.exp(float(sinks[h]) - top)
+            total = total + run.exp(float(sinks[h]) - top)
         out[:, h] = run.multiply((p / total).astype(np.float32), v[:, h // per_kv].T)
     return out.reshape(n, -1)
 
 
 def _glu(run: _Run, op: Op, gate: Array, up: Array) -> Array:
-    return gated(op.attrs, gate, up)
+    return gated(op.attrs, gate, up, run.exp)
 
 
 def _activation(run: _Run, op: Op, x: Array) -> Array:
-    return activate(str(op.attrs["fn"]), x)
+    return activate(str(op.attrs["fn"]), x, run.exp)
 
 
 def _add(run: _Run, op: Op, a: Array, b: Array) -> Array:
@@ -358,14 +359,14 @@ def _repeat(run: _Run, op: Op, x: Array) -> Array:
     return out.reshape(len(x), -1)
 
 
-def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray[np.int64], Array]:
+def _route(run: _Run, op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray[np.int64], Array]:
     """Chosen experts (n, n_used), best first, and their weights (n, n_used)."""
     logits = router.astype(np.float64)
     match op.attrs["gating"]:
         case "softmax":
-            probs = softmax(logits)
+            probs = softmax(logits, run.exp)
         case "sigmoid":
-            probs = 1.0 / (1.0 + np.exp(-logits))
+            probs = 1.0 / (1.0 + run.exp(-logits))
         case _:
             probs = logits
     choice = probs if selection_bias is None else probs + selection_bias
@@ -381,14 +382,14 @@ def _route(op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray
     chosen = np.argsort(-choice, axis=1, kind="stable")[:, : int(op.attrs["n_used"])]
     picked = np.take_along_axis(probs, chosen, axis=1)
     if op.attrs["gating"] == "softmax_chosen":
-        picked = softmax(picked)
+        picked = softmax(picked, run.exp)
     if op.attrs["normalize"]:
         picked = picked / picked.sum(axis=1, keepdims=True)
     return chosen, (picked * float(op.attrs["factor"])).astype(np.float32)
 
 
 def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
-    chosen, shares = _route(op, router, run.weight(op, "selection_bias"))
+    chosen, shares = _route(run, op, router, run.weight(op, "selection_bias"))
     scale = run.weight(op, "expert_scale")
     if scale is not None:
         shares = shares * scale[chosen]
@@ -409,10 +410,10 @@ def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
         if up_bias is not None:
             u = u + up_bias[expert]
         if gate is None:
-            inner = activate(str(op.attrs["activation"]), u)
+            inner = activate(str(op.attrs["activation"]), u, run.exp)
         else:
             g = run.multiply(x[rows], gate[expert])
-            inner = gated(op.attrs, g if gate_bias is None else g + gate_bias[expert], u)
+            inner = gated(op.attrs, g if gate_bias is None else g + gate_bias[expert], u, run.exp)
         for role in ("gate_up", "gate", "up"):
             if role in op.weights:
                 run.see(op, role, int(expert), x[rows])
@@ -431,7 +432,7 @@ def _short_conv(run: _Run, op: Op, x: Array) -> Array:
     out = sum((padded[j : j + len(x)] * weight[:, j] for j in range(n_taps)), np.zeros_like(x))
     if bias is not None:
         out = out + bias
-    return activate("silu", out) if op.attrs["activation"] == "silu" else out
+    return activate("silu", out, run.exp) if op.attrs["activation"] == "silu" else out
 
 
 def _gated_delta(run: _Run, op: Op, q: Array, k: Array, v: Array, decay: Array, beta: Array) -> Array:
@@ -444,7 +445,7 @@ def _gated_delta(run: _Run, op: Op, q: Array, k: Array, v: Array, decay: Array, 
     state = np.zeros((n_heads, keys.shape[2], values.shape[2]))
     out = np.empty_like(values)
     for t in range(n):
-        state *= np.exp(decay[t].astype(np.float64))[:, None, None]
+        state *= run.exp(decay[t].astype(np.float64))[:, None, None]
         read = np.einsum("hkv,hk->hv", state, keys[t])
         state += keys[t][:, :, None] * (beta[t][:, None] * (values[t] - read))[:, None, :]
         out[t] = np.einsum("hkv,hk->hv", state, queries[t])
@@ -463,7 +464,7 @@ def _ssm(run: _Run, op: Op, x: Array, b: Array, c: Array, dt: Array) -> Array:
     state = np.zeros((n_heads, heads.shape[2], d_state))
     out = np.empty_like(heads)
     for t in range(n):
-        state *= np.exp(step[t] * a)[:, None, None]
+        state *= run.exp(step[t] * a)[:, None, None]
         state += (step[t][:, None] * heads[t])[:, :, None] * bs[t][:, None, :]
         out[t] = np.einsum("hps,hs->hp", state, cs[t]) + d[:, None] * heads[t]
     return out.reshape(n, -1).astype(np.float32)

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Products and factors of plain matrices, row-major, for calibration. Results are the same bits on every
-// machine, for any number of threads and any instruction set.
+// Products and factors of plain matrices, row-major, and exponentials, for calibration. Results are the same
+// bits on every machine, for any number of threads and any instruction set.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,8 @@ using PanelKernel = void (*)(size_t rows, size_t depth, const T* a, size_t a_row
 struct MatrixKernels {
     PanelKernel<float> floats;
     PanelKernel<double> doubles;
+    // Replaces n values by their exponentials: 0 below -708, at most exp(709).
+    void (*exponentials)(double* x, size_t n);
 };
 
 const MatrixKernels& matrix_kernels(Isa isa);

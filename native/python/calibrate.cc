@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// edgellm._native.multiply and add_moments, which calibration runs a model with, and Feedback.
+// edgellm._native.multiply, add_moments and exponentials, which calibration runs a model with, and Feedback.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
@@ -20,6 +20,7 @@ namespace {
 
 using Matrix = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Sums = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 Isa chosen_isa(bool scalar) {
@@ -41,6 +42,11 @@ void add_moments_into(Matrix x, Sums sums, size_t threads, bool scalar) {
     nb::gil_scoped_release release;
     ThreadPool pool(threads, /*spin=*/false);
     add_moments(matrix_kernels(chosen_isa(scalar)), pool, x.data(), x.shape(0), x.shape(1), sums.data());
+}
+
+void exponentials_of(Doubles x, bool scalar) {
+    nb::gil_scoped_release release;
+    matrix_kernels(chosen_isa(scalar)).exponentials(x.data(), x.shape(0));
 }
 
 // Feedback with its own pool.
@@ -88,6 +94,8 @@ void bind_calibrate(nb::module_& m) {
           "out = x @ weights.T, the same bits on every machine.");
     m.def("add_moments", add_moments_into, nb::call_guard<FloatMode>(), nb::arg("x"), nb::arg("sums"),
           nb::arg("threads"), nb::arg("scalar") = false, "sums += x.T @ x, the same bits on every machine.");
+    m.def("exponentials", exponentials_of, nb::call_guard<FloatMode>(), nb::arg("x"),
+          nb::arg("scalar") = false, "x = exp(x), the same bits on every machine.");
     m.def(
         "takes_feedback", [](uint32_t type) { return takes_feedback(static_cast<GGMLType>(type)); },
         nb::arg("type"), "True if Feedback can encode the format.");

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from edgellm.cli import main
-from edgellm.convert import calibrating, receipt
+from edgellm.convert import allocation, calibrating, calibration, moments, pipeline, receipt
 from edgellm.convert.allocation import Option, allocate
 from edgellm.convert.calibration import WINDOW, bundled_texts, calibrate, held_out_texts, passages, sequences
 from edgellm.convert.moments import read_moments
@@ -19,6 +20,7 @@ from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program.interpreter import Interpreter
+from edgellm.quant import native
 from edgellm.quant.native import n_bytes
 from edgellm.tokenizer import Tokenizer
 from tests.support.checkpoints import write_checkpoint
@@ -117,6 +119,25 @@ def test_bytes_do_not_depend_on_threads(model: Path, tmp_path: Path, kind: str) 
         assert not out.with_name(out.name + ".calibration").exists()
         files.append(out.read_bytes())
     assert files[0] == files[1]
+
+
+def test_bytes_do_not_depend_on_the_instruction_set(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--bpw", "5.5", "--no-receipt", "--threads", "1"]
+    own, scalar = tmp_path / "own.gguf", tmp_path / "scalar.gguf"
+    assert main(["quantize", str(model), str(own), *options]) == 0
+    for module, names in (
+        (calibration, ("add_moments", "multiply", "exponentials")),
+        (allocation, ("multiply", "exponentials")),
+        (moments, ("add_moments",)),
+        (pipeline, ("Feedback",)),
+        (native, ("encode_rows",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, partial(getattr(module, name), scalar=True))
+    assert main(["quantize", str(model), str(scalar), *options]) == 0
+    assert own.read_bytes() == scalar.read_bytes()
 
 
 def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
