@@ -29,7 +29,7 @@ import pytest
 from edgellm.engine.load_options import LoadOptions
 from edgellm.server.settings import Limits, ServerSettings
 from tests.support.damage import damage_bytes, damage_json
-from tests.support.fuzzing import LIMIT_S, Target, main
+from tests.support.fuzzing import WALL_LIMIT_S, Target, main
 from tests.support.http_server import Running, running
 from tests.support.paths import ROOT, shared
 from tests.support.tiny_model import write_tiny_model
@@ -38,7 +38,7 @@ from tests.unit.server.test_infill import MARKS, with_marks
 
 MODELS = ("plain", "thinking")
 LIMITS = Limits(output_tokens=24, body_bytes=1 << 20, inputs=64, choices=4)
-ANSWER_S = LIMIT_S * 0.7
+ANSWER_S = WALL_LIMIT_S * 0.7
 UNFORESEEN = "its log says why"
 TEMPLATE = (
     "{% for t in tools or [] %}{{ t|tojson }}{% endfor %}{% for m in messages %}{{ m.role }}: {{ m.content }}"

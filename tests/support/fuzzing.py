@@ -12,6 +12,7 @@ import os
 import random
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,9 @@ from typing import Any, NamedTuple
 
 from edgellm.errors import EdgeLLMError
 
-LIMIT_S = 60
+CPU_LIMIT_S = 60
+# A case without CPU time waits for something that does not come, or for a busy machine.
+WALL_LIMIT_S = 1200
 MAX_BYTES = 8 << 30
 MAX_MESSAGE = 2000
 _STEP = 100
@@ -73,9 +76,12 @@ def work(target: Target, folder: Path, first: int, count: int) -> int:
 
 
 def _use_all(target: Target, originals: Any, folder: Path, seeds: range) -> int:
+    # Traceback, then the signal's own end of the process.
+    faulthandler.register(signal.SIGVTALRM, chain=True)
     for seed in seeds:
         print(seed, end=" ", flush=True)
-        faulthandler.dump_traceback_later(LIMIT_S, exit=True)
+        faulthandler.dump_traceback_later(WALL_LIMIT_S, exit=True)
+        signal.setitimer(signal.ITIMER_VIRTUAL, CPU_LIMIT_S)
         case = _case(folder, seed)
         case.mkdir()
         try:
@@ -85,6 +91,7 @@ def _use_all(target: Target, originals: Any, folder: Path, seeds: range) -> int:
             return 1
         finally:
             faulthandler.cancel_dump_traceback_later()
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
         shutil.rmtree(case)
     return 0
 
