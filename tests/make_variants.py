@@ -149,6 +149,11 @@ CASES: list[tuple[str, str, Change]] = [
     ("olmo3", "window", {"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"]}),
     ("qwen2_moe", "sparse", {"decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 4}),
     ("qwen2_moe", "window", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
+    ("falcon_40b", "one_norm", {"num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}),
+    ("falcon", "llama3", {"rope_scaling": LLAMA3, "ffn_hidden_size": 160}),
+    ("opt", "plain", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
+    ("opt", "gelu", {"activation_function": "gelu", "tie_word_embeddings": False}),
+    ("bitnet", "yarn", {"rope_scaling": YARN_MSCALE, "attention_bias": True}),
     ("qwen3_5_moe", "heads", {"linear_num_key_heads": 1, "linear_num_value_heads": 4}),
     (
         "granite",

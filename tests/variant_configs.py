@@ -80,8 +80,29 @@ MINISTRAL_ROPE: Change = {
 }
 
 
+FALCON: Change = {
+    "model_type": "falcon",
+    "vocab_size": 128,
+    "hidden_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "layer_norm_epsilon": 1e-5,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+OPT: Change = {
+    "model_type": "opt",
+    "vocab_size": 128,
+    "hidden_size": 64,
+    "ffn_dim": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
 CONFIGS: dict[str, Change] = {
     "arcee": config("arcee", {"hidden_act": "relu2"}),
+    "bitnet": config("bitnet", {"hidden_act": "relu2"}),
+    "bitnet_silu": config("bitnet", {"hidden_act": "silu", "tie_word_embeddings": True}),
     "ernie4_5_moe": config(
         "ernie4_5_moe",
         {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 32, "moe_layer_start_index": 1},
@@ -91,6 +112,9 @@ CONFIGS: dict[str, Change] = {
         {"num_layers": 3, "num_hidden_layers": None, "layer_norm_epsilon": 1e-5},
         {"activation_function": "silu"},
     ),
+    "falcon": FALCON,
+    "falcon_40b": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
+    "falcon_rw": FALCON | {"multi_query": False, "parallel_attn": False, "bias": True},
     "falcon_h1": config(
         "falcon_h1",
         MAMBA | {"mamba_d_ssm": 128, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
@@ -164,6 +188,8 @@ CONFIGS: dict[str, Change] = {
         {"moe_shared_expert_intermediate_size": 48, "topk_group": 1, "routed_scaling_factor": 1.7},
     ),
     "olmoe": config("olmoe", {"num_experts": 6, "num_experts_per_tok": 2}),
+    "opt": OPT,
+    "opt_narrow": OPT | {"word_embed_proj_dim": 32, "do_layer_norm_before": False},
     "olmo3": config("olmo3", {"sliding_window": 8, "num_hidden_layers": 5, "rope_theta": 500000.0}),
     "phi": config("phi", {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5}),
     "qwen2_moe": config(

@@ -90,6 +90,9 @@ def summarize(file: GGUFFile, settings: Settings) -> dict[str, Any]:
         "chat_template": "tokenizer.chat_template" in metadata,
         "types": {name: {"tensors": n, "bytes": size} for name, (n, size) in sorted(types.items())},
     }
+    n_more = metadata.get(f"{architecture}.nextn_predict_layers")
+    if n_more:
+        summary["nextn_predict_layers"] = n_more
     prefix = "edgellm.quality."
     quality = {key.removeprefix(prefix): metadata[key] for key in metadata if key.startswith(prefix)}
     if quality:
@@ -148,6 +151,8 @@ def _text(summary: Mapping[str, Any]) -> str:
         ),
         line("chat template", "yes" if summary["chat_template"] else "no"),
     ]
+    if "nextn_predict_layers" in summary:
+        lines.append(line("not run", f"{summary['nextn_predict_layers']} blocks of multi-token prediction"))
     for name, entry in summary["types"].items():
         lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {mib(entry['bytes'])}"))
     if "quality" in summary:

@@ -2,7 +2,7 @@
 
 GPTQ: the layout of AutoGPTQ and GPTQModel (Frantar et al. 2022). AWQ: AutoAWQ's gemm layout (Lin et al.
 2023). compressed-tensors: pack-quantized, int-quantized, nvfp4-pack-quantized. NVFP4 of ModelOpt. mxfp4, as
-gpt-oss's config calls it. MLX: affine groups.
+gpt-oss's config calls it. MLX: affine groups. BitNet: ternary weights, packed or rounded as they are loaded.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from math import prod
 from typing import Any, Protocol
 
@@ -133,7 +134,7 @@ def _refuse_others(dtypes: Mapping[str, str], used: set[str], quantization: Quan
             raise UnsupportedError(
                 f"the checkpoint is quantized by {sign or quantization.method} (tensor {show(name)} is "
                 f"{dtype}), expected floating-point weights, fp8, gptq, awq, compressed-tensors, modelopt's "
-                "nvfp4, mxfp4 or mlx; use the checkpoint before it was quantized"
+                "nvfp4, mxfp4, bitnet or mlx; use the checkpoint before it was quantized"
             )
 
 
@@ -373,6 +374,46 @@ def _mlx(
     return f"{base}.weight", Packed((len(words), n_cols), read)
 
 
+def _bitnet(
+    tensors: _Source, base: str, q: Quantization, dtypes: Mapping[str, str]
+) -> tuple[str, Packed] | None:
+    """Ternary weights, four of a byte: row i of the four quarters of rows, lowest bits first; one scale."""
+    if q.method != "bitnet" or f"{base}.weight_scale" not in dtypes:
+        return None
+    codes, scale = tensors.array(f"{base}.weight"), tensors.array(f"{base}.weight_scale")
+    _fit(codes.ndim == 2 and scale.size == 1, base, "bitnet", weight=codes, weight_scale=scale)
+    quarter = len(codes)
+    # One class of layers multiplies by the scale, the other divides.
+    multiplies = q.settings.get("linear_class", "bitlinear") == "autobitlinear"
+    factor = np.float32(float(scale.reshape(-1)[0]) ** (1 if multiplies else -1))
+
+    def read(start: int, stop: int) -> Any:
+        rows = np.arange(start, stop)
+        parts = codes[rows % quarter] >> (2 * (rows // quarter)).astype(np.uint8)[:, None]
+        return ((parts & 3).astype(np.float32) - 1) * factor
+
+    return f"{base}.weight", Packed((4 * quarter, codes.shape[1]), read)
+
+
+def _bitnet_online(
+    tensors: _Source, base: str, q: Quantization, dtypes: Mapping[str, str]
+) -> tuple[str, Packed] | None:
+    """Floats that a layer rounds to -1, 0 or 1 times their mean magnitude when it is loaded."""
+    if q.method != "bitnet" or q.settings.get("quantization_mode") != "online":
+        return None
+    name = f"{base}.weight"
+    shape = tensors.array(name).shape
+
+    @cache
+    def scale() -> np.float32:
+        return np.float32(max(float(np.abs(tensors.array(name)).mean(dtype=np.float64)), 1e-5))
+
+    def read(start: int, stop: int) -> Any:
+        return np.clip(np.rint(tensors.array(name)[start:stop] / scale()), -1, 1) * scale()
+
+    return name, Packed(shape, read)
+
+
 _COMPRESSED = (
     ".weight_scale",
     ".weight_shape",
@@ -386,6 +427,8 @@ _FORMS: tuple[tuple[str, tuple[str, ...], Any, tuple[str, ...]], ...] = (
     (r"(.+)\.weight_packed", ("U8",), _nvfp4, _COMPRESSED),
     (r"(.+)\.weight_packed", ("I32",), _compressed, _COMPRESSED),
     (r"(.+)\.weight", ("U8",), _nvfp4, (".weight_scale", ".weight_scale_2")),
+    (r"(.+)\.weight", ("U8",), _bitnet, (".weight_scale",)),
+    (r"(.+_proj)\.weight", ("BF16", "F16", "F32"), _bitnet_online, ()),
     (r"(.+)\.weight", ("I8",), _int8, (".weight_scale", ".weight_zero_point")),
     (r"(.+)\.weight", ("U32",), _mlx, (".scales", ".biases")),
     (r"(.+)_blocks", ("U8",), _mxfp4, ("_scales",)),

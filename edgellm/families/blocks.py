@@ -28,6 +28,7 @@ class Attention(NamedTuple):
     ("heads"), or of whole rows ("row"); `norm_last` applies it after the rotation. gated: a query head is
     followed by as many values whose sigmoid multiplies the head's result. stretch: beta and length by which
     queries grow with their position (`position_scale`). causal: false where every token sees the whole text.
+    out_norm: of the heads' results, before the output projection.
     """
 
     n_heads: int
@@ -45,12 +46,15 @@ class Attention(NamedTuple):
     sinks: bool = False
     stretch: tuple[float, int] | None = None
     causal: bool = True
+    out_norm: Norm | None = None
 
 
 class Experts(NamedTuple):
     """Mixture of experts of one layer.
 
-    n_ff_shared: hidden width of the expert that runs for every token. gated: False for plain experts.
+    n_ff_shared: hidden width of the expert that runs for every token. shared_gate: the sigmoid of one value
+    multiplies that expert's row. gated: False for plain experts. n_latent: width of the rows that the chosen
+    experts read and make, projections of the layer's; 0: they work on the layer's rows.
     """
 
     n_experts: int
@@ -66,7 +70,9 @@ class Experts(NamedTuple):
     limit: float = 0.0
     alpha: float = 1.0
     n_ff_shared: int = 0
+    shared_gate: bool = False
     gated: bool = True
+    n_latent: int = 0
 
 
 class DeltaNet(NamedTuple):
@@ -192,6 +198,8 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
     )
     if gate:
         out = b.mul(out, b.activation(gate, "sigmoid"))
+    if a.out_norm:
+        out = norm(b, out, f"{prefix}.attn_sub_norm", a.out_norm)
     return linear(b, out, f"{prefix}.attn_output", b.width)
 
 
@@ -226,15 +234,30 @@ def _norm_heads(b: Builder, q: str, k: str, prefix: str, a: Attention) -> tuple[
     return q, k
 
 
-def glu(b: Builder, x: str, prefix: str, n_ff: int, activation: str = "silu", *, fused: bool = False) -> str:
-    """Gated feed-forward: down(activation(gate x) * up x); `fused`: one matrix holds gate, then up."""
+def glu(
+    b: Builder,
+    x: str,
+    prefix: str,
+    n_ff: int,
+    activation: str = "silu",
+    *,
+    fused: bool = False,
+    inner_norm: Norm | None = None,
+) -> str:
+    """Gated feed-forward: down(activation(gate x) * up x).
+
+    fused: one matrix holds gate, then up. inner_norm: of the rows that `down` multiplies.
+    """
     if fused:
         both = linear(b, x, f"{prefix}.ffn_up", 2 * n_ff)
         gate, up = b.slice(both, 0, n_ff), b.slice(both, n_ff, n_ff)
     else:
         gate = linear(b, x, f"{prefix}.ffn_gate", n_ff)
         up = linear(b, x, f"{prefix}.ffn_up", n_ff)
-    return linear(b, b.glu(gate, up, activation=activation), f"{prefix}.ffn_down", b.width)
+    y = b.glu(gate, up, activation=activation)
+    if inner_norm:
+        y = norm(b, y, f"{prefix}.ffn_sub_norm", inner_norm)
+    return linear(b, y, f"{prefix}.ffn_down", b.width)
 
 
 def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
@@ -246,13 +269,13 @@ def mlp(b: Builder, x: str, prefix: str, n_ff: int, activation: str) -> str:
 def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") -> str:
     """Router and experts; `ffn_gate_up_exps` is used if the file holds gate and up as one tensor.
 
-    routed: rows for the router, where they are not x. The sigmoid of one value gates the shared expert's row,
-    if the file has that value's weights.
+    routed: rows for the router, where they are not x.
     """
+    rows = linear(b, x, f"{prefix}.ffn_latent_down", e.n_latent) if e.n_latent else x
     router = linear(b, routed or x, f"{prefix}.ffn_gate_inp", e.n_experts)
     fused = b.has(f"{prefix}.ffn_gate_up_exps.weight")
     out = b.moe(
-        x,
+        rows,
         router,
         n_ff=e.n_ff,
         n_used=e.n_used,
@@ -275,19 +298,24 @@ def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") ->
         limit=e.limit,
         alpha=e.alpha,
     )
-    if not e.n_ff_shared:
-        return out
-    shared = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
+    shared = _shared_expert(b, x, prefix, e) if e.n_ff_shared else ""
+    if e.n_latent:
+        out = linear(b, out, f"{prefix}.ffn_latent_up", b.width)
+    return b.add(out, shared) if shared else out
+
+
+def _shared_expert(b: Builder, x: str, prefix: str, e: Experts) -> str:
+    """Row of the expert that runs for every token."""
+    y = linear(b, x, f"{prefix}.ffn_up_shexp", e.n_ff_shared)
     if e.gated:
         gate = linear(b, x, f"{prefix}.ffn_gate_shexp", e.n_ff_shared)
-        shared = b.glu(gate, shared, activation=e.activation)
+        y = b.glu(gate, y, activation=e.activation)
     else:
-        shared = b.activation(shared, e.activation)
-    shared = linear(b, shared, f"{prefix}.ffn_down_shexp", b.width)
-    if b.has(f"{prefix}.ffn_gate_inp_shexp.weight"):
-        share = b.activation(linear(b, x, f"{prefix}.ffn_gate_inp_shexp", 1), "sigmoid")
-        shared = b.mul(shared, share)
-    return b.add(out, shared)
+        y = b.activation(y, e.activation)
+    y = linear(b, y, f"{prefix}.ffn_down_shexp", b.width)
+    if not e.shared_gate:
+        return y
+    return b.mul(y, b.activation(linear(b, x, f"{prefix}.ffn_gate_inp_shexp", 1), "sigmoid"))
 
 
 def delta_net(b: Builder, x: str, prefix: str, d: DeltaNet) -> str:

@@ -34,6 +34,7 @@ _PREFIXES = (
     ("model.model.", "model."),
     ("text_model.model.", "model."),
     ("model.lm_head.", "lm_head."),
+    ("model.mtp.", "mtp."),
     ("bert.", ""),
 )
 # Tensors that no family reads: cached constants, other modalities, heads of other tasks.
@@ -41,7 +42,6 @@ _IGNORED = (
     r".*\.rotary_emb\.inv_freq",
     r".*\.(attn|attention)\.(masked_)?bias",
     r"mtp\..*",
-    r"model\.mtp\..*",
     r".*(visual|vision_tower|vision_model|audio_tower|multi_modal_projector|embed_vision|embed_audio)\..*",
 )
 
@@ -63,6 +63,8 @@ class Parts:
 
     def __init__(self) -> None:
         self.items: list[Part] = []
+        # Blocks of multi-token prediction: all of them or none.
+        self.more: list[Part] = []
 
     def add(self, name: str, *sources: str, make: Transform = _COPY, optional: bool = False) -> None:
         """Add one tensor by its full names."""
@@ -103,8 +105,8 @@ class Checkpoint(NamedTuple):
 
     metadata: keys without the architecture's prefix. ignored: patterns of checkpoint tensors that the file
     does not hold. defaults: by model type, values of config keys that published configs leave out. mixture:
-    the model type of a file with experts, where it is not the first one. architecture: another GGUF
-    architecture, for a config whose model is one of an older family (None: not so).
+    the model type of a file with experts, where it is not the first one, or of a family that shares another's
+    model type. architecture: another GGUF architecture, for a config of one (None: not so).
     """
 
     model_types: tuple[str, ...]
@@ -144,8 +146,10 @@ def plan_tensors(
 
     Raises ModelError for a missing tensor, one that does not fit, and one that the family does not know.
     """
-    parts = checkpoint.parts(config).items
-    actual = _by_source(parts, shapes)
+    listed = checkpoint.parts(config)
+    actual = _by_source([*listed.items, *listed.more], shapes)
+    holds_more = any(source in actual for part in listed.more for source in part.sources)
+    parts = listed.items + (listed.more if holds_more else [])
     planned: dict[str, PlannedTensor] = {}
     used: set[str] = set()
     for part in parts:
@@ -213,10 +217,7 @@ def _refuse_missing(parts: Sequence[Part], planned: Mapping[str, object], actual
 
 def _refuse_unknown(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> None:
     tied = (r"lm_head\.weight", r"embed_out\.weight") if config.tied else ()
-    # Layers of multi-token prediction follow the model's own.
-    n_more = config.integer("num_nextn_predict_layers", default=0, minimum=0, maximum=64)
-    more = (rf"model\.layers\.{config.n_layers + i}\..*" for i in range(n_more))
-    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied, *more)]
+    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied)]
     for name in names:
         if not any(pattern.fullmatch(canonical(name)) for pattern in patterns):
             raise ModelError(

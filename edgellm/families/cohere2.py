@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +15,11 @@ def build(source: Source) -> Program:
     b = source.builder("cohere2")
     windows = source.windows(every=4)
     rope = blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors()) if any(windows) else None
-    x = blocks.embed(b)
-    for i, window in enumerate(windows):
-        blk = f"blk.{i}"
-        attention = blocks.heads(source, i, rope=rope if window else None, window=window)
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        attended = b.add(x, blocks.attention(b, y, blk, attention))
-        x = b.add(attended, blocks.glu(b, y, blk, source.n_ff[i]))
+
+    def attention(i: int) -> blocks.Attention:
+        return blocks.heads(source, i, rope=rope if windows[i] else None, window=windows[i])
+
+    x = layers.parallel(source, b, blocks.embed(b), attention, source.layer_norm)
     return blocks.head(source, b, x, source.layer_norm, scale=source.metadata.number("logit_scale", 1.0))
 
 

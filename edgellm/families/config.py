@@ -116,17 +116,17 @@ class Config:
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return self.integer("num_hidden_layers", "n_layer", "num_layers", maximum=_MAX_LAYERS)
+        return self.integer("num_hidden_layers", "n_layer", "num_layers", "n_layers", maximum=_MAX_LAYERS)
 
     @property
     def width(self) -> int:
         """Width of a token's row."""
-        return self.integer("hidden_size", "n_embd")
+        return self.integer("hidden_size", "n_embd", "n_embed", "d_model")
 
     @property
     def n_heads(self) -> int:
         """Query heads."""
-        return self.integer("num_attention_heads", "n_head")
+        return self.integer("num_attention_heads", "n_head", "n_heads")
 
     @property
     def n_kv_heads(self) -> int:

@@ -10,7 +10,7 @@ import math
 from typing import NamedTuple
 
 from edgellm.errors import ModelError, UnsupportedError, show
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, mixture, nextn, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -25,7 +25,7 @@ def build(source: Source) -> Program:
     n_dense = source.metadata.integer("leading_dense_block_count", 0, minimum=0)
     b = source.builder("deepseek_v2")
     latent = _latent(source, b)
-    moe = _experts(source) if n_dense < source.n_layers else None
+    moe = mixture.read(source, normalize=False) if n_dense < source.n_layers else None
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
@@ -71,27 +71,6 @@ def _latent(source: Source, b: Builder) -> _Latent:
         scale=mscale**2 / math.sqrt(head),
         rope=blocks.Rope(source.rope_table(b), "interleaved", source.rope_factors()),
         norm=Norm("rms", m.number("attention.latent_norm_rms_epsilon", source.rms.eps)),
-    )
-
-
-def _experts(source: Source) -> blocks.Experts:
-    m = source.metadata
-    n_experts, n_used = source.experts
-    n_ff = m.integer("expert_feed_forward_length")
-    # 1: softmax, 2: sigmoid. Older files lack the key and mean softmax.
-    sigmoid = m.integer("expert_gating_func", 1, maximum=2) == 2
-    n_groups = m.integer("expert_group_count", 1, maximum=max(n_experts, 1))
-    return blocks.Experts(
-        n_experts,
-        n_used,
-        n_ff,
-        gating="sigmoid" if sigmoid else "softmax",
-        normalize=m.flag("expert_weights_norm", False),
-        factor=m.number("expert_weights_scale", 1.0),
-        n_groups=n_groups,
-        n_groups_used=m.integer("expert_group_used_count", n_groups, maximum=n_groups),
-        group_score="top2" if sigmoid else "max",
-        n_ff_shared=n_ff * m.integer("expert_shared_count", 0, minimum=0, maximum=1024),
     )
 
 
@@ -145,11 +124,6 @@ _LATENT_Q = {
     "attn_q_a_norm": "self_attn.q_a_layernorm",
     "attn_q_b": "self_attn.q_b_proj",
 }
-_SHARED = {
-    "ffn_gate_shexp": "mlp.shared_experts.gate_proj",
-    "ffn_up_shexp": "mlp.shared_experts.up_proj",
-    "ffn_down_shexp": "mlp.shared_experts.down_proj",
-}
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -195,27 +169,34 @@ def parts(c: Config) -> Parts:
     p = Parts()
     standard.rope_factors(p, c, c.integer("qk_rope_head_dim"))
     standard.ends(p, c)
-    plain, value, rank = (c.integer(key) for key in ("qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
-    n_dense = _n_dense(c)
-    n_shared = c.integer("n_shared_experts", default=0, minimum=0)
-    names = _LATENT | (_FULL_Q if c.get("q_lora_rank") is None else _LATENT_Q) | standard.FFN_NORM
     for i in range(c.n_layers):
-        blk, layer = f"blk.{i}", f"model.layers.{i}"
-        p.layer(blk, layer, names)
-        kv = f"{layer}.self_attn.kv_b_proj.weight"
-        split = Reshape((c.n_heads, plain, rank))
-        keys = Chain((GroupRows(c.n_heads, 0, plain), split, Transpose()))
-        p.add(f"{blk}.attn_k_b.weight", kv, make=keys)
-        values = Chain((GroupRows(c.n_heads, plain, value), Reshape((c.n_heads, value, rank))))
-        p.add(f"{blk}.attn_v_b.weight", kv, make=values)
-        if i < n_dense:
-            p.layer(blk, layer, standard.GLU)
-            continue
-        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | (_SHARED if n_shared else {}))
-        bias = f"{layer}.mlp.gate.e_score_correction_bias"
-        p.add(f"{blk}.exp_probs_b.bias", bias, optional=c.model_type == "deepseek_v2")
-        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("n_routed_experts"))
+        _layer(p, c, i)
+    nextn.numbered(p, c, lambda more, i: _layer(more, c, i))
     return p
+
+
+def _layer(p: Parts, c: Config, i: int) -> None:
+    """Add the parts of layer `i`."""
+    blk, layer = f"blk.{i}", f"model.layers.{i}"
+    plain, value, rank = (c.integer(key) for key in ("qk_nope_head_dim", "v_head_dim", "kv_lora_rank"))
+    p.layer(
+        blk, layer, _LATENT | (_FULL_Q if c.get("q_lora_rank") is None else _LATENT_Q) | standard.FFN_NORM
+    )
+    kv = f"{layer}.self_attn.kv_b_proj.weight"
+    split = Reshape((c.n_heads, plain, rank))
+    keys = Chain((GroupRows(c.n_heads, 0, plain), split, Transpose()))
+    p.add(f"{blk}.attn_k_b.weight", kv, make=keys)
+    values = Chain((GroupRows(c.n_heads, plain, value), Reshape((c.n_heads, value, rank))))
+    p.add(f"{blk}.attn_v_b.weight", kv, make=values)
+    if i < _n_dense(c):
+        p.layer(blk, layer, standard.GLU)
+        return
+    p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"})
+    if c.integer("n_shared_experts", default=0, minimum=0):
+        p.layer(blk, layer, mixture.shared("shared_experts"))
+    bias = f"{layer}.mlp.gate.e_score_correction_bias"
+    p.add(f"{blk}.exp_probs_b.bias", bias, optional=c.model_type == "deepseek_v2")
+    p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("n_routed_experts"))
 
 
 def _n_dense(c: Config) -> int:

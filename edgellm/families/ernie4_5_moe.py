@@ -69,5 +69,11 @@ _DEFAULTS = {
 }
 FAMILY = Family(
     build,
-    Checkpoint(("ernie4_5_moe",), metadata, parts, defaults={"ernie4_5_moe": _DEFAULTS}),
+    Checkpoint(
+        ("ernie4_5_moe",),
+        metadata,
+        parts,
+        ignored=(r"model\.mtp_.*",),
+        defaults={"ernie4_5_moe": _DEFAULTS},
+    ),
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from functools import partial
+
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +17,14 @@ def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `gemma`."""
     b = source.builder("gemma")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
-    x = blocks.embed(b, source.width**0.5)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope)))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh"))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b, source.width**0.5),
+        lambda i: blocks.heads(source, i, rope=rope),
+        source.rms,
+        dense=partial(blocks.glu, activation="gelu_tanh"),
+    )
     return blocks.head(source, b, x, source.rms)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, layers, mixture, standard
+from edgellm.families import blocks, layers, mixture, nextn, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -52,21 +52,27 @@ def parts(c: Config) -> Parts:
     p = Parts()
     standard.rope_factors(p, c, _rotated(c))
     standard.ends(p, c)
+    for i in range(c.n_layers):
+        _layer(p, c, i)
+    nextn.numbered(p, c, lambda more, i: _layer(more, c, i))
+    return p
+
+
+def _layer(p: Parts, c: Config, i: int) -> None:
+    """Add the parts of layer `i`."""
+    blk, layer = f"blk.{i}", f"model.layers.{i}"
     names = standard.ATTENTION | {"post_attention_norm": "post_attention_layernorm"}
     if c.flag("use_qk_norm", False):
         names = names | standard.QK_NORM
-    for i in range(c.n_layers):
-        blk, layer = f"blk.{i}", f"model.layers.{i}"
-        p.layer(blk, layer, names)
-        if i < c.integer("first_k_dense_replace", minimum=0):
-            p.layer(blk, layer, standard.GLU)
-            continue
-        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"})
-        if c.integer("n_shared_experts", minimum=0):
-            p.layer(blk, layer, mixture.shared("shared_experts"))
-        p.add(f"{blk}.exp_probs_b.bias", f"{layer}.mlp.gate.e_score_correction_bias")
-        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("n_routed_experts"))
-    return p
+    p.layer(blk, layer, names)
+    if i < c.integer("first_k_dense_replace", minimum=0):
+        p.layer(blk, layer, standard.GLU)
+        return
+    p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"})
+    if c.integer("n_shared_experts", minimum=0):
+        p.layer(blk, layer, mixture.shared("shared_experts"))
+    p.add(f"{blk}.exp_probs_b.bias", f"{layer}.mlp.gate.e_score_correction_bias")
+    p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("n_routed_experts"))
 
 
 def _rotated(c: Config) -> int:

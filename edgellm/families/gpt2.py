@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from functools import partial
+
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +17,14 @@ def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `gpt2`."""
     b = source.builder("gpt2")
     positions = b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position")
-    x = b.add(blocks.embed(b), positions)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=None)))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.layer_norm)
-        x = b.add(x, blocks.mlp(b, y, blk, source.n_ff[i], "gelu_tanh"))
+    x = layers.sequential(
+        source,
+        b,
+        b.add(blocks.embed(b), positions),
+        lambda i: blocks.heads(source, i, rope=None),
+        source.layer_norm,
+        dense=partial(blocks.mlp, activation="gelu_tanh"),
+    )
     return blocks.head(source, b, x, source.layer_norm)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from functools import partial
+
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -16,13 +18,16 @@ def build(source: Source) -> Program:
     parallel = source.metadata.flag("use_parallel_residual", True)
     b = source.builder("gpt_neox")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+    dense = partial(blocks.mlp, activation="gelu")
+
+    def attention(i: int) -> blocks.Attention:
+        return blocks.heads(source, i, rope=rope)
+
     x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        attended = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope)))
-        y = blocks.norm(b, x if parallel else attended, f"{blk}.ffn_norm", source.layer_norm)
-        x = b.add(attended, blocks.mlp(b, y, blk, source.n_ff[i], "gelu"))
+    if parallel:
+        x = layers.parallel(source, b, x, attention, source.layer_norm, dense=dense, ffn_norm="ffn_norm")
+    else:
+        x = layers.sequential(source, b, x, attention, source.layer_norm, dense=dense)
     return blocks.head(source, b, x, source.layer_norm)
 
 

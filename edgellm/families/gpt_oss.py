@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -26,14 +26,15 @@ def build(source: Source) -> Program:
     b = source.builder("gpt_oss")
     windows = source.windows(every=2)
     rope = blocks.Rope(source.rope_table(b, truncate=False), factors=source.rope_factors())
-    x = blocks.embed(b)
-    for i, window in enumerate(windows):
-        blk = f"blk.{i}"
-        attention = blocks.heads(source, i, rope=rope, window=window, sinks=True)
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, attention))
-        y = blocks.norm(b, x, f"{blk}.post_attention_norm", source.rms)
-        x = b.add(x, blocks.experts(b, y, blk, moe))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope, window=windows[i], sinks=True),
+        source.rms,
+        moe=moe,
+        ffn_norm="post_attention_norm",
+    )
     return blocks.head(source, b, x, source.rms)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgellm.errors import UnsupportedError, show
-from edgellm.families import blocks, hunyuan, layers, mixture, standard
+from edgellm.families import hunyuan, mixture, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -13,15 +13,7 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `hunyuan-moe`."""
-    b = source.builder("hunyuan_moe")
-    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
-
-    def attention(i: int) -> blocks.Attention:
-        return blocks.heads(source, i, rope=rope, qk_norm="head", norm=source.rms, norm_last=True)
-
-    moe = mixture.read(source, normalize=True)
-    x = layers.sequential(source, b, blocks.embed(b), attention, source.rms, moe=moe)
-    return blocks.head(source, b, x, source.rms)
+    return hunyuan.stack(source, "hunyuan_moe", mixture.read(source, normalize=True))
 
 
 def metadata(c: Config) -> dict[str, Value]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from edgellm.families import standard
 from edgellm.families.blocks import Experts
-from edgellm.families.checkpoint import Value
+from edgellm.families.checkpoint import Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.source import Source
+from edgellm.families.transforms import Reshape
 
 _MAX_SHARED = 1024
 
@@ -47,3 +49,11 @@ def sizes(config: Config, count: str, used: str, n_ff: str = "moe_intermediate_s
 def shared(part: str) -> dict[str, str]:
     """Names of the matrices of the experts that run for every token."""
     return {f"ffn_{name}_shexp": f"mlp.{part}.{name}_proj" for name in ("gate", "up", "down")}
+
+
+def gated_shared_parts(p: Parts, c: Config, blk: str, layer: str) -> None:
+    """Add the router, the experts, and a shared one with its gate, under the names of Qwen's checkpoints."""
+    p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | shared("shared_expert"))
+    gate = f"{layer}.mlp.shared_expert_gate.weight"
+    p.add(f"{blk}.ffn_gate_inp_shexp.weight", gate, make=Reshape((-1,)))
+    p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("num_experts"))

@@ -12,7 +12,7 @@ from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
 from edgellm.families.transforms import Stack
-from edgellm.program import Builder, Program
+from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
@@ -34,7 +34,7 @@ def stack(source: Source, family: str, moe: blocks.Experts | None) -> Program:
         blk = f"blk.{i}"
         y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
         if moe is not None and b.has(f"{blk}.ffn_gate_inp.weight"):
-            y = _experts(b, y, blk, moe)
+            y = blocks.experts(b, y, blk, moe)
         elif source.n_kv_heads[i]:
             y = blocks.attention(b, y, blk, blocks.heads(source, i, rope=None))
         elif n_ff[i]:
@@ -43,18 +43,6 @@ def stack(source: Source, family: str, moe: blocks.Experts | None) -> Program:
             y = blocks.mamba2(b, y, blk, mixer)
         x = b.add(x, y)
     return blocks.head(source, b, x, source.rms)
-
-
-def _experts(b: Builder, x: str, blk: str, moe: blocks.Experts) -> str:
-    """Experts over x or over its projection, beside a shared one over x."""
-    if not b.has(f"{blk}.ffn_latent_down.weight"):
-        return blocks.experts(b, x, blk, moe)
-    n_latent = b.tensors[f"{blk}.ffn_latent_down.weight"][0] if b.tensors is not None else 0
-    narrow = blocks.linear(b, x, f"{blk}.ffn_latent_down", n_latent)
-    routed = blocks.experts(b, narrow, blk, moe._replace(n_ff_shared=0), routed=x)
-    shared = b.activation(blocks.linear(b, x, f"{blk}.ffn_up_shexp", moe.n_ff_shared), moe.activation)
-    shared = blocks.linear(b, shared, f"{blk}.ffn_down_shexp", b.width)
-    return b.add(blocks.linear(b, routed, f"{blk}.ffn_latent_up", b.width), shared)
 
 
 def metadata(c: Config) -> dict[str, Value]:

@@ -12,7 +12,9 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `nemotron_h_moe`."""
-    moe = mixture.read(source, normalize=True, gating=2)._replace(activation="relu2", gated=False)
+    moe = mixture.read(source, normalize=True, gating=2)
+    n_latent = source.metadata.integer("moe_latent_size", 0, minimum=0)
+    moe = moe._replace(activation="relu2", gated=False, n_latent=n_latent)
     return nemotron_h.stack(source, "nemotron_h_moe", moe)
 
 

@@ -6,5 +6,7 @@ from edgellm.families import nomic_bert
 
 _DENSE = nomic_bert.FAMILY
 FAMILY = _DENSE._replace(
-    checkpoint=_DENSE.checkpoint._replace(model_types=(), architecture=None, mixture="nomic_bert")
+    checkpoint=_DENSE.checkpoint._replace(
+        model_types=(), architecture=None, mixture="nomic_bert", defaults={}
+    )
 )

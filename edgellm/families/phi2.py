@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from functools import partial
+
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -14,12 +16,14 @@ def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `phi2`."""
     b = source.builder("phi2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        attended = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope)))
-        x = b.add(attended, blocks.mlp(b, y, blk, source.n_ff[i], "gelu_tanh"))
+    x = layers.parallel(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope),
+        source.layer_norm,
+        dense=partial(blocks.mlp, activation="gelu_tanh"),
+    )
     return blocks.head(source, b, x, source.layer_norm)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +15,13 @@ def build(source: Source) -> Program:
     b = source.builder("qwen2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=windows[i])))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope, window=windows[i]),
+        source.rms,
+    )
     return blocks.head(source, b, x, source.rms)
 
 

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, mixture, standard
+from edgellm.families import blocks, layers, mixture, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.families.transforms import Reshape
 from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `qwen2moe`."""
-    moe = mixture.read(source, normalize=False)
     b = source.builder("qwen2_moe")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=windows[i])))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        if b.has(f"{blk}.ffn_gate_inp.weight"):
-            x = b.add(x, blocks.experts(b, y, blk, moe))
-        else:
-            x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope, window=windows[i]),
+        source.rms,
+        moe=mixture.read(source, normalize=False)._replace(shared_gate=True),
+    )
     return blocks.head(source, b, x, source.rms)
 
 
@@ -54,17 +50,13 @@ def parts(c: Config) -> Parts:
     standard.rope_factors(p, c)
     standard.ends(p, c)
     dense, step = c.numbers("mlp_only_layers"), c.integer("decoder_sparse_step", default=1)
-    n_experts = c.integer("num_experts")
     for i in range(c.n_layers):
         blk, layer = f"blk.{i}", f"model.layers.{i}"
         p.layer(blk, layer, standard.ATTENTION | standard.FFN_NORM)
         if i in dense or (i + 1) % step:
             p.layer(blk, layer, standard.GLU)
             continue
-        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | mixture.shared("shared_expert"))
-        gate = f"{layer}.mlp.shared_expert_gate.weight"
-        p.add(f"{blk}.ffn_gate_inp_shexp.weight", gate, make=Reshape((-1,)))
-        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, n_experts)
+        mixture.gated_shared_parts(p, c, blk, layer)
     return p
 
 

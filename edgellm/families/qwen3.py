@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -12,16 +12,19 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `qwen3`."""
-    b = source.builder("qwen3")
+    return stack(source, "qwen3")
+
+
+def stack(source: Source, family: str, moe: blocks.Experts | None = None) -> Program:
+    """Layers that Qwen 3 has with experts and without."""
+    b = source.builder(family)
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows()
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        attention = blocks.heads(source, i, rope=rope, window=windows[i], qk_norm="head", norm=source.rms)
-        x = b.add(x, blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+
+    def attention(i: int) -> blocks.Attention:
+        return blocks.heads(source, i, rope=rope, window=windows[i], qk_norm="head", norm=source.rms)
+
+    x = layers.sequential(source, b, blocks.embed(b), attention, source.rms, moe=moe)
     return blocks.head(source, b, x, source.rms)
 
 

@@ -6,8 +6,10 @@ added, except for the norms inside delta layers.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgellm.errors import ModelError
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, nextn, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -95,10 +97,20 @@ def parts(c: Config) -> Parts:
     p = Parts()
     standard.rope_factors(p, c, rotated(c))
     standard.ends(p, c, norm=AddOne())
-    for i in range(c.n_layers):
-        mixer_parts(p, c, i)
-        p.layer(f"blk.{i}", f"model.layers.{i}", standard.GLU)
+    layer_parts(p, c, lambda to, i, layer: to.layer(f"blk.{i}", layer, standard.GLU))
     return p
+
+
+def layer_parts(p: Parts, c: Config, feed_forward: Callable[[Parts, int, str], None]) -> None:
+    """Add all layers, and blocks of multi-token prediction. feed_forward: adds the part after the mixer."""
+
+    def add(to: Parts, i: int, layer: str) -> None:
+        _mixer_parts(to, c, i, layer)
+        feed_forward(to, i, layer)
+
+    for i in range(c.n_layers):
+        add(p, i, f"model.layers.{i}")
+    nextn.separate(p, c, add)
 
 
 def delta_metadata(c: Config) -> dict[str, Value]:
@@ -125,12 +137,12 @@ def rotated(c: Config) -> int:
     return int(c.head_dim * c.rotary_share(0.25))
 
 
-def mixer_parts(p: Parts, c: Config, i: int) -> None:
-    """Add the norms and the attention or delta part of layer `i`."""
-    blk, layer = f"blk.{i}", f"model.layers.{i}"
+def _mixer_parts(p: Parts, c: Config, i: int, layer: str) -> None:
+    """Add the norms and the attention or delta part of layer `i`; one past the model's own has attention."""
+    blk = f"blk.{i}"
     norms = {"attn_norm": "input_layernorm", "post_attention_norm": "post_attention_layernorm"}
     p.layer(blk, layer, norms, dict.fromkeys(norms, AddOne()))
-    if not _linear(c)[i]:
+    if i >= c.n_layers or not _linear(c)[i]:
         names = {key: hf for key, hf in standard.ATTENTION.items() if key != "attn_norm"}
         p.layer(blk, layer, names | standard.QK_NORM, dict.fromkeys(standard.QK_NORM, AddOne()))
         return

@@ -7,13 +7,14 @@ from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.families.transforms import AddOne, Reshape
+from edgellm.families.transforms import AddOne
 from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `qwen35moe`."""
-    return qwen3_5.stack(source, "qwen3_5_moe", tiled=True, experts=mixture.read(source, normalize=True))
+    moe = mixture.read(source, normalize=True)._replace(shared_gate=True)
+    return qwen3_5.stack(source, "qwen3_5_moe", tiled=True, experts=moe)
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -29,13 +30,7 @@ def parts(c: Config) -> Parts:
     p = Parts()
     standard.rope_factors(p, c, qwen3_5.rotated(c))
     standard.ends(p, c, norm=AddOne())
-    for i in range(c.n_layers):
-        blk, layer = f"blk.{i}", f"model.layers.{i}"
-        qwen3_5.mixer_parts(p, c, i)
-        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | mixture.shared("shared_expert"))
-        gate = f"{layer}.mlp.shared_expert_gate.weight"
-        p.add(f"{blk}.ffn_gate_inp_shexp.weight", gate, make=Reshape((-1,)))
-        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, c.integer("num_experts"))
+    qwen3_5.layer_parts(p, c, lambda to, i, layer: mixture.gated_shared_parts(to, c, f"blk.{i}", layer))
     return p
 
 

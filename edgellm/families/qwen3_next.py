@@ -5,34 +5,19 @@ The file stores norm weights with 1 added, except for the norms inside delta lay
 
 from __future__ import annotations
 
-from edgellm.families import blocks, qwen3_5, standard
+from edgellm.families import mixture, qwen3_5, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
-from edgellm.families.transforms import AddOne, Reshape
+from edgellm.families.transforms import AddOne
 from edgellm.program import Program
 
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `qwen3next`."""
-    m = source.metadata
-    n_experts, n_used = source.experts
-    moe = blocks.Experts(
-        n_experts,
-        n_used,
-        m.integer("expert_feed_forward_length"),
-        normalize=m.flag("expert_weights_norm", True),
-        n_ff_shared=m.integer("expert_shared_feed_forward_length"),
-    )
+    moe = mixture.read(source, normalize=True)._replace(shared_gate=True)
     return qwen3_5.stack(source, "qwen3_next", tiled=False, experts=moe)
-
-
-_SHARED = {
-    "ffn_gate_shexp": "mlp.shared_expert.gate_proj",
-    "ffn_up_shexp": "mlp.shared_expert.up_proj",
-    "ffn_down_shexp": "mlp.shared_expert.down_proj",
-}
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -53,17 +38,14 @@ def parts(c: Config) -> Parts:
     standard.rope_factors(p, c, qwen3_5.rotated(c))
     standard.ends(p, c, norm=AddOne())
     dense, step = c.numbers("mlp_only_layers"), c.integer("decoder_sparse_step", default=1)
-    n_experts = c.integer("num_experts")
-    for i in range(c.n_layers):
-        blk, layer = f"blk.{i}", f"model.layers.{i}"
-        qwen3_5.mixer_parts(p, c, i)
+
+    def feed_forward(to: Parts, i: int, layer: str) -> None:
         if i in dense or (i + 1) % step:
-            p.layer(blk, layer, standard.GLU)
-            continue
-        p.layer(blk, layer, {"ffn_gate_inp": "mlp.gate"} | _SHARED)
-        gate = f"{layer}.mlp.shared_expert_gate.weight"
-        p.add(f"{blk}.ffn_gate_inp_shexp.weight", gate, make=Reshape((-1,)))
-        p.experts(blk, f"{layer}.mlp.experts", standard.EXPERTS, n_experts)
+            to.layer(f"blk.{i}", layer, standard.GLU)
+        else:
+            mixture.gated_shared_parts(to, c, f"blk.{i}", layer)
+
+    qwen3_5.layer_parts(p, c, feed_forward)
     return p
 
 

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from edgellm.errors import ModelError, UnsupportedError, show
+from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families import nextn
 from edgellm.families.checkpoint import Checkpoint, CheckpointPlan, Part, plan_tensors
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.metadata import MAX_LAYERS
+from edgellm.families.missing import refusal
 from edgellm.families.source import Shape, Source
 from edgellm.program import Program
 from edgellm.program.exported import is_exported, stored_program
@@ -21,12 +23,15 @@ from edgellm.program.exported import is_exported, stored_program
 FAMILIES: dict[str, str] = {
     "arcee": "arcee",
     "bert": "bert",
+    "bitnet": "bitnet",
+    "bitnet-b1.58": "bitnet_b1_58",
     "cohere2": "cohere2",
     "deepseek2": "deepseek_v2",
     "ernie4_5": "ernie4_5",
     "ernie4_5-moe": "ernie4_5_moe",
     "exaone": "exaone",
     "exaone4": "exaone4",
+    "falcon": "falcon",
     "falcon-h1": "falcon_h1",
     "gemma": "gemma",
     "gemma2": "gemma2",
@@ -57,6 +62,7 @@ FAMILIES: dict[str, str] = {
     "olmo": "olmo",
     "olmo2": "olmo2",
     "olmoe": "olmoe",
+    "opt": "opt",
     "phi2": "phi2",
     "phi3": "phi3",
     "qwen2": "qwen2",
@@ -80,10 +86,7 @@ def family(architecture: str) -> Family:
     """The family of GGUF files of `architecture`; UnsupportedError lists the supported ones."""
     module = FAMILIES.get(architecture)
     if module is None:
-        raise UnsupportedError(
-            f"metadata 'general.architecture' is {show(architecture)}, which edgellm does not implement; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
-        )
+        raise refusal("metadata 'general.architecture'", architecture, FAMILIES)
     found = importlib.import_module(f"edgellm.families.{module}").FAMILY
     assert isinstance(found, Family)
     return found
@@ -102,8 +105,14 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPl
     model type or a config value that is not implemented, ModelError for tensors that do not fit.
     """
     architecture, checkpoint, settings = _chosen(config)
-    metadata = {f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()}
+    metadata: dict[str, Any] = {
+        f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()
+    }
     tensors = plan_tensors(checkpoint, settings, shapes)
+    more = nextn.count({tensor.name for tensor in tensors})
+    if more:
+        metadata[f"{architecture}.block_count"] += more
+        metadata[f"{architecture}.nextn_predict_layers"] = more
     named = {"general.architecture": architecture, **metadata}
     build(named, {tensor.name: tensor.shape for tensor in tensors})
     return CheckpointPlan(architecture, metadata, tensors)
@@ -126,7 +135,8 @@ def parts(config: Mapping[str, Any]) -> tuple[Part, ...]:
     Raises as `plan` does.
     """
     _, checkpoint, settings = _chosen(config)
-    return tuple(checkpoint.parts(settings).items)
+    listed = checkpoint.parts(settings)
+    return (*listed.items, *listed.more)
 
 
 def model_type(architecture: str, *, mixture: bool) -> str:
@@ -135,7 +145,9 @@ def model_type(architecture: str, *, mixture: bool) -> str:
     mixture: the file holds experts. Model types that the file does not tell apart name their tensors alike.
     """
     checkpoint = family(architecture).checkpoint
-    return (checkpoint.mixture if mixture else None) or checkpoint.model_types[0]
+    if checkpoint.mixture and (mixture or not checkpoint.model_types):
+        return checkpoint.mixture
+    return checkpoint.model_types[0]
 
 
 @cache
@@ -161,10 +173,7 @@ def _architecture(config: Mapping[str, Any]) -> str:
     name = Config(config).model_type
     found = model_types().get(name)
     if found is None:
-        raise UnsupportedError(
-            f"config.json: 'model_type' is {show(name)}, which edgellm does not implement; "
-            f"supported: {', '.join(sorted(model_types()))}"
-        )
+        raise refusal("config.json: 'model_type'", name, model_types())
     return found
 
 
@@ -192,7 +201,7 @@ def build(
     architecture = _architecture_of_file(metadata)
     if not tensors and "tokenizer.ggml.tokens" in metadata:
         raise UnsupportedError("the file holds a vocabulary without weights, expected a model")
-    if any(".nextn." in name for name in tensors) and not any(name.startswith("blk.0.") for name in tensors):
+    if nextn.count(tensors) and not any(name.startswith("blk.0.") for name in tensors):
         raise UnsupportedError(
             "the file holds only the blocks of multi-token prediction, expected the whole model"
         )

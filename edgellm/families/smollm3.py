@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgellm.errors import ModelError
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -20,13 +20,11 @@ def build(source: Source) -> Program:
     rotated = tuple((i + 1) % 4 != 0 for i in range(source.n_layers))
     if source.metadata.is_list("rope.layers"):
         rotated = source.metadata.flags("rope.layers", source.n_layers)
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        attention = blocks.heads(source, i, rope=rope if rotated[i] else None, window=windows[i])
-        x = b.add(x, blocks.attention(b, blocks.norm(b, x, f"{blk}.attn_norm", source.rms), blk, attention))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+
+    def attention(i: int) -> blocks.Attention:
+        return blocks.heads(source, i, rope=rope if rotated[i] else None, window=windows[i])
+
+    x = layers.sequential(source, b, blocks.embed(b), attention, source.rms)
     return blocks.head(source, b, x, source.rms)
 
 

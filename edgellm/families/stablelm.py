@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -16,18 +16,16 @@ def build(source: Source) -> Program:
     parallel = source.metadata.flag("use_parallel_residual", False)
     b = source.builder("stablelm")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+
+    def attention(i: int) -> blocks.Attention:
+        normed = b.has(f"blk.{i}.attn_q_norm.weight")
+        return blocks.heads(source, i, rope=rope, qk_norm="heads" if normed else None, norm=source.layer_norm)
+
     x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        normed = b.has(f"{blk}.attn_q_norm.weight")
-        attention = blocks.heads(
-            source, i, rope=rope, qk_norm="heads" if normed else None, norm=source.layer_norm
-        )
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        x = b.add(x, blocks.attention(b, y, blk, attention))
-        if not parallel:
-            y = blocks.norm(b, x, f"{blk}.ffn_norm", source.layer_norm)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
+    if parallel:
+        x = layers.parallel(source, b, x, attention, source.layer_norm)
+    else:
+        x = layers.sequential(source, b, x, attention, source.layer_norm)
     return blocks.head(source, b, x, source.layer_norm)
 
 

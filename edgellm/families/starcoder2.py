@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from edgellm.families import blocks, standard
+from functools import partial
+
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +17,14 @@ def build(source: Source) -> Program:
     window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("starcoder2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.layer_norm)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=window)))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.layer_norm)
-        x = b.add(x, blocks.mlp(b, y, blk, source.n_ff[i], "gelu_tanh"))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope, window=window),
+        source.layer_norm,
+        dense=partial(blocks.mlp, activation="gelu_tanh"),
+    )
     return blocks.head(source, b, x, source.layer_norm)
 
 

@@ -243,6 +243,25 @@ class Stack:
         return np.stack(arrays)
 
 
+class Product(NamedTuple):
+    """Product of the first source with the second matrix or with its transpose."""
+
+    transposed: bool
+
+    def shape(self, shapes: Sequence[Shape]) -> Shape:
+        first, second = shapes
+        inner, outer = (1, 0) if self.transposed else (0, 1)
+        if len(first) != 2 or len(second) != 2 or first[1] != second[inner]:
+            raise ValueError(f"shapes {first} and {second} of a product")
+        return (first[0], second[outer])
+
+    def apply(self, arrays: Sequence[Array]) -> Array:
+        import numpy as np
+
+        first, second = (array.astype(np.float64) for array in arrays)
+        return np.asarray(first @ (second.T if self.transposed else second), np.float32)
+
+
 class Concat(NamedTuple):
     """Rows of several steps' results over the same sources, one after another."""
 

@@ -19,10 +19,14 @@ OURS = {
     "attention.recurrent_layers",
     "rope.layers",
     "rope.scaling.yarn_truncate",
+    "hidden_activation",
 }
-# Tensors of all families that the package does not list for each, and dense parts between experts.
+# Architectures that llama.cpp does not have, and those of its whose names they share.
+OUR_ARCHITECTURES = {"bitnet-b1.58": ("bitnet",), "opt": ("gpt2", "bert")}
+# Tensors of all families that the package does not list for each, dense parts between experts, and norms.
 UNLISTED = {"rope_freqs", "rope_factors_long", "rope_factors_short", "output"}
 UNLISTED |= {"blk.N.ffn_gate", "blk.N.ffn_up", "blk.N.ffn_down"}
+UNLISTED |= {"blk.N.ffn_norm", "blk.N.attn_output_norm", "blk.N.layer_output_norm"}
 
 
 def known_keys() -> set[str]:
@@ -41,7 +45,8 @@ KEYS = PACKAGE | OURS
 
 def check(planned: CheckpointPlan) -> None:
     architecture = planned.architecture
-    listed = constants.MODEL_TENSORS[ARCHITECTURES[architecture]]
+    alike = OUR_ARCHITECTURES.get(architecture, (architecture,))
+    listed = [kind for name in alike for kind in constants.MODEL_TENSORS[ARCHITECTURES[name]]]
     names = {constants.TENSOR_NAMES[kind].replace("{bid}", "N") for kind in listed} | UNLISTED
     for tensor in planned.tensors:
         part = re.sub(r"^blk\.\d+\.", "blk.N.", tensor.name)
@@ -68,4 +73,5 @@ def test_our_keys_are_ours() -> None:
 
 
 def test_every_architecture_is_one_of_the_package() -> None:
-    assert set(FAMILIES) <= set(ARCHITECTURES)
+    assert set(FAMILIES) <= set(ARCHITECTURES) | set(OUR_ARCHITECTURES)
+    assert not set(OUR_ARCHITECTURES) & set(ARCHITECTURES)

@@ -65,6 +65,8 @@ def test_minicpm_is_granite_with_scales_by_other_names() -> None:
             {"rope_parameters": {"sliding_attention": {"rope_theta": 7.0}, "full_attention": {}}},
             "rotation of sliding",
         ),
+        ("falcon-small", {"alibi": True}, "'alibi'"),
+        ("opt-small", {"activation_function": "silu"}, "'activation_function'"),
         ("gemma2-size", {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
         ("deepseek_v2-eps", {"norm_topk_prob": True}, "'norm_topk_prob'"),
         ("qwen3-biases", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "full_attention"),

@@ -231,13 +231,29 @@ FORMAT_NAMES: dict[str, set[str]] = {
     "edgellm.tokenizer": {
         *("gpt2", "gpt-2", "gemma4", "llama", "bert", "glm4", "lfm2", "exaone4", "qwen2", "qwen35"),
         *("hunyuan", "hunyuan-dense", "deepseek-v3", "granite", "phi-3", "phi3"),
-        *("exaone", "falcon-h1", "gemma", "modern-bert", "nomic-bert", "olmo", "phi", "roberta"),
+        *(
+            "bloom",
+            "falcon",
+            "mpt",
+            "exaone",
+            "falcon-h1",
+            "gemma",
+            "modern-bert",
+            "nomic-bert",
+            "olmo",
+            "phi",
+            "roberta",
+        ),
         "nomic-bert-moe",
     },
     # Names of models in catalogs and examples.
     "edgellm.commands": {"gemma", "qwen3"},
+    # A folder of the system.
+    "edgellm.commands.service": {"opt"},
     "edgellm.store": {"qwen3"},
-    "edgellm.convert": {"gpt2", "gpt-2", "llama", "bert", "qwen2", "qwen35", "deepseek-v3"},
+    "edgellm.convert": {"gpt2", "gpt-2", "llama", "bert", "qwen2", "qwen35", "deepseek-v3", "falcon"},
+    # A method of quantization.
+    "edgellm.convert.quantized": {"bitnet"},
     # Tokenizer classes of transformers, and the library mistral-common.
     "edgellm.convert.plain_tokenizers": {"gptneox", "mistral", "roberta"},
     # Forms of tool calls, as the parsers of vLLM are named.

@@ -303,11 +303,40 @@ UNFIT: dict[str, tuple[Named, dict[str, Any]]] = {
         {"a.weight": ("U8", U8), "a.weight_scale": ("F8_E4M3", U8), "a.weight_scale_2": ("F32", F)},
         {"quant_method": "modelopt"},
     ),
+    "bitnet": (
+        {"a.weight": ("U8", U8), "a.weight_scale": ("F32", F)},
+        {"quant_method": "bitnet"},
+    ),
     "mlx": (
         {"a.weight": ("U32", I32), "a.scales": ("F16", F), "a.biases": ("F16", F[:, :3])},
         {"quant_method": "mlx", "bits": 4},
     ),
 }
+
+
+@pytest.mark.parametrize("linear_class", ["bitlinear", "autobitlinear"])
+def test_bitnet_packs_four_rows_to_a_byte(linear_class: str, tmp_path: Path) -> None:
+    ternary = np.random.default_rng(2).integers(-1, 2, (8, 6))
+    quarters = (ternary.reshape(4, 2, 6) + 1) << np.arange(0, 8, 2)[:, None, None]
+    codes = quarters.sum(axis=0).astype(np.uint8)
+    named: Named = {"a.weight": ("U8", codes), "a.weight_scale": ("F32", np.array([0.25], np.float32))}
+    settings = {"quant_method": "bitnet", "linear_class": linear_class, "quantization_mode": "offline"}
+    tensors = read(tmp_path, named, settings)
+    factor = 0.25 if linear_class == "autobitlinear" else 4.0
+    np.testing.assert_array_equal(tensors.read("a.weight", 1), ternary * np.float32(factor))
+    np.testing.assert_array_equal(
+        np.concatenate([tensors._packed["a.weight"].rows(i, i + 1) for i in range(8)]), ternary * factor
+    )
+
+
+def test_bitnet_rounds_floats_as_its_layers_do_when_they_are_loaded(tmp_path: Path) -> None:
+    values = np.random.default_rng(3).standard_normal((8, 6)).astype(np.float32)
+    named: Named = {"a.q_proj.weight": ("F32", values), "b.weight": ("F32", values)}
+    tensors = read(tmp_path, named, {"quant_method": "bitnet", "quantization_mode": "online"})
+    scale = np.abs(values).mean()
+    expected = np.clip(np.rint(values / scale), -1, 1) * scale
+    np.testing.assert_allclose(tensors.read("a.q_proj.weight", 1), expected, rtol=1e-6)
+    np.testing.assert_array_equal(tensors.read("b.weight", 1), values)
 
 
 @pytest.mark.parametrize("name", UNFIT)

@@ -10,11 +10,12 @@ import pytest
 
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
-from edgellm.errors import UnsupportedError
+from edgellm.errors import ModelError, UnsupportedError
+from edgellm.families import build, plan
 from edgellm.gguf.types import GGMLType, ValueType
 from tests.support.gguf_builder import GGUFBuilder
 from tests.support.mutants import Pair, Parts, Tensor
-from tests.support.references import converted_gguf, official_gguf
+from tests.support.references import checkpoint, converted_gguf, official_gguf
 
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
 
@@ -93,3 +94,13 @@ def test_blocks_of_multi_token_prediction_are_left_out(name: str, tmp_path: Path
     path.write_bytes(Parts(without, parts.tensors).build())
     with pytest.raises(UnsupportedError, match="does not use it"):
         Model.load(path, LoadOptions(threads=1))
+
+
+def test_a_shared_expert_that_lost_its_gate_is_refused() -> None:
+    config, source = checkpoint("qwen3_next")
+    planned = plan(config, {key: array.shape for key, array in source.items()})
+    metadata = {"general.architecture": planned.architecture, **planned.metadata}
+    shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
+    lost = next(name for name in shapes if name.endswith("ffn_gate_inp_shexp.weight"))
+    with pytest.raises(ModelError, match=r"ffn_gate_inp_shexp\.weight' is missing"):
+        build(metadata, {key: shape for key, shape in shapes.items() if key != lost})
