@@ -222,3 +222,23 @@ class StringTable:
 
     def find(self, text: bytes) -> int:
         """The lowest index of a string, -1 if it is not there."""
+
+class BpeEncoder:
+    """Byte-pair encoding of plain text."""
+
+    def __init__(self, tokens: StringTable, merges: StringTable, hidden: Buffer | numpy.typing.NDArray[numpy.uint8], byte_ids: Sequence[int], unknown: int, *, rules: Sequence[tuple[str, str]], ignore_merges: bool, byte_level: bool) -> None:
+        """
+        hidden: one byte for each token, not 0 if text must not become it. byte_ids: byte token of each byte, or
+        -1. unknown: id or -1. rules: (expression, category or "") of each cut.
+        """
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text without special tokens. ModelError: it has none."""
+
+class SpmEncoder:
+    """SentencePiece's byte-pair encoding of plain text."""
+
+    def __init__(self, tokens: StringTable, scores: Buffer | numpy.typing.NDArray[numpy.float32], hidden: Buffer | numpy.typing.NDArray[numpy.uint8], byte_ids: Sequence[int], unknown: int) -> None: ...
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text without special tokens. ModelError: it has none."""

@@ -82,3 +82,10 @@ class LinearRun:
     def __init__(self, linear: Linear, x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], threads: int) -> None: ...
 
     def run(self) -> None: ...
+
+class PreTokenizer:
+    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
+        """rules: (expression, category or "") of each cut."""
+
+    def split(self, text: str) -> list[str]:
+        """The pieces of a text, in order."""

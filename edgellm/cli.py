@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from edgellm import __version__
-from edgellm.errors import EdgeLLMError, NoMemoryError, UsageError, one_line
+from edgellm.errors import EdgeLLMError, MissingPackageError, NoMemoryError, UsageError, one_line
 
 if TYPE_CHECKING:
     from edgellm.commands.options import Command, Option
@@ -35,6 +35,7 @@ COMMANDS = {
     "rm": ("edgellm.commands.rm", "remove a fetched model"),
     "convert": ("edgellm.commands.convert", "convert a checkpoint to a GGUF file"),
     "quantize": ("edgellm.commands.quantize", "write a GGUF file in other formats"),
+    "export": ("edgellm.commands.export", "write a copy of a model for programs in C"),
     "embed": ("edgellm.commands.embed", "embed the lines of a text"),
     "rerank": ("edgellm.commands.rerank", "order texts by how well they fit a query"),
     "eval": ("edgellm.commands.eval", "measure a model on a text"),
@@ -67,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeLLMError as error:
         _say(f"edgellm: {one_line(error)}")
         return error.exit_code
+    except ModuleNotFoundError as error:
+        # Where a package has no build for the system, pip leaves it out (pyproject.toml).
+        package = (error.name or "").partition(".")[0]
+        if package in ("", "edgellm"):
+            raise
+        _say(f"edgellm: {MissingPackageError('this', package)}")
+        return 1
     except MemoryError:
         _say(f"edgellm: {NoMemoryError('this command')}")
         return 1

@@ -75,6 +75,18 @@ class BackendError(EdgeLLMError):
     """An engine failed, or an optional engine is not installed."""
 
 
+class MissingPackageError(BackendError):
+    """A package that this installation does without, and that what was asked for needs."""
+
+    http_status = 501
+
+    def __init__(self, purpose: str, package: str) -> None:
+        super().__init__(
+            f"{purpose} needs the package {package}, which is not installed; "
+            f"install it with `pip install {package}`"
+        )
+
+
 class NoMemoryError(BackendError):
     """The system gives no memory for something; the message names the limit of this process, if any."""
 

@@ -48,6 +48,7 @@ def run(settings: Settings) -> int:
     if settings["dry_run"]:
         writing.show_plan(plan)
         return 0
+    writing.embed_program(plan, settings)
     weigh(plan, output, options, writing.say)
     origin = Origin(_origin(settings, checkpoint, revision), revision, checkpoint.tensors.sha256)
     writing.write(plan, output, options, origin)

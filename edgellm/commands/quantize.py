@@ -26,6 +26,7 @@ def run(settings: Settings) -> int:
         plan = plan_requantization(
             file, chosen, threads=options.threads, overrides=writing.overrides(settings)
         )
+        writing.embed_program(plan, settings)
         if settings["dry_run"]:
             writing.show_plan(plan)
             return 0

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgellm.commands.options import BYTES, FLOAT, SWITCH, TEXT, THREADS, Option
 from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
+from edgellm.convert.embedded import embedded, missing
 from edgellm.convert.pipeline import FilePlan
 from edgellm.convert.receipt import Quality
 from edgellm.convert.recipes import RECIPES, Override, parse_override
@@ -45,6 +46,13 @@ OPTIONS = (
     Option("dry_run", ("--dry-run",), "show formats and sizes, write nothing", SWITCH, default=False),
     Option("resume", ("--resume",), "go on where an interrupted run ended", SWITCH, default=False),
     Option("overwrite", ("--overwrite",), "replace the output if it exists", SWITCH, default=False),
+    Option(
+        "embed_program",
+        ("--embed-program",),
+        "store what edgellm's C library needs, as `edgellm export` does",
+        SWITCH,
+        default=False,
+    ),
     Option("receipt", ("--receipt",), "compare the result with its source (default)", SWITCH, default=True),
     Option("min_top1", ("--min-top1",), "fail if fewer choices agree with the source's", FLOAT, "SHARE"),
     Option("max_kld", ("--max-kld",), "fail if the divergence from the source is larger", FLOAT, "NATS"),
@@ -74,6 +82,19 @@ def write_options(settings: Settings) -> WriteOptions:
         identity=str([settings.values.get(name) for name in works]),
         **{name: settings[name] for name in shared},
     )
+
+
+def embed_program(plan: FilePlan, settings: Settings) -> None:
+    """Put the program and what goes with it into a plan's metadata, if the command line asks for it."""
+    if not settings["embed_program"]:
+        return
+    pairs = embedded(
+        {key: pair.value for key, pair in plan.metadata.items()},
+        {tensor.name: tensor.shape for tensor in plan.tensors},
+    )
+    plan.metadata |= pairs
+    for reason in missing(pairs):
+        say(f"Without Python this part cannot be used: {reason}.")
 
 
 def say(text: str) -> None:

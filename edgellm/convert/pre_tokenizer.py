@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgellm.errors import UnsupportedError, show
+from edgellm.errors import ModelError, UnsupportedError, show
+from edgellm.tokenizer.bpe import check_expression
 from edgellm.tokenizer.pipeline import steps_of
 from edgellm.tokenizer.pre_names import PRE_TOKENIZERS
 
@@ -88,6 +89,10 @@ def _split(value: Mapping[str, Any]) -> str:
         raise _unsupported("Split without a pattern")
     # (Removed, inverted) drops text without a match; such expressions match everything.
     if (behavior, invert) in (("Isolated", False), ("Isolated", True), ("Removed", True)):
+        try:
+            check_expression(rule)
+        except ModelError as error:
+            raise _unsupported(f"Split ({error})") from None
         return rule
     raise _unsupported(f"Split with behavior {behavior!r} and invert {invert}")
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from edgellm.convert.pipeline import Pair
 from edgellm.convert.tokens import Added, Tokens, matching_ids
-from edgellm.errors import FormatError, show
+from edgellm.errors import FormatError, MissingPackageError, show
 from edgellm.gguf.types import ValueType
 from edgellm.tokenizer.vocabulary import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED
 
@@ -33,7 +33,10 @@ def read_sentencepiece(
 
     Raises FormatError for a damaged model.
     """
-    import sentencepiece
+    try:
+        import sentencepiece
+    except ModuleNotFoundError:
+        raise MissingPackageError("A checkpoint with tokenizer.model alone", "sentencepiece") from None
 
     library = sentencepiece.SentencePieceProcessor()
     try:

@@ -24,7 +24,7 @@ from edgellm.convert.tokens import Added, added_tokens
 from edgellm.errors import EdgeLLMError, FormatError, ModelError, show
 from edgellm.gguf.types import ValueType
 from edgellm.tokenizer import Tokenizer
-from edgellm.tokenizer.pretokenize import is_panic
+from edgellm.tokenizer.library import is_panic
 
 TEST_TEXTS = "edgellm.tokenizer.test_texts"
 TEST_IDS = "edgellm.tokenizer.test_ids"

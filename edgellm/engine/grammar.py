@@ -17,7 +17,7 @@ from edgellm.chat.schema import check_pattern, grammar_schema
 from edgellm.device.memory import free_addresses
 from edgellm.engine.options import Constraint
 from edgellm.engine.trial import TOO_COSTLY, Trial
-from edgellm.errors import EdgeLLMError, NoMemoryError, UsageError
+from edgellm.errors import EdgeLLMError, MissingPackageError, NoMemoryError, UsageError
 from edgellm.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -131,7 +131,10 @@ class GrammarCompiler:
             return str(error)
 
     def _build(self, constraint: Constraint) -> llguidance.LLMatcher:
-        import llguidance
+        try:
+            import llguidance
+        except ModuleNotFoundError:
+            raise MissingPackageError(f"A {constraint.kind}", "llguidance") from None
 
         refused = self._refused.get(constraint)
         if refused is not None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from edgellm import _native
 from edgellm.errors import FormatError, ModelError, UnsupportedError
-from edgellm.tokenizer.alphabet import BYTE_TO_CHAR, SPACE
-from edgellm.tokenizer.merge import PieceCache, merge_pairs
-from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec
-from edgellm.tokenizer.pretokenize import PreTokenizer
-from edgellm.tokenizer.table import Value, string_table, strings
+from edgellm.tokenizer.pre_names import PRE_TOKENIZERS, PreTokenizerSpec, Rule, Thousands
+from edgellm.tokenizer.table import StringTable, Value, string_table, strings
 from edgellm.tokenizer.vocabulary import MAX_MERGES, Vocabulary, flag, text_value
 
 MAX_PRE_REGEXES = 32
 MAX_PRE_REGEX_CHARS = 8_192
-MAX_KNOWN_PAIRS = 16_384
-MAX_KNOWN_CHARS = 512
 
 
 def pre_tokenizer_spec(metadata: Mapping[str, Value], vocabulary: Vocabulary) -> PreTokenizerSpec:
@@ -58,16 +54,20 @@ class BpeEncoder:
     def __init__(self, metadata: Mapping[str, Value], vocabulary: Vocabulary, spec: PreTokenizerSpec) -> None:
         self._merges = string_table(metadata, "tokenizer.ggml.merges", MAX_MERGES)
         self._vocabulary = vocabulary
-        self._spec = spec
-        self._pre_tokenizer = PreTokenizer(spec.rules, from_file="edgellm.tokenizer.pre_regexes" in metadata)
-        self._pieces = PieceCache(self._encode_piece)
-        self._ranks: dict[tuple[str, str], int | None] = {}
+        with vocabulary.translated():
+            self._native = _native.BpeEncoder(
+                vocabulary.tokens.native,
+                self._merges.native,
+                *vocabulary.plain_tokens(),
+                rules=native_rules(spec.rules),
+                ignore_merges=spec.ignore_merges,
+                byte_level=spec.byte_level,
+            )
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`; raises ModelError where the merges and the vocabulary contradict each other."""
-        if not self._spec.byte_level:
-            text = text.replace(" ", SPACE)
-        return self._pieces.encode(self._pre_tokenizer.split(text))
+        with self._vocabulary.translated():
+            return self._native.encode(text)
 
     def check(self) -> None:
         """Look at every merge; raises ModelError for one whose parts or result are not tokens."""
@@ -80,45 +80,25 @@ class BpeEncoder:
                     "tokenizer.ggml.tokens: convert the model anew"
                 )
 
-    def _priority(self, left: str, right: str) -> int | None:
-        known = self._ranks
-        pair = (left, right)
-        if pair in known:
-            return known[pair]
-        found = self._merges.find(f"{left} {right}")
-        rank = None if found < 0 else found
-        # A text of few characters asks for the same pairs again and again.
-        if len(left) + len(right) <= MAX_KNOWN_CHARS:
-            if len(known) >= MAX_KNOWN_PAIRS:
-                known.clear()
-            known[pair] = rank
-        return rank
 
-    def _encode_piece(self, piece: str) -> list[int]:
-        plain_id = self._vocabulary.plain_id
-        if self._spec.byte_level:
-            word = piece.encode().decode("latin-1").translate(BYTE_TO_CHAR)
-        else:
-            word = piece
-        # Gemma's runs of newlines are tokens that no merges lead to.
-        if self._spec.ignore_merges or not word.strip("\n"):
-            whole = plain_id(word)
-            if whole >= 0:
-                return [whole]
-        ids: list[int] = []
-        for symbol in merge_pairs(list(word), self._priority):
-            token = plain_id(symbol)
-            if token >= 0:
-                ids.append(token)
-            elif len(symbol) > 1:
-                raise ModelError(
-                    f"tokenizer.ggml.merges makes {symbol[:80]!r}, which is not in tokenizer.ggml.tokens: "
-                    "convert the model anew"
-                )
-            elif self._spec.byte_level:
-                # A byte the vocabulary does not have (some lack bytes that valid UTF-8 seldom holds)
-                # has no id: it is left out, as in `tokenizers` and llama.cpp.
-                continue
-            else:
-                ids += self._vocabulary.byte_fallback(symbol)
-        return ids
+def native_rules(rules: Sequence[Rule]) -> list[tuple[str, str]]:
+    """The rules as the native part takes them: (expression, category of groups of three or "")."""
+    return [(rule.run, rule.category) if isinstance(rule, Thousands) else (rule, "") for rule in rules]
+
+
+def check_expression(expression: str) -> None:
+    """Raise ModelError for an expression that texts cannot be cut by."""
+    nothing = StringTable.of(())
+    try:
+        _native.BpeEncoder(
+            nothing.native,
+            nothing.native,
+            b"",
+            [-1] * 256,
+            -1,
+            rules=[(expression, "")],
+            ignore_merges=False,
+            byte_level=True,
+        )
+    except _native.ModelError as error:
+        raise ModelError(str(error)) from None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from edgellm.errors import FormatError, ModelError
 from edgellm.tokenizer.alphabet import SPACE
-from edgellm.tokenizer.pretokenize import is_panic
 from edgellm.tokenizer.table import Value, integers
 from edgellm.tokenizer.vocabulary import BYTE, UNUSED, Vocabulary, flag
 
@@ -90,6 +89,11 @@ class UnigramEncoder:
         if self._prefix and not text.startswith(SPACE):
             text = SPACE + text
         return [token.id for token in self._library.model.tokenize(text)]
+
+
+def is_panic(error: BaseException) -> bool:
+    """True if the `tokenizers` library gave up on its input, which it says without an Exception."""
+    return type(error).__name__ == "PanicException"
 
 
 def _unknown(vocabulary: Vocabulary) -> int:

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgellm.errors import FormatError, ModelError, UnsupportedError, show
 from edgellm.tokenizer.alphabet import SPACE
-from edgellm.tokenizer.library import weighted
-from edgellm.tokenizer.pretokenize import is_panic
+from edgellm.tokenizer.library import is_panic, weighted
 from edgellm.tokenizer.table import Value, string_table
 from edgellm.tokenizer.vocabulary import BYTE, MAX_MERGES, UNUSED, Vocabulary, text_value
 

@@ -44,10 +44,10 @@ class StringTable:
 
     def __init__(self, data: memoryview, start: int, n: int) -> None:
         """As StringsInPlace; ValueError if a string leaves the data, or for more than 4 GiB of them."""
-        self._table = _native.StringTable(data, start, n)
-        self.raw = self._table.raw  # the bytes of the string at an index
+        self.native = _native.StringTable(data, start, n)
+        self.raw = self.native.raw  # the bytes of the string at an index
         # The number of bytes of the longest string.
-        self.longest = self._table.longest
+        self.longest = self.native.longest
 
     @classmethod
     def of(cls, strings: Sequence[str]) -> StringTable:
@@ -57,7 +57,7 @@ class StringTable:
         return cls(memoryview(data), 0, len(encoded))
 
     def __len__(self) -> int:
-        return len(self._table)
+        return len(self.native)
 
     def text(self, index: int) -> str:
         """One string; bytes that are not UTF-8 are kept as surrogates."""
@@ -65,11 +65,11 @@ class StringTable:
 
     def find(self, text: str) -> int:
         """The lowest index of `text`, -1 if it is not in the table."""
-        return self._table.find(text.encode("utf-8", "surrogateescape"))
+        return self.native.find(text.encode("utf-8", "surrogateescape"))
 
     def repeated(self) -> tuple[int, int] | None:
         """The indices of the first string (not the empty one) that occurs again, and of where it does."""
-        return self._table.repeated()
+        return self.native.repeated()
 
 
 def string_table(metadata: Mapping[str, Value], key: str, limit: int) -> StringTable:

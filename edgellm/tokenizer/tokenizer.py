@@ -37,6 +37,7 @@ _AFTER_KEY = "edgellm.tokenizer.after_ids"
 
 if TYPE_CHECKING:
     from edgellm.tokenizer.pipeline import PipelineEncoder
+    from edgellm.tokenizer.pre_names import PreTokenizerSpec
 
     class _Encoder(Protocol):
         def encode(self, text: str) -> list[int]: ...
@@ -54,6 +55,7 @@ class Tokenizer:
         self._byte_level = False
         self._suffix = ""
         add_bos, add_eos, space_prefix = False, False, False
+        self._rules: PreTokenizerSpec | None = None
         self._encoder: _Encoder
         self._pipeline: PipelineEncoder | None = None
         self._slow_checks: list[Callable[[], None]] = []
@@ -68,7 +70,7 @@ class Tokenizer:
 
             spec = pre_tokenizer_spec(metadata, vocabulary)
             encoder = BpeEncoder(metadata, vocabulary, spec)
-            self._encoder = encoder
+            self._encoder, self._rules = encoder, spec
             self._slow_checks.append(encoder.check)
             self._byte_level = spec.byte_level
             add_bos = spec.add_bos
@@ -264,6 +266,46 @@ class Tokenizer:
         """Check what takes too long for every start; raises ModelError if it is wrong."""
         for check in self._slow_checks:
             check()
+
+    def portable(self) -> dict[str, object]:
+        """What native/api/embedded.cc wants to know beside the vocabulary, by its names.
+
+        Raises UnsupportedError for a tokenizer that the native part has no code for.
+        """
+        vocabulary = self._vocabulary
+        if self._pipeline is not None or vocabulary.model not in ("gpt2", "gemma4", "llama"):
+            raise UnsupportedError(
+                f"its tokenizer ({vocabulary.model}) needs the `tokenizers` library, which only Python has"
+            )
+        if self._normal_form:
+            raise UnsupportedError(
+                f"its tokenizer normalizes text ({self._normal_form}), which only Python does"
+            )
+        described: dict[str, object] = {
+            "tokenizer": "spm" if self._rules is None else "bpe",
+            "control_ids": [token for token in range(self.n_vocab) if vocabulary.types[token] == CONTROL],
+            "marker_ids": sorted(vocabulary.markers),
+            "lstrip_ids": sorted(vocabulary.lstrip_ids),
+            "rstrip_ids": sorted(vocabulary.rstrip_ids),
+            "single_word_ids": sorted(vocabulary.single_word_ids),
+            "before_ids": self._before,
+            "after_ids": self._after,
+            "end_ids": sorted(self.eog_ids),
+            "unknown_id": vocabulary.special_ids.get("unk", -1),
+            "begin_id": self.bos_id if self.adds_bos and self.bos_id is not None else -1,
+            "space_prefix": self._prefix or "none",
+        }
+        if self._rules is not None:
+            from edgellm.tokenizer.bpe import native_rules
+
+            rules = native_rules(self._rules.rules)
+            described |= {
+                "rules": [expression for expression, _ in rules],
+                "rule_categories": [category for _, category in rules],
+                "ignore_merges": self._rules.ignore_merges,
+                "byte_level": self._rules.byte_level,
+            }
+        return described
 
     def _encode(self, text: str, trusted: bytes | bytearray, *, add_special: bool, strict: bool) -> list[int]:
         ids = list(self._before) if add_special else []

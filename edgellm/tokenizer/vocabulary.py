@@ -7,8 +7,10 @@ the first token; only the few that are not normal tokens are looked at one by on
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
+from edgellm import _native
 from edgellm.errors import FormatError, ModelError, UnsupportedError, show
 from edgellm.tokenizer.table import StringTable, Value, integers, numbers, string_table
 
@@ -100,23 +102,18 @@ class Vocabulary:
         """True for control and unknown tokens, which plain text never becomes."""
         return self.types[token] in (CONTROL, UNKNOWN)
 
-    def plain_id(self, text: str) -> int:
-        """The token that plain text may become, -1 if there is none."""
-        token = self.tokens.find(text)
-        return -1 if token < 0 or self.hidden[token] else token
+    def plain_tokens(self) -> tuple[bytes, list[int], int]:
+        """The tokens that text may become, for the native encoders: hidden ones, byte tokens, unknown."""
+        byte_ids = [-1 if token is None else token for token in self.byte_ids]
+        return bytes(self.hidden), byte_ids, self.special_ids.get("unk", -1)
 
-    def byte_fallback(self, text: str) -> list[int]:
-        """The byte tokens of a text that is not a token; the unknown token where there are none."""
-        ids = [token for byte in text.encode() if (token := self.byte_ids[byte]) is not None]
-        if len(ids) == len(text.encode()):
-            return ids
-        unknown = self.special_ids.get("unk")
-        if unknown is None:
-            raise ModelError(
-                f"the vocabulary has no token for {text[:80]!r}, no byte tokens and no unknown token: "
-                "convert the model anew"
-            )
-        return [unknown]
+    @contextmanager
+    def translated(self) -> Iterator[None]:
+        """Raise the native encoders' errors as the package's own."""
+        try:
+            yield
+        except _native.ModelError as error:
+            raise ModelError(str(error)) from None
 
 
 def read_vocabulary(metadata: Mapping[str, Value]) -> Vocabulary:

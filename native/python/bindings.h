@@ -5,6 +5,7 @@
 #include <nanobind/nanobind.h>
 
 void bind_calibrate(nanobind::module_& m);
+void bind_encoders(nanobind::module_& m);
 void bind_engine(nanobind::module_& m);
 void bind_machine(nanobind::module_& m);
 void bind_quantize(nanobind::module_& m);

@@ -17,4 +17,5 @@ NB_MODULE(_native, m) {
     bind_sampling(m);
     bind_quantize(m);
     bind_text(m);
+    bind_encoders(m);
 }

@@ -48,6 +48,9 @@ EXTENSION_USERS = (
     "edgellm.gguf.mapping",
     "edgellm.gguf.metadata",
     "edgellm.tokenizer.table",
+    "edgellm.tokenizer.bpe",
+    "edgellm.tokenizer.spm",
+    "edgellm.tokenizer.vocabulary",
 )
 
 # Each part of native and the parts that it may include, besides itself; what those may include, it may too.
@@ -57,7 +60,9 @@ INCLUDES: dict[str, set[str]] = {
     "kernels": {"formats", "base"},
     "matrix": {"base"},
     "quantize": {"formats", "matrix", "base"},
-    "text": set(),
+    "text": {"base"},
+    "gguf": {"text", "formats"},
+    "api": {"runtime", "gguf", "text"},
     "program": {"formats", "base"},
     "runtime": {"program", "kernels"},
     "python": {"runtime", "matrix", "quantize", "text"},

@@ -31,6 +31,20 @@ void drop_file_pages(const void* data, size_t bytes);
 // Gives freed memory of the heap back to the system.
 void trim_heap();
 
+// A file, or a part of one, mapped for reading. It stays as it is when the file's name goes.
+struct FileMapping {
+    const uint8_t* data = nullptr;
+    size_t bytes = 0;
+    void* base = nullptr;  // what is mapped: whole pages
+    size_t base_bytes = 0;
+};
+// Both throw std::system_error with the system's reason. path: UTF-8.
+FileMapping map_file(const char* path);
+// bytes: 0 for all from `offset` on. The descriptor stays the caller's. std::errc::invalid_argument if the
+// file has no such part.
+FileMapping map_descriptor(int descriptor, uint64_t offset, uint64_t bytes);
+void unmap_file(const FileMapping& mapping);
+
 // Calls `mend` with the address when a page of a mapped file turns out to be past the file's end. `mend`
 // returns true if the page can be read now; otherwise the fault takes its course. Runs inside a signal
 // handler. No-op on Windows, where a mapped file cannot be shortened.

@@ -5,6 +5,8 @@
 #include <bit>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
+#include <system_error>
 #include <thread>
 
 namespace {
@@ -41,6 +43,32 @@ void test_memory() {
     os::trim_heap();
 }
 
+void test_files(const char* path) {
+    const os::FileMapping whole = os::map_file(path);
+    check(whole.data != nullptr && whole.bytes > 4096, "this program's own file was not mapped");
+    std::FILE* file = std::fopen(path, "rb");
+    check(file != nullptr, "this program's own file was not opened");
+    const uint64_t offset = 4001;
+#if defined(_WIN32)
+    const int descriptor = _fileno(file);
+#else
+    const int descriptor = fileno(file);
+#endif
+    const os::FileMapping part = os::map_descriptor(descriptor, offset, 90);
+    std::fclose(file);
+    check(part.bytes == 90 && std::memcmp(part.data, whole.data + offset, 90) == 0,
+          "a part of a file differs");
+    os::unmap_file(part);
+    os::unmap_file(whole);
+    bool refused = false;
+    try {
+        os::map_file("no/such/file");
+    } catch (const std::system_error& error) {
+        refused = error.code() == std::errc::no_such_file_or_directory;
+    }
+    check(refused, "a file that is not there was mapped");
+}
+
 void test_cpus() {
     const size_t n = os::usable_cpus();
     check(n >= 1 && n <= 65536, "the number of CPUs is not plausible");
@@ -73,8 +101,9 @@ void test_sleep() {
 
 }  // namespace
 
-int main() {
+int main(int, char** arguments) {
     test_memory();
+    test_files(arguments[0]);
     test_cpus();
     test_sleep();
     return failures == 0 ? 0 : 1;

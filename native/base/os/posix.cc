@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: MIT
 // Calls that all POSIX systems have in common.
+#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <system_error>
 
 #include "base/os/os.h"
 
@@ -56,6 +59,41 @@ void unmap(void* data, size_t bytes) {
 
 void drop_file_pages(const void* data, size_t bytes) {
     madvise(const_cast<void*>(data), bytes, MADV_DONTNEED);
+}
+
+FileMapping map_file(const char* path) {
+    const int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    if (descriptor < 0) throw std::system_error(errno, std::generic_category());
+    try {
+        const FileMapping mapping = map_descriptor(descriptor, 0, 0);
+        close(descriptor);
+        return mapping;
+    } catch (...) {
+        close(descriptor);
+        throw;
+    }
+}
+
+FileMapping map_descriptor(int descriptor, uint64_t offset, uint64_t bytes) {
+    struct stat status;
+    if (fstat(descriptor, &status) != 0) throw std::system_error(errno, std::generic_category());
+    const auto size = static_cast<uint64_t>(std::max<off_t>(status.st_size, 0));
+    if (S_ISDIR(status.st_mode)) throw std::system_error(EISDIR, std::generic_category());
+    if (offset >= size || bytes > size - offset || size > SIZE_MAX)
+        throw std::system_error(EINVAL, std::generic_category());
+    FileMapping mapping;
+    mapping.bytes = static_cast<size_t>(bytes == 0 ? size - offset : bytes);
+    const auto before = static_cast<size_t>(offset % page_size());
+    mapping.base_bytes = mapping.bytes + before;
+    mapping.base = mmap(nullptr, mapping.base_bytes, PROT_READ, MAP_SHARED, descriptor,
+                        static_cast<off_t>(offset - before));
+    if (mapping.base == MAP_FAILED) throw std::system_error(errno, std::generic_category());
+    mapping.data = static_cast<const uint8_t*>(mapping.base) + before;
+    return mapping;
+}
+
+void unmap_file(const FileMapping& mapping) {
+    munmap(mapping.base, mapping.base_bytes);
 }
 
 void on_torn_page(bool (*mend)(uintptr_t address)) {

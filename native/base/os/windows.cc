@@ -2,10 +2,13 @@
 // Windows 8 and later.
 #define WIN32_LEAN_AND_MEAN
 #define NOMINMAX
+#include <io.h>
 #include <windows.h>
 
 #include <algorithm>
 #include <bit>
+#include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -13,11 +16,67 @@
 #include "base/parking.h"
 
 namespace edgellm::os {
+namespace {
+
+[[noreturn]] void fail(DWORD error) {
+    throw std::system_error(static_cast<int>(error), std::system_category());
+}
+
+FileMapping map_handle(HANDLE file, uint64_t offset, uint64_t bytes) {
+    LARGE_INTEGER length;
+    if (!GetFileSizeEx(file, &length)) fail(GetLastError());
+    const auto size = static_cast<uint64_t>(length.QuadPart);
+    if (offset >= size || bytes > size - offset) fail(ERROR_INVALID_PARAMETER);
+    const HANDLE section = CreateFileMappingW(file, nullptr, PAGE_READONLY, 0, 0, nullptr);
+    if (section == nullptr) fail(GetLastError());
+    SYSTEM_INFO info;
+    GetSystemInfo(&info);
+    FileMapping mapping;
+    mapping.bytes = static_cast<size_t>(bytes == 0 ? size - offset : bytes);
+    const uint64_t begin = offset / info.dwAllocationGranularity * info.dwAllocationGranularity;
+    mapping.base_bytes = mapping.bytes + static_cast<size_t>(offset - begin);
+    mapping.base = MapViewOfFile(section, FILE_MAP_READ, static_cast<DWORD>(begin >> 32),
+                                 static_cast<DWORD>(begin), mapping.base_bytes);
+    const DWORD error = GetLastError();
+    CloseHandle(section);  // the view keeps it
+    if (mapping.base == nullptr) fail(error);
+    mapping.data = static_cast<const uint8_t*>(mapping.base) + (offset - begin);
+    return mapping;
+}
+
+}  // namespace
 
 size_t page_size() {
     SYSTEM_INFO info;
     GetSystemInfo(&info);
     return info.dwPageSize;
+}
+
+FileMapping map_file(const char* path) {
+    const int n = MultiByteToWideChar(CP_UTF8, 0, path, -1, nullptr, 0);
+    std::wstring wide(static_cast<size_t>(std::max(n, 1)), L'\0');
+    if (n > 0) MultiByteToWideChar(CP_UTF8, 0, path, -1, wide.data(), n);
+    const HANDLE file = CreateFileW(wide.c_str(), GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_DELETE, nullptr,
+                                    OPEN_EXISTING, FILE_ATTRIBUTE_NORMAL, nullptr);
+    if (file == INVALID_HANDLE_VALUE) fail(GetLastError());
+    try {
+        const FileMapping mapping = map_handle(file, 0, 0);
+        CloseHandle(file);
+        return mapping;
+    } catch (...) {
+        CloseHandle(file);
+        throw;
+    }
+}
+
+FileMapping map_descriptor(int descriptor, uint64_t offset, uint64_t bytes) {
+    const auto file = reinterpret_cast<HANDLE>(_get_osfhandle(descriptor));
+    if (file == INVALID_HANDLE_VALUE) fail(ERROR_INVALID_HANDLE);
+    return map_handle(file, offset, bytes);
+}
+
+void unmap_file(const FileMapping& mapping) {
+    UnmapViewOfFile(mapping.base);
 }
 
 size_t memory_bytes() {

@@ -6,5 +6,6 @@
 
 void bind_attention(nanobind::module_& m);
 void bind_linear(nanobind::module_& m);
+void bind_pre_tokenizer(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
 void bind_state(nanobind::module_& m);

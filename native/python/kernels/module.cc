@@ -18,4 +18,5 @@ NB_MODULE(_native_kernels, m) {
     bind_attention(m);
     bind_state(m);
     bind_linear(m);
+    bind_pre_tokenizer(m);
 }
