@@ -132,6 +132,8 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
                 size += len(piece)
                 budget.check_text(size)
                 pieces.append(piece)
+            # Here, because the block of a filter such as `list` is no text, as in Jinja itself.
+            return "".join(pieces)
         except TemplateError:
             raise
         except SecurityError as error:
@@ -142,7 +144,6 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
             raise TemplateError(f"The chat template fails{_where(template, error)}: {text[:300]}") from None
         finally:
             self._active.budget = None
-        return "".join(pieces)
 
     @property
     def budget(self) -> Budget:

@@ -303,6 +303,17 @@ def test_an_error_names_the_line(environment: TemplateSandbox) -> None:
 
 
 @pytest.mark.parametrize(
+    "name", ["list", "length", "count", "int", "float", "sort", "unique", "batch(2)", "items"]
+)
+def test_the_block_of_a_filter_that_makes_no_text_is_an_error(
+    environment: TemplateSandbox, name: str
+) -> None:
+    for source in (f"{{% filter {name} %}}ab{{% endfilter %}}", f"{{% filter {name} %}}{{% endfilter %}}"):
+        with pytest.raises(TemplateError):
+            render(environment, source)
+
+
+@pytest.mark.parametrize(
     "expression",
     ["texts|sort", "texts|unique|list", "texts|map('lower')|sort", "dict(texts|batch(2))|dictsort"],
 )
