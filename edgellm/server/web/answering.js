@@ -14,7 +14,7 @@ const MISSES = 3;
  * An answer under way.
  *
  * message: gets content, thoughts, reason, timings, firstMs, and answerId as long as the server keeps it. onNews: called
- * when the message or the status, a text such as "Loading", has changed.
+ * when the message or the status, a text such as "Loading", has changed. dropped: messages that the server left out.
  */
 export class Answering {
   constructor(message, key, onNews) {
@@ -23,6 +23,7 @@ export class Answering {
     this.pieces = 0;
     this.firstAt = 0;
     this.stopped = false;
+    this.dropped = 0;
     this._key = key;
     this._onNews = onNews;
     this._controller = new AbortController();
@@ -115,7 +116,8 @@ export class Answering {
       if (this.left) return;
       this._begun = true;
       this._failingSince = 0;
-      if (piece.progress) this._read(piece.progress);
+      if (piece.dropped) this.dropped = piece.dropped;
+      else if (piece.progress) this._read(piece.progress);
       else if (piece.reason) Object.assign(this.message, { reason: piece.reason, timings: piece.timings });
       else {
         content += piece.text ?? "";

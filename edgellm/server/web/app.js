@@ -3,7 +3,7 @@
 import { Answering } from "./answering.js";
 import { allChats, branch, dropVersion, loadSettings, newChat, saveChat, saveSettings, showVersion, updateChat } from "./chats.js";
 import { LostError, ServerError } from "./completion.js";
-import { dropOldest, isFull, keepFrom, kept, textOf, tokens } from "./context.js";
+import { keepFrom, kept, textOf, tokens } from "./context.js";
 import { $, button, copy } from "./dom.js";
 import { hasFiles, startFiles, takeFiles } from "./files.js";
 import { chosen, context, learnContext, models, showModels } from "./models.js";
@@ -24,7 +24,7 @@ let settings = loadSettings();
 let chat = newChat();
 let running = null; // the answer under way in this conversation
 let keeping = false; // true if the server keeps conversations
-let agreed = false; // to leave out messages, as many as it takes for this answer
+let agreed = false; // to leave out messages for this answer
 
 function notify(text, ...buttons) {
   const end = atEnd();
@@ -93,6 +93,7 @@ function request(into, going) {
   const given = kept(chat).filter((message) => going || message !== into);
   const turns = given.map((message) => ({ role: message.role, content: textOf(message) }));
   const body = { model: chosen().name, messages: [...system, ...turns], ...Object.fromEntries(sampling) };
+  if (settings.full !== "ask" || agreed) body.truncation = "auto";
   if (going) body.continue_final_message = true;
   // Thinking is over: the answer goes on with its words.
   if (going && into.thoughts) body.reasoning_effort = "none";
@@ -102,7 +103,6 @@ function request(into, going) {
 /** Have the last question answered: into a new message, or `into` one that is there; or have the last answer go on. */
 async function answer({ into = null, going = false } = {}) {
   if (!chosen()) return;
-  if (isFull(chat, context()) && settings.full !== "ask") dropOldest(chat);
   const message = into ?? (going ? chat.messages.at(-1) : { role: "assistant", content: "" });
   const body = request(message, going);
   message.model = body.model;
@@ -176,13 +176,14 @@ function ended(mine, message, node, answering, failure) {
     if (message.versions) dropVersion(mine, mine.messages.length - 1);
     else mine.messages.pop();
   }
+  mine.dropped = (mine.dropped ?? 0) + answering.dropped;
   mine.changed = Date.now();
   store(updateChat, mine);
   if (running === answering) running = null;
   if (chat !== mine) return;
   const end = atEnd();
   showRunning(false);
-  if (mine.messages.at(-1) === message) settle(node, message, models.length > 1);
+  if (mine.messages.at(-1) === message && !answering.dropped) settle(node, message, models.length > 1);
   else showChat();
   showRoom();
   if (end) toEnd(); // whoever reads further up stays there
@@ -227,18 +228,13 @@ function explain(error, retry = again) {
     return;
   }
   if (error.code === "context_length_exceeded") {
-    const shorten = () => {
+    const choice = button("Leave out the oldest messages");
+    choice.addEventListener("click", () => {
       notify("");
       agreed = true;
-      if (dropOldest(chat)) retry();
-      else notify(error.message);
-    };
-    if (settings.full !== "ask" || agreed) shorten();
-    else {
-      const choice = button("Leave out the oldest messages");
-      choice.addEventListener("click", shorten);
-      notify(`${error.message} `, choice);
-    }
+      retry();
+    });
+    notify(`${error.message} `, ...(settings.full === "ask" && !agreed ? [choice] : []));
     return;
   }
   const known = error instanceof ServerError || error instanceof LostError;

@@ -98,12 +98,15 @@ async function* pieces(response) {
 }
 
 /**
- * Pieces of an answer: {progress}, {thought} or {text}, and at the end {reason, timings}. Throws ServerError,
+ * Pieces of an answer: {dropped}, the number of messages that were left out, {progress}, {thought} or {text}, and at the end {reason, timings}. Throws ServerError,
  * LostError, or AbortError once `signal` has been used.
  */
 export async function* complete(body, key, signal) {
   const asked = { ...body, stream: true, return_progress: true };
-  yield* pieces(await ask("v1/chat/completions", key, { method: "POST", body: JSON.stringify(asked), signal }));
+  const response = await ask("v1/chat/completions", key, { method: "POST", body: JSON.stringify(asked), signal });
+  const dropped = Number(response.headers.get("X-Edgellm-Dropped-Messages"));
+  if (dropped) yield { dropped };
+  yield* pieces(response);
 }
 
 /** Pieces of an answer that the server keeps, from its beginning. */

@@ -1,10 +1,5 @@
-// The room of a model's context: how full a conversation makes it, and leaving out its oldest messages.
-
-// So full, a conversation is shortened before the next question, and to so much of its text.
-const FULL = 0.85;
-const KEPT = 0.6;
-
-const length = (messages) => messages.reduce((sum, message) => sum + textOf(message).length, 0);
+// The room of a model's context: how full a conversation makes it, and the messages that the model still gets.
+// The server leaves out the oldest ones of a conversation that is too long, and says how many.
 
 /** A message with the files that came with it, as the model gets it. */
 export function textOf(message) {
@@ -27,22 +22,4 @@ export function keepFrom(chat, place) {
 export function tokens(chat) {
   const timings = chat.messages.findLast((message) => message.timings)?.timings;
   return timings ? timings.cache_n + timings.prompt_n + timings.predicted_n : 0;
-}
-
-/** True if the next answer would have little room in a context of so many tokens. */
-export function isFull(chat, n_ctx) {
-  return n_ctx > 0 && tokens(chat) > FULL * n_ctx;
-}
-
-/** Leave out the oldest exchanges; false if nothing but the last question is left. */
-export function dropOldest(chat) {
-  const all = chat.messages;
-  const most = KEPT * length(kept(chat));
-  const before = chat.dropped ?? 0;
-  let place = before;
-  // The kept part begins with a question.
-  const next = () => all.findIndex((message, i) => i > place && message.role === "user");
-  while (next() > 0 && (place === before || length(all.slice(place)) > most)) place = next();
-  chat.dropped = place;
-  return place > before;
 }

@@ -1,4 +1,4 @@
-// Text files that go with a message: attached, dropped or pasted.
+// Text files and the texts of PDF files that go with a message: attached, dropped or pasted.
 
 import { $, button, make } from "./dom.js";
 import { sizeOf } from "./view.js";
@@ -27,6 +27,23 @@ export function takeFiles() {
 
 export const hasFiles = () => files.length > 0;
 
+/** The text of a file; throws an Error with a sentence for one that has none. */
+async function read(file, most) {
+  if (file.type === "application/pdf" || /\.pdf$/i.test(file.name)) {
+    const { pdfText } = await import("./pdf.js");
+    return pdfText(file, most);
+  }
+  if (file.size > most * 2) throw new Error(`is too long: ${sizeOf(file.size)}`);
+  let text;
+  try {
+    text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
+  } catch {
+    text = "\0";
+  }
+  if (text.includes("\0")) throw new Error("is no text file; text, code, CSV, JSON, PDF and the like can be read");
+  return text.replaceAll("\r\n", "\n");
+}
+
 /** Add files; `refuse` gets a sentence for one that cannot be added. n_ctx: tokens that the model holds, 0: unknown. */
 async function add(given, n_ctx, refuse) {
   for (const file of given) {
@@ -34,18 +51,14 @@ async function add(given, n_ctx, refuse) {
       refuse(`At most ${MAX_FILES} files go with a message.`);
       break;
     }
-    if (n_ctx && file.size > n_ctx * CHARS_PER_TOKEN * 2) {
-      refuse(`${file.name} is too long: ${sizeOf(file.size)}, and the model holds about ${sizeOf(n_ctx * CHARS_PER_TOKEN)} of text.`);
-      continue;
-    }
-    let text;
+    const name = file.name || "pasted.txt";
     try {
-      text = new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer());
-    } catch {
-      text = "\0";
+      const text = await read(file, n_ctx ? n_ctx * CHARS_PER_TOKEN : Infinity);
+      files.push({ name, text });
+    } catch (error) {
+      const room = error.message.startsWith("is too long") ? `, and the model holds about ${sizeOf(n_ctx * CHARS_PER_TOKEN)} of text` : "";
+      refuse(`${name} ${error.message}${room}.`);
     }
-    if (text.includes("\0")) refuse(`${file.name} is no text file; text, code, CSV, JSON and the like can be read.`);
-    else files.push({ name: file.name || "pasted.txt", text: text.replaceAll("\r\n", "\n") });
   }
   show();
 }

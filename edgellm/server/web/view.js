@@ -80,11 +80,12 @@ function question(message) {
   return make("article", "message user", ...(files.length ? [make("div", "files", ...files)] : []), body, footer);
 }
 
+/** Bytes for a person, as errors.size_text of the server writes them. */
 export function sizeOf(n) {
   if (n < 1000) return `${n} B`;
   for (const unit of ["kB", "MB", "GB"]) {
     n /= 1000;
-    if (n < 1000) return `${n < 10 ? n.toFixed(1) : Math.round(n)} ${unit}`;
+    if (n < 999.5) return `${n < 99.95 ? n.toFixed(1) : Math.round(n)} ${unit}`;
   }
   return `${Math.round(n)} TB`;
 }

@@ -56,3 +56,4 @@ def test_parts_of_the_page_are_short() -> None:
 
 def test_what_others_have_written_comes_with_its_licence() -> None:
     assert "MIT" in (FOLDER / "katex.LICENSE.txt").read_text(encoding="utf-8")
+    assert "Apache License" in (FOLDER / "pdfjs.LICENSE.txt").read_text(encoding="utf-8")
