@@ -8,6 +8,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/edgellm
 COPY pyproject.toml CMakeLists.txt README.md LICENSE /source/
+COPY scripts /source/scripts
 COPY native /source/native
 COPY models /source/models
 COPY edgellm /source/edgellm

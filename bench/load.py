@@ -27,12 +27,14 @@ from pathlib import Path
 
 import httpx
 
+from edgellm.errors import size_text
+
 ROOT = Path(__file__).resolve().parent.parent
 N_PROMPTS = 12
 MAX_TOKENS = 32
 CONTEXT = 512
 # Growth allowed after the warm-up: more threads at once than before, more rows of logits in one step.
-MEMORY_BYTES = 8 << 20
+MEMORY_BYTES = 8_000_000
 WARM_UP = 0.3
 
 HOWS = {"stream": 55, "leave": 15, "cancel": 10, "slow": 10, "too long": 5, "malformed": 5}
@@ -61,7 +63,7 @@ class Report:
             found.append(f"the server has {self.files[1]} open files, and had {self.files[0]}")
         grown = self.anonymous_bytes[1] - self.anonymous_bytes[0]
         if grown > MEMORY_BYTES:
-            found.append(f"the server's memory has grown by {grown >> 20} MiB")
+            found.append(f"the server's memory has grown by {size_text(grown)}")
         for name in ("requests_processing", "requests_deferred", 'requests_total{reason="error"}'):
             if self.metrics[f"edgellm_{name}"]:
                 found.append(f"{name} is {self.metrics[f'edgellm_{name}']:g} at the end")
@@ -69,12 +71,12 @@ class Report:
 
     def __str__(self) -> str:
         ends = ", ".join(f"{name} {n}" for name, n in sorted(self.ends.items()))
-        mib = [f"{size / 2**20:.1f}" for size in self.anonymous_bytes]
+        held = [size_text(size) for size in self.anonymous_bytes]
         return (
             f"{sum(self.ends.values())} requests in {self.seconds:.0f} s: {ends}\n"
             f"{self.n_tokens / self.seconds:.1f} pieces of text/s read by clients\n"
             f"after the warm-up and at the end: {self.files[0]} and {self.files[1]} open files, "
-            f"{mib[0]} and {mib[1]} MiB of memory of its own"
+            f"{held[0]} and {held[1]} of memory of its own"
         )
 
 

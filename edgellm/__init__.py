@@ -73,9 +73,16 @@ def __getattr__(name: str) -> Any:
     """Import public names at their first use, so that `import edgellm` takes almost no time."""
     if name not in __all__:
         raise AttributeError(f"module 'edgellm' has no attribute {name!r}")
-    if name == "convert":
-        return importlib.import_module("edgellm.convert")  # a module that can be called
-    return getattr(importlib.import_module(_MODULES.get(name, "edgellm.errors")), name)
+    try:
+        if name == "convert":
+            return importlib.import_module("edgellm.convert")  # a module that can be called
+        return getattr(importlib.import_module(_MODULES.get(name, "edgellm.errors")), name)
+    except ImportError:
+        from edgellm.errors import missing_engine
+
+        if not (sentence := missing_engine()):
+            raise
+        raise ImportError(sentence) from None
 
 
 def __dir__() -> list[str]:

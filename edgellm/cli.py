@@ -14,7 +14,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from edgellm import __version__
-from edgellm.errors import EdgeLLMError, MissingPackageError, NoMemoryError, UsageError, one_line
+from edgellm.errors import (
+    EdgeLLMError,
+    MissingPackageError,
+    NoMemoryError,
+    UsageError,
+    missing_engine,
+    one_line,
+)
 
 if TYPE_CHECKING:
     from edgellm.commands.options import Command, Option
@@ -68,12 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except EdgeLLMError as error:
         _say(f"edgellm: {one_line(error)}")
         return error.exit_code
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         # Where a package has no build for the system, pip leaves it out (pyproject.toml).
         package = (error.name or "").partition(".")[0]
-        if package in ("", "edgellm"):
+        if isinstance(error, ModuleNotFoundError) and package not in ("", "edgellm"):
+            _say(f"edgellm: {MissingPackageError('this', package)}")
+        elif sentence := missing_engine():
+            _say(f"edgellm: {sentence}")
+        else:
             raise
-        _say(f"edgellm: {MissingPackageError('this', package)}")
         return 1
     except MemoryError:
         _say(f"edgellm: {NoMemoryError('this command')}")

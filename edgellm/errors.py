@@ -1,4 +1,4 @@
-"""Errors that edgellm raises on purpose, and the safe printing of foreign text.
+"""Errors that edgellm raises on purpose, sizes in words, and the safe printing of foreign text.
 
 Each message is one sentence: it names the file, the field, what was found, what was expected and what to do
 next. The command line prints the message and exits with `exit_code`; the server answers with `http_status`.
@@ -83,7 +83,7 @@ class MissingPackageError(BackendError):
     def __init__(self, purpose: str, package: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed; "
-            f"install it with `pip install {package}`"
+            f"install it with {pip_install(package)}"
         )
 
 
@@ -102,13 +102,43 @@ def _address_limit() -> str:
     most = address_space()
     if most is None:
         return ""
-    return f"; the address space of at most {most / 2**20:.0f} MiB (ulimit -v) is used up"
+    return f"; the address space of at most {size_text(most)} (ulimit -v) is used up"
+
+
+def pip_install(*packages: str) -> str:
+    """Command that installs packages for the Python that runs here, whatever `pip` on the path is."""
+    import shlex
+    import sys
+
+    return f"`{shlex.join([sys.executable or 'python', '-m', 'pip', 'install', *packages])}`"
+
+
+def missing_engine() -> str:
+    """Sentence for a folder of sources without the compiled engine; empty if the engine is there."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    if find_spec("edgellm._native") is not None:
+        return ""
+    return (
+        f"{Path(__file__).parent} holds no compiled engine: start Python in another folder to use the "
+        f"installed edgellm, or compile it in place with {pip_install('-e', '.')}"
+    )
 
 
 class FileChangedError(BackendError):
     """A model's file was shortened or overwritten while the model was in use."""
 
     http_status = 503
+
+
+def size_text(n_bytes: float) -> str:
+    """Bytes for a person, in powers of 1000: `98.4 MB`, `253 MB`, `2.5 GB` (the page's `sizeOf`)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if n_bytes < 999.5:
+            return f"{n_bytes:.{1 if unit != 'B' and n_bytes < 99.95 else 0}f} {unit}"
+        n_bytes /= 1000
+    return f"{n_bytes:.1f} TB"
 
 
 # ---- Foreign text in messages and on terminals ----

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgellm.backends.base import Flags, Floats, Ids, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
-from edgellm.errors import BackendError, UnsupportedError
+from edgellm.errors import BackendError, UnsupportedError, pip_install
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 
@@ -23,7 +23,7 @@ try:
 except ImportError as error:
     raise BackendError(
         f"The llama_cpp backend needs llama-cpp-python ({error}); install it with "
-        "`pip install llama-cpp-python`"
+        f"{pip_install('llama-cpp-python')}"
     ) from None
 
 BLOCK_TOKENS = 32

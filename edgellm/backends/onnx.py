@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from edgellm.backends.base import Flags, Floats, Ids, Ints, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
-from edgellm.errors import BackendError, FileError
+from edgellm.errors import BackendError, FileError, pip_install
 from edgellm.program import Program
 
 try:
     import onnxruntime
 except ImportError as error:
     raise BackendError(
-        f"The onnx backend needs onnxruntime ({error}); install it with `pip install onnxruntime`"
+        f"The onnx backend needs onnxruntime ({error}); install it with {pip_install('onnxruntime')}"
     ) from None
 
 # Earlier versions see past sliding windows, or lack 8-bit embeddings.
@@ -32,7 +32,7 @@ _OLDEST = (1, 24)
 if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < _OLDEST:
     raise BackendError(
         f"The onnx backend needs onnxruntime {_OLDEST[0]}.{_OLDEST[1]} or newer, found "
-        f"{onnxruntime.__version__}; install it with `pip install -U onnxruntime`"
+        f"{onnxruntime.__version__}; install it with {pip_install('-U', 'onnxruntime')}"
     )
 
 # Arrays grow by this many tokens, and are copied each time.

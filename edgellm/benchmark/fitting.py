@@ -19,7 +19,7 @@ from edgellm.device.memory import total_memory
 from edgellm.engine.load_options import DEFAULT_CONTEXT, LoadOptions
 from edgellm.engine.loading import planned_memory, reachable_memory
 from edgellm.engine.planning import plan
-from edgellm.errors import UnsupportedError
+from edgellm.errors import UnsupportedError, size_text
 from edgellm.families import trained_context
 from edgellm.gguf.reader import GGUFFile
 
@@ -45,7 +45,7 @@ class Fit:
 
     def sentence(self) -> str:
         """The fit in words, for people."""
-        parts = [f"{self.memory / 1e9:.1f} GB of memory at a context of {self.n_ctx} tokens"]
+        parts = [f"{size_text(self.memory)} of memory at a context of {self.n_ctx} tokens"]
         for name, tok_s in (("prompts", self.speed.prompt_tok_s), ("answers", self.speed.answer_tok_s)):
             if tok_s is not None:
                 low, high = self.speed.span(tok_s)

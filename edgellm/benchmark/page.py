@@ -10,6 +10,7 @@ from typing import TypeVar
 from edgellm.benchmark.comparison import Line, Named, interval, joules, lines, problems, ratio, share, shown
 from edgellm.benchmark.plots import Bar, Curve, Group, bars, curves
 from edgellm.benchmark.report import Row
+from edgellm.errors import size_text
 
 _STYLE = """
 :root { --ink: #1c2430; --paper: #fff; --soft: #5b6675; --grid: #e3e7ec; --warn: #a33a00;
@@ -175,7 +176,7 @@ def _fact(key: str, value: object) -> str:
     if value is None:
         return ""
     if key == "memory" and isinstance(value, int):
-        return f"{value / 1e9:.1f} GB"
+        return size_text(value)
     if isinstance(value, list):
         return "; ".join(
             ", ".join(f"{name.replace('_', ' ')} {item}" for name, item in kind.items() if item is not None)

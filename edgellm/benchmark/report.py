@@ -23,6 +23,7 @@ from edgellm.benchmark.version import build_commit
 from edgellm.device.cores import cpu_name
 from edgellm.device.limits import Limits
 from edgellm.engine.kv_types import KV_TYPES
+from edgellm.errors import size_text
 from edgellm.gguf.file_types import file_type_name
 from edgellm.gguf.types import GGMLType
 from edgellm.program.exported import TYPE_KEY, is_exported
@@ -284,7 +285,7 @@ def _note(row: Mapping[str, Any]) -> str:
 
 
 def _mib(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / (1 << 20):.0f} MiB"
+    return "unknown" if size is None else size_text(size)
 
 
 def _number(value: float | None, form: str, unit: str = "") -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from edgellm.commands.chat_commands import COMMANDS, HELP, finish, obey
 from edgellm.commands.conversation import Conversation, LocalConversation, say
 from edgellm.commands.loading import (
@@ -27,8 +29,9 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.settings import Settings
 from edgellm.commands.terminal import ReadLine, answer_writer, line_reader, on_terminal, shown_loading
+from edgellm.commands.thoughts import shown_thoughts
 from edgellm.engine.model import Model
-from edgellm.errors import EdgeLLMError, UsageError
+from edgellm.errors import EdgeLLMError, UsageError, size_text
 from edgellm.store.resolve import is_model_name
 
 
@@ -45,9 +48,9 @@ def run(settings: Settings) -> int:
             model = load_model(path, settings)
         return model, system_prompt(path, settings)
 
-    if name is None:
-        _hint_of_larger()
     model, system = opened(name)
+    if name is None:
+        _hint_of_larger(Path(model.path))
     options = generate_options(settings)
     write, end = answer_writer()
     conversation = LocalConversation(
@@ -57,7 +60,7 @@ def run(settings: Settings) -> int:
         write,
         end=end,
         think=settings["think"],
-        hide_thinking=settings["hide_thinking"],
+        thoughts=shown_thoughts(hide=settings["hide_thinking"], fold=on_terminal()),
         opened=opened,
     )
     try:
@@ -69,15 +72,17 @@ def run(settings: Settings) -> int:
     return 0
 
 
-def _hint_of_larger() -> None:
-    """Say which model suits this machine better than the default one, which suits any."""
+def _hint_of_larger(path: Path) -> None:
+    """Say which model suits this machine better than the smallest one, if that is the default."""
     from edgellm.device.memory import total_memory
+    from edgellm.store.catalog import default_model, stored_path
     from edgellm.store.hub_catalog import best_for
 
-    if (better := best_for(total_memory())) is not None and on_terminal():
+    better = best_for(total_memory())
+    if path == stored_path(default_model()) and better is not None and on_terminal():
         say(
-            "No model is named, so this is the smallest one. For good answers this machine can run "
-            f"{better.name} (about {better.size / 1e9:.1f} GB to fetch): edgellm chat {better.name}",
+            "No model is named, and the smallest one is on disk. For good answers this machine can run "
+            f"{better.name} (about {size_text(better.size)} to fetch): edgellm chat {better.name}",
             dim=True,
         )
 
@@ -100,14 +105,16 @@ def _run_remote(settings: Settings, name: str | None, question: str) -> int:
                 f"{option.flags[0]} is for a model that is loaded here, and --url names a server"
             )
     server = Server(settings["url"], settings["api_key"])
+    thoughts = shown_thoughts(hide=settings["hide_thinking"], fold=on_terminal())
 
     def opened(name: str | None) -> tuple[RemoteModel, str | None]:
-        model = RemoteModel(server, name, think=settings["think"], hide_thinking=settings["hide_thinking"])
+        model = RemoteModel(server, name, think=settings["think"], thoughts=thoughts)
         return model, settings["system"]
 
     model, system = opened(name)
     write, end = answer_writer()
-    conversation = Conversation(model, generate_options(settings), system, write, end=end, opened=opened)
+    options = generate_options(settings)
+    conversation = Conversation(model, options, system, write, end=end, opened=opened, thoughts=thoughts)
     _talk(conversation, f"{model.name} at {server.name}", question)
     return 0
 

@@ -28,6 +28,7 @@ HELP = '''\
 /read FILE        put a text file before the next message
 /save FILE        write the conversation to a file
 /load FILE        go on with a conversation from a file
+/thoughts         what the model thought before its last answer
 /stats            what the last answer cost
 /context          how much of the context is used
 /bye              leave (or Ctrl+D)
@@ -140,6 +141,12 @@ def _load(conversation: Conversation, text: str) -> None:
     say(f"{len(conversation.messages)} messages from {path}.", dim=True)
 
 
+def _thoughts(conversation: Conversation, _: str) -> None:
+    if not conversation.thoughts.last:
+        raise UsageError("The model has thought nothing before its last answer")
+    say(conversation.thoughts.last.strip("\n"), dim=True)
+
+
 def _stats(conversation: Conversation, _: str) -> None:
     reply = conversation.last
     if reply is None or reply.stats is None:
@@ -193,6 +200,7 @@ COMMANDS = {
     "read": ChatCommand(_read, "file"),
     "save": ChatCommand(_save, "file"),
     "load": ChatCommand(_load, "file"),
+    "thoughts": ChatCommand(_thoughts),
     "stats": ChatCommand(_stats),
     "context": ChatCommand(_context),
 }

@@ -14,6 +14,7 @@ from edgellm.chat.truncation import largest_prompt, without_oldest
 from edgellm.commands.loading import REPEATS, Repetition, chat_answer, statistics, stoppable, with_temperature
 from edgellm.commands.options import SAMPLING
 from edgellm.commands.terminal import keys_held_back
+from edgellm.commands.thoughts import Thoughts
 from edgellm.engine.sampling_params import DEFAULTS
 from edgellm.errors import (
     ContextOverflowError,
@@ -22,6 +23,7 @@ from edgellm.errors import (
     FormatError,
     UsageError,
     harmless,
+    size_text,
 )
 from edgellm.system.files import Folder
 
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from edgellm.engine.request import Stats
 
 _FORMAT = "edgellm-chat"
-_LARGEST_FILE = 8 << 20
+_LARGEST_FILE = 8_000_000
 
 
 class Reply(Protocol):
@@ -67,8 +69,8 @@ class Conversation:
     """Messages with a model. write: called with the pieces of answers as they come, end: with each
     answer that is complete; None: its line is ended.
 
-    opened: makes a model of this name, with its instructions, to go on with. confirm: asks the user
-    a question after a fact.
+    opened: makes a model of this name, with its instructions, to go on with. thoughts: of its answers.
+    confirm: asks the user a question after a fact.
     """
 
     overflow_hint = "/undo or /clear"
@@ -82,8 +84,10 @@ class Conversation:
         *,
         end: Callable[[str], None] | None = None,
         opened: Callable[[str | None], tuple[ChatSession, str | None]] | None = None,
+        thoughts: Thoughts | None = None,
     ) -> None:
         self.model = model
+        self.thoughts = thoughts or Thoughts()
         self.options = options
         self.system = system
         self.messages: list[dict[str, str]] = []
@@ -160,7 +164,7 @@ class Conversation:
         """Put a text file's content before the next message; returns its characters."""
         try:
             if path.stat().st_size > _LARGEST_FILE:
-                raise FileError(f"{path} has more than {_LARGEST_FILE >> 20} MiB; give a part of it")
+                raise FileError(f"{path} has more than {size_text(_LARGEST_FILE)}; give a part of it")
             text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise FileError(f"{path}: cannot be read: {error.strerror}") from None
@@ -314,12 +318,11 @@ class LocalConversation(Conversation):
         *,
         end: Callable[[str], None] | None = None,
         think: str | None = None,
-        hide_thinking: bool = False,
+        thoughts: Thoughts | None = None,
         opened: Callable[[str | None], tuple[Model, str | None]] | None = None,
     ) -> None:
-        super().__init__(model, options, system, write, end=end, opened=opened)
+        super().__init__(model, options, system, write, end=end, opened=opened, thoughts=thoughts)
         self._model = model
-        self._hide_thinking = hide_thinking
         if think is not None:
             self.set_think(think)
 
@@ -346,7 +349,7 @@ class LocalConversation(Conversation):
         return [
             *super().described(),
             f"file: {model.path}",
-            f"family: {model.program.family}, memory {sum(model.memory.values()) / 1e6:.0f} MB, "
+            f"family: {model.program.family}, memory {size_text(sum(model.memory.values()))}, "
             f"{model.threads} threads",
             f"levels of thinking: {thinking}",
         ]
@@ -364,7 +367,7 @@ class LocalConversation(Conversation):
         most = largest_prompt(self._model.n_ctx, self.options.max_tokens)
         if len(self._model.template.encode(self._prompt())) > most and self._leave_out():
             return self._begin()
-        return chat_answer(self._model, self._prompt(), self.options, self.think, hide=self._hide_thinking)
+        return chat_answer(self._model, self._prompt(), self.options, self.think, self.thoughts)
 
     def n_tokens(self) -> int:
         """Tokens of the conversation so far, in the model's template."""

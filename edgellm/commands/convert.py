@@ -28,11 +28,13 @@ def run(settings: Settings) -> int:
     """Convert and print where the file is."""
     if settings["format"] == "onnx":
         return _to_onnx(settings)
-    output = Path(settings["output"])
     chosen, options = recipe(settings["type"] or "Q4_K_M"), writing.write_options(settings)
+    adapter = is_adapter(Path(settings["source"]))
+    kind = (settings["type"] or "F32") if adapter else chosen.name
+    output = writing.chosen_output(_named(settings), kind, ".gguf", settings)
     if not settings["dry_run"]:
         check_output(output, options)
-    if is_adapter(Path(settings["source"])):
+    if adapter:
         return _convert_adapter(Path(settings["source"]), output, settings)
     if settings["base"] is not None:
         raise UsageError("--base is for adapters, and the source is none; leave it out")
@@ -56,6 +58,14 @@ def run(settings: Settings) -> int:
     return 0
 
 
+def _named(settings: Settings) -> str:
+    """Name of the source for a file: that of its folder, its file, or its repository."""
+    source = settings["source"]
+    if Path(source).is_dir():
+        return Path(source).resolve().name
+    return str(source.partition("@")[0]).split("/")[-1].removesuffix(".gguf")
+
+
 def _supported(source: str, config: dict[str, Any]) -> str:
     """Architecture of a repository's file; errors name the repository."""
     try:
@@ -66,7 +76,8 @@ def _supported(source: str, config: dict[str, Any]) -> str:
 
 def _to_onnx(settings: Settings) -> int:
     """Write a folder with an ONNX model, from a checkpoint or from a GGUF file."""
-    onnx.check_settings(settings)
+    folder = writing.chosen_output(_named(settings), settings["type"] or "INT4", "-onnx", settings)
+    onnx.check_settings(settings, folder)
     threads, source = writing.n_threads(settings), Path(settings["source"])
     if source.is_file():
         if settings["merge_lora"]:
@@ -76,12 +87,13 @@ def _to_onnx(settings: Settings) -> int:
             if settings["name"]:
                 plan.metadata["general.name"] = Pair(settings["name"])
             digest = partial(sha256, source)
-            onnx.write(plan, settings, threads=threads, source=source.name, digest=digest)
+            onnx.write(plan, settings, folder, threads=threads, source=source.name, digest=digest)
         return 0
     checkpoint, plan, revision = _plan(settings, recipe("F32"), threads)
     onnx.write(
         plan,
         settings,
+        folder,
         threads=threads,
         source=_origin(settings, checkpoint, revision),
         revision=revision,
@@ -177,7 +189,7 @@ COMMAND = Command(
         Positional(
             "source", "folder of a checkpoint, user/repo[@revision] on the Hub, or for ONNX a GGUF file", "1"
         ),
-        Positional("output", "GGUF file, or folder for ONNX, to write", "1"),
+        Positional("output", "GGUF file, or folder for ONNX, to write; otherwise NAME-TYPE in this folder"),
     ),
     options=(
         Option("format", ("--format",), "what to write", TEXT, default="gguf", choices=("gguf", "onnx")),
@@ -203,6 +215,7 @@ COMMAND = Command(
     ),
     examples=(
         ("edgellm convert checkpoint/ model.gguf", "to Q4_K_M"),
+        ("edgellm convert checkpoint/ --type Q6_K", "to checkpoint-Q6_K.gguf"),
         ("edgellm convert user/repo model.gguf --type Q8_0", "from the Hub"),
         ("edgellm convert checkpoint/ model.gguf --best", "slower and better"),
         ("edgellm convert checkpoint/ folder --format onnx", "to 4 bits for ONNX Runtime"),

@@ -9,7 +9,7 @@ import json
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from edgellm.device.cores import read_cores
 from edgellm.device.isa import read_isa
 from edgellm.device.memory import available_memory, total_memory
 from edgellm.device.sensors import read_sensors
-from edgellm.errors import EdgeLLMError, one_line
+from edgellm.errors import EdgeLLMError, one_line, size_text
 from edgellm.program.exported import METADATA_FILE
 from edgellm.store.catalog import is_stored, known_models
 from edgellm.store.http import Client
@@ -79,7 +79,7 @@ def describe_machine(offline: bool) -> dict[str, Any]:
         "temperature": sensors.temperature_c,
         "throttled": sensors.throttled_now,
         "backends": [name for name, module in _BACKENDS.items() if importlib.util.find_spec(module)],
-        "packages": {name: _version(name) for name in _EXTRAS},
+        "packages": _versions(),
         "models": [model.name for model in known_models() if is_stored(model)],
         "suits": _suited(),
         "network": _network(offline),
@@ -89,7 +89,7 @@ def describe_machine(offline: bool) -> dict[str, Any]:
 def _suited() -> str | None:
     """The known model that suits this machine's memory."""
     best = best_for(total_memory())
-    return None if best is None else f"{best.name}, about {best.size / 1e9:.1f} GB (edgellm chat {best.name})"
+    return None if best is None else f"{best.name}, about {size_text(best.size)} (edgellm chat {best.name})"
 
 
 def _network(offline: bool) -> str:
@@ -135,7 +135,7 @@ def check_model(path: Path) -> Iterator[Check]:
         yield (
             "file",
             True,
-            f"GGUF {file.version}, {len(file.tensors)} tensors, {path.stat().st_size / 1e6:.0f} MB",
+            f"GGUF {file.version}, {len(file.tensors)} tensors, {size_text(path.stat().st_size)}",
         )
         try:
             shapes = {name: info.shape for name, info in file.tensors.items()}
@@ -214,12 +214,17 @@ def _check_template(metadata: Any, tokenizer: Any) -> Check:
     )
 
 
-def _version(module: str) -> str | None:
+def _versions() -> dict[str, str | None]:
+    """Versions of the packages that edgellm can use; None for one that is not there."""
+    packages = importlib.metadata.packages_distributions()
+    return {name: _version(name, packages) for name in _EXTRAS}
+
+
+def _version(module: str, packages: Mapping[str, list[str]]) -> str | None:
     if importlib.util.find_spec(module) is None:
         return None
-    names = importlib.metadata.packages_distributions().get(module, [module])
     try:
-        return importlib.metadata.version(names[0])
+        return importlib.metadata.version(packages.get(module, [module])[0])
     except importlib.metadata.PackageNotFoundError:  # on the path, but not installed
         return "of unknown version"
 
@@ -230,7 +235,7 @@ def _shown(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return " ".join(map(str, value)) or "-"
     if isinstance(value, int) and not isinstance(value, bool) and value > 1 << 20:
-        return f"{value / (1 << 30):.1f} GiB"
+        return size_text(value)
     return "-" if value is None else str(value)
 
 

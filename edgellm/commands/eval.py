@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from edgellm.commands.loading import find_model, load_model
 from edgellm.commands.options import INT, JSON, LOADING, OFFLINE, TEXT, Command, Option, Positional
+from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
-from edgellm.convert.calibration import calibrate
+from edgellm.convert.calibration import Turn, bundled_texts, calibrate, held_out_texts, plain_text
 from edgellm.convert.importance import text_ids, write_statistics
-from edgellm.convert.receipt import Divergence, file_weights
+from edgellm.convert.receipt import Divergence, file_weights, standard_error
 from edgellm.convert.vocabulary import sample_lines
 from edgellm.device.cores import default_threads
-from edgellm.engine.model import Model
 from edgellm.errors import FileError, UsageError
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
@@ -42,23 +41,40 @@ def run(settings: Settings) -> int:
     if kind == "kld":
         figures = _kld(path, find_model(settings["other"], settings), settings)
     else:
-        with load_model(path, settings) as model:
-            ids = _ids(model.tokenizer, settings)
-            figures = {"perplexity": model.perplexity(ids), "tokens": len(ids)}
-    if settings["json"]:
-        print(json.dumps(figures))
-    else:
-        print(", ".join(f"{key} {value:.6g}" for key, value in figures.items()))
+        figures = _perplexity(path, settings)
+    print(json.dumps(figures) if settings["json"] else _text(figures))
     return 0
 
 
-def _ids(tokenizer: Tokenizer, settings: Settings) -> list[int]:
-    """Tokens of the text, at most the requested number."""
+def _text(figures: Mapping[str, float]) -> str:
+    """The figures in a line, each with its standard error."""
+    shown = []
+    for key, value in figures.items():
+        if not key.endswith("_error"):
+            error = figures.get(f"{key}_error")
+            shown.append(f"{key} {value:.6g}" + ("" if error is None else f" ± {error:.2g}"))
+    return ", ".join(shown)
+
+
+def _perplexity(path: Path, settings: Settings) -> dict[str, float]:
+    """Perplexity of a model and its standard error."""
+    with load_model(path, settings) as model:
+        ids = _ids(model.tokenizer, held_out_texts(), settings)
+        with DownloadProgress(path.name, "measuring", in_bytes=False) as progress:
+            windows = model.losses(ids, progress=progress)
+    found = float(np.exp(np.concatenate(windows).mean()))
+    # The error of exp(x) is exp(x) times that of x.
+    error = found * standard_error(windows)
+    return {"perplexity": found, "perplexity_error": error, "tokens": len(ids)}
+
+
+def _ids(tokenizer: Tokenizer, bundled: Sequence[str | list[Turn]], settings: Settings) -> list[int]:
+    """Tokens of the text, or of the bundled one, at most the requested number."""
     limit = settings["tokens"]
     if limit < 2:
         raise UsageError(f"--tokens is {limit}, expected at least 2")
     if settings["text"] is None:
-        return tokenizer.encode("\n".join(sample_lines()))[:limit]
+        return tokenizer.encode("\n\n".join(map(plain_text, bundled)))[:limit]
     return text_ids(Path(settings["text"]), tokenizer)[:limit]
 
 
@@ -66,13 +82,15 @@ def _kld(path: Path, base: Path, settings: Settings) -> dict[str, float]:
     """Divergence of a model from a base model over windows of the text; one window in memory at a time."""
     # An adapter is part of the measured model: against its own base, this measures the adapter's change.
     with load_model(path, settings) as model, load_model(base, settings, with_lora=False) as reference:
-        ids = _ids(model.tokenizer, settings)
+        ids = _ids(model.tokenizer, held_out_texts(), settings)
         sample = "\n".join(sample_lines())
         if reference.tokenizer.encode(sample) != model.tokenizer.encode(sample):
             raise UsageError(f"{path} and {base} have different tokenizers; compare models of one vocabulary")
         found = Divergence()
-        for window in _windows(ids, min(model.n_ctx, reference.n_ctx, 512)):
-            found.add(_logits(reference, window), _logits(model, window), window)
+        with DownloadProgress(path.name, "measuring", in_bytes=False) as progress:
+            for window in _windows(ids, min(model.n_ctx, reference.n_ctx, 512)):
+                found.add(reference.logits(window), model.logits(window), window)
+                progress(found.n_tokens, len(ids))
     return {
         "top1": found.top1,
         "kld": found.kld,
@@ -91,20 +109,17 @@ def _windows(ids: Sequence[int], size: int) -> Iterator[list[int]]:
             yield window
 
 
-def _logits(model: Model, ids: list[int]) -> NDArray[np.float32]:
-    return model.logits(ids)
-
-
 def _imatrix(path: Path, output: Path, settings: Settings) -> int:
     if output.exists():
         raise FileError(f"{output}: exists already, expected a new file; choose another name")
     with GGUFFile.open(path) as file:
-        ids = _ids(Tokenizer.from_metadata(file.metadata), settings)
+        ids = _ids(Tokenizer.from_metadata(file.metadata), bundled_texts(), settings)
         program = build(file.metadata, {name: info.shape for name, info in file.tensors.items()})
         threads = settings["threads"] or default_threads()
         texts = list(_windows(ids, min(512, program.n_ctx_train)))
-        found = calibrate(program, file_weights(file, threads), texts, threads=threads)
-    write_statistics(output, found.statistics, settings["text"] or "edgellm sample")
+        with DownloadProgress(path.name, "measuring", in_bytes=False) as progress:
+            found = calibrate(program, file_weights(file, threads), texts, threads=threads, progress=progress)
+    write_statistics(output, found.statistics, settings["text"] or "edgellm's text")
     print(output)
     return 0
 
@@ -121,14 +136,14 @@ COMMAND = Command(
         Positional("other", "base model, or the file to write"),
     ),
     options=(
-        Option("text", ("--text",), "text file; otherwise a short built-in text", TEXT, "FILE"),
+        Option("text", ("--text",), "text file; otherwise a built-in text", TEXT, "FILE"),
         Option("tokens", ("--tokens",), "most tokens of the text that are read", INT, "N", default=2048),
         *(option for option in LOADING if option.name != "model"),
         JSON,
         OFFLINE,
     ),
     examples=(
-        ("edgellm eval perplexity model.gguf", "of a short text in many languages"),
+        ("edgellm eval perplexity model.gguf", "of a built-in text"),
         ("edgellm eval kld small.gguf large.gguf", "what small.gguf lost"),
         ("edgellm eval imatrix model.gguf out.gguf", "for `quantize --imatrix out.gguf`"),
     ),

@@ -26,7 +26,7 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.settings import Settings
 from edgellm.engine.load_options import LoadOptions
-from edgellm.errors import DownloadError, EdgeLLMError, FileError, harmless, one_line
+from edgellm.errors import DownloadError, EdgeLLMError, FileError, harmless, one_line, size_text
 from edgellm.gguf.distant import read_distant
 from edgellm.gguf.reader import GGUFFile
 from edgellm.store import hub
@@ -215,7 +215,7 @@ def print_rows(rows: list[Row]) -> None:
             print(f"{name}  {row.problem}")
             continue
         fit, mark = row.fit, "~" if row.basis == "size" else ""
-        cells = [f"{fit.n_bytes / 1e6:.0f} MB", f"{mark}{fit.memory / 1e6:.0f} MB"]
+        cells = [size_text(fit.n_bytes), mark + size_text(fit.memory)]
         for tok_s in (fit.speed.prompt_tok_s, fit.speed.answer_tok_s):
             cells.append("-" if tok_s is None else f"{mark}{tok_s:.{0 if tok_s >= 20 else 1}f}")
         words = {True: "yes", None: "if other programs are closed", False: "no"}[fit.fits]

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 
 from edgellm.commands.options import JSON, SWITCH, Command, Option
 from edgellm.commands.settings import Settings
+from edgellm.errors import size_text
 from edgellm.store import hub
 from edgellm.store.catalog import is_stored, known_models, stored_path
 from edgellm.store.hub_catalog import hub_models
@@ -60,7 +61,7 @@ def run(settings: Settings) -> int:
     width = max(len(row.name) for row in found)
     print(f"{'NAME':<{width}}  {'SIZE':>8}  {'ON DISK':<7}  {'ALSO':<24}  ABOUT")
     for row in found:
-        size, on_disk, also = f"{row.size / 1e6:.0f} MB", "yes" if row.path else "no", ", ".join(row.aliases)
+        size, on_disk, also = size_text(row.size), "yes" if row.path else "no", ", ".join(row.aliases)
         line = f"{row.name:<{width}}  {size:>8}  {on_disk:<7}  {also:<24}  {row.description}"
         print(line.rstrip())
     print("\nA model that is not on disk is fetched when it is first used: edgellm chat NAME.")

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from edgellm.commands.conversation import Reply
+    from edgellm.commands.thoughts import Thoughts
     from edgellm.engine.adapters import AdapterFile
     from edgellm.engine.load_options import LoadOptions
     from edgellm.engine.model import Model
@@ -27,12 +28,7 @@ if TYPE_CHECKING:
 
 def find_model(name: str | None, settings: Settings) -> Path:
     """File of the named model (None: the default one), fetched with a progress display if need be."""
-    label = name
-    if label is None:
-        from edgellm.store.catalog import default_model
-
-        label = default_model().name
-    with DownloadProgress(label) as report:
+    with DownloadProgress(name or "the default model") as report:
         return resolve(name, offline=settings["offline"], report=report, say=_say)
 
 
@@ -133,11 +129,10 @@ def chat_answer(
     model: Model,
     messages: Sequence[Mapping[str, Any]],
     options: GenerateOptions,
-    think: str | None = None,
-    *,
-    hide: bool = False,
+    think: str | None,
+    thoughts: Thoughts,
 ) -> Reply:
-    """Start an answer; its thoughts go to standard error unless `hide`, and its text is the words alone.
+    """Start an answer; its text is the words alone, without its thoughts.
 
     A schema holds for the words. An answer that follows a regular expression or a grammar is one text.
     """
@@ -146,9 +141,9 @@ def chat_answer(
         syntax = model.template.thoughts()
         if syntax.thinks:
             from edgellm.commands.thinking import ThinkingReply
-            from edgellm.commands.thoughts import silent, write_thought
 
-            return ThinkingReply(model, messages, options, think, silent if hide else write_thought)
+            return ThinkingReply(model, messages, options, think, thoughts)
+    thoughts.begin()
     return model.chat(messages, options, think=think)
 
 

@@ -22,9 +22,10 @@ from edgellm.convert.onnx_folder import (
     write_folder,
 )
 from edgellm.convert.pipeline import FilePlan, Pair
-from edgellm.convert.receipt import Quality, measure_logits, origin_pairs, quality_pairs
+from edgellm.convert.quality import Quality
+from edgellm.convert.receipt import measure_logits, origin_pairs, quality_pairs
 from edgellm.convert.writing import Background, check_limits, check_output, forget_calibration, weigh
-from edgellm.errors import FileError, UsageError
+from edgellm.errors import FileError, UsageError, size_text
 from edgellm.program.exported import DATA_FILE, MODEL_FILE
 from edgellm.tokenizer import Tokenizer
 
@@ -32,9 +33,8 @@ if TYPE_CHECKING:
     from edgellm.backends.base import Floats
 
 
-def check_settings(settings: Settings) -> None:
+def check_settings(settings: Settings, folder: Path) -> None:
     """Raise UsageError for options without an effect here, FileError for an output that cannot be written."""
-    folder = Path(settings["output"])
     for name in ("tensor_type", "resume", "best", "size", "bpw"):
         if settings[name]:
             raise UsageError(f"--{name.replace('_', '-')} is for GGUF; leave it out with --format onnx")
@@ -53,6 +53,7 @@ def check_settings(settings: Settings) -> None:
 def write(
     plan: FilePlan,
     settings: Settings,
+    folder: Path,
     *,
     threads: int,
     source: str,
@@ -60,11 +61,10 @@ def write(
     revision: str = "",
     checkpoint: Path | None = None,
 ) -> None:
-    """Write the folder that the settings name and print its path; with `--dry-run` print its contents.
+    """Write the folder and print its path; with `--dry-run` print its contents.
 
     checkpoint: the folder whose tokenizer files are copied beside the model.
     """
-    folder = Path(settings["output"])
     if settings["receipt"] and not settings["dry_run"]:
         # A missing onnxruntime must be found before the work, not after it.
         importlib.import_module("edgellm.backends.onnx")
@@ -128,4 +128,4 @@ def _show(planned: FolderPlan) -> None:
         shape = " x ".join(map(str, weight.shape))
         n_bytes = sum(blob.n_bytes for blob in weight.blobs)
         print(f"{weight.name:<44} {weight.kind:<8} {n_bytes:>14}  {shape}")
-    print(f"{len(planned.graph.weights)} weights, {planned.n_bytes / 1e6:.1f} MB in {DATA_FILE}")
+    print(f"{len(planned.graph.weights)} weights, {size_text(planned.n_bytes)} in {DATA_FILE}")

@@ -96,14 +96,16 @@ SMALLEST_PLAIN = 1 << 20
 
 
 def _bytes(text: str) -> int:
-    units = {"k": 10, "m": 20, "g": 30}
-    body = text.strip().lower().removesuffix("b").removesuffix("i")
-    shift = units.get(body[-1:], 0)
+    units = {"k": 1, "m": 2, "g": 3}
+    body = text.strip().lower().removesuffix("b")
+    base = 1024 if body.endswith("i") else 1000
+    body = body.removesuffix("i")
+    power = units.get(body[-1:], 0)
     try:
-        size = int(float(body[:-1] if shift else body) * (1 << shift))
+        size = int(float(body[:-1] if power else body) * base**power)
     except (ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a size such as 900M or 2G") from None
-    if not shift and 0 < size < SMALLEST_PLAIN:
+        raise ValueError(f"{text!r} is not a size such as 900M, 2G or 2GiB") from None
+    if not power and 0 < size < SMALLEST_PLAIN:
         raise ValueError(f"{text!r} has no unit, and so few bytes hold nothing; {text}G are gigabytes")
     return size
 

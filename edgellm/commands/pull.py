@@ -5,12 +5,11 @@ from __future__ import annotations
 from edgellm.commands.loading import find_model
 from edgellm.commands.options import OFFLINE, Command, Positional
 from edgellm.commands.settings import Settings
-from edgellm.store.catalog import default_model
 
 
 def run(settings: Settings) -> int:
     """Fetch each named model, the default one if none is named, and print its path."""
-    for name in settings["names"] or [default_model().name]:
+    for name in settings["names"] or [None]:
         print(find_model(name, settings))
     return 0
 

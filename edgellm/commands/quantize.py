@@ -16,8 +16,9 @@ from edgellm.gguf.reader import GGUFFile
 
 def run(settings: Settings) -> int:
     """Write the file in the new format and print its path."""
-    source, output = Path(settings["source"]), Path(settings["output"])
-    chosen, options = recipe(settings["type"]), writing.write_options(settings)
+    source, chosen = Path(settings["source"]), recipe(settings["type"])
+    options = writing.write_options(settings)
+    output = writing.chosen_output(source.name.removesuffix(".gguf"), chosen.name, ".gguf", settings)
     if output.exists() and source.exists() and output.samefile(source):
         raise FileError(f"{output}: is also the input, expected another file; choose another output")
     if not settings["dry_run"]:
@@ -43,7 +44,7 @@ COMMAND = Command(
     "result is compared with the input: what it lost is printed, and stored in the file.",
     positionals=(
         Positional("source", "GGUF file to read", "1"),
-        Positional("output", "GGUF file to write", "1"),
+        Positional("output", "GGUF file to write; otherwise NAME-TYPE.gguf in this folder"),
     ),
     options=writing.OPTIONS,
     examples=(

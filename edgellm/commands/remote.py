@@ -11,11 +11,11 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 from urllib.parse import quote, urlsplit
 
-from edgellm.commands.thoughts import Apart, silent, write_thought
+from edgellm.commands.thoughts import Thoughts
 from edgellm.engine.options import GenerateOptions
 from edgellm.engine.request import Stats
 from edgellm.engine.sampling_params import DEFAULTS
@@ -123,11 +123,16 @@ class RemoteModel:
     """Model of a server; without a name, the first one that it lists. think: a level of thinking."""
 
     def __init__(
-        self, server: Server, name: str | None, *, think: str | None = None, hide_thinking: bool = False
+        self,
+        server: Server,
+        name: str | None,
+        *,
+        think: str | None = None,
+        thoughts: Thoughts | None = None,
     ) -> None:
         self.server = server
         self._think = think
-        self._show = silent if hide_thinking else write_thought
+        self.thoughts = thoughts or Thoughts()
         if name is None:
             listed = server.get("/v1/models")
             models = listed.get("data") if isinstance(listed, dict) else None
@@ -159,18 +164,19 @@ class RemoteModel:
         body = {"model": self.name, "messages": list(messages), **_fields(options)}
         if level := think or self._think:
             body["reasoning_effort"] = _EFFORTS.get(level, level)
-        return RemoteReply(self.server, body, self._show)
+        return RemoteReply(self.server, body, self.thoughts)
 
 
 class RemoteReply(Iterator[str]):
-    """Pieces of an answer's words as they come over the network; `show` gets those of its thoughts.
+    """Pieces of an answer's words as they come over the network; `thoughts` gets the others.
 
     Raises ServerError or ContextOverflowError.
     """
 
-    def __init__(self, server: Server, body: Mapping[str, Any], show: Callable[[str], None]) -> None:
+    def __init__(self, server: Server, body: Mapping[str, Any], thoughts: Thoughts) -> None:
         self._server = server
-        self._apart = Apart(show)
+        self._thoughts = thoughts
+        thoughts.begin()
         self._body = {**body, "stream": True, "stream_options": {"include_usage": True}}
         self._socket: socket.socket | None = None
         self._pieces = self._read()
@@ -210,17 +216,19 @@ class RemoteReply(Iterator[str]):
         self.stats = self._cost(first, time.perf_counter() - begin)
 
     def _texts(self, response: http.client.HTTPResponse) -> Iterator[str]:
-        for event in self._events(response):
-            self._take(event)
-            thought, words = _delta(event)
-            self._n_deltas += bool(thought or words)
-            if thought:
-                self._apart.think(thought)
-            if words:
-                self._apart.end()
-                self.text += words
-                yield words
-        self._apart.end()
+        try:
+            for event in self._events(response):
+                self._take(event)
+                thought, words = _delta(event)
+                self._n_deltas += bool(thought or words)
+                if thought:
+                    self._thoughts.think(thought)
+                if words:
+                    self._thoughts.end()
+                    self.text += words
+                    yield words
+        finally:
+            self._thoughts.end()
 
     def _events(self, response: http.client.HTTPResponse) -> Iterator[Mapping[str, Any]]:
         """The JSON of each event until `[DONE]`."""

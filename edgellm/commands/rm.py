@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgellm.commands.options import Command, Positional
 from edgellm.commands.settings import Settings
-from edgellm.errors import FileError
+from edgellm.errors import FileError, size_text
 from edgellm.store import hub
 from edgellm.store.catalog import find_known, stored_path
 from edgellm.store.paths import downloads_folder, hub_cache, models_folder
@@ -18,7 +18,7 @@ def run(settings: Settings) -> int:
     """Remove each named model and print the freed bytes."""
     for name in settings["names"]:
         freed = remove(name)
-        print(f"removed {name}, {freed / 1e6:.0f} MB are free again", file=sys.stderr)
+        print(f"removed {name}, {size_text(freed)} are free again", file=sys.stderr)
     return 0
 
 

@@ -36,6 +36,7 @@ from edgellm.commands.options import (
     Positional,
 )
 from edgellm.commands.settings import Settings
+from edgellm.commands.thoughts import shown_thoughts
 from edgellm.errors import UsageError
 from edgellm.store.resolve import is_model_name
 
@@ -63,9 +64,8 @@ def run(settings: Settings) -> int:
             messages.append({"role": "user", "content": prompt})
             if note := note_of_budget(model, options):
                 print(f"edgellm: {note}", file=sys.stderr)
-            generation = chat_answer(
-                model, messages, options, settings["think"], hide=settings["hide_thinking"]
-            )
+            thoughts = shown_thoughts(hide=settings["hide_thinking"], fold=False)
+            generation = chat_answer(model, messages, options, settings["think"], thoughts)
         repetition = Repetition()
         free = options.constraint is None and not settings["raw"]
         with stoppable(generation) as signals:

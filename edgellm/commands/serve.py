@@ -29,7 +29,7 @@ from edgellm.commands.settings import Settings
 from edgellm.errors import FileError, UsageError
 from edgellm.program.exported import METADATA_FILE
 from edgellm.server.durations import duration
-from edgellm.store.catalog import default_model
+from edgellm.store.catalog import known_at
 
 if TYPE_CHECKING:
     from edgellm.engine.prefix_store import PrefixStore
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from edgellm.server.settings import ServerSettings
 
 CACHE_CONTEXTS = 4
-CACHE_BYTES = 2 << 30
+CACHE_BYTES = 2_000_000_000
 DURATION = Kind("duration", duration, duration)
 
 
@@ -120,8 +120,9 @@ def find_models(name: str | None, settings: Settings) -> list[tuple[str, Path]]:
             raise FileError(f"{name}: the folder holds no GGUF file; give one that does, or a file.")
         return found
     path = find_model(name, settings)
-    label = default_model().name if name is None else name
-    return [(_label(path) if label.endswith(".gguf") else label, path)]
+    if name is None and (known := known_at(path)) is not None:
+        name = known.name
+    return [(_label(path) if name is None or name.endswith(".gguf") else name, path)]
 
 
 def models_in(folder: Path) -> list[tuple[str, Path]]:

@@ -22,10 +22,11 @@ from edgellm.commands.options import (
 )
 from edgellm.commands.serve import CACHE_CONTEXTS
 from edgellm.commands.settings import Settings
+from edgellm.convert.quality import word
 from edgellm.engine.kv_types import cached_bytes, chosen_kv_type
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.planning import default_context
-from edgellm.errors import EdgeLLMError, UsageError, harmless, one_line
+from edgellm.errors import EdgeLLMError, UsageError, harmless, one_line, size_text
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program import Program, to_text
@@ -134,16 +135,13 @@ def _text(summary: Mapping[str, Any]) -> str:
     def line(label: str, value: object) -> str:
         return f"{label:<14}{one_line(value)}"
 
-    def mib(size: int) -> str:
-        return f"{size / (1 << 20):.0f} MiB"
-
     lines = [
         line("file", summary["path"]),
         line("name", summary["name"] or "-"),
         line("architecture", summary["architecture"] or "-"),
         line("licence", summary["licence"] or "-"),
         line("parameters", f"{summary['n_parameters'] / 1e6:.1f} M in {summary['n_tensors']} tensors"),
-        line("size", mib(summary["file_bytes"])),
+        line("size", size_text(summary["file_bytes"])),
         line("context", f"{summary['context_trained'] or '-'} tokens (trained)"),
         line(
             "tokenizer",
@@ -154,7 +152,7 @@ def _text(summary: Mapping[str, Any]) -> str:
     if "nextn_predict_layers" in summary:
         lines.append(line("not run", f"{summary['nextn_predict_layers']} blocks of multi-token prediction"))
     for name, entry in summary["types"].items():
-        lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {mib(entry['bytes'])}"))
+        lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {size_text(entry['bytes'])}"))
     if "quality" in summary:
         lines.append(line("quality", _quality(summary["quality"])))
         source = (summary["quality"].get("source"), summary["quality"].get("revision"))
@@ -165,11 +163,11 @@ def _text(summary: Mapping[str, Any]) -> str:
         lines.append(
             line(
                 "memory",
-                f"{mib(total)} at a context of {part['context']}: "
-                f"weights {mib(part['weights'])}, cache {mib(part['cache'])}",
+                f"{size_text(total)} at a context of {part['context']}: "
+                f"weights {size_text(part['weights'])}, cache {size_text(part['cache'])}",
             )
         )
-        served = mib(CACHE_CONTEXTS * part["cache"])
+        served = size_text(CACHE_CONTEXTS * part["cache"])
         lines.append(line("", f"edgellm serve: cache {served}, as {CACHE_CONTEXTS} contexts share it"))
     else:
         lines.append(line("cannot run", summary["cannot_run"]))
@@ -179,7 +177,8 @@ def _text(summary: Mapping[str, Any]) -> str:
 def _quality(figures: Mapping[str, Any]) -> str:
     """Loss of the conversion, from its receipt."""
     if figures.get("cosine"):
-        return f"cosine {figures['cosine']:.6f} to the source over {figures.get('tokens')} tokens"
+        found = word(0.0, figures["cosine"])
+        return f"{found}: cosine {figures['cosine']:.6f} to the source over {figures.get('tokens')} tokens"
     parts = [
         f"{label} {figures[key] * scale:{form}}"
         for key, label, scale, form in (
@@ -189,6 +188,11 @@ def _quality(figures: Mapping[str, Any]) -> str:
         )
         if isinstance(figures.get(key), int | float)
     ]
+    kld, error = figures.get("kld"), figures.get("kld_error")
+    if isinstance(kld, float):
+        parts[0] = f"{word(kld)}: {parts[0]}"
+    if isinstance(error, float):
+        parts = [f"{part} ± {error:.4f}" if part.startswith("KLD") else part for part in parts]
     if figures.get("plain_type"):
         parts.append(f"plain {figures['plain_type']}'s KLD {figures.get('plain_kld', 0):.4f}")
     return f"{', '.join(parts)} against the source over {figures.get('tokens')} tokens"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgellm.errors import size_text
 from edgellm.store.paths import home
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class _Progress:
 
         taken = (self._own_memory() or 0) - self._before
         percent = max(0, min(99, 100 * taken // max(1, self._size)))
-        return f"loading {escape(self._path.name)}, {percent} % of {self._size / 1e6:.0f} MB"
+        return f"loading {escape(self._path.name)}, {percent} % of {size_text(self._size)}"
 
 
 def line_reader(commands: dict[str, str], settings: Callable[[], list[str]]) -> tuple[ReadLine, bool]:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgellm.commands.thoughts import Apart
-
 if TYPE_CHECKING:
+    from edgellm.commands.thoughts import Thoughts
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
     from edgellm.engine.request import Stats
 
 
 class ThinkingReply(Iterator[str]):
-    """Answer whose pieces are words; `show` gets the pieces of thoughts, and blank lines after them."""
+    """Answer whose pieces are words; `thoughts` gets the others."""
 
     def __init__(
         self,
@@ -22,10 +21,11 @@ class ThinkingReply(Iterator[str]):
         messages: Sequence[Mapping[str, Any]],
         options: GenerateOptions,
         think: str | None,
-        show: Callable[[str], None],
+        thoughts: Thoughts,
     ) -> None:
-        self._apart = Apart(show)
-        self._generation = model.chat(messages, options, think=think, on_thought=self._apart.think)
+        self._thoughts = thoughts
+        thoughts.begin()
+        self._generation = model.chat(messages, options, think=think, on_thought=thoughts.think)
 
     @property
     def text(self) -> str:
@@ -46,4 +46,4 @@ class ThinkingReply(Iterator[str]):
         try:
             return next(self._generation)
         finally:
-            self._apart.end()
+            self._thoughts.end()

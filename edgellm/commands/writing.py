@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -11,11 +12,11 @@ from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
 from edgellm.convert.embedded import embedded, missing
 from edgellm.convert.pipeline import FilePlan
-from edgellm.convert.receipt import Quality
+from edgellm.convert.quality import Quality
 from edgellm.convert.recipes import RECIPES, Override, parse_override
 from edgellm.convert.writing import Origin, WriteOptions, write_with_receipt
 from edgellm.device.cores import default_threads
-from edgellm.errors import UsageError
+from edgellm.errors import UsageError, size_text
 
 # Smaller files are written too fast for a progress bar.
 SHOWN_BYTES = 50_000_000
@@ -102,6 +103,16 @@ def say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
+def chosen_output(name: str, kind: str, suffix: str, settings: Settings) -> Path:
+    """The output that the settings name, or else one in this folder: the model's name and the type."""
+    if settings["output"] is not None:
+        return Path(settings["output"])
+    stem = re.sub(rf"[-.](?:{'|'.join(RECIPES)})$", "", name, flags=re.IGNORECASE)
+    output = Path(f"{stem}-{kind.upper()}{suffix}")
+    say(f"the output is {output}; a name after the source chooses another")
+    return output
+
+
 def write(plan: FilePlan, path: Path, options: WriteOptions, origin: Origin) -> Quality | None:
     """Write the file and its receipt with progress, and print the receipt."""
     with DownloadProgress(path.name, "writing") as progress:
@@ -118,6 +129,8 @@ def show_plan(plan: FilePlan) -> None:
     for tensor in plan.tensors:
         shape = " x ".join(map(str, tensor.shape))
         print(f"{tensor.name:<44} {tensor.type.name:<8} {tensor.n_bytes:>14}  {shape}")
+    for note in plan.notes:
+        say(note)
     counts = Counter(tensor.type.name for tensor in plan.tensors)
     kinds = ", ".join(f"{n} {name}" for name, n in counts.most_common())
-    print(f"{len(plan.tensors)} tensors ({kinds}), {plan.n_bytes / 1e6:.1f} MB")
+    print(f"{len(plan.tensors)} tensors ({kinds}), {size_text(plan.n_bytes)}")

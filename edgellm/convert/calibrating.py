@@ -29,7 +29,7 @@ from edgellm.convert.interrupted import Calibration, State, load_state, save_sta
 from edgellm.convert.pipeline import FilePlan, Tensor
 from edgellm.convert.receipt import source_weights
 from edgellm.convert.recipes import is_quantized
-from edgellm.errors import FileError, TemplateError, UnsupportedError, UsageError
+from edgellm.errors import FileError, TemplateError, UnsupportedError, UsageError, size_text
 from edgellm.families.registry import build
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
@@ -118,8 +118,8 @@ def check_budget(plan: FilePlan, budget: int) -> None:
     least = sum(min(n_bytes(kind, tensor.shape) for kind in candidates(tensor.shape[-1])) for tensor in free)
     if least > room:
         raise UsageError(
-            f"{room / 1e6:.1f} MB are left for the matrices, and their smallest formats take "
-            f"{least / 1e6:.1f} MB; ask for a larger file"
+            f"{size_text(room)} are left for the matrices, and their smallest formats take "
+            f"{size_text(least)}; ask for a larger file"
         )
 
 
@@ -251,7 +251,7 @@ def _check_room(program: Program, folder: Path, n_tokens: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise FileError(
-            f"{folder}: calibration needs {needed / 1e9:.1f} GB there for a while, {free / 1e9:.1f} GB are "
+            f"{folder}: calibration needs {size_text(needed)} there for a while, {size_text(free)} are "
             "free; free some, or write to another disk"
         )
 

@@ -84,6 +84,11 @@ def _texts() -> list[str | list[Turn]]:
     return [*found, *code]
 
 
+def plain_text(text: str | list[Turn]) -> str:
+    """A text, or the contents of a conversation's messages, a line for each."""
+    return text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)
+
+
 def passages(text: str, n_tokens: int) -> list[str]:
     """Passages of a text, evenly spread over it, that hold about n_tokens tokens at most."""
     wanted = max(1, n_tokens * _CHARACTERS_PER_TOKEN // _PASSAGE)
@@ -122,8 +127,7 @@ def sequences(
     for text in texts:
         made = render(text) if render is not None and not isinstance(text, str) else None
         if made is None:
-            plain = text if isinstance(text, str) else "\n".join(turn["content"] for turn in text)
-            made = tokenizer.encode(plain + "\n\n", add_special=False)
+            made = tokenizer.encode(plain_text(text) + "\n\n", add_special=False)
         ids += made
         if len(ids) >= n_tokens:
             break

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from edgellm.errors import FileError, FormatError
+from edgellm.errors import FileError, FormatError, size_text
 
 _MAX_JSON_BYTES = 256 << 20
 
@@ -59,7 +59,7 @@ class Folder:
         try:
             if path.stat().st_size > _MAX_JSON_BYTES:
                 raise FormatError(
-                    f"{path}: larger than {_MAX_JSON_BYTES >> 20} MiB, expected a smaller file; check it"
+                    f"{path}: larger than {size_text(_MAX_JSON_BYTES)}, expected a smaller file; check it"
                 )
             return path.read_bytes()
         except OSError as error:

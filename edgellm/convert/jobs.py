@@ -9,7 +9,7 @@ from pathlib import Path
 from edgellm.convert.calibrating import Say
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.lora import read_adapter
-from edgellm.convert.receipt import Quality
+from edgellm.convert.quality import Quality
 from edgellm.convert.recipes import Override, parse_override, recipe
 from edgellm.convert.requantize import plan_requantization
 from edgellm.convert.source import plan_conversion

@@ -24,7 +24,7 @@ from edgellm.convert.onnx_graph import Graph, StoredWeight, build_graph, choose_
 from edgellm.convert.pipeline import Feedbacks, FilePlan, Pair, Progress, Tensor
 from edgellm.convert.receipt import source_weights
 from edgellm.convert.recipes import lifted
-from edgellm.errors import FileError, ModelError
+from edgellm.errors import FileError, ModelError, size_text
 from edgellm.families.registry import build
 from edgellm.gguf.types import GGMLType, ValueType
 from edgellm.gguf.writer import GGUFWriter
@@ -110,7 +110,7 @@ def write_folder(
         free = shutil.disk_usage(part).free
         if free < plan.n_bytes + _SLACK_BYTES:
             raise FileError(
-                f"{folder}: {plan.n_bytes / 1e6:.0f} MB are needed and {free / 1e6:.0f} MB are free on the "
+                f"{folder}: {size_text(plan.n_bytes)} are needed and {size_text(free)} are free on the "
                 "disk; make room or choose another folder"
             )
         with open(part / DATA_FILE, "wb") as data:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.errors import BackendError, UnsupportedError
+from edgellm.errors import BackendError, UnsupportedError, pip_install
 from edgellm.program import Program
 from edgellm.program.ops import Op
 from edgellm.quant import zero4
@@ -81,7 +81,8 @@ def import_onnx() -> Any:
         import onnx
     except ImportError as error:
         raise BackendError(
-            f"Writing ONNX needs the onnx package ({error}); install it with `pip install onnx onnxruntime`"
+            f"Writing ONNX needs the onnx package ({error}); install it with "
+            f"{pip_install('onnx', 'onnxruntime')}"
         ) from None
     return onnx
 

@@ -70,12 +70,13 @@ class Pair:
 
 @dataclass(slots=True)
 class FilePlan:
-    """Contents of a file to write."""
+    """Contents of a file to write; notes: sentences for the user about its source and its formats."""
 
     metadata: dict[str, Pair]
     tensors: list[Tensor]
     inputs: tuple[Path, ...] = ()
     errors: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def n_bytes(self) -> int:

@@ -7,7 +7,7 @@ ones, both in float32, so that the figures say what the formats lost and nothing
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgellm.convert.calibration import held_out_texts, sequences
 from edgellm.convert.pipeline import FilePlan, Pair, write, written_error
+from edgellm.convert.quality import Quality
 from edgellm.convert.recipes import RECIPES, file_types
 from edgellm.convert.source import CheckpointTensor
 from edgellm.convert.vocabulary import sample_lines
@@ -29,60 +30,14 @@ from edgellm.quant import native
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
-# Tokens of the sample that are read: a few seconds for a model of a billion parameters. After a calibration,
-# which takes longer by far, those of texts that it has not read, in windows.
-N_TOKENS = 128
-CALIBRATED_TOKENS = 4096
-_WINDOW = 256
-# Windows that a standard error can be told by.
-_MEANS = 8
+# Tokens that are read, of texts that no calibration reads: half a minute for a model of a billion parameters
+# on two cores. A calibration takes longer by far, and its receipt reads more.
+N_WINDOWS, WINDOW = 4, 128
+CALIBRATED_TOKENS, CALIBRATED_WINDOW = 4096, 256
+# Positions of a run, and runs that a standard error can be told by.
+RUN, _RUNS = 64, 8
 _ROWS = 16
 _PREFIX = "edgellm.quality."
-
-
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """The figures of a receipt.
-
-    top1: share of positions where both choose the same token. kld: mean Kullback-Leibler divergence from the
-    source's distribution, in nats. For encoders, which have no logits, cosine: the least cosine similarity
-    of the embeddings of the sample's lines; the others are 0. kld_error: standard error of kld.
-    kld_p99: divergence that 99 % of positions stay below. worst_error: the largest relative error of a
-    tensor, root of (weighted) square error over square sum. Of a calibrated file plain_kld is the divergence
-    that its importances alone give in the usual formats, of the recipe plain_type that comes next in size,
-    plain_bytes of tensors.
-    """
-
-    n_tokens: int
-    top1: float
-    kld: float
-    perplexity: float
-    source_perplexity: float
-    cosine: float
-    worst_tensor: str
-    worst_error: float
-    kld_error: float = 0.0
-    kld_p99: float = 0.0
-    plain_type: str = ""
-    plain_bytes: int = 0
-    plain_kld: float = 0.0
-
-    def summary(self) -> str:
-        """One line for a person."""
-        worst = (
-            f"worst tensor {self.worst_tensor} {100 * self.worst_error:.2f} %" if self.worst_tensor else ""
-        )
-        if self.cosine:
-            figures = f"cosine {self.cosine:.6f}"
-        else:
-            figures = (
-                f"top-1 {100 * self.top1:.1f} %, KLD {self.kld:.4f} ± {self.kld_error:.4f} "
-                f"(99 %: {self.kld_p99:.2f}), "
-                f"perplexity {self.perplexity:.3f} (source {self.source_perplexity:.3f})"
-            )
-        plain = f"plain {self.plain_type} ({self.plain_bytes / 1e6:.1f} MB): KLD {self.plain_kld:.4f}"
-        parts = (f"{figures} over {self.n_tokens} tokens", plain if self.plain_type else "", worst)
-        return ", ".join(part for part in parts if part)
 
 
 class _Lazy(Mapping[str, Floats]):
@@ -248,11 +203,11 @@ def measure_logits(
     worst, worst_error = _worst(plan)
     before = Interpreter(program, source_weights(plan))
     found, plain = Divergence(), Divergence()
-    if is_calibrated(plan):
-        windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, min(_WINDOW, program.n_ctx_train))
-    else:
-        limit = min(N_TOKENS, program.n_ctx_train)
-        windows = [tokenizer.encode("\n".join(sample_lines()))[:limit]]
+    calibrated = is_calibrated(plan)
+    size = min(CALIBRATED_WINDOW if calibrated else WINDOW, program.n_ctx_train)
+    windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, size)
+    if not calibrated:
+        windows = windows[:: max(1, len(windows) // N_WINDOWS)][:N_WINDOWS]
     for ids in windows:
         expected = before.logits(ids)
         found.add(expected, after(ids), ids)
@@ -319,10 +274,8 @@ class Divergence:
 
     @property
     def kld_error(self) -> float:
-        """Standard error of the mean: neighbours are alike, so windows count, where there are some."""
-        means = np.array([window.mean() for window in self._windows])
-        values = means if len(means) >= _MEANS else np.concatenate(self._windows)
-        return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+        """Standard error of the mean."""
+        return standard_error(self._windows)
 
     @property
     def kld_p99(self) -> float:
@@ -334,6 +287,17 @@ class Divergence:
         """Mean losses of the following tokens, before and after."""
         before, after = self._losses / max(1, self._n_scored)
         return float(before), float(after)
+
+
+def standard_error(windows: Sequence[NDArray[np.float64]]) -> float:
+    """Standard error of the mean of all values of some texts.
+
+    Neighbours are alike, so means of runs of RUN values count, where there are some.
+    """
+    parts = (np.array_split(window, max(1, len(window) // RUN)) for window in windows if len(window))
+    runs = np.array([run.mean() for split in parts for run in split])
+    values = runs if len(runs) >= _RUNS else np.concatenate(windows)
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
 def _log_softmax(logits: Floats) -> NDArray[np.float64]:
@@ -348,7 +312,7 @@ def _compare_embeddings(
 ) -> Quality:
     n_tokens, least = 0, 1.0
     for line in sample_lines()[:4]:
-        ids = tokenizer.encode(line)[:N_TOKENS]
+        ids = tokenizer.encode(line)[:WINDOW]
         n_tokens += len(ids)
         a, b = (model.hidden(ids).mean(axis=0, dtype=np.float64) for model in (before, after))
         least = min(least, float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))

@@ -238,6 +238,29 @@ def _more_bits(index: int, n: int) -> bool:
     return index < n // 8 or index >= 7 * n // 8 or (index - n // 8) % 3 == 2
 
 
+def note_of_rows(chosen: Recipe, types: Mapping[str, GGMLType], shapes: Mapping[str, Shape]) -> list[str]:
+    """Sentence about matrices whose rows are not whole blocks of the recipe's format; none if all are."""
+    matrices = [name for name, shape in shapes.items() if is_quantized(name, shape)]
+    other = [name for name in matrices if shapes[name][-1] % chosen.base.block_size]
+    if not other:
+        return []
+    names = ", ".join(sorted({types[name].name for name in other}))
+    return [
+        f"{len(other)} of {len(matrices)} matrices have rows that are not whole blocks of "
+        f"{chosen.base.block_size} values, as {chosen.base.name} needs: they are written as {names}"
+    ]
+
+
+def note_of_source(name: str, form: str, n: int, n_tensors: int) -> list[str]:
+    """Sentence about a source of whose tensors n are quantized already, in `form`; none if n is 0."""
+    if not n:
+        return []
+    return [
+        f"{name} is quantized already ({form}, {n} of {n_tensors} tensors): that loss is not counted, and a "
+        "file made of the model before it was quantized is better"
+    ]
+
+
 def fitting(kind: GGMLType, cols: int) -> GGMLType:
     """The format, or for rows that are not whole blocks of it one that fits."""
     if cols % kind.block_size:

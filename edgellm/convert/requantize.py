@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
-from edgellm.convert.recipes import Override, Recipe, file_types
+from edgellm.convert.recipes import FLOATS, Override, Recipe, file_types, note_of_rows, note_of_source
 from edgellm.errors import UnsupportedError
 from edgellm.gguf.reader import GGUFFile, TensorInfo
 from edgellm.gguf.types import LAYOUTS, GGMLType
@@ -77,4 +78,8 @@ def plan_requantization(
         )
         for name, info in file.tensors.items()
     ]
-    return FilePlan(metadata, tensors, inputs=(file.path,))
+    before = Counter(info.type.name for info in file.tensors.values() if info.type not in FLOATS)
+    form = ", ".join(name for name, _ in before.most_common())
+    notes = note_of_source(file.path.name, form, before.total(), len(file.tensors))
+    notes += note_of_rows(chosen, types, shapes)
+    return FilePlan(metadata, tensors, inputs=(file.path,), notes=tuple(notes))

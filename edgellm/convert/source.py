@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Checkpoint
 from edgellm.convert.pipeline import PIECE_VALUES, FilePlan, Pair, Tensor
-from edgellm.convert.recipes import Override, Recipe, count, file_types
+from edgellm.convert.recipes import Override, Recipe, count, file_types, note_of_rows, note_of_source
 from edgellm.convert.sentence_transformers import bounded, pooling, prompts
 from edgellm.convert.vocabulary import tokenizer_metadata
 from edgellm.errors import ModelError
@@ -92,7 +92,10 @@ def plan_conversion(
         )
         for tensor in planned.tensors
     ]
-    return FilePlan(metadata, tensors, inputs=checkpoint.tensors.files)
+    form, n_quantized = checkpoint.tensors.quantized
+    notes = note_of_source(checkpoint.folder.name, form, n_quantized, len(checkpoint.tensors.shapes))
+    notes += note_of_rows(chosen, types, shapes)
+    return FilePlan(metadata, tensors, inputs=checkpoint.tensors.files, notes=tuple(notes))
 
 
 def _general(

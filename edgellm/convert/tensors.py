@@ -79,6 +79,12 @@ class Tensors:
             if name not in used and not self._is_scale(name)
         } | {name: packed.shape for name, packed in self._packed.items()}
 
+    @property
+    def quantized(self) -> tuple[str, int]:
+        """The form of quantized weights, and their number."""
+        fp8 = sum(name in self.shapes and dtype.startswith("F8") for name, dtype in self.dtypes().items())
+        return self._quantization.method or ("FP8" if fp8 else "packed"), len(self._packed) + fp8
+
     def dtypes(self) -> dict[str, str]:
         """The type of each tensor in the files, by name."""
         return {name: file.entries[name].dtype for name, file in self._where.items()}

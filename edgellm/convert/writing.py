@@ -13,7 +13,8 @@ from pathlib import Path
 from edgellm.convert.calibrating import Say, calibrate_fully, check_budget, choose_formats, weigh_quickly
 from edgellm.convert.importance import check_fits, read_statistics
 from edgellm.convert.pipeline import FilePlan, header_bytes, write
-from edgellm.convert.receipt import Quality, measure, reserve, store
+from edgellm.convert.quality import Quality
+from edgellm.convert.receipt import measure, reserve, store
 from edgellm.convert.recipes import FLOATS
 from edgellm.errors import FileError, ModelError, UsageError
 from edgellm.gguf.reader import GGUFFile
@@ -76,6 +77,8 @@ def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4
     int4: the tensors are written in four bits, whatever the plan says. Raises UsageError for options that
     contradict each other.
     """
+    for note in plan.notes:
+        say(note)
     plain = not int4 and all(tensor.type in FLOATS for tensor in plan.tensors)
     chooses = options.best or options.size is not None or options.bpw is not None
     _check_ways(options, plain=plain, chooses=chooses)

@@ -11,19 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.backends.base import Backend
-from edgellm.device.cores import allowed_cpus, core_speeds
 from edgellm.device.memory import available_memory, own_memory
 from edgellm.engine.kv_types import cached_bytes
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.planning import LoadPlan, plan
-from edgellm.errors import BackendError, MemoryLimitError
+from edgellm.errors import BackendError, MemoryLimitError, pip_install, size_text
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.exported import MODEL_FILE, exported_bytes
 
 if TYPE_CHECKING:
     from edgellm.engine.draft_model import DraftModel
-
-MIB = 1024 * 1024
 
 
 class LoadEstimate(NamedTuple):
@@ -153,10 +150,10 @@ def _check_memory(planned: LoadPlan, memory: dict[str, int], available: int | No
     total = sum(memory.values())
     if allowed is None or total <= allowed:
         return
-    parts = " + ".join(f"{name} {size / MIB:.0f} MiB" for name, size in memory.items() if size)
+    parts = " + ".join(f"{name} {size_text(size)}" for name, size in memory.items() if size)
     raise MemoryLimitError(
-        f"{planned.file.path}: loading needs {total / MIB:.0f} MiB ({parts}, at a context of {planned.n_ctx} "
-        f"tokens) and {allowed / MIB:.0f} MiB {'are allowed' if limit is not None else 'are available'}; "
+        f"{planned.file.path}: loading needs {size_text(total)} ({parts}, at a context of {planned.n_ctx} "
+        f"tokens) and {size_text(allowed)} {'are allowed' if limit is not None else 'are available'}; "
         f"use a smaller context, a smaller quantization or a smaller model."
     )
 
@@ -189,7 +186,8 @@ def _prepare_native(planned: LoadPlan) -> _Prepared:
         from edgellm.backends.native import NativeBackend
     except ImportError as error:
         raise BackendError(
-            f"The native engine cannot be loaded ({error}); install edgellm again with `pip install .`"
+            f"The native engine cannot be loaded ({error}); install edgellm again with "
+            f"{pip_install('.')} in its folder"
         ) from None
 
     backend = NativeBackend(
@@ -202,7 +200,6 @@ def _prepare_native(planned: LoadPlan) -> _Prepared:
         kv_type=planned.kv_type,
         isa=planned.options.isa,
         adapters=planned.adapters,
-        speeds=core_speeds(allowed_cpus()),
     )
     memory = backend.memory()
     # Recurrent states of all sequences that may be open at once.

@@ -339,25 +339,39 @@ class Model:
         )
 
     def perplexity(self, ids: Sequence[int], *, lora: Choice | None = None) -> float:
-        """exp of the mean negative log-likelihood of the tokens, each given those before it.
+        """exp of the mean loss of the tokens, as `losses` has them."""
+        windows = self.losses(ids, lora=lora)
+        return math.exp(sum(float(window.sum()) for window in windows) / sum(map(len, windows)))
+
+    def losses(
+        self,
+        ids: Sequence[int],
+        *,
+        lora: Choice | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[Any]:
+        """Negative log-likelihoods of the tokens, each given those before it: an array for each window.
 
         A text longer than the context is cut into windows of that size, each computed on its own. The first
-        token of a window is not scored. Needs at least two tokens.
+        token of a window is not scored. Needs at least two tokens. progress: called with the numbers of
+        tokens done and to do.
         """
-        from edgellm.engine.reading import loss
+        from edgellm.engine.reading import losses
 
         self.check_generates()
         tokens, scales = self._check_ids(ids), self.scales(lora)
         if len(tokens) < 2:
             raise UsageError("Perplexity needs at least two tokens.")
-        total, count = 0.0, 0
+        found = []
         for start in range(0, len(tokens), self.n_ctx):
             window = tokens[start : start + self.n_ctx]
             if len(window) < 2:
                 break
-            total += self.scheduler.exclusively(len(window), partial(loss, tokens=window, scales=scales))
-            count += len(window) - 1
-        return math.exp(total / count)
+            work = partial(
+                losses, tokens=window, scales=scales, progress=progress, place=(start, len(tokens))
+            )
+            found.append(self.scheduler.exclusively(len(window), work))
+        return found
 
     def embed(
         self,

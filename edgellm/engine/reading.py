@@ -6,11 +6,12 @@ A module apart from `model`, because it imports NumPy, which would take a third 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgellm.backends.base import Backend, Floats, Ids
 from edgellm.engine.adapters import Scales
@@ -25,18 +26,30 @@ def all_logits(backend: Backend, tokens: Sequence[int], scales: Scales) -> Float
     return np.concatenate(list(_chunks(backend, tokens, scales)))
 
 
-def loss(backend: Backend, tokens: Sequence[int], scales: Scales) -> float:
-    """Sum of the negative log-likelihoods of each token but the first."""
+def losses(
+    backend: Backend,
+    tokens: Sequence[int],
+    scales: Scales,
+    progress: Callable[[int, int], None] | None,
+    place: tuple[int, int],
+) -> NDArray[np.float64]:
+    """Negative log-likelihoods of each token but the first.
+
+    progress: called with the numbers of tokens done and to do; place: the tokens before these, and all.
+    """
     ids = np.asarray(tokens)
-    total, position = 0.0, 0
+    found: list[NDArray[np.float64]] = []
+    position = 0
     for logits in _chunks(backend, tokens, scales):
         following = ids[position + 1 : position + 1 + len(logits)]
         wide = logits[: len(following)].astype(np.float64)
         wide -= wide.max(axis=1, keepdims=True)
         picked = wide[np.arange(len(following)), following]
-        total += float((np.log(np.exp(wide).sum(axis=1)) - picked).sum())
+        found.append(np.log(np.exp(wide).sum(axis=1)) - picked)
         position += len(logits)
-    return total
+        if progress is not None:
+            progress(place[0] + position, place[1])
+    return np.concatenate(found)
 
 
 def token_logprobs(backend: Backend, tokens: Sequence[int], scales: Scales, n_top: int) -> list[Sampled]:

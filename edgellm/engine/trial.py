@@ -15,6 +15,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
+from edgellm.errors import size_text
 from edgellm.system.limits import limit_address_space, limit_cpu_time
 
 # Processor seconds of one grammar, memory of the process beyond what it starts with, seconds on the clock.
@@ -24,7 +25,7 @@ WALL_S = 30.0
 # Seconds after which a process without work ends.
 IDLE_S = 30.0
 MAX_FUEL = 1_000_000
-TOO_COSTLY = f"compiling it takes more than {CPU_S} seconds or {MEMORY_BYTES >> 20} MiB"
+TOO_COSTLY = f"compiling it takes more than {CPU_S} seconds or {size_text(MEMORY_BYTES)}"
 
 # Tokens by number or by name, of which the process knows none.
 _TOKENS = re.compile(r"<\[[0-9, -]+\]>|<\|\w+\|>")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from edgellm.errors import FormatError
+from edgellm.errors import FormatError, size_text
 from edgellm.gguf.header import Header, parse_header
 from edgellm.gguf.metadata import HeaderCutError
 from edgellm.gguf.reader import GGUFFile
@@ -35,7 +35,7 @@ def _header(name: str, read: ReadRange) -> Header:
             # Headers are read to their end: half as much again asks seldom and wastes little.
             end = min(max(cut.needed, len(data) * 3 // 2), size)
         if end > _MOST_BYTES:
-            raise FormatError(f"{name}: the header has more than {_MOST_BYTES >> 20} MiB, expected less")
+            raise FormatError(f"{name}: the header has more than {size_text(_MOST_BYTES)}, expected less")
         more, _ = read(name, len(data), end)
         if not more:
             raise FormatError(f"{name}: the header ends after {len(data)} bytes; fetch the file again")

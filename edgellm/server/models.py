@@ -33,6 +33,7 @@ from edgellm.errors import (
     ModelError,
     OverloadedError,
     one_line,
+    size_text,
 )
 from edgellm.server.errors import RequestError
 from edgellm.server.scarcity import no_memory
@@ -43,7 +44,6 @@ log = logging.getLogger("edgellm.server")
 
 # How long a request waits for the room that the running requests of other models hold.
 ROOM_S = 30.0
-MIB = 1024 * 1024
 
 
 class ModelManager(Sources):
@@ -352,8 +352,8 @@ class ModelManager(Sources):
         used = sum(loaded.n_bytes for loaded in self.loaded)
         busy = ", ".join(loaded.name for loaded in self.loaded if loaded.n_users)
         return OverloadedError(
-            f"The model {source.name} needs {n_bytes / MIB:.0f} MiB; {used / MIB:.0f} of the "
-            f"{(self._budget() or 0) / MIB:.0f} MiB for models are taken, and {busy or 'another model'} is "
+            f"The model {source.name} needs {size_text(n_bytes)}; {size_text(used)} of the "
+            f"{size_text(self._budget() or 0)} for models are taken, and {busy or 'another model'} is "
             f"in use; try again later."
         )
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from edgellm.engine.adapters import Choice
 from edgellm.engine.model import Model
 from edgellm.engine.runner import EngineThread
+from edgellm.errors import size_text
 
-MIB = 1024 * 1024
 # How long a file that appears, or changes, must not have been written to before it is served.
 SETTLED_S = 3.0
 
@@ -49,8 +49,8 @@ class Loaded:
     def memory_text(self) -> str:
         """The most that it takes, in parts; the cache is that of all answers together."""
         parts = {name: n_bytes for name, n_bytes in self.model.memory.items() if n_bytes}
-        listed = ", ".join(f"{name} {n_bytes / MIB:.0f}" for name, n_bytes in parts.items())
-        return f"{self.n_bytes / MIB:.0f} MiB ({listed}) with a context of {self.model.n_ctx}"
+        listed = ", ".join(f"{name} {size_text(n_bytes)}" for name, n_bytes in parts.items())
+        return f"{size_text(self.n_bytes)} ({listed}) with a context of {self.model.n_ctx}"
 
     @property
     def left_s(self) -> float:

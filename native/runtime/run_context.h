@@ -2,7 +2,6 @@
 // Shared state of the runners of all kinds of stages: the batch, values' memory, weights, kernels.
 #pragma once
 
-#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -11,7 +10,6 @@
 #include <vector>
 
 #include "base/memory.h"
-#include "base/os/os.h"
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows/rows.h"
@@ -67,7 +65,7 @@ class ThreadScratch {
   public:
     ThreadScratch() = default;
     ThreadScratch(size_t n_threads, size_t n_bytes)
-        : stride_(align_up(n_bytes, os::page_size())), memory_(stride_ * n_threads, false) {}
+        : stride_(align_up(n_bytes, 4096)), memory_(stride_ * n_threads, false) {}
 
     uint8_t* bytes(size_t thread) const { return memory_.data() + thread * stride_; }
     float* floats(size_t thread) const { return reinterpret_cast<float*>(bytes(thread)); }
@@ -87,13 +85,7 @@ class RunContext {
     // Zeroes the work counters of all stages.
     void start(float* logits);
     // Moves output rows to the front of the buffers that later stages read; thread t's share.
-    void move_output_rows(size_t t);
-    // Later stages run on the output rows, which have been moved.
-    void select_output_rows();
-    // Rows of the stage that runs, by sequence.
-    const std::vector<Segment>& segments() const { return selected_ ? output_segments_ : batch.segments; }
-    // The batch's row that a row of the stage that runs was.
-    size_t batch_row(size_t row) const { return selected_ ? batch.output_rows[row] : row; }
+    void select_rows(size_t t);
 
     float* at(const ValueRef& v, size_t row) const {
         if (v.buffer == kLogitsBuffer) return logits_ + row * v.ld + v.column;
@@ -111,22 +103,6 @@ class RunContext {
     }
     // Thread t's share of n units: [first, last).
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
-    // Calls fn(first, last) for ranges of the stage's rows, which together are thread t's: one share, or,
-    // where CPUs differ in speed, parts that it takes as it comes free.
-    template <class Fn>
-    void for_rows(size_t stage, size_t t, const Fn& fn) {
-        constexpr size_t kPartsPerThread = 8;
-        if (!uneven()) {
-            const auto [first, last] = share(n_rows, t);
-            fn(first, last);
-            return;
-        }
-        const size_t part = std::max<size_t>(1, n_rows / (kPartsPerThread * n_threads()));
-        for (size_t row; (row = take(stage, kRowPhase) * part) < n_rows;)
-            fn(row, std::min(n_rows, row + part));
-    }
-    // True if CPUs differ in speed: equal shares of the work would end apart.
-    bool uneven() const;
     // Threads of the run; threads of any run.
     size_t n_threads() const;
     size_t max_threads() const;
@@ -147,13 +123,11 @@ class RunContext {
     struct alignas(64) Counter {
         std::atomic<uint32_t> next{0};
     };
-    static constexpr size_t kRowPhase = 2, kPhases = 3;
+    static constexpr size_t kPhases = 2;
 
     Region arena_region_, quant_region_;
     float* arena_;
     float* logits_ = nullptr;
-    bool selected_ = false;
-    std::vector<Segment> output_segments_;  // runs of consecutive output rows
     std::unique_ptr<Counter[]> counters_;
 };
 

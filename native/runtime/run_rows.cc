@@ -21,7 +21,6 @@ struct RowCall {
     const float* b = operand(op.b);
     float* out = operand(op.out);
     size_t n = op.out.width;
-    size_t token = context.batch_row(row);
 
     const RowKernels& kernels() const { return context.kernels.rows; }
     float* operand(const ValueRef& value) const {
@@ -39,9 +38,9 @@ struct RowCall {
     size_t index_of(const EmbedOp& embed) const {
         switch (embed.source) {
             case EmbedSource::kToken:
-                return static_cast<size_t>(context.batch.tokens[token]);
+                return static_cast<size_t>(context.batch.tokens[row]);
             case EmbedSource::kPosition:
-                return context.batch.positions[token];
+                return context.batch.positions[row];
             case EmbedSource::kFirst:
                 return 0;
             case EmbedSource::kSegment:
@@ -52,9 +51,9 @@ struct RowCall {
     // True after the first separator of the row's text.
     bool is_after(int separator) const {
         const Batch& batch = context.batch;
-        const size_t first = token - std::min<size_t>(token, batch.positions[token]);
+        const size_t first = row - std::min<size_t>(row, batch.positions[row]);
         const auto begin = batch.tokens.begin() + static_cast<ptrdiff_t>(first),
-                   end = batch.tokens.begin() + static_cast<ptrdiff_t>(token);
+                   end = batch.tokens.begin() + static_cast<ptrdiff_t>(row);
         return std::find(begin, end, separator) != end;
     }
 
@@ -74,14 +73,14 @@ struct RowCall {
 
     void operator()(const RopeOp& rope) const {
         const AngleSet& set = context.plan.angles[rope.angles];
-        const float* cosines = all_angles + token * context.plan.angle_floats_per_row + set.offset;
+        const float* cosines = all_angles + row * context.plan.angle_floats_per_row + set.offset;
         std::memcpy(out, a, n * sizeof(float));
         kernels().rope(rope.kind, out, rope.n_heads, n / rope.n_heads, cosines, cosines + set.n_pairs,
                        set.n_pairs);
     }
 
     void operator()(const PositionScaleOp& scale) const {
-        const auto turns = static_cast<float>(context.batch.positions[token] / scale.length);
+        const auto turns = static_cast<float>(context.batch.positions[row] / scale.length);
         kernels().affine({1.0f + scale.beta * std::log1p(turns)}, a, n, out);
     }
 
@@ -148,10 +147,10 @@ struct RowCall {
 
 }  // namespace
 
-RowRunner::RowRunner(RunContext* context, Router* router)
-    : context_(*context),
+RowRunner::RowRunner(const RunContext& context, Router* router)
+    : context_(context),
       router_(*router),
-      angle_region_(sizeof(float) * context->plan.options.batch * context->plan.angle_floats_per_row + 64,
+      angle_region_(sizeof(float) * context.plan.options.batch * context.plan.angle_floats_per_row + 64,
                     false),
       angles_(reinterpret_cast<float*>(angle_region_.data())) {}
 
@@ -170,8 +169,9 @@ void RowRunner::compute_angles(size_t t) {
     }
 }
 
-void RowRunner::run(size_t s, const RowStage& stage, size_t t) {
-    context_.for_rows(s, t, [&](size_t begin, size_t end) { run(stage.ops, {}, begin, end, Thread{t}); });
+void RowRunner::run(const RowStage& stage, size_t t) {
+    const auto [begin, end] = context_.share(context_.n_rows, t);
+    run(stage.ops, {}, begin, end, Thread{t});
 }
 
 void RowRunner::run(std::span<const RowOp> ops, std::span<const QuantSlot> quants, size_t begin, size_t end,

@@ -1,9 +1,11 @@
-"""Paths of files outside the repository: real models, and the larger reference files."""
+"""Paths of files: scripts of the repository, real models, and the larger reference files."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -11,6 +13,16 @@ ROOT = Path(__file__).resolve().parents[2]
 TEMPLATES = ROOT / "tests" / "data" / "templates"
 SHARED = Path(os.environ.get("EDGELLM_SHARED") or ROOT.parent / "shared")
 """Folder of larger reference files."""
+
+
+def load_script(path: Path) -> ModuleType:
+    """Import a script by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def real_model(name: str) -> Path:

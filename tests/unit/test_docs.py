@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from edgellm.cli import ALIASES, COMMANDS, load_command, make_parser
-from tests.support.paths import ROOT
+from tests.support.paths import ROOT, load_script
 
 DOCUMENTS = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
-def script(path: Path) -> ModuleType:
-    """Import a script by its path."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_command_line_reference_is_up_to_date() -> None:
-    made = script(ROOT / "docs/make_cli.py")
+    made = load_script(ROOT / "docs/make_cli.py")
     assert made.TARGET.read_text(encoding="utf-8") == made.reference(), "run python docs/make_cli.py"
 
 
@@ -38,6 +26,12 @@ def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8")):
         if "://" not in target:
             assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/architecture.md"])
+def test_lines_are_at_most_120_wide(name: str) -> None:
+    lines = enumerate((ROOT / name).read_text(encoding="utf-8").splitlines(), 1)
+    assert [number for number, line in lines if len(line) > 120 and not line.startswith("|")] == []
 
 
 def test_each_recipe_of_contributing_names_a_commit_of_this_history() -> None:

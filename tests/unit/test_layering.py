@@ -33,7 +33,7 @@ PYTHON: dict[str, set[str]] = {
     "convert": {"families", "program", "gguf", "quant", "tokenizer", "chat"},
     "engine": {"families", "program", "gguf", "quant", "backends", "device", "tokenizer", "chat", "convert"},
     "benchmark": {"engine", "families", "backends", "device", "program", "gguf"},
-    "store": set(),
+    "store": {"device"},
     "api": {"engine", "store", "convert", "device"},
     "server": {"engine", "chat", "tokenizer"},
     "__init__": {"api", "chat", "convert", "engine"},

@@ -321,7 +321,7 @@ def test_too_little_space(served: Index, monkeypatch: pytest.MonkeyPatch) -> Non
     serve_pieces(served)
     usage = type("Usage", (), {"free": 1_000_000})
     monkeypatch.setattr("edgellm.store.fetch.shutil.disk_usage", lambda path: usage)
-    with pytest.raises(FileError, match=r"needs 2 MB of disk and 1 MB are free"):
+    with pytest.raises(FileError, match=r"needs 2.0 MB of disk and 1.0 MB are free"):
         fetch(known())
 
 

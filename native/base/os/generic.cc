@@ -8,10 +8,6 @@ size_t cache_bytes() {
     return 0;
 }
 
-ArmFeatures arm_features() {
-    return {};
-}
-
 void trim_heap() {}
 
 }  // namespace edgellm::os

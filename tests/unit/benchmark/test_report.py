@@ -132,7 +132,7 @@ def test_markdown_says_the_same(rows: list[Row]) -> None:
     assert "pp12" in table[2]
     assert f"{rows[1]['avg_ts']:.2f}" in table[3]
     for part in (
-        "cold start 0.25 s with peak 3 MiB",
+        "cold start 0.25 s with peak 3.1 MB",
         "limits 10.0 GB/s",
         rows[1]["tokens_hash"],
         build_commit(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from edgellm.cli import main
+from edgellm.convert.quality import word
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from tests.support.checkpoints import CONFIG, save, tokenizer_json, weights, write_checkpoint, write_shards
@@ -33,10 +35,10 @@ def test_convert_writes_a_file_with_its_receipt(
     assert main(["convert", str(checkpoint), str(out), "--type", "Q8_0"]) == 0
     captured = capsys.readouterr()
     assert captured.out == f"{out}\n"
-    assert "top-1" in captured.err
+    assert re.search(r"quality (very good|good|fair|poor): top-1 .* KLD [\d.]+ ± [\d.]+ ", captured.err)
     with GGUFFile.open(out) as file:
         assert file.metadata["general.name"] == "Tiny Llama"
-        assert file.metadata["edgellm.quality.tokens"] == 128
+        assert file.metadata["edgellm.quality.tokens"] == 512
         assert float(str(file.metadata["edgellm.quality.kld"])) < 0.01
         assert float(str(file.metadata["edgellm.quality.top1"])) > 0.8
         assert 0.001 < float(str(file.metadata["edgellm.quality.worst_error"])) < 0.01
@@ -83,7 +85,7 @@ def test_dry_run_lists_formats_and_writes_nothing(
     text = capsys.readouterr().out
     assert "blk.1.ffn_up.weight" in text
     assert "Q8_0" in text
-    assert "MB" in text.splitlines()[-1]
+    assert "kB" in text.splitlines()[-1]
     assert not out.exists()
 
 
@@ -331,3 +333,44 @@ def test_a_repository_is_checked_before_its_weights_are_fetched(
         assert main(["convert", "user/repo", out, *(["--dry-run"] if "hidden_act" in change else [])]) == 1
         assert f"user/repo: config.json: {words}" in capsys.readouterr().err.replace("'model_type' is ", "")
         config["model_type"] = "llama"
+
+
+def test_an_output_is_named_after_the_source_and_the_type(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", str(checkpoint), "--type", "q8_0", "--no-receipt"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "Tiny-Llama-Q8_0.gguf\n"
+    assert "the output is Tiny-Llama-Q8_0.gguf" in said.err
+    assert "is quantized already" not in said.err
+    assert main(["quantize", "Tiny-Llama-Q8_0.gguf", "--type", "F16", "--no-receipt"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "Tiny-Llama-F16.gguf\n"
+    assert re.search(r"Tiny-Llama-Q8_0.gguf is quantized already \(Q8_0, \d+ of \d+ tensors\)", said.err)
+
+
+def test_rows_that_do_not_fit_the_type_are_said(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["convert", str(checkpoint), str(tmp_path / "out.gguf"), "--dry-run"]) == 0
+    said = capsys.readouterr().err
+    assert re.search(r"\d+ of \d+ matrices have rows that are not whole blocks of 256 values", said)
+    assert "as Q4_K needs: they are written as Q" in said
+    assert main(["convert", str(checkpoint), str(tmp_path / "out.gguf"), "--dry-run", "--type", "Q8_0"]) == 0
+    assert "rows" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("kld", "cosine", "expected"),
+    [
+        (0.001, 0, "very good"),
+        (0.03, 0, "good"),
+        (0.1, 0, "fair"),
+        (0.4, 0, "poor"),
+        (0, 0.995, "good"),
+        (0, 0.5, "poor"),
+    ],
+)
+def test_quality_has_a_word(kld: float, cosine: float, expected: str) -> None:
+    assert word(kld, cosine) == expected

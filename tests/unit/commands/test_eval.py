@@ -45,7 +45,13 @@ def test_perplexity_and_divergence_are_those_of_the_logits(
     assert found["kld"] == pytest.approx(expected, rel=1e-3)
     assert found["base_perplexity"] == pytest.approx(np.exp(losses[0]), rel=1e-4)
     assert main(["eval", "perplexity", str(models[1]), "--text", str(text), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["perplexity"] == pytest.approx(np.exp(losses[1]), rel=1e-4)
+    found = json.loads(capsys.readouterr().out)
+    assert found["perplexity"] == pytest.approx(np.exp(losses[1]), rel=1e-4)
+    spread = -rows[1][np.arange(len(ids) - 1), ids[1:]]
+    error = np.exp(losses[1]) * spread.std(ddof=1) / np.sqrt(len(spread))
+    assert found["perplexity_error"] == pytest.approx(error, rel=1e-4)
+    assert main(["eval", "perplexity", str(models[1]), "--text", str(text)]) == 0
+    assert f"perplexity {found['perplexity']:.6g} ± {error:.2g}, tokens {len(ids)}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ import pytest
 from edgellm.commands.chat import talk
 from edgellm.commands.conversation import Conversation
 from edgellm.commands.remote import RemoteModel, Server
+from edgellm.commands.thoughts import shown_thoughts
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.options import GenerateOptions
 from edgellm.errors import ContextOverflowError, ServerError, UsageError
@@ -179,6 +180,7 @@ def test_thoughts_and_figures_of_a_server_that_sends_only_usage(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
+    thoughts = shown_thoughts(hide=False, fold=False)
     answer = events(
         {"choices": []},
         delta(role="assistant", reasoning_content="hm"),
@@ -189,7 +191,7 @@ def test_thoughts_and_figures_of_a_server_that_sends_only_usage(
         "[DONE]",
     )
     with scripted(answer) as url:
-        reply = RemoteModel(Server(url, None), "any").chat([], GREEDY)
+        reply = RemoteModel(Server(url, None), "any", thoughts=thoughts).chat([], GREEDY)
         assert "".join(reply) == "yes"
     assert capsys.readouterr() == ("", "hmm\n\n")
     assert (reply.text, reply.finish_reason) == ("yes", "stop")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -11,9 +12,10 @@ import pytest
 
 from edgellm.chat.thinking import LEVELS
 from edgellm.cli import main
+from edgellm.commands.chat_commands import obey
 from edgellm.commands.conversation import Conversation, LocalConversation
 from edgellm.commands.remote import RemoteModel
-from edgellm.commands.thoughts import Apart
+from edgellm.commands.thoughts import OpenThoughts, shown_thoughts
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
@@ -137,25 +139,28 @@ def _unseen(text: str) -> None:
     """Writes nothing."""
 
 
+class Away:
+    """A model of a server that is away; `bodies` are the requests."""
+
+    name, n_ctx = "any", None
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+
+    def chat(self, *args: Any, **kwargs: Any) -> NoReturn:
+        remote = RemoteModel(object(), "any", think="low")  # type: ignore[arg-type]
+        self.bodies.append(dict(remote.chat(*args, **kwargs)._body))
+        raise ServerError("away")
+
+
 def test_set_think_goes_to_a_server() -> None:
-    bodies: list[dict[str, Any]] = []
-
-    class Refusing:
-        """A model of a server that is away."""
-
-        name, n_ctx = "any", None
-
-        def chat(self, *args: Any, **kwargs: Any) -> NoReturn:
-            remote = RemoteModel(object(), "any", think="low")  # type: ignore[arg-type]
-            bodies.append(dict(remote.chat(*args, **kwargs)._body))
-            raise ServerError("away")
-
-    conversation = Conversation(Refusing(), GenerateOptions(), None, _unseen)
+    away = Away()
+    conversation = Conversation(away, GenerateOptions(), None, _unseen)
     for _ in range(2):
         with pytest.raises(ServerError):
             conversation.ask("hi")
         conversation.set_option("think", "off")
-    assert [body["reasoning_effort"] for body in bodies] == ["low", "none"]
+    assert [body["reasoning_effort"] for body in away.bodies] == ["low", "none"]
     assert conversation.known_options()["think"] == "off"
     with pytest.raises(UsageError, match="loud"):
         conversation.set_option("think", "loud")
@@ -174,13 +179,81 @@ def test_set_think_is_a_level_of_the_model(model: str) -> None:
                     conversation.set_option("think", level)
 
 
-def test_a_blank_line_ends_a_thought() -> None:
-    shown: list[str] = []
-    apart = Apart(shown.append)
+class Stderr(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def narrow(monkeypatch: pytest.MonkeyPatch) -> Stderr:
+    """Make standard error a terminal of 30 columns without colours."""
+    stream = Stderr()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("LINES", "20")
+    return stream
+
+
+def test_a_blank_line_ends_a_thought(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = narrow(monkeypatch)
+    thoughts = OpenThoughts()
     for text in ("\n\n", "a", "\nb"):
-        apart.think(text)
-    apart.end()
-    apart.end()
-    apart.think("c\n")
-    apart.end()
-    assert "".join(shown) == "a\nb\n\nc\n\n"
+        thoughts.think(text)
+    thoughts.end()
+    thoughts.end()
+    thoughts.think("c\n")
+    thoughts.end()
+    assert errors.getvalue() == "a\nb\n\nc\n\n"
+    assert thoughts.last == "a\nb\n\nc\n"
+    thoughts.begin()
+    assert thoughts.last == ""
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000])
+def test_thoughts_are_wrapped_at_words(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    errors = narrow(monkeypatch)
+    text = "Okay, the user asks why the sky is blue.\n  - scattering   matters\n" + "天" * 40
+    thoughts = OpenThoughts()
+    for start in range(0, len(text), size):
+        thoughts.think(text[start : start + size])
+    thoughts.end()
+    assert errors.getvalue().splitlines() == [
+        "Okay, the user asks why the",
+        "sky is blue.",
+        "  - scattering   matters",
+        "天" * 14,
+        "天" * 14,
+        "天" * 12,
+        "",
+    ]
+
+
+def test_a_thought_is_folded_and_shown_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = narrow(monkeypatch)
+    monkeypatch.setattr(sys, "stdout", Stderr())
+    monkeypatch.setattr("edgellm.commands.thoughts._REDRAW_S", -1.0)
+    thoughts = shown_thoughts(hide=False, fold=True)
+    for number in range(20):
+        thoughts.think(f"thought {number}\n")
+    drawn = errors.getvalue()
+    assert "thought 14" in drawn.rpartition("thought 13")[2]
+    thoughts.end()
+    assert re.search(r"\(thought for \d+ s; /thoughts\nshows it\)\n\n$", errors.getvalue())
+    conversation = Conversation(Away(), GenerateOptions(), None, _unseen, thoughts=thoughts)
+    errors.truncate(0)
+    obey(conversation, "/thoughts")
+    assert errors.getvalue().strip("\0").splitlines() == [f"thought {number}" for number in range(20)]
+
+
+def test_thoughts_that_are_hidden_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors = narrow(monkeypatch)
+    thoughts = shown_thoughts(hide=True, fold=True)
+    conversation = Conversation(Away(), GenerateOptions(), None, _unseen, thoughts=thoughts)
+    with pytest.raises(UsageError, match="thought nothing"):
+        obey(conversation, "/thoughts")
+    thoughts.think("secret")
+    thoughts.end()
+    assert errors.getvalue() == ""
+    obey(conversation, "/thoughts")
+    assert errors.getvalue() == "secret\n"

@@ -16,6 +16,7 @@ from edgellm.convert import allocation, calibrating, calibration, moments, pipel
 from edgellm.convert.allocation import Option, allocate
 from edgellm.convert.calibration import WINDOW, bundled_texts, calibrate, held_out_texts, passages, sequences
 from edgellm.convert.moments import read_moments
+from edgellm.errors import size_text
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
@@ -157,7 +158,7 @@ def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
     assert plain == "Q4_0"
     assert quality["plain_bytes"] == n_tensor_bytes
     assert quality["plain_kld"] > quality["kld"]
-    assert f"plain Q4_0 ({n_tensor_bytes / 1e6:.1f} MB): KLD {quality['plain_kld']:.4f}" in said
+    assert f"plain Q4_0 ({size_text(n_tensor_bytes)}): KLD {quality['plain_kld']:.4f}" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 

@@ -146,7 +146,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(
     with monkeypatch.context() as patched:
         patched.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
         assert convert(checkpoint, tmp_path / "out") == 1
-        assert "MB are free" in capsys.readouterr().err
+        assert "1.0 kB are free" in capsys.readouterr().err
     assert nothing_else(tmp_path, checkpoint)
 
 

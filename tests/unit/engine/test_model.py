@@ -128,7 +128,7 @@ def test_ids_outside_the_vocabulary_are_refused(model: Model, ids: list[int]) ->
 
 
 def test_memory_that_is_not_there_is_refused_with_numbers(path: Path) -> None:
-    with pytest.raises(MemoryLimitError, match=r"needs .* MiB \(weights .* MiB are allowed"):
+    with pytest.raises(MemoryLimitError, match=r"needs .* [kM]B \(weights .* [kM]B are allowed"):
         edgellm.load(path, backend="interpreter", max_memory=1000)
 
 

@@ -66,12 +66,12 @@ def test_the_line_of_an_answer_has_model_tokens_and_speed(
 
 
 def test_a_loaded_model_is_described_by_the_parts_of_its_memory() -> None:
-    memory = {"weights": 92 << 20, "cache": 360 << 20, "scratch": 4 << 20, "states": 0}
+    memory = {"weights": 92_000_000, "cache": 360_000_000, "scratch": 4_000_000, "states": 0}
     model: Any = SimpleNamespace(memory=memory, n_ctx=4096)
     runner: Any = None
     loaded = Loaded("tiny", model, runner, 0.0, lambda: None)
-    parts = "weights 92, cache 360, scratch 4"
-    assert loaded.memory_text == f"456 MiB ({parts}) with a context of 4096"
+    parts = "weights 92.0 MB, cache 360 MB, scratch 4.0 MB"
+    assert loaded.memory_text == f"456 MB ({parts}) with a context of 4096"
 
 
 def _fields(caplog: pytest.LogCaptureFixture) -> dict[str, dict[str, Any]]:
