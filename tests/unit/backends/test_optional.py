@@ -6,11 +6,18 @@ import importlib
 import re
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 import pytest
 
+from edgellm import cli
 from edgellm.convert.onnx_graph import import_onnx
+from edgellm.convert.sentencepiece import read_sentencepiece
+from edgellm.engine.grammar import GrammarCompiler
+from edgellm.engine.options import Constraint
 from edgellm.errors import BackendError
+from edgellm.tokenizer import Tokenizer
+from tests.support.vocabularies import small_bpe
 
 
 @pytest.mark.parametrize(
@@ -39,3 +46,29 @@ def test_writing_onnx_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(sys.modules, "onnx", None)
     with pytest.raises(BackendError, match="-m pip install onnx onnxruntime`"):
         import_onnx()
+
+
+def test_a_grammar_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    compiler = GrammarCompiler(Tokenizer.from_metadata(small_bpe()))  # type: ignore[arg-type]
+    with pytest.raises(
+        BackendError, match=r"A regex needs the package llguidance.*-m pip install llguidance`"
+    ):
+        compiler.compile(Constraint("regex", "a+"))
+
+
+def test_a_sentencepiece_model_needs_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
+    with pytest.raises(BackendError, match="-m pip install sentencepiece`"):
+        read_sentencepiece(b"", 1, {})
+
+
+def test_a_command_names_the_package_that_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(name: str) -> NoReturn:
+        raise ModuleNotFoundError("No module named 'fastapi.routing'", name="fastapi.routing")
+
+    monkeypatch.setattr(cli, "load_command", load)
+    assert cli.main(["serve"]) == 1
+    assert "this needs the package fastapi, which is not installed" in capsys.readouterr().err
