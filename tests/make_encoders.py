@@ -62,6 +62,8 @@ GEMMA = {
 MODERN = BASE | {"model_type": "modernbert", "local_attention": 16, "pad_token_id": 0, "num_hidden_layers": 4}
 MODERN |= {"bos_token_id": 2, "eos_token_id": 3, "cls_token_id": 2, "sep_token_id": 3}
 NOMIC = BASE | {"model_type": "nomic_bert", "pad_token_id": 0, "hidden_act": "silu"}
+MPNET = BASE | {"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}
+MPNET |= {"bos_token_id": 0, "eos_token_id": 2, "relative_attention_num_buckets": 32}
 QWEN3 = BASE | {"model_type": "qwen3", "num_key_value_heads": 2, "head_dim": 16, "rms_norm_eps": 1e-6}
 QWEN3 |= {"rope_theta": 1000000.0, "tie_word_embeddings": True, "eos_token_id": 0}
 # The keys of nomic-embed-text-v2-moe.
@@ -117,6 +119,8 @@ CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     },
     "nomic-moe": (NOMIC_MOE, "unigram", "mean"),
     "qwen3-last": (QWEN3, "bytes", "lasttoken"),
+    "mpnet-mean": (MPNET, "mpnet", "mean"),
+    "mpnet-rank": (MPNET | RANKS | {"architectures": ["MPNetForSequenceClassification"]}, "mpnet", "rank"),
 }
 
 
@@ -156,6 +160,18 @@ def unigram() -> Tokenizer:
     return Tokenizer.from_str(json.dumps(written))
 
 
+def mpnet() -> Tokenizer:
+    """A small tokenizer of MPNet's kind: BERT's words with RoBERTa's special tokens."""
+    special = ["<s>", "<pad>", "</s>", "[UNK]", "<mask>"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(vocab_size=420, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), trim_offsets=False)
+    return tokenizer
+
+
 def in_bytes() -> Tokenizer:
     """A small tokenizer of Qwen3's kind, which ends a text as Qwen3-Embedding's does."""
     split = (
@@ -186,10 +202,12 @@ def in_bytes() -> Tokenizer:
     return tokenizer
 
 
-MAKERS = {"wordpiece": wordpiece, "unigram": unigram, "bytes": in_bytes}
+MAKERS = {"wordpiece": wordpiece, "unigram": unigram, "mpnet": mpnet, "bytes": in_bytes}
 SPECIAL = {
     "wordpiece": {"unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]", "pad_token": "[PAD]"},
     "unigram": {"unk_token": "<unk>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
+    | {"bos_token": "<s>", "eos_token": "</s>"},
+    "mpnet": {"unk_token": "[UNK]", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
     | {"bos_token": "<s>", "eos_token": "</s>"},
     "bytes": {"eos_token": "<|endoftext|>", "pad_token": "<|endoftext|>"},
 }

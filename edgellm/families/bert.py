@@ -17,20 +17,25 @@ from edgellm.program import Builder, Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `bert`; its rows are embeddings, there are no logits."""
+    b = source.builder("bert")
+    return layers(source, b, b.add(blocks.embed(b), _token_types(source, b)))
+
+
+def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None = None) -> Program:
+    """Program of BERT's layers over embedded tokens x, to which positions are added.
+
+    bias: added to all layers' attention by distance.
+    """
     m = source.metadata
     if m.flag("attention.causal", False):
         raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
     norm = source.layer_norm
-    b = source.builder("bert")
-    x = b.add(blocks.embed(b), _token_types(source, b))
     x = b.add(x, b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position"))
     x = blocks.norm(b, x, "token_embd_norm", norm)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
-        q, k, v = blocks.projections(b, x, blk, blocks.heads(source, i, rope=None))
-        y = b.attention(q, k, v, n_heads=source.n_heads[i], scale=source.head_dim**-0.5, causal=False)
-        y = blocks.linear(b, y, f"{blk}.attn_output", source.width)
-        x = blocks.norm(b, b.add(x, y), f"{blk}.attn_output_norm", norm)
+        attention = blocks.heads(source, i, rope=None)._replace(causal=False, bias=bias)
+        x = blocks.norm(b, b.add(x, blocks.attention(b, x, blk, attention)), f"{blk}.attn_output_norm", norm)
         y = blocks.mlp(b, x, blk, source.n_ff[i], "gelu")
         x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
     return blocks.encoded(source, b, x)

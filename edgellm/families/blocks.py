@@ -21,6 +21,14 @@ class Rope(NamedTuple):
     factors: str | None = None
 
 
+class DistanceBias(NamedTuple):
+    """Bias of attention by the bucket of the distance between query and key: its weight and its sizes."""
+
+    weight: str
+    n_buckets: int
+    max_distance: int
+
+
 class Attention(NamedTuple):
     """Attention of one layer.
 
@@ -47,6 +55,7 @@ class Attention(NamedTuple):
     stretch: tuple[float, int] | None = None
     causal: bool = True
     out_norm: Norm | None = None
+    bias: DistanceBias | None = None
 
 
 class Experts(NamedTuple):
@@ -195,6 +204,9 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
         softcap=a.softcap,
         sinks=f"{prefix}.attn_sinks.weight" if a.sinks else None,
         causal=a.causal,
+        distance_bias=a.bias.weight if a.bias else None,
+        n_buckets=a.bias.n_buckets if a.bias else 0,
+        max_distance=a.bias.max_distance if a.bias else 0,
     )
     if gate:
         out = b.mul(out, b.activation(gate, "sigmoid"))

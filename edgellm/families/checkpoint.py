@@ -36,6 +36,7 @@ _PREFIXES = (
     ("model.lm_head.", "lm_head."),
     ("model.mtp.", "mtp."),
     ("bert.", ""),
+    ("mpnet.", ""),
 )
 # Tensors that no family reads: cached constants, other modalities, heads of other tasks.
 _IGNORED = (

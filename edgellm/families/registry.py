@@ -55,6 +55,7 @@ FAMILIES: dict[str, str] = {
     "minicpm": "minicpm",
     "mistral3": "mistral3",
     "modern-bert": "modern_bert",
+    "mpnet": "mpnet",
     "nemotron_h": "nemotron_h",
     "nemotron_h_moe": "nemotron_h_moe",
     "nomic-bert": "nomic_bert",

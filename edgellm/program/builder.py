@@ -194,18 +194,28 @@ class Builder:
         softcap: float = 0.0,
         causal: bool = True,
         sinks: str | None = None,
+        distance_bias: str | None = None,
+        n_buckets: int = 0,
+        max_distance: int = 0,
     ) -> str:
-        """Attention over the sequence, after k and v are appended to `cache` (-1 where not causal)."""
+        """Attention over the sequence, after k and v are appended to `cache` (-1 where not causal).
+
+        distance_bias: weight (n_buckets, n_heads), added to the logits by distance.
+        """
+        weights = self._vectors({"sinks": sinks}, n_heads)
+        if distance_bias is not None:
+            weights["distance_bias"] = self.weight(distance_bias, n_buckets, n_heads)
         return self._emit(
             "attention",
             (q, k, v),
-            self._vectors({"sinks": sinks}, n_heads),
+            weights,
             cache=cache,
             n_heads=n_heads,
             scale=float(scale),
             window=window,
             softcap=float(softcap),
             causal=causal,
+            max_distance=max_distance,
         )
 
     def attention_shared(

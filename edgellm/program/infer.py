@@ -220,9 +220,22 @@ def _check_window(v: _View, cache: CacheSpec) -> None:
         fail(v.op, f"window={window}, but its cache keeps only {cache.window} tokens")
 
 
+def _check_distance_bias(v: _View, n_heads: int) -> None:
+    if "distance_bias" not in v.op.weights:
+        v.integer("max_distance", 0, 0)
+        return
+    n_buckets, _ = v.shape("distance_bias", (None, n_heads))
+    if v.flag("causal") or v.op.attrs["window"] != 0:
+        fail(v.op, "has distance_bias, which needs causal=false and window=0")
+    if n_buckets < 4 or n_buckets % 4:
+        fail(v.op, f"distance_bias has {n_buckets} buckets, expected a multiple of 4")
+    v.integer("max_distance", n_buckets // 4 + 1)
+
+
 def _attention(v: _View) -> int:
     n_heads = v.integer("n_heads", 1)
     v.vector("sinks", n_heads)
+    _check_distance_bias(v, n_heads)
     q, k, value = v.widths
     head_dim = v.split("q", q, n_heads)
     if not v.flag("causal"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from edgellm.errors import ModelError, UsageError
 from edgellm.program.activations import Exp, activate, gated, softmax
 from edgellm.program.adapter import Adapter, Update
+from edgellm.program.distance import distance_buckets
 from edgellm.program.ops import Op, Program
 
 Array = NDArray[np.float32]
@@ -295,6 +296,8 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
             hidden |= ages >= window
     elif window:
         hidden = np.abs(ages) >= window
+    bias = run.weight(op, "distance_bias")
+    buckets = None if bias is None else distance_buckets(ages, len(bias), int(op.attrs["max_distance"]))
     out = np.empty((n, n_heads, v.shape[2]), np.float32)
     per_kv = n_heads // k.shape[1]
     for h in range(n_heads):
@@ -302,6 +305,8 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         cap = float(op.attrs["softcap"])
         if cap:
             scores = np.tanh(scores / cap) * cap
+        if bias is not None:
+            scores += bias[buckets, h]
         scores[hidden] = -np.inf
         top = scores.max(axis=1, keepdims=True)
         if sinks is not None:

@@ -107,9 +107,12 @@ SPECS: dict[str, OpSpec] = {
         "softmax(q . k * scale, softcapped, masked) v per query head, grouped-query. k and v are appended "
         "to cache `cache` first. window > 0: a token sees itself and the window-1 before it. causal=False: "
         "every token of the sequence in this batch (cache=-1), with a window those less than it away. sinks "
-        "(n_heads,): one extra logit per head that takes probability and adds no value.",
+        "(n_heads,): one extra logit per head that takes probability and adds no value. distance_bias "
+        "(n_buckets, n_heads), causal=False only: added to the logits by the bucket of the distance between "
+        "query and key (T5, arXiv 1910.10683); the second half of the buckets is for later keys, and within "
+        "a half they widen from n_buckets / 4 up to max_distance.",
         ("q", "k", "v"),
-        ("sinks?",),
+        ("sinks?", "distance_bias?"),
         {
             "cache": Attr("int"),
             "n_heads": Attr("int"),
@@ -117,6 +120,7 @@ SPECS: dict[str, OpSpec] = {
             "window": Attr("int", 0),
             "softcap": Attr("float", 0.0),
             "causal": Attr("bool", True),
+            "max_distance": Attr("int", 0),
         },
     ),
     "attention_shared": OpSpec(

@@ -10,7 +10,7 @@ namespace edgellm {
 namespace {
 
 PlanOptions plan_options(const EngineOptions& o) {
-    return {o.threads, o.batch, o.kv_type, o.isa};
+    return {o.threads, o.batch, o.kv_type, o.isa, o.context};
 }
 
 }  // namespace

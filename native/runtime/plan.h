@@ -45,11 +45,20 @@ struct AngleSet {
     size_t n_pairs = 0;
 };
 
+// A bias of attention by the bucket of the distance between query and key.
+struct DistanceBias {
+    VectorId buckets = -1;  // (n_buckets, n_heads)
+    size_t n_buckets = 0, n_heads = 0, max_distance = 0;
+
+    bool operator==(const DistanceBias&) const = default;
+};
+
 struct PlanOptions {
     size_t n_threads = 1;
     size_t batch = 512;  // most rows of a step
     KvType kv_type = KvType::kF16;
     Isa isa = Isa::kScalar;
+    size_t context = 0;  // most tokens of a sequence
 };
 
 struct ExecutionPlan {
@@ -60,6 +69,7 @@ struct ExecutionPlan {
     std::vector<int> vectors;     // VectorId -> weight index; decoded to float32 at load
     std::vector<int> embeddings;  // embedding table -> weight index; rows stay in the file's format
     std::vector<AngleSet> angles;
+    std::vector<DistanceBias> biases;
     std::vector<AttentionShape> cache_shapes;
     std::vector<size_t> state_offsets;  // per StateDecl, in floats
     size_t state_floats = 0;

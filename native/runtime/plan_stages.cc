@@ -47,6 +47,7 @@ AttentionStage Planner::attention_stage(int i) {
             "its window is larger than its cache's, " + std::to_string(cache_window));
     a.causal = o.kind == OpKind::kAttentionShared || o.boolean("causal");
     a.sinks = sized_vector(o, "sinks", a.shape.n_heads, nullptr);
+    a.bias = distance_bias(o, a);
     require(a.shape.n_heads % a.shape.n_kv_heads == 0, o,
             std::to_string(a.shape.n_heads) + " heads are not a multiple of " +
                 std::to_string(a.shape.n_kv_heads) + " KV heads");
@@ -55,6 +56,25 @@ AttentionStage Planner::attention_stage(int i) {
     a.out = new_value(i);
     expect(o, "its width", a.out.width, size_t{a.shape.n_heads} * a.shape.value_dim);
     return a;
+}
+
+int Planner::distance_bias(const Op& o, const AttentionStage& a) {
+    if (o.weight("distance_bias") < 0) return -1;
+    const auto& shape = decl(o.weight("distance_bias")).shape;
+    DistanceBias bias;
+    bias.n_heads = a.shape.n_heads;
+    require(shape.size() == 2 && shape[1] == static_cast<int64_t>(bias.n_heads) && shape[0] % 4 == 0, o,
+            "its bias is not (buckets, heads) with a multiple of 4 buckets");
+    require(!a.causal && a.shape.window == 0, o, "a bias by distance needs causal=false and window=0");
+    bias.n_buckets = static_cast<size_t>(shape[0]);
+    bias.max_distance = positive(o, "max_distance");
+    require(bias.max_distance > bias.n_buckets / 4, o,
+            "max_distance is " + std::to_string(bias.max_distance) +
+                ", expected more than a quarter of the buckets");
+    bias.buckets = vector(o, "distance_bias");
+    const auto known = std::find(plan_.biases.begin(), plan_.biases.end(), bias);
+    if (known == plan_.biases.end()) plan_.biases.push_back(bias);
+    return static_cast<int>(std::find(plan_.biases.begin(), plan_.biases.end(), bias) - plan_.biases.begin());
 }
 
 int Planner::cache_index(const Op& o) {

@@ -65,6 +65,8 @@ AttentionTask AttentionRunner::token_task(const AttentionStage& stage, size_t i)
 void AttentionRunner::run(size_t s, const AttentionStage& stage, size_t t) {
     AttentionShape shape = stage.shape;
     shape.sinks = context_.weights.vector(stage.sinks);
+    shape.bias = context_.weights.bias(stage.bias);
+    shape.bias_stride = context_.weights.bias_stride();
     const std::vector<Segment>& segments = context_.batch.segments;
     size_t longest = 0;
     for (const Segment& seg : segments) longest = std::max(longest, seg.position + seg.n_rows);

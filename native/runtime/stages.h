@@ -83,6 +83,7 @@ struct AttentionStage {
     ValueRef q, out;
     AttentionShape shape;
     VectorId sinks = -1;
+    int bias = -1;  // of the plan's biases by distance, or -1
     int cache = 0;
     bool causal = true;
 

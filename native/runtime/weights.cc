@@ -44,6 +44,23 @@ void drop_pages(const uint8_t* data, size_t n) {
     if (begin < end) os::drop_file_pages(reinterpret_cast<void*>(begin), end - begin);
 }
 
+constexpr float kLog2E = 1.44269504f;
+
+// T5's bucket (arXiv 1910.10683) of a distance between a query and a key, which is earlier or later.
+size_t distance_bucket(const DistanceBias& bias, size_t distance, bool later) {
+    const size_t half = bias.n_buckets / 2, exact = half / 2;
+    size_t bucket = distance;
+    if (distance >= exact) {
+        const auto ratio = [&](size_t n) {
+            return std::log(static_cast<double>(n) / static_cast<double>(exact));
+        };
+        // Boundaries between buckets are powers, whose logarithms need not be exact.
+        const double steps = ratio(distance) / ratio(bias.max_distance) * static_cast<double>(half - exact);
+        bucket = std::min(half - 1, exact + static_cast<size_t>(steps + 1e-6));
+    }
+    return later ? half + bucket : bucket;
+}
+
 // Packs one matrix, kUnitPanels at a time, together with other threads that do the same.
 class MatrixPacker {
   public:
@@ -105,6 +122,7 @@ void Weights::load(const std::vector<TensorSource>& tensors, bool release, Threa
     const Sources sources = checked_sources(tensors);
     load_vectors(sources);
     load_frequencies();
+    load_biases();
     load_embeddings(sources);
     load_matrices(sources, release, pool);
     // Reading ahead has brought back pages that were dropped.
@@ -154,6 +172,20 @@ void Weights::load_frequencies() {
     }
 }
 
+void Weights::load_biases() {
+    biases_.clear();
+    const size_t reach = bias_reach();
+    for (const DistanceBias& bias : plan_.biases) {
+        const float* buckets = vector(bias.buckets);
+        std::vector<float>& values = biases_.emplace_back(bias.n_heads * bias_stride());
+        for (size_t i = 0; i < 2 * reach; ++i) {
+            const size_t distance = i < reach ? reach - i : i - reach;
+            const float* row = buckets + bias.n_heads * distance_bucket(bias, distance, i > reach);
+            for (size_t h = 0; h < bias.n_heads; ++h) values[h * bias_stride() + i] = row[h] * kLog2E;
+        }
+    }
+}
+
 void Weights::load_embeddings(const Sources& sources) {
     embeddings_.clear();
     for (const int weight : plan_.embeddings) {
@@ -193,6 +225,7 @@ size_t Weights::bytes() const {
     for (const int w : plan_.vectors) {
         bytes += static_cast<size_t>(program_.weights[static_cast<size_t>(w)].elements()) * sizeof(float);
     }
+    for (const DistanceBias& bias : plan_.biases) bytes += bias.n_heads * bias_stride() * sizeof(float);
     return bytes;
 }
 

@@ -63,6 +63,11 @@ class Weights {
         return m;
     }
     const EmbeddingTable& embedding(size_t table) const { return embeddings_[table]; }
+    // The bias of a distance of 0 of the first head, as the attention kernels read it; nullptr for -1.
+    const float* bias(int id) const {
+        return id < 0 ? nullptr : biases_[static_cast<size_t>(id)].data() + bias_reach();
+    }
+    size_t bias_stride() const { return 2 * bias_reach(); }
     // Frequencies of an angle set of the plan, after its factors: n_pairs values.
     const double* frequencies(size_t angle_set) const { return frequencies_[angle_set].data(); }
 
@@ -77,6 +82,9 @@ class Weights {
     Sources checked_sources(const std::vector<TensorSource>& tensors) const;
     void load_vectors(const Sources& sources);
     void load_frequencies();
+    void load_biases();
+    // Distances on each side of a query, up to the end of a block.
+    size_t bias_reach() const { return align_up(plan_.options.context, kKvBlockTokens); }
     void load_embeddings(const Sources& sources);
     void load_matrices(const Sources& sources, bool release, ThreadPool* pool);
 
@@ -88,6 +96,7 @@ class Weights {
     std::vector<std::vector<float>> vectors_;
     std::vector<EmbeddingTable> embeddings_;
     std::vector<std::vector<double>> frequencies_;
+    std::vector<std::vector<float>> biases_;  // [head][distance]
 };
 
 }  // namespace edgellm

@@ -22,7 +22,7 @@ OURS = {
     "hidden_activation",
 }
 # Architectures that llama.cpp does not have, and those of its whose names they share.
-OUR_ARCHITECTURES = {"bitnet-b1.58": ("bitnet",), "opt": ("gpt2", "bert")}
+OUR_ARCHITECTURES = {"bitnet-b1.58": ("bitnet",), "mpnet": ("bert",), "opt": ("gpt2", "bert")}
 # Tensors of all families that the package does not list for each, dense parts between experts, and norms.
 UNLISTED = {"rope_freqs", "rope_factors_long", "rope_factors_short", "output"}
 UNLISTED |= {"blk.N.ffn_gate", "blk.N.ffn_up", "blk.N.ffn_down"}

@@ -260,7 +260,7 @@ FORMAT_NAMES: dict[str, set[str]] = {
     # A method of quantization.
     "edgellm.convert.quantized": {"bitnet"},
     # Tokenizer classes of transformers, and the library mistral-common.
-    "edgellm.convert.plain_tokenizers": {"gptneox", "mistral", "roberta"},
+    "edgellm.convert.plain_tokenizers": {"gptneox", "mistral", "mpnet", "roberta"},
     # Forms of tool calls, as the parsers of vLLM are named.
     "edgellm.chat.tools": {"mistral"},
     "edgellm.chat.known": {"mistral"},

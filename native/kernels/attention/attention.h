@@ -44,6 +44,10 @@ struct AttentionShape {
     uint32_t window;     // 0: all
     const float* sinks;  // (n_heads,) or nullptr
     KvType kv_type;
+    // Added to logits in units of log2: bias[h * bias_stride + k - p] for head h, the key at k and the query
+    // at p, up to the end of the last key's block. nullptr: none.
+    const float* bias;
+    size_t bias_stride;
 };
 
 // Bytes of one block of one layer, a multiple of 64.

@@ -141,7 +141,8 @@ void make_weights(const Chunk<type>& c, Span span, size_t r) {
     };
     const KeyRange seen = c.g->keys[r];
     float* const p = c.scratch.logits(r);
-    const RowLogits row{p, span.begin, span.end, within(seen.first), within(seen.last)};
+    const float* bias = c.g->bias[r] == nullptr ? nullptr : c.g->bias[r] + c.base;
+    const RowLogits row{p, span.begin, span.end, within(seen.first), within(seen.last), bias};
     const auto powers_of = [&](auto f) { c.g->sums[r] = exponentiate(c.s.softcap, c.g->factor[r], row, f); };
     if constexpr (KvCache<type>::kIntegers) {
         make_integer_weights(c, span, r, powers_of);

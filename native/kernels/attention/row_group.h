@@ -47,8 +47,9 @@ struct RowGroup {
     size_t n_rows, n_tiles;
     Tile tiles[kMaxTiles];
     KeyRange keys[kGroupRows];
-    float factor[kGroupRows];  // of products of queries and keys: logits in units of log2
-    RowSum sums[kGroupRows];   // of the chunk at hand
+    float factor[kGroupRows];       // of products of queries and keys: logits in units of log2
+    const float* bias[kGroupRows];  // by the key's position; nullptr: none
+    RowSum sums[kGroupRows];        // of the chunk at hand
 };
 
 size_t query_group(const AttentionShape& s) {
@@ -81,7 +82,9 @@ void plan_rows(const AttentionShape& s, const AttentionTask& task, size_t first,
                 pack_query(x, s.key_dim, tile.rows, scratch.queries(row) + r);
                 g->factor[row + r] = s.scale * kLog2E;
             }
-            const KeyRange keys = visible_keys(s, task.position + static_cast<uint32_t>(query), task.n_keys);
+            const size_t position = task.position + query;
+            g->bias[row + r] = s.bias == nullptr ? nullptr : s.bias + head * s.bias_stride - position;
+            const KeyRange keys = visible_keys(s, static_cast<uint32_t>(position), task.n_keys);
             g->keys[row + r] = keys;
             if (keys.first < tile.first_key) tile.first_key = keys.first;
             if (keys.last > tile.last_key) tile.last_key = keys.last;

@@ -15,11 +15,13 @@ EDGELLM_INLINE I32 lane_numbers() {
     return v;
 }
 
-// A row's logits in whole blocks [begin, end) of a chunk, of which the row sees [first, last).
+// A row's logits in whole blocks [begin, end) of a chunk, of which the row sees [first, last). bias: added to
+// them in units of log2, or nullptr.
 struct RowLogits {
     float* logits;
     size_t begin, end;
     size_t first, last;
+    const float* bias;
 };
 
 // The maximum logit in units of log2, and the sum of exp(logit - max).
@@ -38,6 +40,11 @@ RowSum exponentiate(float softcap, float factor, const RowLogits& row, F f) {
         for (size_t i = begin; i < end; i += kLanes)
             store(logits + i, tanh(load(logits + i) * inverse) * cap);
         factor = kLog2E;
+    }
+    if (row.bias != nullptr) {
+        for (size_t i = begin; i < end; i += kLanes)
+            store(logits + i, fma(load(logits + i), splat(factor), load(row.bias + i)));
+        factor = 1.0f;
     }
     // Logits that are not seen may be anything, and must not be the maximum.
     const float seen = first < last ? logits[first] : 0.0f;

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edgellm.errors import ModelError, UsageError
 from edgellm.program import Builder
 from edgellm.program.builder import Gating
+from edgellm.program.distance import distance_buckets
 from edgellm.program.interpreter import Interpreter
 from tests.unit.program.small import random_weights, small_program
 
@@ -236,6 +237,47 @@ def test_attention(window: int, softcap: float, sinks: bool, causal: bool) -> No
             total = p.sum() + (np.exp(sink[h]) if sinks else 0.0)
             values = np.array([X[s, 4 + 4 * kv : 8 + 4 * kv] for s in seen])
             np.testing.assert_allclose(out[t, h], p @ values / total, rtol=1e-4, atol=1e-5)
+
+
+def test_attention_with_a_bias_by_distance() -> None:
+    bias = random(8, 4)
+
+    def make(b: Builder, x: str) -> str:
+        q, k, v = x, b.slice(x, 0, 6), b.slice(x, 4, 8)
+        return b.attention(
+            q,
+            k,
+            v,
+            n_heads=4,
+            scale=0.7,
+            causal=False,
+            distance_bias="bias",
+            n_buckets=8,
+            max_distance=20,
+        )
+
+    out = run(make, bias=bias).reshape(len(IDS), 4, 4)
+    assert len(IDS) <= 5
+    for t in range(len(IDS)):
+        for h in range(4):
+            kv = h // 2
+            scores = np.array(
+                [X[t, 3 * h : 3 * h + 3] @ X[s, 3 * kv : 3 * kv + 3] * 0.7 for s in range(len(IDS))]
+            )
+            # Two buckets of a distance each, then two that widen, for earlier keys; as many for later ones.
+            scores += [bias[min(abs(t - s), 2) + 4 * (s > t), h] for s in range(len(IDS))]
+            p = np.exp(scores)
+            values = np.array([X[s, 4 + 4 * kv : 8 + 4 * kv] for s in range(len(IDS))])
+            np.testing.assert_allclose(out[t, h], p @ values / p.sum(), rtol=1e-4, atol=1e-5)
+
+
+def test_buckets_of_distances_are_those_of_transformers() -> None:
+    """MPNetEncoder.relative_position_bucket of transformers 5.24, 32 buckets."""
+    later = [-600, -128, -127, -91, -90, -64, -63, -33, -32, -23, -22, -16, -12, -8, -7, -1, 0]
+    later += [1, 7, 8, 11, 12, 15, 16, 22, 23, 31, 32, 45, 46, 63, 64, 90, 91, 127, 128, 300]
+    buckets = [15, 15, 15, 15, 14, 14, 13, 12, 12, 11, 10, 10, 9, 8, 7, 1, 0]
+    buckets += [17, 23, 24, 24, 25, 25, 26, 26, 27, 27, 28, 28, 29, 29, 30, 30, 31, 31, 31, 31]
+    assert distance_buckets(-np.array(later), 32, 128).tolist() == buckets
 
 
 def test_attention_shared_reads_what_attention_wrote() -> None:

@@ -26,7 +26,8 @@ def test_text_is_what_the_architecture_document_says() -> None:
     assert "x1 = norm x0 weight:norm kind=rms eps=1e-05 groups=1 -> 8" in LINES
     assert "x2 = linear x1 weight:q bias:q.bias -> 8" in LINES
     assert (
-        "x7 = attention x3 x5 x6 cache=0 n_heads=2 scale=0.5 window=3 softcap=0.0 causal=true -> 8" in LINES
+        "x7 = attention x3 x5 x6 cache=0 n_heads=2 scale=0.5 window=3 softcap=0.0 causal=true "
+        "max_distance=0 -> 8" in LINES
     )
     assert LINES[-1] == "output hidden=x9 logits=x10"
 
