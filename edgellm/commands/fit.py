@@ -87,7 +87,7 @@ def rate_book(*, quiet: bool = False, anew: bool = False) -> RateBook:
 def model_fit(path: Path, options: LoadOptions | None = None) -> Fit:
     """Fit of a model file on disk; raises as planning does."""
     with GGUFFile.open(path) as file:
-        return fit_file(file, options or LoadOptions(), rate_book(quiet=True))
+        return fit_file(file, options or LoadOptions(), rate_book())
 
 
 def answer_tok_s(model: HubModel) -> float | None:
