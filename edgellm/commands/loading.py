@@ -24,12 +24,21 @@ if TYPE_CHECKING:
     from edgellm.engine.load_options import LoadOptions
     from edgellm.engine.model import Model
     from edgellm.engine.options import GenerateOptions
+    from edgellm.store.hub_catalog import HubModel
 
 
 def find_model(name: str | None, settings: Settings) -> Path:
     """File of the named model (None: the default one), fetched with a progress display if need be."""
     with DownloadProgress(name or "the default model") as report:
-        return resolve(name, offline=settings["offline"], report=report, say=_say)
+        return resolve(name, offline=settings["offline"], report=report, say=_say, quick=_quick)
+
+
+def _quick(model: HubModel) -> bool:
+    """True if a known model's answers are predicted to be fast enough to be read as they come."""
+    from edgellm.commands.fit import answer_tok_s
+    from edgellm.store.hub_catalog import LEAST_TOK_S
+
+    return (answer_tok_s(model) or LEAST_TOK_S) >= LEAST_TOK_S
 
 
 def _say(sentence: str) -> None:

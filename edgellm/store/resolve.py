@@ -13,6 +13,7 @@ from edgellm.store.paths import offline_by_environment
 
 if TYPE_CHECKING:
     from edgellm.store.http import Report
+    from edgellm.store.hub_catalog import HubModel
 
 # The file that stands for a folder written by `edgellm convert --format onnx`.
 _OF_FOLDER = "edgellm.gguf"
@@ -25,14 +26,16 @@ def resolve(
     on_disk: bool = False,
     report: Report | None = None,
     say: Callable[[str], None] | None = None,
+    quick: Callable[[HubModel], bool] | None = None,
 ) -> Path:
     """Path of a model's file, fetched if necessary and allowed.
 
     name: a path, a name or alias of the catalog, `user/repo:QUANT`, `user/repo/file.gguf`, or None for the
     best known one that fits this machine. A path that exists always wins; a folder in ONNX form stands for
     its `edgellm.gguf`. offline: forbids the network, as `EDGELLM_OFFLINE` and `HF_HUB_OFFLINE` do. on_disk:
-    accepts only a file that is on disk. say: gets sentences about a model of the Hub that is fetched. Raises
-    FileError for a model that does not exist, DownloadError for one that cannot be fetched.
+    accepts only a file that is on disk. say: gets sentences about a model of the Hub that is fetched. quick:
+    tells if a model answers fast enough here to be fetched where none is named. Raises FileError for a model
+    that does not exist, DownloadError for one that cannot be fetched.
     """
     forbidden = ""
     if offline or offline_by_environment():
@@ -40,7 +43,7 @@ def resolve(
     elif on_disk:
         forbidden = "; "
     if name is None:
-        return _default(forbidden, report, say or _silent)
+        return _default(forbidden, report, say or _silent, quick)
     text = os.fspath(name)
     if not text:
         raise FileError("The model's name is empty, expected a path or a name that `edgellm list` shows")
@@ -59,11 +62,16 @@ def resolve(
     raise FileError(f"{text}: there is no such file{_advice(text)}")
 
 
-def _default(forbidden: str, report: Report | None, say: Callable[[str], None]) -> Path:
+def _default(
+    forbidden: str,
+    report: Report | None,
+    say: Callable[[str], None],
+    quick: Callable[[HubModel], bool] | None,
+) -> Path:
     """File of the model that is used if none is named.
 
-    It is the best for this machine of those that are on disk. If none is, the best is fetched from the Hub,
-    and where that fails, the catalog's smallest.
+    It is the best for this machine of those that are on disk. If none is, the best that is quick enough is
+    fetched from the Hub, and where that fails, the catalog's smallest.
     """
     from edgellm.device.memory import total_memory
     from edgellm.store import hub
@@ -78,7 +86,10 @@ def _default(forbidden: str, report: Report | None, say: Callable[[str], None]) 
     smallest = default_model()
     if is_stored(smallest) or forbidden or not fitting or memory is None:
         return _known(smallest, forbidden, report)
-    best = fitting[0]
+    best = next((model for model in fitting if quick is None or quick(model)), None)
+    if best is None:
+        say(f"no model is named: {smallest.name} is the only one that answers fast enough on this machine")
+        return _known(smallest, "", report)
     say(
         f"no model is named: {best.name} suits the {size_text(memory)} of memory here, and is fetched once "
         f"(`edgellm chat {smallest.name}` takes {size_text(smallest.size)} alone)"

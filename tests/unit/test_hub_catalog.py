@@ -184,6 +184,32 @@ def test_the_default_is_the_best_that_fits_and_said_first(
     assert re.search(r"unsloth/Qwen3-4B-Instruct-2507-GGUF:Q4_K_M on the .* Hub, about 2\.5 GB", said[1])
 
 
+def test_a_default_that_would_be_slow_gives_way(newcomer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    fetched: list[str] = []
+
+    def fetch(name: hub.HubName) -> tuple[Path, str]:
+        fetched.append(name.repo)
+        return newcomer / "model.gguf", "0" * 64
+
+    monkeypatch.setattr(hub, "fetch_checked", fetch)
+    resolve(None, say=said.append, quick=lambda model: model.parameters < 2e9)
+    assert fetched == ["unsloth/Qwen3-1.7B-GGUF"]
+    monkeypatch.setattr("edgellm.store.fetch.fetch", lambda model, report: newcomer / model.file)
+    assert resolve(None, say=said.append, quick=lambda model: False).name.startswith("SmolLM2")
+    assert "only one that answers fast enough" in said[-1]
+
+
+@pytest.mark.parametrize(("tok_s", "expected"), [(7.9, False), (8.0, True), (None, True)])
+def test_fast_enough_is_eight_tokens_a_second(
+    tok_s: float | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgellm.commands.loading import _quick
+
+    monkeypatch.setattr("edgellm.commands.fit.answer_tok_s", lambda model: tok_s)
+    assert _quick(hub_models()[0]) is expected
+
+
 def test_a_default_that_is_on_disk_is_taken(newcomer: Path) -> None:
     smaller = find_on_hub("qwen3-1.7b")
     assert smaller is not None
