@@ -1,13 +1,14 @@
-"""Counts the work of the linear kernels on Arm under emulation, and compares it with what is on record.
+"""Counts the work of the kernels on Arm under emulation, and compares it with what is on record.
 
     .ci/arm build/arm
-    cmake --build build/arm/64 --target linear_bench
+    cmake --build build/arm/64 --target linear_bench attention_bench
     python bench/arm_work.py build/arm/64/linear_bench --plugin-header DIR [--write] [--mca]
 
-Instructions of a whole `matmul` are counted by a plugin of QEMU (bench/arm/count.c): exactly, and each time
-the same. A kernel that needs 3 % more than `bench/results/arm-work.json` says fails the check. `--mca` adds
-multiply-adds per cycle, by LLVM's models of processors on the executed instructions: an estimate, in which
-all loads hit the first cache. docs/benchmarks.md has the table.
+`attention_bench` lies beside `linear_bench`. Instructions of a whole `matmul` or `attend` are counted by a
+plugin of QEMU (bench/arm/count.c): exactly, and each time the same. A kernel that needs 3 % more than
+`bench/results/arm-work.json` says fails the check. `--mca` adds multiply-adds per cycle, by LLVM's models of
+processors on the executed instructions: an estimate, in which all loads hit the first cache.
+docs/benchmarks.md has the table.
 
 Needs qemu-aarch64 (Debian's qemu-user), aarch64-linux-gnu-g++, glib's headers, `qemu-plugin.h` of QEMU's
 source in DIR, and for `--mca` llvm-mca-19.
@@ -35,6 +36,8 @@ SUPER = ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q2_K", "Q3_K", "IQ2_XS", "IQ3_XXS", 
 # LLVM's models: Cortex-A76 is neoverse-n1's, Cortex-A710 n2's, Cortex-X3 v2's. Its A72 is A57's.
 MODELS = {"neon": ["cortex-a72"], "dotprod": ["neoverse-n1"], "i8mm": ["neoverse-n2", "neoverse-v2"]}
 TOKENS = {"neon": (1, 96), "dotprod": (1, 4, 96), "i8mm": (96,)}
+# Cache, queries, width of a head. All sets share their code, and each gives the processor of a model.
+ATTENTION = ("f16:16:64", "f16:1:64", "f16:16:128", "q8_0:16:64", "q8_0:1:64", "i16:16:64", "f32:16:64")
 FEATURES = "+dotprod,+i8mm"
 PIECES = 8  # of the trace, spread over all of it, are modelled
 MODELLED = 160_000  # instructions in all
@@ -50,8 +53,16 @@ class Work:
 
 
 def all_kernels() -> list[str]:
-    """Return the names of the kernels that are counted: set, format and tokens."""
-    return [f"{s}:{f}:{t}" for s, tokens in TOKENS.items() for t in tokens for f in LEGACY + SUPER]
+    """Return the kernels that are counted: set:format:tokens and set:attention:cache:queries:width."""
+    linear = [f"{s}:{f}:{t}" for s, tokens in TOKENS.items() for t in tokens for f in LEGACY + SUPER]
+    return linear + [f"{s}:attention:{case}" for s in ("neon", "dotprod") for case in ATTENTION]
+
+
+def program_of(binary: Path, kernel: str) -> tuple[Path, str]:
+    """Return the program that runs a kernel, and its argument."""
+    if ":attention:" in kernel:
+        return binary.with_name("attention_bench"), kernel.replace(":attention", "")
+    return binary, kernel
 
 
 def build_plugin(header: Path, folder: Path) -> Path:
@@ -74,9 +85,10 @@ def marks(binary: Path) -> dict[str, int]:
 
 def count(binary: Path, plugin: Path, kernel: str, trace: Path | None) -> tuple[Work, int]:
     """Return a kernel's work per multiply-add, and its multiply-adds."""
+    binary, argument = program_of(binary, kernel)
     at = marks(binary)
     options = f"{plugin},begin={at['begin']:#x},end={at['end']:#x}" + (f",trace={trace}" if trace else "")
-    command = ["qemu-aarch64", "-cpu", "max", "-d", "plugin", "-plugin", options, str(binary), kernel]
+    command = ["qemu-aarch64", "-cpu", "max", "-d", "plugin", "-plugin", options, str(binary), argument]
     run = subprocess.run(command, capture_output=True, text=True)
     text = run.stdout + run.stderr
     macs = re.search(r"macs (\d+)", text)
@@ -133,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     found: dict[str, dict[str, float]] = {}
     worse = []
-    lines = assembly(options.binary) if options.mca else {}
+    listings: dict[Path, dict[int, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
         plugin = build_plugin(options.plugin_header, Path(folder))
         trace = Path(folder) / "trace" if options.mca else None
@@ -145,9 +157,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             before = record.get(kernel, {}).get("instructions")
             if before is None or work.instructions > before * TOLERANCE:
                 worse.append(kernel)
-            shown = f"{kernel:22}{work.instructions:8.4f}{work.read + work.written:8.3f}"
+            shown = f"{kernel:28}{work.instructions:8.4f}{work.read + work.written:8.3f}"
             if trace:
-                cycles = {m: macs_per_cycle(lines, trace, macs, m) for m in MODELS[kernel.split(":")[0]]}
+                program = program_of(options.binary, kernel)[0]
+                if program not in listings:
+                    listings[program] = assembly(program)
+                cycles = {
+                    m: macs_per_cycle(listings[program], trace, macs, m) for m in MODELS[kernel.split(":")[0]]
+                }
                 found[kernel] |= cycles
                 shown += "".join(f"  {model} {value:6.2f}" for model, value in cycles.items())
             print(shown, flush=True)

@@ -73,21 +73,87 @@ EDGELLM_INLINE void each_cell(V (&acc)[R][N], F f) {
     });
 }
 
+// Sets with vectors of four lanes that multiply by one of them at no cost.
+template <class V>
+concept LaneVocabulary = V::kLanes == 4 && requires(typename V::F32 x, typename V::F32 (&rows)[4]) {
+    // a * b[lane] + c, rounded once.
+    { V::template fma_lane<3>(x, x, x) } -> std::same_as<typename V::F32>;
+    // Lane i of row j becomes lane j of row i.
+    { V::transpose(rows) } -> std::same_as<void>;
+};
+
+// The factor of one row: in every lane, or a lane of those of four rows where the set multiplies by one.
+struct SplatFactor {
+    F32 x;
+    EDGELLM_INLINE void add_product(F32 v, F32& sum) const { sum = fma(x, v, sum); }
+};
+template <class V, int lane>
+struct LaneFactor {
+    F32 four;
+    EDGELLM_INLINE void add_product(F32 v, F32& sum) const { sum = V::template fma_lane<lane>(v, four, sum); }
+};
+
+// Factors of a tile's rows, `stride` floats apart.
+struct SplatFactors {
+    const float* at;
+    size_t stride;
+    template <class Row>
+    EDGELLM_INLINE SplatFactor of(Row r) const {
+        return {splat(at[r * stride])};
+    }
+};
+// Factors of R rows side by side. Those of two rows and more are read with up to three floats after them.
+template <class V, size_t R>
+struct LaneFactors {
+    F32 fours[(R + 3) / 4];
+    EDGELLM_INLINE explicit LaneFactors(const float* at) {
+        unrolled<(R + 3) / 4>(
+            [&](auto i) EDGELLM_INLINE_LAMBDA { fours[i] = R == 1 ? splat(*at) : load(at + 4 * i); });
+    }
+    template <class Row>
+    EDGELLM_INLINE auto of(Row) const {
+        return LaneFactor<V, Row::value % 4>{fours[Row::value / 4]};
+    }
+};
+
+// f(i) for i in [first, last). Where loads are few, counting costs as much: two are done at a time.
+template <class V = Vec, class F>
+EDGELLM_INLINE void each_step(size_t first, size_t last, F f) {
+    if constexpr (LaneVocabulary<V>) {
+        for (; first + 2 <= last; first += 2) {
+            f(first);
+            f(first + 1);
+        }
+    }
+    for (; first < last; ++first) f(first);
+}
+
+// Row i of factors [n][R].
+template <size_t R, class V = Vec>
+EDGELLM_INLINE auto packed_factors(const float* factors, size_t i) {
+    if constexpr (LaneVocabulary<V>) {
+        return LaneFactors<V, R>(factors + i * R);
+    } else {
+        return SplatFactors{factors + i * R, 1};
+    }
+}
+
 // f(r, j, sum of q[d][r] * keys[d][at + j's lanes] over dimensions [d0, d1)).
 template <size_t R, size_t N, class Block, class F>
 EDGELLM_INLINE void dot_vectors(const float* q, Block keys, size_t d0, size_t d1, size_t at, F f) {
     F32 acc[R][N];
     each_cell(acc, [&](auto, auto, F32& a) EDGELLM_INLINE_LAMBDA { a = splat(0.0f); });
-    for (size_t d = d0; d < d1; ++d) {
+    each_step(d0, d1, [&](size_t d) EDGELLM_INLINE_LAMBDA {
         F32 k[N];
         keys.prefetch(d * kKvBlockTokens + at, N * kLanes);
         unrolled<N>([&](auto j)
                         EDGELLM_INLINE_LAMBDA { k[j] = keys.at(d * kKvBlockTokens + at + j * kLanes); });
+        const auto factors = packed_factors<R>(q, d);
         unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
-            const F32 x = splat(q[d * R + r]);
-            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { acc[r][j] = fma(x, k[j], acc[r][j]); });
+            const auto x = factors.of(r);
+            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { x.add_product(k[j], acc[r][j]); });
         });
-    }
+    });
     each_cell(acc, f);
 }
 
@@ -117,11 +183,50 @@ EDGELLM_INLINE void dot_tile(const float* q, Block keys, size_t key_dim, float* 
 // The weights of a tile's rows for tokens [first, last) of a block, and the sums of weighted values that they
 // add to.
 struct FloatSums {
-    const float* weights;  // row r: weights + r * weight_stride
+    const float* weights;  // row r: weights + r * weight_stride; packed ones: [token][row]
     size_t weight_stride;
     size_t first, last;
     float* out;     // row r: out + r * stride
     size_t stride;  // of the values, too
+
+    // Of R rows for token i.
+    template <size_t R, class V = Vec>
+    EDGELLM_INLINE auto factors(size_t i) const {
+        if constexpr (LaneVocabulary<V>) {
+            return LaneFactors<V, R>(weights + i * weight_stride);
+        } else {
+            return SplatFactors{weights + i, weight_stride};
+        }
+    }
+};
+
+// Weights of a tile for one block, side by side for each token, as a set wants them that multiplies by a
+// lane. The weights of one row are so already.
+template <size_t R, class V = Vec>
+struct PackedWeights {
+    static constexpr size_t kStride = R == 1 ? 1 : (R + 3) / 4 * 4;
+    alignas(16) float weights[R == 1 ? 1 : kKvBlockTokens * kStride];
+
+    EDGELLM_INLINE FloatSums pack(FloatSums s) {
+        if constexpr (R > 1) {
+            for (size_t i = 0; i < kKvBlockTokens; i += 4) {
+                unrolled<kStride / 4>([&](auto g) EDGELLM_INLINE_LAMBDA {
+                    F32 rows[4];
+                    unrolled<4>([&](auto k) EDGELLM_INLINE_LAMBDA {
+                        constexpr size_t row = 4 * g + k;
+                        rows[k] = load(s.weights + (row < R ? row : R - 1) * s.weight_stride + i);
+                    });
+                    V::transpose(rows);
+                    unrolled<4>([&](auto k) EDGELLM_INLINE_LAMBDA {
+                        store(weights + (i + k) * kStride + 4 * g, rows[k]);
+                    });
+                });
+            }
+            s.weights = weights;
+        }
+        s.weight_stride = kStride;
+        return s;
+    }
 };
 
 // out[r] += sum of weights[r][i] * values[i], for N vectors of dimensions from `at`.
@@ -130,15 +235,16 @@ EDGELLM_INLINE void accumulate_vectors(const FloatSums& s, Block values, size_t 
     F32 acc[R][N];
     each_cell(acc, [&](auto r, auto j, F32& a)
                        EDGELLM_INLINE_LAMBDA { a = load(s.out + r * s.stride + at + j * kLanes); });
-    for (size_t i = s.first; i < s.last; ++i) {
+    each_step(s.first, s.last, [&](size_t i) EDGELLM_INLINE_LAMBDA {
         F32 v[N];
         values.prefetch(i * s.stride + at, N * kLanes);
         unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { v[j] = values.at(i * s.stride + at + j * kLanes); });
+        const auto factors = s.template factors<R>(i);
         unrolled<R>([&](auto r) EDGELLM_INLINE_LAMBDA {
-            const F32 x = splat(s.weights[r * s.weight_stride + i]);
-            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { acc[r][j] = fma(x, v[j], acc[r][j]); });
+            const auto x = factors.of(r);
+            unrolled<N>([&](auto j) EDGELLM_INLINE_LAMBDA { x.add_product(v[j], acc[r][j]); });
         });
-    }
+    });
     each_cell(acc, [&](auto r, auto j, F32 a)
                        EDGELLM_INLINE_LAMBDA { store(s.out + r * s.stride + at + j * kLanes, a); });
 }
@@ -154,11 +260,21 @@ EDGELLM_INLINE void accumulate_range(const FloatSums& s, Block values, size_t fr
     for (; from < to; from += kLanes) accumulate_vectors<R, 1>(s, values, from);
 }
 
+template <size_t R, class Block, class V = Vec>
+EDGELLM_INLINE void accumulate_packed(const FloatSums& s, Block values, size_t from, size_t to) {
+    if constexpr (LaneVocabulary<V>) {
+        PackedWeights<R, V> packed;
+        accumulate_range<R>(packed.pack(s), values, from, to);
+    } else {
+        const FloatSums local = s;  // a copy stays in registers
+        accumulate_range<R>(local, values, from, to);
+    }
+}
+
 template <size_t R, class Block>
 EDGELLM_INLINE void accumulate_tile(const FloatSums& s, Block values) {
     if constexpr (!Block::kScaled) {
-        const FloatSums local = s;  // a copy stays in registers
-        accumulate_range<R>(local, values, 0, local.stride);
+        accumulate_packed<R>(s, values, 0, s.stride);
     } else {
         for (size_t d = 0; d < s.stride; d += kQuantGroup) {
             alignas(64) float scaled[R][kKvBlockTokens];
@@ -168,8 +284,8 @@ EDGELLM_INLINE void accumulate_tile(const FloatSums& s, Block values) {
                     store(scaled[r] + i, load(s.weights + r * s.weight_stride + i) * scale);
             }
             const size_t end = d + kQuantGroup < s.stride ? d + kQuantGroup : s.stride;
-            accumulate_range<R>({scaled[0], kKvBlockTokens, s.first, s.last, s.out, s.stride}, values, d,
-                                end);
+            accumulate_packed<R>({scaled[0], kKvBlockTokens, s.first, s.last, s.out, s.stride}, values, d,
+                                 end);
         }
     }
 }

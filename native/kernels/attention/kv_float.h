@@ -75,7 +75,11 @@ struct KvCache<KvType::kF16> {
     EDGELLM_INLINE static void read(const StoredBlock& b, F f) {
         const auto* half = reinterpret_cast<const uint16_t*>(b.data);
         if (b.one_tile) return f(Block{half, b.ahead});
-        for (size_t i = 0; i < b.n_written; i += kLanes) store(b.copy + i, load_half(half + i));
+        for (size_t i = 0; i < b.n_written; i += 16) {
+            unrolled<16 / kLanes>([&](auto j) EDGELLM_INLINE_LAMBDA {
+                store(b.copy + i + j * kLanes, load_half(half + i + j * kLanes));
+            });
+        }
         f(FloatBlock<false>{b.copy, nullptr});
     }
 };

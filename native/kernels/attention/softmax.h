@@ -31,7 +31,7 @@ struct RowSum {
 
 // Powers of 2 of logits, which are exp(logit - max): `factor` turns logits into units of log2. Powers outside
 // [first, last) are 0. f(b, powers, whether all are seen) takes them, block by block.
-template <class F>
+template <class V = Vec, class F>
 RowSum exponentiate(float softcap, float factor, const RowLogits& row, F f) {
     float* const logits = row.logits;
     const size_t begin = row.begin, end = row.end, first = row.first, last = row.last;
@@ -58,11 +58,18 @@ RowSum exponentiate(float softcap, float factor, const RowLogits& row, F f) {
     }
     float top = reduce_max(high);
     if (top == -__builtin_inff()) top = 0.0f;
-    F32 sum = splat(0.0f);
+    F32 sum = splat(0.0f), shift = splat(top);
     for (size_t b = begin; b < end; b += kKvBlockTokens) {
         F32 powers[kBlockVectors];
         unrolled<kBlockVectors>([&](auto j) EDGELLM_INLINE_LAMBDA {
-            powers[j] = exp2_bounded((load(logits + b + j * kLanes) - top) * factor);
+            powers[j] = exp2_bounded((load(logits + b + j * kLanes) - shift) * factor);
+            // Four at a time: eight need more registers than there are.
+            if constexpr (LaneVocabulary<V>) {
+                if (j % 4 == 3) {
+                    V::hide(powers[j]);
+                    V::hide(shift);
+                }
+            }
         });
         const bool all_seen = first <= b && b + kKvBlockTokens <= last;
         if (!all_seen) {

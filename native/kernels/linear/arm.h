@@ -5,6 +5,7 @@
 #include <arm_neon.h>
 
 #include <bit>
+#include <cstddef>
 
 #include "kernels/linear/generic.h"
 

@@ -11,7 +11,7 @@ struct DotprodRegisters : NeonRegisters {
     static constexpr int kUnits = 2, kTokens = 1, kSteps = 4;
     using Sizes = TileSizes<4, 3, 2, 1>;
     using PackedSizes = TileSizes<4, 3, 2, 1>;
-    static constexpr int packed_units(int tokens) { return tokens <= 2 ? 4 : 2; }
+    static constexpr int packed_units(int tokens) { return tokens == 1 ? 4 : 2; }
     static constexpr int code_class(int) { return 128; }
     using Activations = int8x16_t;
     using Chunk = LaneChunk;
@@ -20,19 +20,13 @@ struct DotprodRegisters : NeonRegisters {
     struct Dot {
         int32x4_t sum;
 
-        template <class Start>
-        EDGELLM_INLINE void begin(const Start& start, int t) {
-            sum = start(t);
-        }
+        EDGELLM_INLINE void begin() { sum = load_start(); }
         // In place, here: the compiler would else load a block's codes first and spill them.
         template <int i, int kStep>
         EDGELLM_INLINE void add(int8x16_t codes, int8x16_t x) {
             __asm__ volatile("sdot %0.4s, %1.16b, %2.4b[%c3]" : "+w"(sum) : "w"(codes), "w"(x), "i"(kStep));
         }
-        template <class Start>
-        EDGELLM_INLINE int32x4_t end(const Start&, int) const {
-            return sum;
-        }
+        EDGELLM_INLINE int32x4_t end() const { return sum; }
     };
 
     EDGELLM_INLINE static void place_codes(const int8x16_t* groups, int part, int8_t* to) {

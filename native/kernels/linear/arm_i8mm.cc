@@ -20,8 +20,18 @@ struct PairRows {
     };
 
     EDGELLM_INLINE void next() { pair += kBlockTokens / 2; }
-    EDGELLM_INLINE Activations activations(int t, int half) const {
-        return {vld1q_s8(pair[t].codes[half][0]), vld1q_s8(pair[t].codes[half][1])};
+    // Of all columns (kHalf -1) or a half.
+    template <int kHalf, int T>
+    EDGELLM_INLINE void load_activations(Activations (&to)[2][T]) const {
+        EDGELLM_UNROLL
+        for (int t = 0; t < T; ++t) {
+            const auto* at = reinterpret_cast<const uint8_t*>(pair[t].codes[kHalf < 0 ? 0 : kHalf]);
+            uint8x16_t v[kHalf < 0 ? 4 : 2];
+            load_registers(at, v);
+            EDGELLM_UNROLL
+            for (int i = 0; i < (kHalf < 0 ? 4 : 2); ++i)
+                to[kHalf < 0 ? i / 2 : kHalf][t].columns[i % 2] = vreinterpretq_s8_u8(v[i]);
+        }
     }
     EDGELLM_INLINE float32x4_t add_scaled(int t, float32x4_t sum, float32x4_t dot, float32x4_t scale) const {
         return vfmaq_f32(sum, dot, vmulq_f32(scale, vld1q_f32(pair[t].factor)));
@@ -113,18 +123,12 @@ struct I8mm : NeonRegisters {
     struct Dot {
         int32x4_t sum;
 
-        template <class Start>
-        EDGELLM_INLINE void begin(const Start& start, int t) {
-            sum = start(t);
-        }
+        EDGELLM_INLINE void begin() { sum = load_start(); }
         template <int i, int kStep>
         EDGELLM_INLINE void add(int8x16_t codes, const Activations& x) {
             __asm__ volatile("smmla %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(x.columns[kStep]), "w"(codes));
         }
-        template <class Start>
-        EDGELLM_INLINE int32x4_t end(const Start&, int) const {
-            return sum;
-        }
+        EDGELLM_INLINE int32x4_t end() const { return sum; }
     };
 
     // Two groups of 4 columns of a row side by side.

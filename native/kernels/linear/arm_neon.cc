@@ -35,11 +35,11 @@ struct Neon : NeonRegisters {
         int16x8_t low, high;            // a lane for each column of rows 0 and 1, of rows 2 and 3
         int32x4_t wide_low, wide_high;  // a lane for two columns
 
-        template <class Start>
-        EDGELLM_INLINE void begin(const Start&, int) {}
+        EDGELLM_INLINE void begin() {}
         template <int i, int kStep>
         EDGELLM_INLINE void add(int8x16_t codes, int8x16_t x) {
-            const int8x16_t quad = vreinterpretq_s8_s32(vdupq_laneq_s32(vreinterpretq_s32_s8(x), kStep));
+            int8x16_t quad;  // GCC would take the lane from a half of the register, by a shift
+            __asm__("dup %0.4s, %1.s[%c2]" : "=w"(quad) : "w"(x), "i"(kStep));
             if constexpr (i % kRoom == 0) {
                 __asm__ volatile("smull %0.8h, %1.8b, %2.8b" : "=w"(low) : "w"(codes), "w"(quad));
                 __asm__ volatile("smull2 %0.8h, %1.16b, %2.16b" : "=w"(high) : "w"(codes), "w"(quad));
@@ -56,16 +56,15 @@ struct Neon : NeonRegisters {
                 }
             }
         }
-        template <class Start>
-        EDGELLM_INLINE int32x4_t end(const Start& start, int t) const {
+        EDGELLM_INLINE int32x4_t end() const {
             if constexpr (2 * n <= kRoom) {
-                int32x4_t sum = start(t);
+                int32x4_t sum = load_start();
                 add_pairs(sum, vpaddq_s16(low, high));
                 return sum;
             } else if constexpr (kOnce) {
-                return vaddq_s32(start(t), vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
+                return vaddq_s32(load_start(), vpaddq_s32(vpaddlq_s16(low), vpaddlq_s16(high)));
             } else {
-                return vaddq_s32(start(t), vpaddq_s32(wide_low, wide_high));
+                return vaddq_s32(load_start(), vpaddq_s32(wide_low, wide_high));
             }
         }
     };

@@ -44,57 +44,168 @@ EDGELLM_INLINE uint32x4_t load_register(const uint32_t (&from)[4]) {
     return v;
 }
 
+// Up to four registers from consecutive bytes, in place and here: the compiler would else load a block's
+// codes first and spill them. The address goes on by `step` bytes. Tiles begin with a barrier for the memory.
+template <int n>
+EDGELLM_INLINE void load_registers(const uint8_t*& from, uint8x16_t (&to)[n], size_t step = 16 * n) {
+#if defined(__clang__)
+    for (int i = 0; i < n; ++i) to[i] = vld1q_u8(from + 16 * i);
+    from += step;
+#else
+    if constexpr (n == 4) {
+        uint8x16x4_t v;
+        __asm__ volatile("ld1 {%S0.16b - %V0.16b}, [%1], %2" : "=w"(v), "+r"(from) : "I"(64));
+        for (int i = 0; i < n; ++i) to[i] = v.val[i];
+        from += step - 64;
+    } else if constexpr (n == 2) {
+        uint8x16x2_t v;
+        __asm__ volatile("ld1 {%S0.16b - %T0.16b}, [%1], %2" : "=w"(v), "+r"(from) : "I"(32));
+        for (int i = 0; i < n; ++i) to[i] = v.val[i];
+        from += step - 32;
+    } else {
+        for (int i = 0; i < n; ++i) __asm__ volatile("ldr %q0, [%1], #16" : "=w"(to[i]), "+r"(from));
+        from += step - 16 * n;
+    }
+#endif
+}
+
 // ---- Codes ----
 
-// kCentre: the zero point that read() has subtracted.
+// Codes of a register from the planes that they lie in. kCentre: the zero point that they have lost.
 template <class Source>
-struct CodeReader {
-    static constexpr int kCentre = 0;
+struct CodeReader;
 
-    EDGELLM_INLINE static int8x16_t read(const Source& source, int group, int part) {
-        return vreinterpretq_s8_u8(source.codes(group, part));
+template <class Source>
+concept SplitInPlanes = requires(const Source& source) { source.lower; };
+template <class Source, class Codes>
+concept HasCodes = std::is_same_v<typename Source::Codes, Codes> && !SplitInPlanes<Source>;
+
+template <class Source>
+    requires SplitInPlanes<Source>
+struct CodeReader<Source> {
+    static constexpr int kCentre = 0;
+    static constexpr bool kHalvesShareCodes = true;
+};
+
+template <class Source>
+    requires HasCodes<Source, SignedBytes>
+struct CodeReader<Source> {
+    static constexpr int kCentre = 0;
+    static constexpr bool kHalvesShareCodes = false;
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t*, int) { return vdupq_n_u8(0); }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t bytes, uint8x16_t, int) {
+        return vreinterpretq_s8_u8(bytes);
+    }
+};
+
+template <class Source>
+    requires HasCodes<Source, Nibbles>
+struct CodeReader<Source> {
+    static constexpr int kCentre = 0;
+    static constexpr bool kHalvesShareCodes = true;
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t*, int) { return vdupq_n_u8(0); }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t, int group) {
+        using S = NeonRegisters;
+        const uint8x16_t v = group < 4 ? S::low_nibbles(nibbles) : S::high_nibbles(nibbles);
+        if constexpr (kHasLevels<typename Source::Format>) {
+            return vreinterpretq_s8_u8(S::lookup<typename Source::Format, 0>(v));
+        } else {
+            return vreinterpretq_s8_u8(v);
+        }
     }
 };
 
 // The group's nibbles in the low bits, `high` in the others.
-EDGELLM_INLINE int8x16_t insert_nibbles(int8x16_t high, const uint8_t* planes, int group) {
-    const uint8x16_t nibbles = vld1q_u8(planes + 64 * (group % 4));
-    const uint8x16_t upper = vreinterpretq_u8_s8(high);
-    return vreinterpretq_s8_u8(group < 4 ? vbslq_u8(vdupq_n_u8(0xf0), upper, nibbles)
-                                         : vsriq_n_u8(upper, nibbles, 4));
-}
-
-template <class Source>
-EDGELLM_INLINE const uint8_t* codes_of(const Source& source, int part) {
-    return source.block + Source::Scales::kBytes + part * 16;
+EDGELLM_INLINE int8x16_t insert_nibbles(uint8x16_t high, uint8x16_t nibbles, int group) {
+    return vreinterpretq_s8_u8(group < 4 ? vbslq_u8(vdupq_n_u8(0xf0), high, nibbles)
+                                         : vsriq_n_u8(high, nibbles, 4));
 }
 
 // code - 16: the upper four bits are set where the fifth bit is not.
 template <class Source>
-    requires(std::is_same_v<typename Source::Codes, FiveBits> && Source::kMax == FiveBits::kMax)
+    requires HasCodes<Source, FiveBits>
 struct CodeReader<Source> {
     static constexpr int kCentre = 16;
-
-    EDGELLM_INLINE static int8x16_t read(const Source& source, int group, int part) {
-        const uint8_t* codes = codes_of(source, part);
-        const uint8x16_t missing = vmvnq_u8(vld1q_u8(codes + 256));
+    static constexpr bool kHalvesShareCodes = true;
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int) { return vmvnq_u8(vld1q_u8(planes)); }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t missing, int group) {
         const uint8x16_t high = vtstq_u8(missing, vdupq_n_u8(static_cast<uint8_t>(1 << group)));
-        return insert_nibbles(vreinterpretq_s8_u8(high), codes, group);
+        return insert_nibbles(high, nibbles, group);
     }
 };
 
-// code - 32: the upper two bits less 2, with their sign.
+// The upper two bits move to bits 4 and 5, with zeros above them, and the nibble takes the place of the bits
+// below. Groups 0 and 2 of a plane share a mask.
 template <class Source>
-    requires(std::is_same_v<typename Source::Codes, SixBits>)
+    requires HasCodes<Source, SixBits>
 struct CodeReader<Source> {
-    static constexpr int kCentre = 32;
-
-    EDGELLM_INLINE static int8x16_t read(const Source& source, int group, int part) {
-        const uint8_t* codes = codes_of(source, part);
-        const uint8x16_t bits = veorq_u8(vld1q_u8(codes + 256 + 64 * (group / 4)), vdupq_n_u8(0xaa));
-        const int8x16_t top = vreinterpretq_s8_u8(bits << (6 - 2 * (group % 4)));
-        return insert_nibbles(top >> 2, codes, group);
+    static constexpr int kCentre = 0;
+    static constexpr bool kHalvesShareCodes = true;
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int half) {
+        return vld1q_u8(planes + 64 * half);
     }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t plane, int group) {
+        const uint8x16_t even = vandq_u8(plane, vdupq_n_u8(0x33));
+        const int k = group % 4;
+        const uint8x16_t high = k == 0   ? even << 4
+                                : k == 1 ? vandq_u8(plane << 2, vdupq_n_u8(0x30))
+                                : k == 2 ? even
+                                         : plane >> 2;
+        return insert_nibbles(high, nibbles, group);
+    }
+};
+
+// Codes of one group and part.
+template <class Source>
+EDGELLM_INLINE int8x16_t read_codes(const Source& source, int group, int part) {
+    if constexpr (SplitInPlanes<Source>) {
+        return vreinterpretq_s8_u8(source.codes(group, part));
+    } else {
+        using Reader = CodeReader<Source>;
+        const uint8_t* at = source.block + Source::Scales::kBytes + 16 * part;
+        const int plane = Reader::kHalvesShareCodes ? group % 4 : group;
+        return Reader::codes(vld1q_u8(at + 64 * plane), Reader::high(at + 256, group / 4), group);
+    }
+}
+
+// Reads codes of kUnits parts from part `first` on: of all columns (kHalf -1) or a half, step by step. Where
+// halves share bytes, a step is read for the first half and then for the second.
+template <class Source, int kUnits, int kHalf>
+class CodeCursor {
+  public:
+    using Reader = CodeReader<Source>;
+
+    EDGELLM_INLINE CodeCursor(const Source& source, int first) : source_(source), first_(first) {
+        if constexpr (!SplitInPlanes<Source>) {
+            at_ = source.block + Source::Scales::kBytes + 16 * first;
+            static_assert(kHalf >= 0 || !std::is_same_v<typename Source::Codes, SixBits>);
+            EDGELLM_UNROLL
+            for (int unit = 0; unit < kUnits; ++unit)
+                high_[unit] = Reader::high(at_ + 256 + 16 * unit, kHalf);
+            if constexpr (!Reader::kHalvesShareCodes && kHalf == 1) at_ += 256;
+        }
+    }
+
+    template <int half, int step>
+    EDGELLM_INLINE void read(int8x16_t (&codes)[kUnits]) {
+        if constexpr (SplitInPlanes<Source>) {
+            EDGELLM_UNROLL
+            for (int unit = 0; unit < kUnits; ++unit)
+                codes[unit] = read_codes(source_, 4 * half + step, first_ + unit);
+        } else {
+            if constexpr (!Reader::kHalvesShareCodes || kHalf >= 0 || half == 0)
+                load_registers(at_, bytes_, 64);
+            EDGELLM_UNROLL
+            for (int unit = 0; unit < kUnits; ++unit)
+                codes[unit] = Reader::codes(bytes_[unit], high_[unit], 4 * half + step);
+        }
+    }
+
+  private:
+    const Source& source_;
+    int first_;
+    const uint8_t* at_ = nullptr;
+    uint8x16_t bytes_[kUnits], high_[kUnits];
 };
 
 // ---- Scales ----
@@ -110,8 +221,11 @@ EDGELLM_INLINE float32x4_t above_2_23(uint8x16_t bytes, int part) {
     return vreinterpretq_f32_u8(vqtbx1q_u8(vreinterpretq_u8_u32(load_register(kByteOrigins)), bytes, lanes));
 }
 // Signed bytes.
+alignas(16) constexpr uint32_t kByteSigns[4] = {0x80808080, 0x80808080, 0x80808080, 0x80808080};
 EDGELLM_INLINE float32x4_t signed_floats(const uint8_t* bytes, int part) {
-    const float32x4_t shifted = above_2_23(NeonRegisters::flip_sign(vld1q_u8(bytes)), part);
+    uint32x4_t signs;
+    __asm__("ldr %q0, %1" : "=w"(signs) : "m"(kByteSigns));  // as load_register, but parts share it
+    const float32x4_t shifted = above_2_23(veorq_u8(vld1q_u8(bytes), vreinterpretq_u8_u32(signs)), part);
     return vsubq_f32(shifted, vdupq_n_f32(0x1p23f + 128.0f));
 }
 
@@ -134,7 +248,6 @@ struct ByteFactors {
 // Scales and minimums of a block, without a header. Arguments: half of the block, unit, part of the panel.
 template <class Source, class Scales, int kUnits>
 struct ScaleReader {
-    EDGELLM_INLINE void read_header(const Source&, int) {}
     EDGELLM_INLINE float32x4_t scale(const Source& source, int half, int, int part) const {
         if constexpr (Source::kPairs) {
             return source.pair_scale(half, part);
@@ -209,9 +322,11 @@ template <class S, class Source, int kParts>
 struct PackedRows {
     using Reader = CodeReader<Source>;
     static constexpr CodeTraits kTraits = traits_of<S, Source>(Reader::kCentre);
-    static constexpr bool kHasMinimum = kTraits.minimum, kHalvesShareCodes = true;
+    static constexpr bool kHasMinimum = kTraits.minimum, kHalvesShareCodes = Reader::kHalvesShareCodes;
     static constexpr int kUnits = kParts;
     static constexpr int kZeroPoint = Source::kCentre - Reader::kCentre;  // left in codes
+    // The scale of a half is a header's times an integer.
+    static constexpr bool kIntegerScales = std::is_same_v<typename Source::Scales, SuperPairScales>;
 
     Source source;
     int first;
@@ -220,11 +335,26 @@ struct PackedRows {
     PackedRows(const Source& source_, int first_) : source(source_), first(first_) {}
 
     EDGELLM_INLINE void begin() {
-        if (source.index % kHeaderBlocks == 0) scales.read_header(source, first);
+        if constexpr (Source::kHeaderBytes > 0) {
+            if (source.index % kHeaderBlocks > 0) return;
+            if (source.index > 0) {
+                source.header = source.block;
+                source.block += Source::kHeaderBytes;
+            }
+            scales.read_header(source, first);
+        }
     }
-    EDGELLM_INLINE void next() { source.next(); }
-    EDGELLM_INLINE int8x16_t codes(int half, int step, int unit) const {
-        return Reader::read(source, 4 * half + step, first + unit);
+    EDGELLM_INLINE void next() {
+        if constexpr (Source::kHeaderBytes > 0) {
+            source.block += Source::kBlockBytes;
+            ++source.index;
+        } else {
+            source.next();
+        }
+    }
+    template <int kHalf>
+    EDGELLM_INLINE CodeCursor<Source, kUnits, kHalf> codes() const {
+        return {source, first};
     }
     EDGELLM_INLINE float32x4_t scale(int half, int unit) const {
         return scales.scale(source, half, unit, first + unit);
@@ -232,6 +362,7 @@ struct PackedRows {
     EDGELLM_INLINE float32x4_t minimum(int half, int unit) const {
         return scales.minimum(source, half, unit, first + unit);
     }
+    EDGELLM_INLINE float32x4_t header_scale(int unit) const { return scales.factor[unit]; }
     // The integer that multiplies a dot of 16 columns.
     EDGELLM_INLINE float32x4_t factor(int half, int unit) const {
         return signed_floats(source.block + 16 * half, first + unit);

@@ -67,7 +67,7 @@ bool expand_rows(const Source& source, size_t n_blocks, Block* out, size_t dista
             int8x16_t codes[8];
             EDGELLM_UNROLL
             for (int group = 0; group < 8; ++group)
-                codes[group] = vsubq_s8(rows.codes(group / 4, group % 4, part), vdupq_n_s8(Rows::kZeroPoint));
+                codes[group] = vsubq_s8(read_codes(rows.source, group, part), vdupq_n_s8(Rows::kZeroPoint));
             Block& to = out[part / 2 * distance];
             const auto place = [&to, part](float* field, float32x4_t v) { S::place(v, part % 2, field); };
             EDGELLM_UNROLL
@@ -93,13 +93,30 @@ struct ExpandedRows {
     static constexpr CodeTraits kTraits = kBlockTraits;
     static constexpr bool kHasMinimum = kMinimum, kHalvesShareCodes = false;
     static constexpr int kUnits = S::kUnits, kZeroPoint = 0;
+    static constexpr bool kIntegerScales = false;
 
     RowsBlock<S, kTraits>* block;
 
     EDGELLM_INLINE void begin() {}
     EDGELLM_INLINE void next() { ++block; }
-    EDGELLM_INLINE int8x16_t codes(int half, int step, int unit) const {
-        return vld1q_s8(block->codes[half] + (step * kUnits + unit) * 16);
+    // Codes in order, four registers at a time; of a half two, whose places in a row are found more easily.
+    template <int kHalf>
+    struct Cursor {
+        static constexpr int kAtOnce = kHalf < 0 ? 4 : kUnits;
+        const uint8_t* at;
+        uint8x16_t bytes[kAtOnce];
+
+        template <int half, int step>
+        EDGELLM_INLINE void read(int8x16_t (&codes)[kUnits]) {
+            constexpr int first = step * kUnits % kAtOnce;
+            if constexpr (first == 0) load_registers(at, bytes);
+            EDGELLM_UNROLL
+            for (int unit = 0; unit < kUnits; ++unit) codes[unit] = vreinterpretq_s8_u8(bytes[first + unit]);
+        }
+    };
+    template <int kHalf>
+    EDGELLM_INLINE Cursor<kHalf> codes() const {
+        return {reinterpret_cast<const uint8_t*>(block->codes[kHalf < 0 ? 0 : kHalf]), {}};
     }
     EDGELLM_INLINE float32x4_t scale(int half, int unit) const {
         return vld1q_f32(block->scale(half) + 4 * unit);
@@ -129,20 +146,38 @@ struct LaneRows {
     BlockRows rows;
 
     EDGELLM_INLINE void next() { rows.next(); }
-    EDGELLM_INLINE int8x16_t activations(int t, int half) const {
-        int8x16_t v = vld1q_s8(rows.q(t) + 16 * half);
-        __asm__ volatile("" : "+w"(v));  // else GCC loads lane by lane
-        return v;
+    // Of all columns (kHalf -1) or a half.
+    template <int kHalf, int T>
+    EDGELLM_INLINE void load_activations(int8x16_t (&to)[2][T]) const {
+        if constexpr (kHalf >= 0) {
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                to[kHalf][t] = vld1q_s8(rows.q(t) + 16 * kHalf);
+                __asm__ volatile("" : "+w"(to[kHalf][t]));  // else GCC loads lane by lane
+            }
+        } else {
+            const auto* at = reinterpret_cast<const uint8_t*>(rows.q(0));
+            for_each_constant<(T + 1) / 2>([&]<int i>() __attribute__((always_inline)) {
+                constexpr int n = 2 * i + 1 < T ? 2 : 1;
+                uint8x16_t v[2 * n];
+                load_registers(at, v);
+                EDGELLM_UNROLL
+                for (int k = 0; k < 2 * n; ++k) to[k % 2][2 * i + k / 2] = vreinterpretq_s8_u8(v[k]);
+            });
+        }
     }
-    // Start of a dot over a half, or over the block (-1), for a zero point.
-    EDGELLM_INLINE int32_t start(int t, int half, int zero_point) const {
+    // What codes over a half, or over the block (-1), add to a dot by their zero point.
+    EDGELLM_INLINE int32_t excess(int t, int half, int zero_point) const {
         const DotTerms& terms = terms_of<NeonRegisters>(rows.of(t));
         const int32_t of_32 = half == 0 ? terms.low_start : terms.high_start;
-        return half < 0 ? terms.start * zero_point : of_32 / 32 * zero_point;
+        return half < 0 ? -terms.start * zero_point : -of_32 * zero_point / 32;
     }
-    // sum + dot * (scale * factor)
+    // scale * factor
+    EDGELLM_INLINE float32x4_t scaled(int t, float32x4_t scale) const {
+        return mul_first(scale, vld1_f32(&rows.of(t).factor));
+    }
     EDGELLM_INLINE float32x4_t add_scaled(int t, float32x4_t sum, float32x4_t dot, float32x4_t scale) const {
-        return vfmaq_f32(sum, dot, mul_first(scale, vld1_f32(&rows.of(t).factor)));
+        return vfmaq_f32(sum, dot, scaled(t, scale));
     }
     EDGELLM_INLINE float32x4_t add_minimum(int t, float32x4_t sum, float32x4_t minimum) const {
         return fma_second(sum, minimum, vld1_f32(&rows.of(t).factor));
@@ -199,36 +234,48 @@ EDGELLM_INLINE float32x4_t value_of(int32x4_t dot) {
     return vsubq_f32(vreinterpretq_f32_s32(dot), vdupq_n_f32(kDotOriginValue));
 }
 
-// Dots of all columns of a block (kHalf -1) or of a half. start(t): the sum that a dot begins with.
-template <class S, int kHalf, int T, class Weights, class Rows, class Start>
-EDGELLM_INLINE void multiply_block(const Weights& w, const Rows& x, const Start& start,
-                                   int32x4_t (&result)[T][Weights::kUnits]) {
+// Dots of all columns of a block (kHalf -1) or of a half, which start at the origin.
+template <class S, int kHalf, int T, class Weights, class Rows>
+EDGELLM_INLINE void multiply_block(const Weights& w, const Rows& x, int32x4_t (&result)[T][Weights::kUnits]) {
     constexpr int kUnits = Weights::kUnits, kSteps = S::kSteps;
     typename S::template Dot < Weights::kTraits.magnitude, kHalf<0 ? 2 * kSteps : kSteps> dot[T][kUnits];
     // Groups that lie in the same bytes follow each other: columns 4 j of both halves.
     constexpr bool kInTurn = kHalf < 0 && Weights::kHalvesShareCodes;
     typename S::Activations activations[2][T];
+    x.template load_activations<kHalf>(activations);
+    auto cursor = w.template codes<kHalf>();
     for_each_constant<(kHalf < 0 ? 2 : 1) * kSteps>([&]<int i>() __attribute__((always_inline)) {
         constexpr int half = kHalf >= 0 ? kHalf : kInTurn ? i % 2 : i / kSteps;
         constexpr int step = kInTurn ? i / 2 : i % kSteps;
-        if constexpr (step == 0) {
-            EDGELLM_UNROLL
-            for (int t = 0; t < T; ++t) activations[half][t] = x.activations(t, half);
-        }
+        int8x16_t codes[kUnits];
+        cursor.template read<half, step>(codes);
         EDGELLM_UNROLL
         for (int unit = 0; unit < kUnits; ++unit) {
-            const int8x16_t codes = w.codes(half, step, unit);
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
-                if constexpr (i == 0) dot[t][unit].begin(start, t);
-                dot[t][unit].template add<i, step>(codes, activations[half][t]);
+                if constexpr (i == 0) dot[t][unit].begin();
+                dot[t][unit].template add<i, step>(codes[unit], activations[half][t]);
             }
         }
     });
     EDGELLM_UNROLL
     for (int unit = 0; unit < kUnits; ++unit) {
         EDGELLM_UNROLL
-        for (int t = 0; t < T; ++t) result[t][unit] = dot[t][unit].end(start, t);
+        for (int t = 0; t < T; ++t) result[t][unit] = dot[t][unit].end();
+    }
+}
+
+// What dots over a half, or over the block (-1), start from: the origin and what a zero point adds.
+template <int kHalf, int T, class Weights, class Rows>
+EDGELLM_INLINE void load_origins(const Rows& x, float32x4_t (&origin)[T]) {
+    EDGELLM_UNROLL
+    for (int t = 0; t < T; ++t) {
+        if constexpr (Weights::kZeroPoint != 0) {
+            const int32_t excess = x.excess(t, kHalf, Weights::kZeroPoint);
+            origin[t] = vreinterpretq_f32_s32(vdupq_n_s32(kDotOrigin + excess));
+        } else {
+            origin[t] = vdupq_n_f32(kDotOriginValue);
+        }
     }
 }
 
@@ -237,21 +284,34 @@ template <class S, int kHalf, int T, class Weights, class Rows>
 EDGELLM_INLINE void add_scaled_block(const Weights& w, const Rows& x,
                                      float32x4_t (&sum)[T][Weights::kUnits]) {
     int32x4_t dot[T][Weights::kUnits];
-    const auto start = [&x](int t) __attribute__((always_inline)) {
-        if constexpr (Weights::kZeroPoint != 0) {
-            return vdupq_n_s32(kDotOrigin + x.start(t, kHalf, Weights::kZeroPoint));
-        } else {
-            return load_start();
-        }
-    };
-    multiply_block<S, kHalf>(w, x, start, dot);
+    multiply_block<S, kHalf>(w, x, dot);
+    float32x4_t origin[T];
+    load_origins<kHalf, T, Weights>(x, origin);
     EDGELLM_UNROLL
     for (int unit = 0; unit < Weights::kUnits; ++unit) {
         const float32x4_t scale = w.scale(kHalf, unit);
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) {
-            sum[t][unit] = x.add_scaled(t, sum[t][unit], value_of(dot[t][unit]), scale);
+            const float32x4_t value = vsubq_f32(vreinterpretq_f32_s32(dot[t][unit]), origin[t]);
+            sum[t][unit] = x.add_scaled(t, sum[t][unit], value, scale);
         }
+    }
+}
+
+// The same of one token for a half whose scale is an integer times the header's: dot * integer and `factor`,
+// scale times factor of activations, are exact, so that sums have the same bits.
+template <class S, int kHalf, class Weights, class Rows>
+EDGELLM_INLINE void add_integer_half(const Weights& w, const Rows& x,
+                                     const float32x4_t (&factor)[Weights::kUnits],
+                                     float32x4_t (&sum)[1][Weights::kUnits]) {
+    int32x4_t dot[1][Weights::kUnits];
+    multiply_block<S, kHalf>(w, x, dot);
+    float32x4_t origin[1];
+    load_origins<kHalf, 1, Weights>(x, origin);
+    EDGELLM_UNROLL
+    for (int unit = 0; unit < Weights::kUnits; ++unit) {
+        const float32x4_t value = vsubq_f32(vreinterpretq_f32_s32(dot[0][unit]), origin[0]);
+        sum[0][unit] = vfmaq_f32(sum[0][unit], vmulq_f32(value, w.factor(kHalf, unit)), factor[unit]);
     }
 }
 
@@ -260,17 +320,16 @@ template <class S, int T, class Weights, class Rows>
 EDGELLM_INLINE void add_words_block(const Weights& w, const Rows& x, float32x4_t (&sum)[T][Weights::kUnits]) {
     constexpr int kLargestFactor16 = 32;  // of 16 columns: Q3_K's
     static_assert(128 * 127 * kBlockColumns * kLargestFactor16 <= 1 << 24);
-    const auto start = [](int) __attribute__((always_inline)) { return load_start(); };
     int32x4_t dot[T][Weights::kUnits];
     float32x4_t value[T][Weights::kUnits];
-    multiply_block<S, 0>(w, x, start, dot);
+    multiply_block<S, 0>(w, x, dot);
     EDGELLM_UNROLL
     for (int unit = 0; unit < Weights::kUnits; ++unit) {
         const float32x4_t factor = w.factor(0, unit);
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) value[t][unit] = vmulq_f32(value_of(dot[t][unit]), factor);
     }
-    multiply_block<S, 1>(w, x, start, dot);
+    multiply_block<S, 1>(w, x, dot);
     EDGELLM_UNROLL
     for (int unit = 0; unit < Weights::kUnits; ++unit) {
         const float32x4_t factor = w.factor(1, unit), scale = w.scale(0, unit);
@@ -288,6 +347,7 @@ template <class S, int T, class Weights, class Rows>
 [[gnu::noinline]] void arm_tile(Weights w, size_t n_blocks, Rows x, size_t n_tokens, bool from_zero,
                                 const float* factor, float* y, size_t stride) {
     constexpr int kUnits = Weights::kUnits;
+    __asm__ volatile("" ::: "memory");  // load_registers reads what was stored before
     float32x4_t sum[T][kUnits];
     if (from_zero) {
         EDGELLM_UNROLL
@@ -299,6 +359,12 @@ template <class S, int T, class Weights, class Rows>
         w.begin();
         if constexpr (Weights::kTraits.words) {
             add_words_block<S>(w, x, sum);
+        } else if constexpr (Weights::kIntegerScales && T == 1) {
+            float32x4_t factor[kUnits];
+            EDGELLM_UNROLL
+            for (int unit = 0; unit < kUnits; ++unit) factor[unit] = x.scaled(0, w.header_scale(unit));
+            add_integer_half<S, 0>(w, x, factor, sum);
+            add_integer_half<S, 1>(w, x, factor, sum);
         } else if constexpr (Weights::kTraits.pairs) {
             add_scaled_block<S, 0>(w, x, sum);
             add_scaled_block<S, 1>(w, x, sum);

@@ -10,18 +10,9 @@
 #include <string>
 #include <vector>
 
+#include "base/count_region.h"
 #include "base/memory.h"
 #include "kernels/linear/linear.h"
-
-// A tracer's marks. Calls to them stay, because they may do anything.
-extern "C" {
-[[gnu::noinline, gnu::used]] void edgellm_region_begin() {
-    __asm__ volatile("" ::: "memory");
-}
-[[gnu::noinline, gnu::used]] void edgellm_region_end() {
-    __asm__ volatile("nop" ::: "memory");
-}
-}
 
 namespace edgellm {
 namespace {
