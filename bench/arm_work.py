@@ -37,7 +37,7 @@ SUPER = ("Q4_K", "Q5_K", "Q6_K", "IQ4_XS", "Q2_K", "Q3_K", "IQ2_XS", "IQ3_XXS", 
 MODELS = {"neon": ["cortex-a72"], "dotprod": ["neoverse-n1"], "i8mm": ["neoverse-n2", "neoverse-v2"]}
 TOKENS = {"neon": (1, 96), "dotprod": (1, 4, 96), "i8mm": (96,)}
 # Cache, queries, width of a head. All sets share their code, and each gives the processor of a model.
-ATTENTION = ("f16:16:64", "f16:1:64", "f16:16:128", "q8_0:16:64", "q8_0:1:64", "i16:16:64", "f32:16:64")
+ATTENTION = ("f16:16:64", "f16:1:64", "f16:16:128", "q8_0:16:64", "i16:16:64", "f32:16:64")
 FEATURES = "+dotprod,+i8mm"
 PIECES = 8  # of the trace, spread over all of it, are modelled
 MODELLED = 160_000  # instructions in all

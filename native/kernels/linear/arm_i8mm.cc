@@ -20,18 +20,11 @@ struct PairRows {
     };
 
     EDGELLM_INLINE void next() { pair += kBlockTokens / 2; }
-    // Of all columns (kHalf -1) or a half.
     template <int kHalf, int T>
     EDGELLM_INLINE void load_activations(Activations (&to)[2][T]) const {
         EDGELLM_UNROLL
-        for (int t = 0; t < T; ++t) {
-            const auto* at = reinterpret_cast<const uint8_t*>(pair[t].codes[kHalf < 0 ? 0 : kHalf]);
-            uint8x16_t v[kHalf < 0 ? 4 : 2];
-            load_registers(at, v);
-            EDGELLM_UNROLL
-            for (int i = 0; i < (kHalf < 0 ? 4 : 2); ++i)
-                to[kHalf < 0 ? i / 2 : kHalf][t].columns[i % 2] = vreinterpretq_s8_u8(v[i]);
-        }
+        for (int t = 0; t < T; ++t)
+            to[kHalf][t] = {vld1q_s8(pair[t].codes[kHalf][0]), vld1q_s8(pair[t].codes[kHalf][1])};
     }
     EDGELLM_INLINE float32x4_t add_scaled(int t, float32x4_t sum, float32x4_t dot, float32x4_t scale) const {
         return vfmaq_f32(sum, dot, vmulq_f32(scale, vld1q_f32(pair[t].factor)));
@@ -112,7 +105,8 @@ class PairChunk {
 };
 
 struct I8mm : NeonRegisters {
-    static constexpr int kUnits = 4, kTokens = 2, kSteps = 2;
+    static constexpr int kUnits = 4, kTokens = 2, kSteps = 2, kCodesAtOnce = 4;
+    static constexpr bool kLoadsHalves = true;
     using Sizes = TileSizes<2, 1>;
     using Lanes = DotprodRegisters;
     using Activations = PairRows::Activations;

@@ -7,7 +7,8 @@ namespace edgellm {
 namespace {
 
 struct Neon : NeonRegisters {
-    static constexpr int kUnits = 2, kTokens = 1, kSteps = 4;
+    static constexpr int kUnits = 2, kTokens = 1, kSteps = 4, kCodesAtOnce = 2;
+    static constexpr bool kLoadsHalves = false;
     using Sizes = TileSizes<2, 1>;
     using PackedSizes = TileSizes<2, 1>;
     static constexpr int packed_units(int tokens) { return tokens == 1 ? 4 : 2; }

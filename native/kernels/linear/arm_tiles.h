@@ -9,13 +9,14 @@
 // A set S has, beside its registers:
 //   kUnits, kTokens         a sum is a register of 8 / kUnits rows and kTokens tokens
 //   kSteps                  registers of codes of a unit and 16 columns
-//   Activations             16 columns of kTokens tokens
-//   code_class(magnitude)   the largest magnitude of codes that are multiplied in the same way
-//   Dot<class, n>           dot of a unit over n registers of codes: add<which of them, step>
-//   place_codes, place      put the registers of 4 rows where the set reads them
-//   Chunk                   activations of a chunk of columns, as the set reads them
-//   Sizes                   tokens of a tile, in units of kTokens
-//   Lanes                   the set of kTokens 1 that reads panels as they are packed
+//   kCodesAtOnce            registers of expanded codes that a tile loads together, 2 or 4
+//   kLoadsHalves            activations of a half are loaded when its turn comes: the set has no more
+//   registers Activations             16 columns of kTokens tokens code_class(magnitude)   the largest
+//   magnitude of codes that are multiplied in the same way Dot<class, n>           dot of a unit over n
+//   registers of codes: add<which of them, step> place_codes, place      put the registers of 4 rows where
+//   the set reads them Chunk                   activations of a chunk of columns, as the set reads them Sizes
+//   tokens of a tile, in units of kTokens Lanes                   the set of kTokens 1 that reads panels as
+//   they are packed
 #pragma once
 
 #include <utility>
@@ -99,19 +100,20 @@ struct ExpandedRows {
 
     EDGELLM_INLINE void begin() {}
     EDGELLM_INLINE void next() { ++block; }
-    // Codes in order, four registers at a time; of a half two, whose places in a row are found more easily.
+    // Codes in order, four registers at a time where GCC finds neighbours without copying others.
     template <int kHalf>
     struct Cursor {
-        static constexpr int kAtOnce = kHalf < 0 ? 4 : kUnits;
+        static constexpr int kAtOnce = kHalf < 0 ? S::kCodesAtOnce : 2;
         const uint8_t* at;
         uint8x16_t bytes[kAtOnce];
 
         template <int half, int step>
         EDGELLM_INLINE void read(int8x16_t (&codes)[kUnits]) {
-            constexpr int first = step * kUnits % kAtOnce;
-            if constexpr (first == 0) load_registers(at, bytes);
-            EDGELLM_UNROLL
-            for (int unit = 0; unit < kUnits; ++unit) codes[unit] = vreinterpretq_s8_u8(bytes[first + unit]);
+            for_each_constant<kUnits>([&]<int unit>() __attribute__((always_inline)) {
+                constexpr int i = (step * kUnits + unit) % kAtOnce;
+                if constexpr (i == 0) load_registers(at, bytes);
+                codes[unit] = vreinterpretq_s8_u8(bytes[i]);
+            });
         }
     };
     template <int kHalf>
@@ -242,11 +244,13 @@ EDGELLM_INLINE void multiply_block(const Weights& w, const Rows& x, int32x4_t (&
     // Groups that lie in the same bytes follow each other: columns 4 j of both halves.
     constexpr bool kInTurn = kHalf < 0 && Weights::kHalvesShareCodes;
     typename S::Activations activations[2][T];
-    x.template load_activations<kHalf>(activations);
+    constexpr bool kByHalf = kHalf < 0 && S::kLoadsHalves && !kInTurn;
+    if constexpr (!kByHalf) x.template load_activations<kHalf>(activations);
     auto cursor = w.template codes<kHalf>();
     for_each_constant<(kHalf < 0 ? 2 : 1) * kSteps>([&]<int i>() __attribute__((always_inline)) {
         constexpr int half = kHalf >= 0 ? kHalf : kInTurn ? i % 2 : i / kSteps;
         constexpr int step = kInTurn ? i / 2 : i % kSteps;
+        if constexpr (kByHalf && step == 0) x.template load_activations<half>(activations);
         int8x16_t codes[kUnits];
         cursor.template read<half, step>(codes);
         EDGELLM_UNROLL
