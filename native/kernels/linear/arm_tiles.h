@@ -103,7 +103,7 @@ struct ExpandedRows {
     // Codes in order, four registers at a time where GCC finds neighbours without copying others.
     template <int kHalf>
     struct Cursor {
-        static constexpr int kAtOnce = kHalf < 0 ? S::kCodesAtOnce : 2;
+        static constexpr int kAtOnce = kHalf < 0 ? S::kCodesAtOnce : 1;
         const uint8_t* at;
         uint8x16_t bytes[kAtOnce];
 
