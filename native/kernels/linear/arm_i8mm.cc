@@ -105,7 +105,7 @@ class PairChunk {
 };
 
 struct I8mm : NeonRegisters {
-    static constexpr int kUnits = 4, kTokens = 2, kSteps = 2, kCodesAtOnce = 4;
+    static constexpr int kUnits = 4, kTokens = 2, kSteps = 2, kCodesAtOnce = 2;
     static constexpr bool kLoadsHalves = true;
     using Sizes = TileSizes<2, 1>;
     using Lanes = DotprodRegisters;

@@ -168,7 +168,7 @@ struct LaneRows {
             });
         }
     }
-    // What codes over a half, or over the block (-1), add to a dot by their zero point.
+    // Share of a zero point in a dot over a half, or over the block (-1).
     EDGELLM_INLINE int32_t excess(int t, int half, int zero_point) const {
         const DotTerms& terms = terms_of<NeonRegisters>(rows.of(t));
         const int32_t of_32 = half == 0 ? terms.low_start : terms.high_start;
@@ -269,7 +269,7 @@ EDGELLM_INLINE void multiply_block(const Weights& w, const Rows& x, int32x4_t (&
     }
 }
 
-// What dots over a half, or over the block (-1), start from: the origin and what a zero point adds.
+// Values of empty dots over a half, or over the block (-1): the origin and the zero point's share.
 template <int kHalf, int T, class Weights, class Rows>
 EDGELLM_INLINE void load_origins(const Rows& x, float32x4_t (&origin)[T]) {
     EDGELLM_UNROLL
