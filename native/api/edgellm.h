@@ -56,11 +56,14 @@ typedef struct edgellm_model edgellm_model;
 
 /* Sizes of a loaded model; 0 in a field stands for its default. */
 typedef struct edgellm_options {
-    uint32_t n_threads; /* threads that compute; default: one for each CPU that the process may use */
-    uint32_t
-        n_context; /* most tokens of a sequence; default: 4096, or what the model was trained for if less */
-    uint32_t n_sequences; /* full sequences that the cache has room for; default: 1 */
-    uint32_t n_batch;     /* most tokens of one step of the engine; default: 512 */
+    /* Threads that compute; default: one for each CPU that the process may use. */
+    uint32_t n_threads;
+    /* Most tokens of a sequence; default: 4096, or what the model was trained for if that is less. */
+    uint32_t n_context;
+    /* Full sequences that the cache has room for; default: 1. */
+    uint32_t n_sequences;
+    /* Most tokens of one step of the engine; default: 512. */
+    uint32_t n_batch;
 } edgellm_options;
 
 /* Opens and loads a model. path: UTF-8. options: NULL for the defaults. The file is mapped as long as the
