@@ -46,9 +46,15 @@ pytest.importorskip("edgellm._native", reason="needs the built extension module"
 # Commands that are not run, by their beginning, and why.
 NOT_HERE = {
     "git clone": "installs from nothing; scripts/first_line runs it in fresh systems",
+    ".venv/bin/": "works in a new environment; scripts/first_line has such lines",
+    "python -m venv": "makes a new environment; scripts/first_line has such lines",
     "sudo ": "changes the system",
     "/opt/edgellm": "pipes into sudo; `edgellm serve m.gguf --install-service` is the same command",
     "docker ": "needs Docker and its images",
+    "edgellm bench a.gguf --save": "runs for ten minutes",
+    "edgellm bench model.gguf --save": "runs for ten minutes",
+    "edgellm bench compare": "reads records of two machines; tests/unit/benchmark has it",
+    "edgellm tune": "measures for minutes",
     "edgellm search": "asks the Hub; tests/unit/test_store_hub.py has it on a server of its own",
     "python bench/compare.py": "needs other engines; tests/unit/benchmark/test_compare.py has its parts",
     "python bench/serve_load.py": "loads a server for minutes; tests/e2e/test_load.py does so briefly",
@@ -57,6 +63,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAM = re.compile(
     r"^ {4}((?:\S*/)?(?:edgellm|git|sudo|docker|curl|pip|python3?|cat|echo) .*)$", re.MULTILINE
 )
+# Repositories of the Hub and quantizations that the documents name.
+OTHER_FILES = (("user/repo", "Q4_K_M"), ("unsloth/Qwen3-8B-GGUF", "Q4_K_M"))
 SERVER = re.compile(r"http://(127\.0\.0\.1|pi\.local):8080")
 # Settings for a short run; the commands are the documents'.
 ENVIRONMENT = {
@@ -128,7 +136,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = folder / "hub"
     qwen = find_on_hub("qwen3:4b")
     assert qwen is not None
-    for repository, name in ((qwen.repo, "Q4_K_M"), (qwen.repo, "Q6_K"), ("user/repo", "Q4_K_M")):
+    for repository, name in ((qwen.repo, "Q4_K_M"), (qwen.repo, "Q6_K"), *OTHER_FILES):
         place = cache / ("models--" + repository.replace("/", "--"))
         inside = place / "snapshots" / ("0" * 40) if place.exists() else in_hub_cache(cache, repository)
         shutil.copy(tiny, inside / f"model-{name}.gguf")
