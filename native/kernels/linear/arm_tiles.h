@@ -9,14 +9,15 @@
 // A set S has, beside its registers:
 //   kUnits, kTokens         a sum is a register of 8 / kUnits rows and kTokens tokens
 //   kSteps                  registers of codes of a unit and 16 columns
-//   kCodesAtOnce            registers of expanded codes that a tile loads together, 2 or 4
-//   kLoadsHalves            activations of a half are loaded when its turn comes: the set has no more
-//   registers Activations             16 columns of kTokens tokens code_class(magnitude)   the largest
-//   magnitude of codes that are multiplied in the same way Dot<class, n>           dot of a unit over n
-//   registers of codes: add<which of them, step> place_codes, place      put the registers of 4 rows where
-//   the set reads them Chunk                   activations of a chunk of columns, as the set reads them Sizes
-//   tokens of a tile, in units of kTokens Lanes                   the set of kTokens 1 that reads panels as
-//   they are packed
+//   kCodesAtOnce            registers of codes that are loaded together: 2 or 4, side by side
+//   kLoadsHalves            activations of a half are loaded when its turn comes: registers are few
+//   Activations             16 columns of kTokens tokens
+//   code_class(magnitude)   the largest magnitude of codes that are multiplied in the same way
+//   Dot<class, n>           dot of a unit over n registers of codes: add<which of them, step>
+//   place_codes, place      put the registers of 4 rows where the set reads them
+//   Chunk                   activations of a chunk of columns, as the set reads them
+//   Sizes                   tokens of a tile, in units of kTokens
+//   Lanes                   the set of kTokens 1 that reads panels as they are packed
 #pragma once
 
 #include <utility>
@@ -100,7 +101,6 @@ struct ExpandedRows {
 
     EDGELLM_INLINE void begin() {}
     EDGELLM_INLINE void next() { ++block; }
-    // Codes in order, four registers at a time where GCC finds neighbours without copying others.
     template <int kHalf>
     struct Cursor {
         static constexpr int kAtOnce = kHalf < 0 ? S::kCodesAtOnce : 1;
@@ -148,7 +148,6 @@ struct LaneRows {
     BlockRows rows;
 
     EDGELLM_INLINE void next() { rows.next(); }
-    // Of all columns (kHalf -1) or a half.
     template <int kHalf, int T>
     EDGELLM_INLINE void load_activations(int8x16_t (&to)[2][T]) const {
         if constexpr (kHalf >= 0) {
@@ -232,8 +231,8 @@ EDGELLM_INLINE int32x4_t load_start() {
 }
 
 // A dot that started at the origin.
-EDGELLM_INLINE float32x4_t value_of(int32x4_t dot) {
-    return vsubq_f32(vreinterpretq_f32_s32(dot), vdupq_n_f32(kDotOriginValue));
+EDGELLM_INLINE float32x4_t value_of(int32x4_t dot, float32x4_t origin = vdupq_n_f32(kDotOriginValue)) {
+    return vsubq_f32(vreinterpretq_f32_s32(dot), origin);
 }
 
 // Dots of all columns of a block (kHalf -1) or of a half, which start at the origin.
@@ -296,8 +295,7 @@ EDGELLM_INLINE void add_scaled_block(const Weights& w, const Rows& x,
         const float32x4_t scale = w.scale(kHalf, unit);
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) {
-            const float32x4_t value = vsubq_f32(vreinterpretq_f32_s32(dot[t][unit]), origin[t]);
-            sum[t][unit] = x.add_scaled(t, sum[t][unit], value, scale);
+            sum[t][unit] = x.add_scaled(t, sum[t][unit], value_of(dot[t][unit], origin[t]), scale);
         }
     }
 }
@@ -314,8 +312,8 @@ EDGELLM_INLINE void add_integer_half(const Weights& w, const Rows& x,
     load_origins<kHalf, 1, Weights>(x, origin);
     EDGELLM_UNROLL
     for (int unit = 0; unit < Weights::kUnits; ++unit) {
-        const float32x4_t value = vsubq_f32(vreinterpretq_f32_s32(dot[0][unit]), origin[0]);
-        sum[0][unit] = vfmaq_f32(sum[0][unit], vmulq_f32(value, w.factor(kHalf, unit)), factor[unit]);
+        const float32x4_t value = vmulq_f32(value_of(dot[0][unit], origin[0]), w.factor(kHalf, unit));
+        sum[0][unit] = vfmaq_f32(sum[0][unit], value, factor[unit]);
     }
 }
 
