@@ -77,6 +77,12 @@ class Engine:
     def unread_bytes(self) -> int:
         """Bytes of weights that all steps so far skipped thanks to n_largest."""
 
+    @property
+    def multiplied_rows(self) -> int:
+        """
+        Rows that matrices have multiplied so far, each counted once for each matrix; experts aside.
+        """
+
     def hidden(self, tokens: Buffer | numpy.typing.NDArray[numpy.int32], scales: Sequence[float] = (), lengths: Sequence[int] = ()) -> memoryview:
         """
         Hidden rows (n, width) of new sequences of int32 tokens, closed again. scales: one for each adapter, or none. lengths: tokens of each sequence, which fit in one batch (none: one sequence).

@@ -19,9 +19,9 @@ from edgellm.quant import decode
 
 
 class SequenceModel(Protocol):
-    """Computing side of the backend: takes a whole sequence, returns one row per token."""
+    """Computing side of the backend: takes a whole sequence, returns one row per token, or per position."""
 
-    def logits(self, ids: Sequence[int], scales: Sequence[float], /) -> Floats: ...
+    def logits(self, ids: Sequence[int], scales: Sequence[float], positions: Sequence[int], /) -> Floats: ...
 
     def hidden(self, ids: Sequence[int], scales: Sequence[float], /) -> Floats: ...
 
@@ -161,11 +161,12 @@ class InterpreterBackend(Booked):
         for sequence, indices in places.items():
             self._ledger.append(sequence, len(indices))
             self._tokens[sequence] += [tokens[index] for index in indices]
-            if any(outputs[index] for index in indices):
-                rows = self._model.logits(self._tokens[sequence], self._scales[sequence])[-len(indices) :]
-                for index, row in zip(indices, rows, strict=True):
-                    if outputs[index]:
-                        out[row_of[index]] = row
+            tokens_so_far = self._tokens[sequence]
+            first = len(tokens_so_far) - len(indices)
+            positions = [first + i for i, index in enumerate(indices) if outputs[index]]
+            if positions:
+                rows = self._model.logits(tokens_so_far, self._scales[sequence], positions)
+                out[[row_of[index] for index in indices if outputs[index]]] = rows
         return out.data
 
     def hidden(self, tokens: Ids, scales: Sequence[float] = (), lengths: Ids = ()) -> Floats:

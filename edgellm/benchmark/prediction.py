@@ -73,11 +73,12 @@ def answer_seconds(work: Work, rates: Rates, depth: int) -> float:
 
 def prompt_seconds(work: Work, rates: Rates, n_tokens: int = PROMPT_TOKENS) -> float:
     """Seconds for a prompt of `n_tokens`."""
+    body = n_tokens * work.prompt_share(n_tokens)
     return (
-        _macs_s(work.body, rates.formats) * n_tokens
+        _macs_s(work.body, rates.formats) * body
         + _macs_s(work.head, rates.formats)
         + work.attention_macs(n_tokens, 0) * rates.attention_mac_s
-        + work.n_values * n_tokens * rates.value_s
+        + work.n_values * body * rates.value_s
         + work.n_ops * rates.op_s * -(-n_tokens // STEP_TOKENS)
     )
 

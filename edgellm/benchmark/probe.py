@@ -226,12 +226,12 @@ class _Probe:
         with self._engine(vocabulary, _COMMON, 64) as engine:
             more_bytes = engine.work.head_bytes - work.head_bytes
             logits_s = engine.answer_s(1) - short - more_bytes * byte_s
-        here = work.attention_macs(STEP_TOKENS, 0)
-        more = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS) - here
+        here = work.attention_macs(STEP_TOKENS, 0, every=True)
+        more = work.attention_macs(STEP_TOKENS, _DEPTH - STEP_TOKENS, every=True) - here
         mac_s = max((later - first) / more, 0.5e-9 / limits.int8_gmac_s)
         ratio = work.token_macs() / large_work.token_macs()
         seconds = first - mac_s * here
-        seconds -= ratio * (large - mac_s * large_work.attention_macs(STEP_TOKENS, 0))
+        seconds -= ratio * (large - mac_s * large_work.attention_macs(STEP_TOKENS, 0, every=True))
         values = work.n_values - ratio * large_work.n_values
         cache_bytes = work.cache_bytes(_DEPTH) - work.cache_bytes(1)
         return {
@@ -273,7 +273,7 @@ class _Probe:
         with self._engine(self._wide(1), kind, 2 * STEP_TOKENS) as engine:
             work = engine.work
             others = steps["value_s"] * work.n_values * STEP_TOKENS
-            others += steps["attention_mac_s"] * work.attention_macs(STEP_TOKENS, 0)
+            others += steps["attention_mac_s"] * work.attention_macs(STEP_TOKENS, 0, every=True)
             mac_s = (engine.prompt_s(0) - others) / (work.token_macs() * STEP_TOKENS)
         with self._stream(_WIDTH, 3 * _WIDTH, kind) as engine:
             work = engine.work

@@ -38,9 +38,11 @@ class FormatWork(NamedTuple):
 class Work:
     """Work of one token: bytes of weights and multiply-adds, with the output head apart, and the cache.
 
-    layers: for each attention, bytes of the cache and multiply-adds for each earlier token it attends to, and
-    the window (0: unlimited). body, head: the same matrices by the name of their format. n_ops: operations of
-    a step. n_values: floats that all operations of a token make, without the n_logits logits.
+    late_macs: the part of body_macs that a prompt's tokens without logits leave out. layers: for each
+    attention, bytes of the cache and multiply-adds for each earlier token it attends to, and the window (0:
+    unlimited). n_late_layers: the last of them, which such tokens leave out. body, head: the same matrices by
+    the name of their format. n_ops: operations of a step. n_values: floats that all operations of a token
+    make, without the n_logits logits.
     """
 
     body_bytes: float
@@ -53,6 +55,8 @@ class Work:
     n_ops: int
     n_values: int
     n_logits: int
+    late_macs: float = 0.0
+    n_late_layers: int = 0
 
     def step_bytes(self, lengths: Sequence[int]) -> float:
         """Bytes that one step reads to add a token to each sequence, given their lengths."""
@@ -65,7 +69,7 @@ class Work:
 
     def prompt_macs(self, n_tokens: int) -> float:
         """Multiply-adds with weights for a prompt whose last token alone has logits."""
-        return self.body_macs * n_tokens + self.head_macs
+        return (self.body_macs - self.late_macs) * n_tokens + self.late_macs + self.head_macs
 
     def cache_bytes(self, length: int) -> float:
         """Bytes of keys and values that a token reads after `length` tokens, itself included."""
@@ -81,10 +85,22 @@ class Work:
             for kind, work in self.head.items()
         }
 
-    def attention_macs(self, n_tokens: int, n_depth: int) -> float:
-        """Multiply-adds of attention for a prompt of `n_tokens` after `n_depth` others."""
+    def prompt_share(self, n_tokens: int) -> float:
+        """Share of its body's multiply-adds that a prompt of `n_tokens` takes."""
+        late = self.late_macs / self.body_macs if self.body_macs else 0.0
+        return 1 - late + late / n_tokens
+
+    def attention_macs(self, n_tokens: int, n_depth: int, *, every: bool = False) -> float:
+        """Multiply-adds of attention for a prompt after `n_depth` tokens.
+
+        every: all of its tokens have logits, not only the last one.
+        """
         lengths = range(n_depth + 1, n_depth + n_tokens + 1)
-        return sum(macs * sum(_seen(length, window) for length in lengths) for _, macs, window in self.layers)
+        first_late = len(self.layers) - (0 if every else self.n_late_layers)
+        return sum(
+            macs * sum(_seen(length, window) for length in (lengths if i < first_late else lengths[-1:]))
+            for i, (_, macs, window) in enumerate(self.layers)
+        )
 
 
 def _seen(length: int, window: int) -> int:
@@ -100,9 +116,12 @@ def count_work(
     """
     body: dict[str, FormatWork] = defaultdict(lambda: FormatWork(0.0, 0.0))
     head: dict[str, FormatWork] = {}
+    late_macs = 0.0
     last = _head(program)
-    layers = []
-    for op in program.ops:
+    # Without logits every token's hidden row is the result.
+    last_writer = len(program.ops) if program.logits is None else program.last_writer
+    layers, n_late_layers = [], 0
+    for i, op in enumerate(program.ops):
         if op.kind in _MATRIX_OPS:
             for role, name in op.weights.items():
                 shape = program.weights[name]
@@ -116,17 +135,22 @@ def count_work(
                 else:
                     seen = body[kind]
                     body[kind] = FormatWork(seen.n_bytes + work.n_bytes, seen.macs + work.macs)
+                    late_macs += work.macs if i > last_writer else 0.0
         elif op.kind in ("attention", "attention_shared") and op.attrs.get("causal", True):
             cache = program.caches[int(op.attrs["cache"])]
             n_bytes = cached_bytes(cache, kv_type)
             n_macs = int(op.attrs["n_heads"]) * (cache.key_dim + cache.value_dim)
             layers.append((int(n_bytes), n_macs, int(op.attrs["window"])))
+            # The last writer's queries, too, attend only where logits are wanted.
+            n_late_layers += i >= last_writer
     return Work(
         body_bytes=sum(work.n_bytes for work in body.values()),
         body_macs=sum(work.macs for work in body.values()),
+        late_macs=late_macs,
         head_bytes=sum(work.n_bytes for work in head.values()),
         head_macs=sum(work.macs for work in head.values()),
         layers=tuple(layers),
+        n_late_layers=n_late_layers,
         body=dict(body),
         head=head,
         n_ops=len(program.ops),

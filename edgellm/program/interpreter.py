@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
-from edgellm.program.activations import Exp, activate, gated, softmax
+from edgellm.program.activations import Exp, activate, gated
 from edgellm.program.adapter import Adapter, Update
 from edgellm.program.distance import distance_buckets
 from edgellm.program.ops import Op, Program
+from edgellm.program.routing import route
 
 Array = NDArray[np.float32]
-Wide = NDArray[np.float64]
 
 
 # Called with a matrix's name, its number in a stack of matrices, and its factor, rows (n_tokens, n_in).
@@ -67,22 +67,29 @@ class Interpreter:
         self.multiply = multiply
         self.exp = exp
 
-    def logits(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
-        """Logits (n_tokens, n_vocab) of every position of one sequence."""
+    def logits(
+        self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None
+    ) -> Array:
+        """Logits (n_positions, n_vocab) of some positions of one sequence, in order, or of all."""
         if self.program.logits is None:
             raise UsageError(
                 f"the {self.program.family} model is an encoder: it has no logits, only embeddings"
             )
-        return self.values(ids, scales)[self.program.logits]
+        return self.values(ids, scales, positions)[self.program.logits]
 
     def hidden(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """Rows (n_tokens, width) after the final norm."""
         return self.values(ids, scales)[self.program.hidden]
 
-    def values(self, ids: Sequence[int], scales: Sequence[float] = ()) -> dict[str, Array]:
-        """The output values, and values that no op reads; all others are dropped after their last use."""
+    def values(
+        self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None
+    ) -> dict[str, Array]:
+        """The output values, and values that no op reads; all others are dropped after their last use.
+
+        positions: those, at least one, whose rows go on after the program's last writer; None: all.
+        """
         used = [(a.updates, scale) for a, scale in zip(self.adapters, scales, strict=False) if scale]
-        run = self._run(ids, used)
+        run = self._run(ids, used, positions)
         for _ in self._steps([run]):
             pass
         return run.values
@@ -103,17 +110,24 @@ class Interpreter:
             run.values.update(values)
         return self._steps(runs, n_done)
 
-    def _run(self, ids: Sequence[int], used: Sequence[tuple[Mapping[str, Update], float]]) -> _Run:
+    def _run(
+        self,
+        ids: Sequence[int],
+        used: Sequence[tuple[Mapping[str, Update], float]],
+        positions: Sequence[int] | None = None,
+    ) -> _Run:
         tokens = np.asarray(ids, dtype=np.int64)
         if tokens.ndim != 1 or not tokens.size or tokens.min() < 0 or tokens.max() >= self.program.n_vocab:
             raise UsageError(f"token ids: expected one or more of 0 to {self.program.n_vocab - 1}")
-        return _Run(self, tokens, used)
+        wanted = None if positions is None else np.asarray(positions, dtype=np.int64)
+        return _Run(self, tokens, wanted, used)
 
     def _steps(self, runs: Sequence[_Run], n_done: int = 0) -> Iterator[Step]:
         ops = self.program.ops
         last_use = {name: i for i, op in enumerate(ops) for name in op.ins}
         last_use |= dict.fromkeys((self.program.hidden, self.program.logits or ""), len(ops))
         last_cache = {int(op.attrs["cache"]): i for i, op in enumerate(ops) if "cache" in op.attrs}
+        last_writer = self.program.last_writer
         for i, op in enumerate(ops[n_done:], n_done):
             read = {name: self.weights[name] for name in op.weights.values()} if len(runs) > 1 else None
             made = []
@@ -126,6 +140,8 @@ class Interpreter:
                         run.values.pop(name, None)
                 if last_cache.get(int(op.attrs.get("cache", -1))) == i:
                     run.caches.pop(int(op.attrs["cache"]), None)
+                if i == last_writer:
+                    run.select()
             free = not any(run.caches for run in runs)
             yield Step(op, made, [run.values for run in runs] if free else None)
             del made
@@ -138,6 +154,7 @@ class _Run:
         self,
         model: Interpreter,
         tokens: NDArray[np.int64],
+        wanted: NDArray[np.int64] | None,
         adapters: Sequence[tuple[Mapping[str, Update], float]],
     ) -> None:
         self.program = model.program
@@ -148,9 +165,18 @@ class _Run:
         # Weights of the op under way, where other runs share them.
         self.read: Mapping[str, Array] | None = None
         self.tokens = tokens
+        # Positions of the values' rows: all, and after the last writer those that are wanted.
+        self.positions = np.arange(len(tokens))
+        self._wanted = wanted
         self.values: dict[str, Array] = {}
         self.caches: dict[int, tuple[Array, Array]] = {}
         self._weights = model.weights
+
+    def select(self) -> None:
+        """Keep the rows that are wanted."""
+        if self._wanted is not None:
+            self.values = {name: rows[self._wanted] for name, rows in self.values.items()}
+            self.positions = self._wanted
 
     def see(self, op: Op, role: str, number: int, rows: Array) -> None:
         """Call the observer, if there is one, with the rows that matrix `number` of a weight multiplies."""
@@ -178,18 +204,18 @@ def _embed(run: _Run, op: Op) -> Array:
     weight = run.required(op, "weight")
     match op.attrs["source"]:
         case "token":
-            return weight[run.tokens]
+            return weight[run.tokens[run.positions]]
         case "position":
             if len(run.tokens) > len(weight):
                 raise UsageError(
                     f"{len(run.tokens)} tokens, but the model knows only {len(weight)} positions"
                 )
-            return weight[: len(run.tokens)]
+            return weight[run.positions]
         case "segment":
             ends = np.cumsum(run.tokens == int(op.attrs["separator"]))
-            return weight[np.concatenate(([0], np.minimum(ends[:-1], 1)))]
+            return weight[np.concatenate(([0], np.minimum(ends[:-1], 1)))[run.positions]]
         case _:
-            return np.repeat(weight[:1], len(run.tokens), axis=0)
+            return np.repeat(weight[:1], len(run.positions), axis=0)
 
 
 def _norm(run: _Run, op: Op, x: Array) -> Array:
@@ -245,7 +271,7 @@ def _rope(run: _Run, op: Op, x: Array) -> Array:
     factors = run.weight(op, "factors")
     if factors is not None:
         inv_freq = inv_freq / factors.astype(np.float64)
-    angles = np.arange(len(x))[:, None, None] * inv_freq
+    angles = run.positions[:, None, None] * inv_freq
     cos, sin = np.cos(angles) * table.mscale, np.sin(angles) * table.mscale
     heads = x.reshape(len(x), int(op.attrs["groups"]), -1)
     n = len(inv_freq)
@@ -261,7 +287,7 @@ def _rope(run: _Run, op: Op, x: Array) -> Array:
 
 
 def _position_scale(run: _Run, op: Op, x: Array) -> Array:
-    turns = np.arange(len(x))[:, None] // int(op.attrs["length"])
+    turns = run.positions[:, None] // int(op.attrs["length"])
     return x * (1 + float(op.attrs["beta"]) * np.log1p(turns)).astype(np.float32)
 
 
@@ -279,17 +305,17 @@ def _attention(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
 def _attention_shared(run: _Run, op: Op, q: Array) -> Array:
     n_kv_heads = run.program.caches[int(op.attrs["cache"])].n_kv_heads
     k, v = run.caches[int(op.attrs["cache"])]
-    return _attend(run, op, q, k.reshape(len(q), n_kv_heads, -1), v.reshape(len(q), n_kv_heads, -1))
+    return _attend(run, op, q, k.reshape(len(k), n_kv_heads, -1), v.reshape(len(v), n_kv_heads, -1))
 
 
 def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
-    """q (n, n_heads * d), k (n, n_kv_heads, d), v (n, n_kv_heads, d_v) -> (n, n_heads * d_v)."""
+    """q (n, n_heads * d), k (n_keys, n_kv_heads, d), v (n_keys, n_kv_heads, d_v) -> (n, n_heads * d_v)."""
     n, n_heads = len(q), int(op.attrs["n_heads"])
     queries = q.reshape(n, n_heads, -1)
     sinks = run.weight(op, "sinks")
-    ages = np.arange(n)[:, None] - np.arange(n)[None, :]
+    ages = run.positions[:, None] - np.arange(len(k))[None, :]
     window = int(op.attrs["window"])
-    hidden = np.zeros((n, n), bool)
+    hidden = np.zeros(ages.shape, bool)
     if op.attrs.get("causal", True):
         hidden = ages < 0
         if window:
@@ -364,37 +390,8 @@ def _repeat(run: _Run, op: Op, x: Array) -> Array:
     return out.reshape(len(x), -1)
 
 
-def _route(run: _Run, op: Op, router: Array, selection_bias: Array | None) -> tuple[NDArray[np.int64], Array]:
-    """Chosen experts (n, n_used), best first, and their weights (n, n_used)."""
-    logits = router.astype(np.float64)
-    match op.attrs["gating"]:
-        case "softmax":
-            probs = softmax(logits, run.exp)
-        case "sigmoid":
-            probs = 1.0 / (1.0 + run.exp(-logits))
-        case _:
-            probs = logits
-    choice = probs if selection_bias is None else probs + selection_bias
-    n_groups, n_groups_used = int(op.attrs["n_groups"]), int(op.attrs["n_groups_used"])
-    if n_groups_used < n_groups:
-        groups = choice.reshape(len(choice), n_groups, -1)
-        n_best = 1 if op.attrs["group_score"] == "max" else 2
-        scores = np.sort(groups, axis=-1)[..., -n_best:].sum(axis=-1)
-        keep = np.argsort(-scores, axis=1, kind="stable")[:, :n_groups_used]
-        allowed = np.zeros((len(choice), n_groups), bool)
-        np.put_along_axis(allowed, keep, True, axis=1)
-        choice = np.where(allowed[..., None], groups, -np.inf).reshape(choice.shape)
-    chosen = np.argsort(-choice, axis=1, kind="stable")[:, : int(op.attrs["n_used"])]
-    picked = np.take_along_axis(probs, chosen, axis=1)
-    if op.attrs["gating"] == "softmax_chosen":
-        picked = softmax(picked, run.exp)
-    if op.attrs["normalize"]:
-        picked = picked / picked.sum(axis=1, keepdims=True)
-    return chosen, (picked * float(op.attrs["factor"])).astype(np.float32)
-
-
 def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
-    chosen, shares = _route(run, op, router, run.weight(op, "selection_bias"))
+    chosen, shares = route(op, router, run.weight(op, "selection_bias"), run.exp)
     scale = run.weight(op, "expert_scale")
     if scale is not None:
         shares = shares * scale[chosen]

@@ -291,3 +291,12 @@ class Program(NamedTuple):
     def is_encoder(self) -> bool:
         """True for a model that keeps nothing of a text between steps, and reads it whole in one."""
         return self.logits is None and not self.caches
+
+    @property
+    def last_writer(self) -> int:
+        """Index of the last op that writes to a sequence, or in which rows of a text meet; -1: none.
+
+        After it only rows whose results are wanted need to be computed.
+        """
+        writers = ("attention", "short_conv", "gated_delta", "ssm")
+        return max((i for i, op in enumerate(self.ops) if op.kind in writers), default=-1)

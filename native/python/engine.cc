@@ -268,6 +268,9 @@ void bind_steps(nb::class_<PyEngine>& engine) {
         .def_prop_ro(
             "unread_bytes", [](PyEngine& e) { return e.loaded().unread_bytes(); },
             "Bytes of weights that all steps so far skipped thanks to n_largest.")
+        .def_prop_ro(
+            "multiplied_rows", [](PyEngine& e) { return e.loaded().multiplied_rows(); },
+            "Rows that matrices have multiplied so far, each counted once for each matrix; experts aside.")
         .def("hidden", &PyEngine::hidden, nb::call_guard<FloatMode>(), "tokens"_a,
              "scales"_a = std::vector<float>{}, "lengths"_a = std::vector<uint32_t>{},
              nb::sig("def hidden(self, tokens: " EDGELLM_INT32

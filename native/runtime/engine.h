@@ -64,6 +64,7 @@ class Engine {
                     size_t n_largest, float* logits);
     // Bytes of weights that all steps so far skipped thanks to n_largest.
     uint64_t unread_bytes() const { return executor_->unread_bytes(); }
+    uint64_t multiplied_rows() const { return executor_->multiplied_rows(); }
     // The hidden rows of texts, one after another, each a new sequence that is closed again. lengths: tokens
     // of each text; several fit in one batch. scales: of each adapter, or none.
     StepStatus hidden(const int32_t* tokens, std::span<const uint32_t> lengths,

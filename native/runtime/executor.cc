@@ -128,10 +128,11 @@ bool Executor::select_rows(size_t t) {
     const size_t n = batch().output_rows.size();
     if (n == context_.n_rows) return true;
     if (n == 0) return false;
-    context_.select_rows(t);
+    context_.move_output_rows(t);
     context_.barrier();
     if (t == 0) {
-        context_.n_rows = n;
+        context_.select_output_rows();
+        router_.select_rows();
         adapters_.select_scales();
     }
     context_.barrier();

@@ -38,6 +38,7 @@ class Executor {
 
     // Bytes of weights that all runs skipped thanks to n_largest.
     uint64_t unread_bytes() const { return top_logits_.unread_bytes(); }
+    uint64_t multiplied_rows() const { return linear_.multiplied_rows(); }
 
   private:
     // last_stage: the stage that makes the hidden value, of which only that work is done; past the end: all
@@ -46,7 +47,7 @@ class Executor {
     void run_thread(size_t t, size_t last_stage);
     // Returns the sum of the profile that the stage's time goes to.
     uint64_t Profile::* run_stage(size_t s, size_t t, bool hidden_only);
-    // After the last stage that reads or writes a sequence: only output rows go on. False if there are none.
+    // After the last stage that writes to a sequence: only output rows go on. False if there are none.
     bool select_rows(size_t t);
 
     RunContext context_;

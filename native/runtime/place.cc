@@ -13,6 +13,32 @@
 namespace edgellm {
 namespace {
 
+bool chooses(const std::vector<RowOp>& ops, int slot) {
+    return std::any_of(ops.begin(), ops.end(), [slot](const RowOp& op) {
+        const auto* routing = std::get_if<Routing>(&op.what);
+        return routing != nullptr && routing->slot == slot;
+    });
+}
+
+bool chooses(const Stage& stage, int slot) {
+    if (const auto* rows = std::get_if<RowStage>(&stage)) return chooses(rows->ops, slot);
+    if (const auto* linear = std::get_if<LinearStage>(&stage)) return chooses(linear->prologue, slot);
+    return false;
+}
+
+// Experts of a layer whose attention runs beside them may be chosen before the selection of rows.
+void select_routings(ExecutionPlan* plan) {
+    const auto first_late = plan->stages.begin() + plan->select_after + 1;
+    for (auto late = first_late; late != plan->stages.end(); ++late) {
+        const auto* moe = std::get_if<MoeStage>(&*late);
+        if (moe == nullptr) continue;
+        const int slot = moe->routing.slot;
+        if (std::any_of(plan->stages.begin(), first_late,
+                        [slot](const Stage& s) { return chooses(s, slot); }))
+            plan->selected_routings.push_back(moe->routing);
+    }
+}
+
 void finish_selection(ExecutionPlan* plan) {
     if (plan->hidden_stage < 0) throw ModelError("the program's hidden value is never made");
     // `hidden` is read back after the step that asks for it.
@@ -23,6 +49,7 @@ void finish_selection(ExecutionPlan* plan) {
         if (b.first <= plan->select_after && b.last > plan->select_after)
             plan->selected.push_back(static_cast<int>(i));
     }
+    select_routings(plan);
 }
 
 // Rows of a prologue that later stages read are exported: one thread copies them to shared memory.

@@ -74,11 +74,14 @@ struct ExecutionPlan {
     std::vector<size_t> state_offsets;  // per StateDecl, in floats
     size_t state_floats = 0;
 
-    int n_moe = 0;              // routing slots
-    size_t max_used = 0;        // most experts per token over all slots
-    size_t max_experts = 0;     // most experts over all slots
-    int select_after = -1;      // stage after which only output rows go on
-    std::vector<int> selected;  // buffers that live across it
+    int n_moe = 0;           // routing slots
+    size_t max_used = 0;     // most experts per token over all slots
+    size_t max_experts = 0;  // most experts over all slots
+    // The last stage that writes to a sequence: after it only output rows go on. Attention over what is
+    // written, by the layer itself or by later ones that share the cache, comes after it.
+    int select_after = -1;
+    std::vector<int> selected;               // buffers that live across it
+    std::vector<Routing> selected_routings;  // choices of experts that do
     ValueRef hidden;
     int hidden_stage = -1;  // stage that makes `hidden`
 

@@ -9,6 +9,7 @@ void Planner::place_row(const Node& n, std::vector<RowOp>* ops) {
     const Op& o = op(n.op);
     if (n.part == Part::kKvWrite) {
         place_kv_write(n.op, ops);
+        plan_.select_after = stage_index();
         written_[static_cast<size_t>(n.op)] = true;
     } else if (n.part == Part::kRoute) {
         place_route(n.op, ops);

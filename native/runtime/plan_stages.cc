@@ -6,6 +6,16 @@
 #include "runtime/planner.h"
 
 namespace edgellm {
+namespace {
+
+// A recurrent state takes up every row, and an encoder's rows are each other's keys. A decoder's queries read
+// a cache that an earlier stage has written: rows without logits need none.
+bool needs_every_row(const Stage& stage) {
+    if (const auto* attention = std::get_if<AttentionStage>(&stage)) return !attention->causal;
+    return !std::holds_alternative<MoeStage>(stage);
+}
+
+}  // namespace
 
 void Planner::place_own_stage(int i) {
     const auto stage = [&]() -> Stage {
@@ -26,7 +36,7 @@ void Planner::place_own_stage(int i) {
         }
     };
     Stage made = stage();
-    if (op(i).kind != OpKind::kMoe) plan_.select_after = stage_index();
+    if (needs_every_row(made)) plan_.select_after = stage_index();
     plan_.stages.push_back(std::move(made));
 }
 

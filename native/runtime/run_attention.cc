@@ -59,7 +59,7 @@ AttentionTask AttentionRunner::make_task(const AttentionStage& stage, const Segm
 
 AttentionTask AttentionRunner::token_task(const AttentionStage& stage, size_t i) const {
     const size_t n_kv_heads = stage.shape.n_kv_heads;
-    return make_task(stage, context_.batch.segments[i / n_kv_heads], i % n_kv_heads, 0, 1);
+    return make_task(stage, context_.segments()[i / n_kv_heads], i % n_kv_heads, 0, 1);
 }
 
 void AttentionRunner::run(size_t s, const AttentionStage& stage, size_t t) {
@@ -67,11 +67,11 @@ void AttentionRunner::run(size_t s, const AttentionStage& stage, size_t t) {
     shape.sinks = context_.weights.vector(stage.sinks);
     shape.bias = context_.weights.bias(stage.bias);
     shape.bias_stride = context_.weights.bias_stride();
-    const std::vector<Segment>& segments = context_.batch.segments;
+    const std::vector<Segment>& segments = context_.segments();
     size_t longest = 0;
     for (const Segment& seg : segments) longest = std::max(longest, seg.position + seg.n_rows);
     const size_t n_threads = context_.n_threads();
-    const bool single_tokens = segments.size() == context_.batch.n_rows;
+    const bool single_tokens = segments.size() == context_.n_rows;
     const bool few_tasks = n_threads > 1 && segments.size() * shape.n_kv_heads < 2 * n_threads;
     if (stage.causal && single_tokens && few_tasks && longest > kKvChunkTokens) {
         run_chunks(s, stage, shape, t);
@@ -83,7 +83,7 @@ void AttentionRunner::run(size_t s, const AttentionStage& stage, size_t t) {
 void AttentionRunner::run_chunks(size_t s, const AttentionStage& stage, const AttentionShape& shape,
                                  size_t t) {
     const AttentionKernels& kernels = context_.kernels.attention;
-    const size_t n_tasks = context_.batch.segments.size() * shape.n_kv_heads;
+    const size_t n_tasks = context_.segments().size() * shape.n_kv_heads;
     const size_t head_floats = task_partial_floats(shape);
     uint32_t first, last;
     for (size_t i; (i = context_.take(s, 0)) < n_tasks * max_chunks_;) {
@@ -126,7 +126,7 @@ void AttentionRunner::attend_near(const AttentionStage& stage, AttentionShape sh
 
 void AttentionRunner::run_tasks(size_t s, const AttentionStage& stage, const AttentionShape& shape,
                                 size_t t) {
-    const std::vector<Segment>& segments = context_.batch.segments;
+    const std::vector<Segment>& segments = context_.segments();
     const size_t queries = queries_per_task(shape);
     const auto n_tasks_of = [&](const Segment& segment) {
         return (segment.n_rows + queries - 1) / queries * shape.n_kv_heads;

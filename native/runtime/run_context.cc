@@ -23,11 +23,13 @@ RunContext::RunContext(const ExecutionPlan& plan, const Program& program, const 
     batch.positions.reserve(plan.options.batch);
     batch.segments.reserve(plan.options.batch);
     batch.output_rows.reserve(plan.options.batch);
+    output_segments_.reserve(plan.options.batch);
 }
 
 void RunContext::start(float* logits) {
     logits_ = logits;
     n_rows = batch.n_rows;
+    selected_ = false;
     for (size_t i = 0; i < plan.stages.size() * kPhases; ++i)
         counters_[i].next.store(0, std::memory_order_relaxed);
 }
@@ -49,7 +51,7 @@ void RunContext::barrier() const {
     pool.barrier();
 }
 
-void RunContext::select_rows(size_t t) {
+void RunContext::move_output_rows(size_t t) {
     const auto [begin, end] = share(plan.selected.size(), t);
     for (size_t i = begin; i < end; ++i) {
         const Buffer& b = plan.buffers[static_cast<size_t>(plan.selected[i])];
@@ -62,6 +64,26 @@ void RunContext::select_rows(size_t t) {
                         b.floats_per_row * sizeof(float));
         }
     }
+}
+
+void RunContext::select_output_rows() {
+    output_segments_.clear();
+    auto of = batch.segments.begin();
+    for (size_t i = 0; i < batch.output_rows.size(); ++i) {
+        const size_t row = batch.output_rows[i];
+        while (row >= of->first_row + of->n_rows) ++of;
+        const size_t position = batch.positions[row];
+        if (!output_segments_.empty()) {
+            Segment& last = output_segments_.back();
+            if (last.sequence == of->sequence && last.position + last.n_rows == position) {
+                ++last.n_rows;
+                continue;
+            }
+        }
+        output_segments_.push_back({of->sequence, i, 1, position});
+    }
+    n_rows = batch.output_rows.size();
+    selected_ = true;
 }
 
 QuantRows RunContext::quant_rows(const QuantSlot& slot, const Thread& thread) const {

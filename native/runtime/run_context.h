@@ -85,7 +85,13 @@ class RunContext {
     // Zeroes the work counters of all stages.
     void start(float* logits);
     // Moves output rows to the front of the buffers that later stages read; thread t's share.
-    void select_rows(size_t t);
+    void move_output_rows(size_t t);
+    // Later stages run on the output rows, which have been moved.
+    void select_output_rows();
+    // Rows of the stage that runs, by sequence.
+    const std::vector<Segment>& segments() const { return selected_ ? output_segments_ : batch.segments; }
+    // The batch's row that a row of the stage that runs was.
+    size_t batch_row(size_t row) const { return selected_ ? batch.output_rows[row] : row; }
 
     float* at(const ValueRef& v, size_t row) const {
         if (v.buffer == kLogitsBuffer) return logits_ + row * v.ld + v.column;
@@ -128,6 +134,8 @@ class RunContext {
     Region arena_region_, quant_region_;
     float* arena_;
     float* logits_ = nullptr;
+    bool selected_ = false;
+    std::vector<Segment> output_segments_;  // runs of consecutive output rows
     std::unique_ptr<Counter[]> counters_;
 };
 

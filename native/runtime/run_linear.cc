@@ -47,6 +47,10 @@ void LinearRunner::run_prologue(const LinearStage& stage, size_t t) {
 
 void LinearRunner::run(size_t s, const LinearStage& stage, size_t t) {
     Thread thread{t};
+    if (t == 0) {
+        for (const LinearTask& task : stage.tasks)
+            multiplied_rows_ += context_.n_rows * (task.up < 0 ? 1 : 2);
+    }
     if (!stage.prologue.empty()) {
         if (context_.n_rows < context_.n_threads()) {
             // Every thread computes the few rows for itself, which is cheaper than a barrier.

@@ -22,6 +22,9 @@ class LinearRunner {
     // The prologue alone, into shared memory.
     void run_prologue(const LinearStage& stage, size_t t);
 
+    // Rows that matrices have multiplied, each counted once for each matrix.
+    uint64_t multiplied_rows() const { return multiplied_rows_; }
+
     // Floats of the largest tile.
     static constexpr size_t kTileFloats = 96 * 192;
 
@@ -50,6 +53,7 @@ class LinearRunner {
     AdapterRunner& adapters_;
     TopLogits& top_logits_;
     ThreadScratch tiles_, up_tiles_, private_rows_;
+    uint64_t multiplied_rows_ = 0;
 };
 
 }  // namespace edgellm

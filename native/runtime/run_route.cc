@@ -58,6 +58,19 @@ Router::Router(const RunContext& context)
     for (auto& slot : weights_) slot.resize(n);
 }
 
+void Router::select_rows() {
+    const std::vector<uint32_t>& rows = context_.batch.output_rows;
+    for (const Routing& r : context_.plan.selected_routings) {
+        int32_t* experts = experts_[static_cast<size_t>(r.slot)].data();
+        float* weights = weights_[static_cast<size_t>(r.slot)].data();
+        // Ascending: a row never overwrites one that is still to move.
+        for (size_t i = 0; i < rows.size(); ++i) {
+            std::copy_n(experts + rows[i] * r.n_used, r.n_used, experts + i * r.n_used);
+            std::copy_n(weights + rows[i] * r.n_used, r.n_used, weights + i * r.n_used);
+        }
+    }
+}
+
 void Router::route(const Routing& r, const float* logits, size_t row, size_t thread) {
     const size_t n = r.n_experts;
     float* p = scratch_.floats(thread);  // probability of each expert (softmax_chosen: its logit)

@@ -17,6 +17,9 @@ class Router {
     // Chooses the experts of one row from its logits (n_experts,).
     void route(const Routing& routing, const float* logits, size_t row, size_t thread);
 
+    // After the selection of rows: moves choices that later stages read.
+    void select_rows();
+
     // Of a slot, [row][n_used].
     const int32_t* experts(int slot) const { return experts_[static_cast<size_t>(slot)].data(); }
     const float* weights(int slot) const { return weights_[static_cast<size_t>(slot)].data(); }

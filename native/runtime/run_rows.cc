@@ -21,6 +21,7 @@ struct RowCall {
     const float* b = operand(op.b);
     float* out = operand(op.out);
     size_t n = op.out.width;
+    size_t token = context.batch_row(row);
 
     const RowKernels& kernels() const { return context.kernels.rows; }
     float* operand(const ValueRef& value) const {
@@ -38,9 +39,9 @@ struct RowCall {
     size_t index_of(const EmbedOp& embed) const {
         switch (embed.source) {
             case EmbedSource::kToken:
-                return static_cast<size_t>(context.batch.tokens[row]);
+                return static_cast<size_t>(context.batch.tokens[token]);
             case EmbedSource::kPosition:
-                return context.batch.positions[row];
+                return context.batch.positions[token];
             case EmbedSource::kFirst:
                 return 0;
             case EmbedSource::kSegment:
@@ -51,9 +52,9 @@ struct RowCall {
     // True after the first separator of the row's text.
     bool is_after(int separator) const {
         const Batch& batch = context.batch;
-        const size_t first = row - std::min<size_t>(row, batch.positions[row]);
+        const size_t first = token - std::min<size_t>(token, batch.positions[token]);
         const auto begin = batch.tokens.begin() + static_cast<ptrdiff_t>(first),
-                   end = batch.tokens.begin() + static_cast<ptrdiff_t>(row);
+                   end = batch.tokens.begin() + static_cast<ptrdiff_t>(token);
         return std::find(begin, end, separator) != end;
     }
 
@@ -73,14 +74,14 @@ struct RowCall {
 
     void operator()(const RopeOp& rope) const {
         const AngleSet& set = context.plan.angles[rope.angles];
-        const float* cosines = all_angles + row * context.plan.angle_floats_per_row + set.offset;
+        const float* cosines = all_angles + token * context.plan.angle_floats_per_row + set.offset;
         std::memcpy(out, a, n * sizeof(float));
         kernels().rope(rope.kind, out, rope.n_heads, n / rope.n_heads, cosines, cosines + set.n_pairs,
                        set.n_pairs);
     }
 
     void operator()(const PositionScaleOp& scale) const {
-        const auto turns = static_cast<float>(context.batch.positions[row] / scale.length);
+        const auto turns = static_cast<float>(context.batch.positions[token] / scale.length);
         kernels().affine({1.0f + scale.beta * std::log1p(turns)}, a, n, out);
     }
 

@@ -32,7 +32,9 @@ class HashModel:
         self._script = script
         self._eog_bias = eog_bias
 
-    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+    def logits(
+        self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None, /
+    ) -> Floats:
         rows = np.empty((len(ids), N_VOCAB), np.float32)
         state = zlib.crc32(repr(tuple(scales)).encode()) if scales else 0
         for position, token in enumerate(ids):
@@ -42,7 +44,7 @@ class HashModel:
             wanted = self._script(ids[: position + 1]) if self._script else None
             if wanted is not None:
                 rows[position, wanted] = 1000.0
-        return rows
+        return rows if positions is None else rows[list(positions)]
 
     def hidden(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
         return self.logits(ids, scales)[:, :8]

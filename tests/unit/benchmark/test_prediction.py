@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,9 @@ def test_a_prompt_takes_its_multiply_adds() -> None:
     attention = 2000 * sum(range(1, 513)) + 2000 * sum(min(n, 16) for n in range(1, 513))
     expected = 512 * 2e8 * 2e-11 + 1e7 * 1e-11 + attention * 1e-10 + 512 * 1000 * 1e-9 + 2 * 100 * 1e-6
     assert prompt_seconds(_work(1e7), RATES) == pytest.approx(expected)
+    late = replace(_work(1e7), late_macs=1.5e8, n_late_layers=1)
+    saved = 511 * 0.75 * (2e8 * 2e-11 + 1000 * 1e-9) + 2000 * sum(min(n, 16) for n in range(1, 512)) * 1e-10
+    assert prompt_seconds(late, RATES) == pytest.approx(expected - saved)
     prediction = predict(_work(1e7), RATES, generates=False)
     assert prediction.prompt_tok_s == pytest.approx(512 / expected)
     assert prediction.answer_tok_s is None

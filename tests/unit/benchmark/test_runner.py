@@ -113,7 +113,12 @@ def test_work_counts_every_matrix_once(runner: Runner, model: Path) -> None:
     assert work.body_macs == body_macs
     assert work.body_bytes == 4 * body_macs
     assert work.head_macs == head.shape[0] * head.shape[1]
-    assert work.prompt_macs(5) == 5 * body_macs + work.head_macs
+    last = f"blk.{runner.plan.program.n_layers - 1}."
+    late = ("attn_output", "ffn_gate", "ffn_up", "ffn_down")
+    late_macs = sum(
+        t.shape[0] * t.shape[1] for n, t in matrices.items() if n.removeprefix(last).split(".")[0] in late
+    )
+    assert work.prompt_macs(5) == 5 * (body_macs - late_macs) + late_macs + work.head_macs
     assert work.token_macs() == body_macs + work.head_macs
 
 
@@ -123,6 +128,14 @@ def test_work_counts_the_cache_of_every_sequence(runner: Runner) -> None:
     weights = work.body_bytes + work.head_bytes
     assert work.step_bytes([10]) == weights + 10 * per_token
     assert work.step_bytes([10, 20]) == weights + 30 * per_token
+
+
+def test_the_last_layer_attends_for_the_last_token_alone(runner: Runner) -> None:
+    work, program = runner.work, runner.plan.program
+    assert {window for _, _, window in work.layers} == {0}
+    macs = {macs for _, macs, _ in work.layers}.pop()
+    early = (program.n_layers - 1) * (11 + 12 + 13)
+    assert work.attention_macs(3, 10) == macs * (early + 13)
 
 
 def test_windows_bound_the_cache_that_is_read(unpacked: Path) -> None:

@@ -37,10 +37,12 @@ def pair(
 class Often(HashModel):
     """Logits of NOISE, except at every fifth position."""
 
-    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+    def logits(
+        self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None, /
+    ) -> Floats:
         rows = super().logits(ids, scales).copy()
         rows[4::5] = -rows[4::5]
-        return rows
+        return rows if positions is None else rows[list(positions)]
 
 
 @pytest.mark.parametrize(

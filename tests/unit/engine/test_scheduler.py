@@ -295,10 +295,12 @@ def test_parked_sequences_give_way_to_requests() -> None:
 class BrokenModel(HashModel):
     """Fails for any sequence that holds token 13."""
 
-    def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
+    def logits(
+        self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None, /
+    ) -> Floats:
         if 13 in ids:
             raise BackendError("unlucky")
-        return super().logits(ids)
+        return super().logits(ids, scales, positions)
 
 
 def test_a_failing_backend_ends_the_requests_of_that_step_with_its_error() -> None:
@@ -359,8 +361,10 @@ def test_padding_past_the_vocabulary_is_never_chosen() -> None:
     """A matrix may have more rows than the vocabulary; here the last ten have the largest logits."""
 
     class Loud(HashModel):
-        def logits(self, ids: Sequence[int], scales: Sequence[float] = (), /) -> Floats:
-            rows = super().logits(ids, scales)
+        def logits(
+            self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None, /
+        ) -> Floats:
+            rows = super().logits(ids, scales, positions)
             rows[:, -10:] += 100.0
             return rows
 

@@ -88,7 +88,7 @@ def test_a_generation_that_is_dropped_is_cancelled() -> None:
 
 def test_an_error_of_the_engine_is_raised_where_the_text_is_awaited() -> None:
     class Broken(HashModel):
-        def logits(self, ids, scales=(), /):  # type: ignore[no-untyped-def]
+        def logits(self, ids, scales=(), positions=None, /):  # type: ignore[no-untyped-def]
             raise BackendError("broken")
 
     with pytest.raises(BackendError, match="broken"):
