@@ -46,8 +46,11 @@ WINDOW_SLACK: int = 256
 class Engine:
     """A model's program, planned, and after `load` ready to run."""
 
-    def __init__(self, program: str, types: Sequence[tuple[str, int]], *, threads: int, context: int, cache_tokens: int, batch: int, kv_type: str, isa: str) -> None:
-        """types: (weight, GGML type number) of every weight of the program text."""
+    def __init__(self, program: str, types: Sequence[tuple[str, int]], *, threads: int, context: int, cache_tokens: int, batch: int, kv_type: str, isa: str, speeds: Sequence[tuple[int, float]] = []) -> None:
+        """
+        types: (weight, GGML type number) of every weight of the program text. speeds: (CPU, speed) of the
+        CPUs that the process may use; none: they are alike.
+        """
 
     def add_adapter(self, updates: Sequence[tuple[str, int, int, Buffer | numpy.typing.NDArray[numpy.uint8], int, Buffer | numpy.typing.NDArray[numpy.uint8], float]]) -> None:
         """

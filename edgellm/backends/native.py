@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from edgellm import _native
@@ -37,8 +38,9 @@ class NativeBackend:
 
     threads: of the pool. n_ctx: longest sequence. cache_tokens: tokens that all sequences together can hold.
     batch: tokens of a step. kv_type: type of cached keys and values. isa: instruction set; "" for the one
-    that EDGELLM_ISA names, or else the best of this CPU. adapters: those that sequences may use. Raises
-    ModelError if the engine refuses the program, BackendError if it refuses an option.
+    that EDGELLM_ISA names, or else the best of this CPU. adapters: those that sequences may use. speeds: of
+    the CPUs that the process may use, relative to each other; empty: they are alike. Raises ModelError if the
+    engine refuses the program, BackendError if it refuses an option.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class NativeBackend:
         kv_type: str,
         isa: str = "",
         adapters: Sequence[Adapter] = (),
+        speeds: Mapping[int, float] = MappingProxyType({}),
     ) -> None:
         self.n_vocab = program.n_vocab
         self.n_embd = program.width
@@ -73,6 +76,7 @@ class NativeBackend:
                 batch=batch,
                 kv_type=kv_type,
                 isa=self.isa,
+                speeds=list(speeds.items()),
             )
             for adapter in adapters:
                 self._engine.add_adapter(list(map(raw_update, adapter.updates.items())))

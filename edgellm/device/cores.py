@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgellm.device.sysfs import ROOT, cgroup_folders, read_fields, read_int, read_text
+from edgellm.system.sysctl import sysctl_number, sysctl_text
 
 # Slowest useful core, relative to the fastest one: others would wait for it at every barrier.
 _FAST_SHARE = 0.7
+# Speed of an efficiency core of Apple's, about.
+_MAC_SLOW = 0.35
 
 
 class Cores(NamedTuple):
@@ -69,16 +72,43 @@ def physical_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ..
 
 def core_speeds(cpus: Sequence[int], root: Path = ROOT) -> dict[int, float]:
     """Return each logical CPU's speed relative to the fastest one; 1.0 for all if nothing is known."""
-    speeds: dict[int, float] = {}
+    speeds = _capacities(cpus, root) or _clocks(cpus, root) or _mac_speeds(cpus, root)
+    top = max(speeds.values(), default=0.0)
+    return {cpu: speeds[cpu] / top for cpu in cpus} if top else dict.fromkeys(cpus, 1.0)
+
+
+def _capacities(cpus: Sequence[int], root: Path) -> dict[int, float]:
+    """The scheduler's figures, which include a core's width, not only its clock; empty if one is missing."""
+    return _numbers(cpus, root, "cpu_capacity")
+
+
+def _clocks(cpus: Sequence[int], root: Path) -> dict[int, float]:
+    """Highest clock times width, where the system says one of them; empty otherwise."""
+    clocks = _numbers(cpus, root, "cpufreq/cpuinfo_max_freq")
+    if not cpus or not (root / f"sys/devices/system/cpu/cpu{cpus[0]}/regs/identification").is_dir():
+        return clocks
+    from edgellm.device.arm_cores import core_widths  # imported here, because few machines need it
+
+    widths = core_widths(cpus, root)
+    return {cpu: clocks.get(cpu, 1.0) * widths[cpu] for cpu in cpus} if clocks or widths else {}
+
+
+def _numbers(cpus: Sequence[int], root: Path, name: str) -> dict[int, float]:
+    found: dict[int, float] = {}
     for cpu in cpus:
-        folder = root / f"sys/devices/system/cpu/cpu{cpu}"
-        # The scheduler's capacity includes the core's width, not only its clock.
-        speed = read_int(folder / "cpu_capacity") or read_int(folder / "cpufreq/cpuinfo_max_freq")
-        if not speed:
-            return dict.fromkeys(cpus, 1.0)
-        speeds[cpu] = float(speed)
-    top = max(speeds.values(), default=1.0)
-    return {cpu: speed / top for cpu, speed in speeds.items()}
+        number = read_int(root / f"sys/devices/system/cpu/cpu{cpu}/{name}")
+        if not number or number < 0:
+            return {}
+        found[cpu] = float(number)
+    return found
+
+
+def _mac_speeds(cpus: Sequence[int], root: Path) -> dict[int, float]:
+    """Two levels of performance, of which macOS tells the number of CPUs; it numbers the slow ones first."""
+    n_fast, n_slow = (sysctl_number(f"hw.perflevel{level}.logicalcpu") for level in (0, 1))
+    if root != ROOT or not n_fast or n_fast + n_slow != len(cpus):
+        return {}
+    return {cpu: 1.0 if i >= n_slow else _MAC_SLOW for i, cpu in enumerate(cpus)}
 
 
 def fast_cores(cpus: Sequence[int], root: Path = ROOT) -> list[tuple[int, ...]]:
@@ -110,6 +140,8 @@ def cpu_name(root: Path = ROOT) -> str | None:
     board = fields.get("Model") or fields.get("Hardware") or _device_tree_model(root)
     if board or kinds:
         return ", ".join(name for name in (board, kinds) if name)
+    if brand := sysctl_text("machdep.cpu.brand_string"):
+        return brand
     import platform  # imported here, because it takes 1 ms of a start
 
     return platform.processor() or None

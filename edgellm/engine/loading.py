@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from edgellm.backends.base import Backend
+from edgellm.device.cores import allowed_cpus, core_speeds
 from edgellm.device.memory import available_memory, own_memory
 from edgellm.engine.kv_types import cached_bytes
 from edgellm.engine.load_options import LoadOptions
@@ -200,6 +201,7 @@ def _prepare_native(planned: LoadPlan) -> _Prepared:
         kv_type=planned.kv_type,
         isa=planned.options.isa,
         adapters=planned.adapters,
+        speeds=core_speeds(allowed_cpus()),
     )
     memory = backend.memory()
     # Recurrent states of all sequences that may be open at once.

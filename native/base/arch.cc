@@ -7,9 +7,9 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
-#elif defined(__aarch64__) && defined(__linux__)
-#include <sys/auxv.h>
 #endif
+
+#include "base/os/os.h"
 
 namespace edgellm {
 namespace {
@@ -21,13 +21,11 @@ constexpr const char* kNames[kIsaCount] = {"scalar", "avx2",    "avxvnni", "avx5
 constexpr Isa kBuilt[] = {EDGELLM_BUILT_SETS(EDGELLM_ISA)};
 #undef EDGELLM_ISA
 
-#if defined(__x86_64__) || (defined(__aarch64__) && defined(__linux__))
-bool bit(unsigned long reg, int i) {
+#if defined(__x86_64__)
+bool bit(unsigned reg, int i) {
     return (reg >> i) & 1u;
 }
-#endif
 
-#if defined(__x86_64__)
 // XCR0 without needing -mxsave for this file.
 uint64_t read_xcr0() {
     unsigned lo, hi;
@@ -60,13 +58,11 @@ CpuFeatures read_features() {
     f.avx512vl = zmm && bit(b, 31);
     f.avx512_vnni = zmm && bit(c, 11);
     if (a >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) f.avx_vnni = ymm && bit(a, 4);
-#elif defined(__aarch64__) && defined(__linux__)
-    const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
-    f.neon = bit(hwcap, 1);      // HWCAP_ASIMD
-    f.dotprod = bit(hwcap, 20);  // HWCAP_ASIMDDP
-    f.i8mm = bit(hwcap2, 13);    // HWCAP2_I8MM
 #elif defined(__aarch64__)
-    f.neon = true;  // the architecture's baseline
+    const os::ArmFeatures arm = os::arm_features();
+    f.neon = true;  // every system for this architecture requires it
+    f.dotprod = arm.dotprod;
+    f.i8mm = arm.i8mm;
 #endif
     return f;
 }

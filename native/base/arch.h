@@ -43,7 +43,7 @@ struct CpuFeatures {
     bool neon = false, dotprod = false, i8mm = false;
 };
 
-// Reads CPUID and XCR0, the registers that the operating system saves, or on Arm the kernel's HWCAP bits.
+// Reads CPUID and XCR0, the registers that the operating system saves; on Arm the system says.
 CpuFeatures detect_cpu();
 
 // Choices that instruction sets leave open and caches and prefetchers of a processor decide.

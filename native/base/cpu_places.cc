@@ -21,12 +21,20 @@ int64_t now_ns() {
 
 }  // namespace
 
-CpuPlaces::CpuPlaces(size_t n_threads) : n_(n_threads), places_(std::make_unique<Place[]>(n_threads)) {
-    for (size_t i = 0; i < n_; ++i) places_[i].taken.resize(n_);
+CpuPlaces::CpuPlaces(size_t n_threads, CoreKinds kinds)
+    : n_(n_threads), kinds_(std::move(kinds)), places_(std::make_unique<Place[]>(n_threads)) {
+    for (size_t i = 0; i < n_; ++i) places_[i].taken.reserve(n_ + kinds_.n_cpus());
 }
 
 void CpuPlaces::note(size_t index) {
     places_[index].cpu.store(os::current_cpu(), std::memory_order_relaxed);
+}
+
+bool CpuPlaces::shared(size_t index, int cpu) const {
+    for (size_t i = 0; i < n_; ++i) {
+        if (i != index && places_[i].cpu.load(std::memory_order_relaxed) == cpu) return true;
+    }
+    return false;
 }
 
 void CpuPlaces::part(size_t index) {
@@ -34,11 +42,8 @@ void CpuPlaces::part(size_t index) {
     Place& own = places_[index];
     const int cpu = own.cpu.load(std::memory_order_relaxed);
     if (cpu < 0) return;
-    bool shared = false;
-    for (size_t i = 0; i < n_; ++i) {
-        shared |= i != index && places_[i].cpu.load(std::memory_order_relaxed) == cpu;
-    }
-    if (!shared) return;
+    const bool is_shared = shared(index, cpu);
+    if (!is_shared && !kinds_.is_slow(cpu)) return;
     const int64_t now = now_ns();
     if (now < own.not_before) return;
     const int64_t waited = os::waited_ns();
@@ -52,10 +57,16 @@ void CpuPlaces::part(size_t index) {
         own.patience = 0;
     }
     if (waited < 0) return;
+    own.taken.assign(1, cpu);
     for (size_t i = 0; i < n_; ++i) {
-        own.taken[i] = i == index ? cpu : places_[i].cpu.load(std::memory_order_relaxed);
+        if (i != index) own.taken.push_back(places_[i].cpu.load(std::memory_order_relaxed));
     }
-    if (!os::move_off(own.taken)) return;
+    kinds_.append_slower(cpu, !is_shared, &own.taken);
+    if (!os::move_off(own.taken)) {
+        // Looking costs system calls: a thread on a slow CPU of its own looks now and then.
+        if (!is_shared) own.not_before = now + kLeastPatience;
+        return;
+    }
     note(index);
     own.moved = now;
     own.waited = waited;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Large zeroed regions, aligned to 2 MiB so that the kernel can back them with huge pages. Memory that is
-// never touched is never resident.
+// Large zeroed regions, aligned so that the kernel can back them with huge pages: to 2 MiB, and to the size
+// of its largest ones where the region has room for one. Memory that is never touched is never resident.
 #pragma once
 
 #include <cstddef>

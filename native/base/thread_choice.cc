@@ -2,6 +2,7 @@
 #include "base/thread_choice.h"
 
 #include <algorithm>
+#include <functional>
 
 namespace edgellm {
 namespace {
@@ -25,13 +26,17 @@ constexpr size_t kStrangers = 8;
 
 }  // namespace
 
-ThreadChoice::ThreadChoice(size_t n_threads) {
+ThreadChoice::ThreadChoice(size_t n_threads, size_t n_first) {
     for (size_t n : {n_threads, n_threads - 1}) {
         if (n > 0) counts_.push_back(n);
     }
     for (size_t n = n_threads / 2; n > 0; n /= 2) {
         if (n < counts_.back()) counts_.push_back(n);
     }
+    if (n_first == 0 || n_first >= n_threads) return;
+    auto first = std::ranges::lower_bound(counts_, n_first, std::greater<>{});
+    if (*first != n_first) first = counts_.insert(first, n_first);
+    level_ = trial_ = static_cast<size_t>(first - counts_.begin());
 }
 
 double ThreadChoice::waiting() const {

@@ -15,7 +15,8 @@ namespace edgellm {
 
 class ThreadChoice {
   public:
-    explicit ThreadChoice(size_t n_threads);
+    // n_first: threads of the first steps, where the others run on slow cores; 0: all.
+    explicit ThreadChoice(size_t n_threads, size_t n_first = 0);
 
     // Threads for the next step, which is of this size. Only steps of one size are compared.
     size_t threads(size_t size) const { return counts_[size == block_.size ? trial_ : level_]; }

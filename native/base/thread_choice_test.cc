@@ -20,7 +20,8 @@ using Machine = std::map<size_t, Cost>;
 // Steps on one machine after another; noise: how much longer a step may take by chance.
 class Simulation {
   public:
-    explicit Simulation(size_t n_threads, double noise = 0.0) : choice_(n_threads), noise_(noise) {}
+    explicit Simulation(size_t n_threads, double noise = 0.0, size_t n_first = 0)
+        : choice_(n_threads, n_first), noise_(noise) {}
 
     // Milliseconds of n steps, each of `sizes` in turn.
     double run(const Machine& machine, int n, std::vector<size_t> sizes = {1}) {
@@ -93,6 +94,23 @@ void steps_of_other_sizes_do_not_confuse() {
     expect(ratio < 1.1, "steps of mixed sizes take longer than one thread's", ratio);
 }
 
+// Two fast cores and two slow ones.
+void slow_cores_take_part_where_they_help() {
+    const Machine hindered = {{1, {10, 0}}, {2, {5, 0.01}}, {3, {7, 0.3}}, {4, {8, 0.4}}};
+    const Machine helped = {{1, {10, 0}}, {2, {5, 0.01}}, {3, {4.5, 0.02}}, {4, {4, 0.02}}};
+    for (double noise : {0.0, 0.2}) {
+        Simulation slow(4, noise, 2);
+        const double alone = slow.run(hindered, 2000) / (2000 * (1 + noise / 2) * hindered.at(2).wall);
+        expect(alone < 1.05, "slow cores that hinder take part", alone);
+        const double first = Simulation(4, noise, 2).run(hindered, 1) / hindered.at(2).wall;
+        expect(first < 1.3, "the first step is not the fast cores'", first);
+        Simulation fast(4, noise, 2);
+        fast.run(helped, 400);
+        const double all = fast.run(helped, 2000) / (2000 * (1 + noise / 2) * helped.at(4).wall);
+        expect(all < 1.05, "slow cores that help take no part", all);
+    }
+}
+
 }  // namespace
 
 int main() {
@@ -100,5 +118,6 @@ int main() {
     busy_steps_cost_little_more_than_one_thread();
     sleep_alone_is_no_reason();
     steps_of_other_sizes_do_not_confuse();
+    slow_cores_take_part_where_they_help();
     return n_failed == 0 ? 0 : 1;
 }

@@ -13,10 +13,13 @@
 namespace edgellm {
 namespace {
 
-// About 50 microseconds of pauses: longer than any wait inside a balanced step, short enough to cost nothing
-// when idle.
-constexpr int kSpins = 4000;
-constexpr int kLeastSpins = 200;
+using std::chrono::nanoseconds;
+
+// Longer than any wait inside a balanced step, short enough to cost nothing when idle.
+constexpr nanoseconds kSpinning = std::chrono::microseconds(50);
+constexpr nanoseconds kLeastSpinning = kSpinning / 20;
+// A pause takes 4 to 50 ns, whatever the processor and its clock: a look at the time for so many of them.
+constexpr int kPauses = 16;
 // Between runs a thread looks more and more seldom whether it missed being woken. Who waits for it at a
 // barrier wakes it again.
 constexpr ParkTime kLongestIdle = std::chrono::seconds(1);
@@ -33,13 +36,13 @@ inline void pause_cpu() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(size_t n_threads, bool spin)
+ThreadPool::ThreadPool(size_t n_threads, bool spin, CoreKinds kinds)
     : n_threads_(n_threads),
       active_(n_threads),
-      most_spins_(spin ? kSpins : 0),
+      most_spinning_(spin ? kSpinning : nanoseconds(0)),
       process_(os::process_id()),
-      spins_(most_spins_),
-      places_(n_threads),
+      spinning_(most_spinning_),
+      places_(n_threads, std::move(kinds)),
       workers_(std::make_unique<Worker[]>(n_threads)) {
     for (size_t i = 1; i < n_threads; ++i) {
         try {
@@ -86,11 +89,15 @@ std::chrono::nanoseconds ThreadPool::slept() const {
     return std::chrono::nanoseconds(sum);
 }
 
-bool ThreadPool::spin(const SleepWord& word, uint32_t old, int n) {
-    for (int i = 0; i < n; ++i) {
-        if (word.value() != old) return true;
-        pause_cpu();
-    }
+bool ThreadPool::spin(const SleepWord& word, uint32_t old, nanoseconds time) {
+    if (time == nanoseconds(0)) return word.value() != old;
+    const auto end = std::chrono::steady_clock::now() + time;
+    do {
+        for (int i = 0; i < kPauses; ++i) {
+            if (word.value() != old) return true;
+            pause_cpu();
+        }
+    } while (std::chrono::steady_clock::now() < end);
     return false;
 }
 
@@ -118,13 +125,13 @@ bool ThreadPool::meet() {
     } else {
         // A thread that outlasts its spinning waits for one that has lost its CPU, perhaps to this one: it
         // spins less next time.
-        const int n = spins_.load(std::memory_order_relaxed);
-        const bool opened = spin(phase_, phase, n);
-        const int next = opened ? std::min(2 * n, kSpins) : std::max(n / 2, kLeastSpins);
-        if (n > 0 && next != n) spins_.store(next, std::memory_order_relaxed);
+        const nanoseconds time = spinning_.load(std::memory_order_relaxed);
+        const bool opened = spin(phase_, phase, time);
+        const nanoseconds next = opened ? std::min(2 * time, kSpinning) : std::max(time / 2, kLeastSpinning);
+        if (time > nanoseconds(0) && next != time) spinning_.store(next, std::memory_order_relaxed);
         if (!opened) {
             sleep_at_barrier(phase, n_threads);
-            if (most_spins_ > 0) places_.part(own_index);
+            if (most_spinning_ > nanoseconds(0)) places_.part(own_index);
         }
     }
     // A thread that gave up said so before it came. Later runs give up in later phases only.
@@ -175,7 +182,7 @@ void ThreadPool::work(size_t index) {
     own_index = index;
     SleepWord& start = workers_[index].start;
     for (uint32_t seen = 0;; seen += SleepWord::kStep) {
-        if (!spin(start, seen, most_spins_)) {
+        if (!spin(start, seen, most_spinning_)) {
             for (ParkTime time = kParkTime; !start.sleep(seen, time);)
                 time = std::min(2 * time, kLongestIdle);
         }
@@ -183,7 +190,7 @@ void ThreadPool::work(size_t index) {
             meet();
             return;
         }
-        if (most_spins_ > 0) places_.part(index);
+        if (most_spinning_ > nanoseconds(0)) places_.part(index);
         call(*fn_, index);
     }
 }

@@ -18,15 +18,16 @@ namespace edgellm {
 
 class ThreadPool {
   public:
-    // n_threads >= 1 counts the caller. spin: waiting threads spin some 50 microseconds before they sleep,
-    // fewer while barriers take longer; only sensible while there is a CPU for each. Throws
+    // n_threads >= 1 counts the caller. spin: waiting threads spin for 50 microseconds before they sleep,
+    // shorter while barriers take longer; only sensible while there is a CPU for each. Throws
     // std::runtime_error if the system refuses a thread.
-    ThreadPool(size_t n_threads, bool spin);
+    ThreadPool(size_t n_threads, bool spin, CoreKinds kinds = {});
     ~ThreadPool();
     ThreadPool(const ThreadPool&) = delete;
     ThreadPool& operator=(const ThreadPool&) = delete;
 
     size_t size() const { return n_threads_; }
+    const CoreKinds& kinds() const { return places_.kinds(); }
 
     // Threads of the run under way, or else of the next one: [0, active()).
     size_t active() const { return active_; }
@@ -62,16 +63,16 @@ class ThreadPool {
     void call(const std::function<void(size_t)>& fn, size_t index);
     // Waits for all active threads; false if one of them came because it gave up.
     bool meet();
-    // Spins n times, until `word` differs from `old`; false: it does not yet.
-    static bool spin(const SleepWord& word, uint32_t old, int n);
+    // Spins until `word` differs from `old`, at most about `time`; false: it does not yet.
+    static bool spin(const SleepWord& word, uint32_t old, std::chrono::nanoseconds time);
     void sleep_at_barrier(uint32_t phase, size_t n_threads);
     bool forked() const;
 
     size_t n_threads_;
     size_t active_;
-    int most_spins_;
+    std::chrono::nanoseconds most_spinning_;
     int64_t process_;
-    std::atomic<int> spins_;  // of a thread that waits at a barrier
+    std::atomic<std::chrono::nanoseconds> spinning_;  // of a thread that waits at a barrier
     bool stopping_ = false;
     CpuPlaces places_;
     const std::function<void(size_t)>* fn_ = nullptr;

@@ -64,8 +64,9 @@ struct PyEngine {
 
     PyEngine(const std::string& program, const std::vector<std::pair<std::string, uint32_t>>& types,
              size_t threads, size_t context, size_t cache_tokens, size_t batch, const std::string& kv_type,
-             const std::string& isa)
-        : engine(program, tensor_types(types), options(threads, context, cache_tokens, batch, kv_type, isa)),
+             const std::string& isa, const std::vector<std::pair<int, float>>& speeds)
+        : engine(program, tensor_types(types),
+                 with_speeds(options(threads, context, cache_tokens, batch, kv_type, isa), speeds)),
           logits_buffer(batch,
                         engine.program().logits < 0 ? 0 : static_cast<size_t>(engine.program().n_vocab)) {}
 
@@ -92,6 +93,11 @@ struct PyEngine {
         o.context = context;
         o.cache_tokens = cache_tokens;
         o.batch = batch;
+        return o;
+    }
+
+    static EngineOptions with_speeds(EngineOptions o, const std::vector<std::pair<int, float>>& speeds) {
+        for (const auto& [cpu, speed] : speeds) o.speeds.push_back({cpu, speed});
         return o;
     }
 
@@ -240,10 +246,13 @@ void bind_steps(nb::class_<PyEngine>& engine) {
     using namespace nb::literals;
     engine
         .def(nb::init<const std::string&, const std::vector<std::pair<std::string, uint32_t>>&, size_t,
-                      size_t, size_t, size_t, const std::string&, const std::string&>(),
+                      size_t, size_t, size_t, const std::string&, const std::string&,
+                      const std::vector<std::pair<int, float>>&>(),
              nb::call_guard<FloatMode>(), "program"_a, "types"_a, nb::kw_only(), "threads"_a, "context"_a,
              "cache_tokens"_a, "batch"_a, "kv_type"_a, "isa"_a,
-             "types: (weight, GGML type number) of every weight of the program text.")
+             "speeds"_a = std::vector<std::pair<int, float>>{},
+             "types: (weight, GGML type number) of every weight of the program text. speeds: (CPU, speed) of "
+             "the\nCPUs that the process may use; none: they are alike.")
         .def("add_adapter", &PyEngine::add_adapter, nb::call_guard<FloatMode>(), "updates"_a,
              nb::sig(
                  "def add_adapter(self, updates: collections.abc.Sequence[tuple[str, int, int, " EDGELLM_BYTES

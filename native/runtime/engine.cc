@@ -22,7 +22,7 @@ Engine::Engine(std::string_view program, const std::vector<TensorType>& types, c
       plan_(make_plan(program_, formats_, plan_options(options))),
       weights_(program_, formats_, plan_),
       adapters_(plan_, program_),
-      pool_(options.threads, options.threads <= os::usable_cpus()) {
+      pool_(options.threads, options.threads <= os::usable_cpus(), CoreKinds(options.speeds)) {
     segment_ids_.reserve(options.batch);
 }
 

@@ -26,6 +26,7 @@ struct EngineOptions {
     size_t batch = 512;          // most tokens of one step
     KvType kv_type = KvType::kF16;
     Isa isa = Isa::kScalar;
+    std::vector<CpuSpeed> speeds;  // of the CPUs that the process may use; empty: alike
 };
 
 struct MemoryUse {

@@ -42,13 +42,13 @@ Executor::Executor(const ExecutionPlan& plan, const Program& program, const Weig
                    const Adapters& adapters, ThreadPool* pool, size_t context)
     : context_(plan, program, weights, pool, context),
       router_(context_),
-      rows_(context_, &router_),
+      rows_(&context_, &router_),
       adapters_(&context_, adapters, LinearRunner::kTileFloats),
       top_logits_(context_, adapters_),
       linear_(&context_, &rows_, &adapters_, &top_logits_),
       attention_(&context_),
       moe_(&context_, router_),
-      choices_{ThreadChoice(pool->size()), ThreadChoice(pool->size())} {}
+      choices_{ThreadChoice(pool->size(), pool->kinds().n_fast()), ThreadChoice(pool->size())} {}
 
 void Executor::run(float* logits, size_t n_largest) {
     top_logits_.start(n_largest);
@@ -104,10 +104,10 @@ uint64_t Profile::* Executor::run_stage(size_t s, size_t t, bool hidden_only) {
     const auto run = [&](const auto& stage) -> uint64_t Profile::* {
         using Kind = std::decay_t<decltype(stage)>;
         if constexpr (std::is_same_v<Kind, RowStage>) {
-            rows_.run(stage, t);
+            rows_.run(s, stage, t);
         } else if constexpr (std::is_same_v<Kind, LinearStage>) {
             if (hidden_only) {
-                linear_.run_prologue(stage, t);
+                linear_.run_prologue(s, stage, t);
             } else {
                 linear_.run(s, stage, t);
             }

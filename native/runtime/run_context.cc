@@ -39,6 +39,10 @@ std::pair<size_t, size_t> RunContext::share(size_t n, size_t t) const {
     return {n * t / threads, n * (t + 1) / threads};
 }
 
+bool RunContext::uneven() const {
+    return pool.kinds().uneven();
+}
+
 size_t RunContext::n_threads() const {
     return pool.active();
 }

@@ -2,6 +2,7 @@
 // Shared state of the runners of all kinds of stages: the batch, values' memory, weights, kernels.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "base/memory.h"
+#include "base/os/os.h"
 #include "kernels/attention/attention.h"
 #include "kernels/linear/linear.h"
 #include "kernels/rows/rows.h"
@@ -65,7 +67,7 @@ class ThreadScratch {
   public:
     ThreadScratch() = default;
     ThreadScratch(size_t n_threads, size_t n_bytes)
-        : stride_(align_up(n_bytes, 4096)), memory_(stride_ * n_threads, false) {}
+        : stride_(align_up(n_bytes, os::page_size())), memory_(stride_ * n_threads, false) {}
 
     uint8_t* bytes(size_t thread) const { return memory_.data() + thread * stride_; }
     float* floats(size_t thread) const { return reinterpret_cast<float*>(bytes(thread)); }
@@ -109,6 +111,22 @@ class RunContext {
     }
     // Thread t's share of n units: [first, last).
     std::pair<size_t, size_t> share(size_t n, size_t t) const;
+    // Calls fn(first, last) for ranges of the stage's rows, which together are thread t's: one share, or,
+    // where CPUs differ in speed, parts that it takes as it comes free.
+    template <class Fn>
+    void for_rows(size_t stage, size_t t, const Fn& fn) {
+        constexpr size_t kPartsPerThread = 8;
+        if (!uneven()) {
+            const auto [first, last] = share(n_rows, t);
+            fn(first, last);
+            return;
+        }
+        const size_t part = std::max<size_t>(1, n_rows / (kPartsPerThread * n_threads()));
+        for (size_t row; (row = take(stage, kRowPhase) * part) < n_rows;)
+            fn(row, std::min(n_rows, row + part));
+    }
+    // True if CPUs differ in speed: equal shares of the work would end apart.
+    bool uneven() const;
     // Threads of the run; threads of any run.
     size_t n_threads() const;
     size_t max_threads() const;
@@ -129,7 +147,7 @@ class RunContext {
     struct alignas(64) Counter {
         std::atomic<uint32_t> next{0};
     };
-    static constexpr size_t kPhases = 2;
+    static constexpr size_t kRowPhase = 2, kPhases = 3;
 
     Region arena_region_, quant_region_;
     float* arena_;

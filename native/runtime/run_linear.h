@@ -13,6 +13,14 @@
 
 namespace edgellm {
 
+// Panels of a matrix with few rows: [0, shared) split evenly among threads, then n_pieces pieces of `piece`
+// panels that threads take as they come free.
+struct PanelSplit {
+    size_t shared, piece, n_pieces;
+};
+// uneven: CPUs differ in speed, so that all panels are taken in pieces.
+PanelSplit split_panels(size_t n_panels, size_t panel_bytes, size_t n_threads, bool uneven);
+
 class LinearRunner {
   public:
     LinearRunner(RunContext* context, RowRunner* rows, AdapterRunner* adapters, TopLogits* top_logits);
@@ -20,7 +28,7 @@ class LinearRunner {
     // Stage number s.
     void run(size_t s, const LinearStage& stage, size_t t);
     // The prologue alone, into shared memory.
-    void run_prologue(const LinearStage& stage, size_t t);
+    void run_prologue(size_t s, const LinearStage& stage, size_t t);
 
     // Rows that matrices have multiplied, each counted once for each matrix.
     uint64_t multiplied_rows() const { return multiplied_rows_; }

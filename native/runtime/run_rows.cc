@@ -148,10 +148,10 @@ struct RowCall {
 
 }  // namespace
 
-RowRunner::RowRunner(const RunContext& context, Router* router)
-    : context_(context),
+RowRunner::RowRunner(RunContext* context, Router* router)
+    : context_(*context),
       router_(*router),
-      angle_region_(sizeof(float) * context.plan.options.batch * context.plan.angle_floats_per_row + 64,
+      angle_region_(sizeof(float) * context->plan.options.batch * context->plan.angle_floats_per_row + 64,
                     false),
       angles_(reinterpret_cast<float*>(angle_region_.data())) {}
 
@@ -170,9 +170,8 @@ void RowRunner::compute_angles(size_t t) {
     }
 }
 
-void RowRunner::run(const RowStage& stage, size_t t) {
-    const auto [begin, end] = context_.share(context_.n_rows, t);
-    run(stage.ops, {}, begin, end, Thread{t});
+void RowRunner::run(size_t s, const RowStage& stage, size_t t) {
+    context_.for_rows(s, t, [&](size_t begin, size_t end) { run(stage.ops, {}, begin, end, Thread{t}); });
 }
 
 void RowRunner::run(std::span<const RowOp> ops, std::span<const QuantSlot> quants, size_t begin, size_t end,

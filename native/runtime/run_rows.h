@@ -12,18 +12,19 @@ namespace edgellm {
 
 class RowRunner {
   public:
-    RowRunner(const RunContext& context, Router* router);
+    RowRunner(RunContext* context, Router* router);
 
     // Cosines and sines of the batch's positions; thread t's share of rows.
     void compute_angles(size_t t);
 
-    void run(const RowStage& stage, size_t t);
+    // Stage number s.
+    void run(size_t s, const RowStage& stage, size_t t);
     // Rows [begin, end). quants: the stage's quant slots.
     void run(std::span<const RowOp> ops, std::span<const QuantSlot> quants, size_t begin, size_t end,
              const Thread& thread);
 
   private:
-    const RunContext& context_;
+    RunContext& context_;
     Router& router_;
     Region angle_region_;
     float* angles_;

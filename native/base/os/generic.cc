@@ -8,6 +8,10 @@ size_t cache_bytes() {
     return 0;
 }
 
+ArmFeatures arm_features() {
+    return {};
+}
+
 void trim_heap() {}
 
 }  // namespace edgellm::os

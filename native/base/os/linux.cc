@@ -6,12 +6,16 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <mutex>
 #include <thread>
 
 #include "base/os/os.h"
 
 #if defined(__GLIBC__)
 #include <malloc.h>
+#endif
+#if defined(__aarch64__)
+#include <sys/auxv.h>
 #endif
 
 // A futex takes a timespec of 64 bits only where `long` has as many.
@@ -36,6 +40,18 @@ size_t cache_bytes() {
 #endif
 }
 
+size_t huge_page_bytes() {
+    static const size_t bytes = [] {
+        std::FILE* file = std::fopen("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size", "re");
+        if (file == nullptr) return size_t{0};
+        size_t size = 0;
+        if (std::fscanf(file, "%zu", &size) != 1) size = 0;
+        std::fclose(file);
+        return size;
+    }();
+    return bytes;
+}
+
 void advise_huge_pages(void* data, size_t bytes) {
     madvise(data, bytes, MADV_HUGEPAGE);
 }
@@ -52,6 +68,16 @@ size_t usable_cpus() {
     return std::max(1u, std::thread::hardware_concurrency());
 }
 
+ArmFeatures arm_features() {
+#if defined(__aarch64__)
+    const unsigned long hwcap = getauxval(AT_HWCAP), hwcap2 = getauxval(AT_HWCAP2);
+    return {.dotprod = (hwcap >> 20 & 1) != 0,  // HWCAP_ASIMDDP
+            .i8mm = (hwcap2 >> 13 & 1) != 0};   // HWCAP2_I8MM
+#else
+    return {};
+#endif
+}
+
 int current_cpu() {
     return sched_getcpu();
 }
@@ -65,9 +91,23 @@ int64_t waited_ns() {
     return n == 2 ? waited : -1;
 }
 
+namespace {
+
+// True if `allowed` is no smaller than any set of CPUs seen before. A set that a thread asks for stays its
+// own: asked for while Android keeps the app in the background, on few CPUs, it would outlast that.
+bool is_widest(const cpu_set_t& allowed) {
+    static std::mutex mutex;
+    static cpu_set_t widest = allowed;
+    const std::lock_guard lock(mutex);
+    CPU_OR(&widest, &widest, &allowed);
+    return CPU_EQUAL(&widest, &allowed);
+}
+
+}  // namespace
+
 bool move_off(std::span<const int> taken) {
     cpu_set_t allowed;
-    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0) return false;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || !is_widest(allowed)) return false;
     cpu_set_t free = allowed;
     for (const int cpu : taken) {
         if (cpu >= 0 && cpu < CPU_SETSIZE) CPU_CLR(cpu, &free);

@@ -11,6 +11,7 @@
 namespace edgellm::os {
 namespace {
 
+// Numbers have 4 or 8 bytes: the rest of `value` stays 0.
 size_t read_number(const char* name) {
     uint64_t value = 0;
     size_t size = sizeof(value);
@@ -21,6 +22,11 @@ size_t read_number(const char* name) {
 
 size_t cache_bytes() {
     return std::max(read_number("hw.l3cachesize"), read_number("hw.perflevel0.l2cachesize"));
+}
+
+ArmFeatures arm_features() {
+    return {.dotprod = read_number("hw.optional.arm.FEAT_DotProd") != 0,
+            .i8mm = read_number("hw.optional.arm.FEAT_I8MM") != 0};
 }
 
 void trim_heap() {

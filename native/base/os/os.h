@@ -24,6 +24,9 @@ size_t cache_bytes();
 // Zeroed pages, each resident only once it is touched; nullptr if the system refuses.
 void* map_zeros(size_t bytes);
 void unmap(void* data, size_t bytes);
+// Size of a huge page that fills a whole table of pages: 2 MiB over pages of 4 KB, 32 MiB over 16 KB, 512 MiB
+// over 64 KB; 0 if unknown.
+size_t huge_page_bytes();
 // Advice: back this memory with huge pages.
 void advise_huge_pages(void* data, size_t bytes);
 // Advice: drop these whole pages of a mapped file; they come back from the file if read again.
@@ -56,6 +59,11 @@ bool replace_with_zeros(void* page, size_t bytes);
 int64_t process_id();
 // CPUs that this process may use, at least 1.
 size_t usable_cpus();
+// Extensions of 64-bit Arm that the system lets programs use; none elsewhere, or where it does not say.
+struct ArmFeatures {
+    bool dotprod = false, i8mm = false;
+};
+ArmFeatures arm_features();
 // CPU that the calling thread is on; -1 if unknown.
 int current_cpu();
 // Nanoseconds that the calling thread has been ready to run and did not; -1 if unknown.

@@ -27,6 +27,8 @@ void test_memory() {
     const size_t page = os::page_size();
     check(page >= 4096 && std::has_single_bit(page), "a page is no power of two from 4096 on");
     check(os::memory_bytes() >= size_t{16} << 20, "the machine's memory is not known");
+    const size_t huge = os::huge_page_bytes();
+    check(huge == 0 || (huge > page && huge % page == 0), "a huge page is not made of whole pages");
     check(os::cache_bytes() < size_t{4} << 30, "the cache is larger than any");
     const size_t bytes = 8 * page;
     auto* data = static_cast<uint8_t*>(os::map_zeros(bytes));

@@ -8,6 +8,10 @@
 
 namespace edgellm::os {
 
+size_t huge_page_bytes() {
+    return 0;
+}
+
 void advise_huge_pages(void*, size_t) {}
 
 size_t usable_cpus() {

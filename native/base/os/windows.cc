@@ -107,6 +107,10 @@ void unmap(void* data, size_t) {
     VirtualFree(data, 0, MEM_RELEASE);
 }
 
+size_t huge_page_bytes() {
+    return 0;
+}
+
 // Large pages need a privilege that users do not have.
 void advise_huge_pages(void*, size_t) {}
 
@@ -136,6 +140,12 @@ size_t usable_cpus() {
         return static_cast<size_t>(std::popcount(static_cast<uint64_t>(process)));
     }
     return std::max(1u, std::thread::hardware_concurrency());
+}
+
+ArmFeatures arm_features() {
+    // PF_ARM_V82_DP_INSTRUCTIONS_AVAILABLE and PF_ARM_V82_I8MM_INSTRUCTIONS_AVAILABLE, which older headers
+    // lack.
+    return {.dotprod = IsProcessorFeaturePresent(43) != 0, .i8mm = IsProcessorFeaturePresent(66) != 0};
 }
 
 int current_cpu() {

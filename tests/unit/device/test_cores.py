@@ -64,6 +64,27 @@ def test_cores_are_alike_where_one_of_them_does_not_say(tree: Tree) -> None:
     assert cores.core_speeds([0, 1], root) == {0: 1.0, 1: 1.0}
 
 
+def test_clocks_of_small_cores_count_less(tree: Tree) -> None:
+    files = {f"{CPU.format(c)}/cpufreq/cpuinfo_max_freq": "2000000" for c in range(4)}
+    for cpu, midr in enumerate((0x412FD050, 0x412FD050, 0x414FD0B0, 0x414FD0B0)):
+        files[f"{CPU.format(cpu)}/regs/identification/midr_el1"] = f"{midr:#018x}"
+    assert cores.fast_cores(range(4), tree(files)) == [(2,), (3,)]
+    unclocked = {path: text for path, text in files.items() if "cpufreq" not in path}
+    assert cores.core_speeds(range(4), tree(unclocked)) == pytest.approx({0: 1 / 3, 1: 1 / 3, 2: 1.0, 3: 1.0})
+
+
+def test_macos_tells_its_levels_of_performance(monkeypatch: pytest.MonkeyPatch) -> None:
+    levels = {"hw.perflevel0.logicalcpu": 4, "hw.perflevel1.logicalcpu": 2}
+    monkeypatch.setattr(cores, "sysctl_number", lambda name: levels[name])
+    monkeypatch.setattr(cores, "_capacities", lambda cpus, root: {})
+    monkeypatch.setattr(cores, "_clocks", lambda cpus, root: {})
+    use_cpus(monkeypatch, *range(6))
+    assert [cpu for core in cores.fast_cores(range(6)) for cpu in core] == [2, 3, 4, 5]
+    assert cores.default_threads() == 4
+    levels["hw.perflevel1.logicalcpu"] = 0
+    assert set(cores.core_speeds(range(6)).values()) == {1.0}
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
