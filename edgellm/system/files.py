@@ -192,7 +192,7 @@ class PrivateFolder(Folder):
         with contextlib.suppress(FileExistsError):
             path.mkdir(mode=0o700)
         super().__init__(path)
-        if self._fd is not None:
+        if sys.platform != "win32" and self._fd is not None:
             try:
                 status = os.fstat(self._fd)
                 _check_owner(status)
