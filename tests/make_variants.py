@@ -149,11 +149,22 @@ CASES: list[tuple[str, str, Change]] = [
     ("olmo3", "window", {"layer_types": ["full_attention", "sliding_attention"] * 2 + ["full_attention"]}),
     ("qwen2_moe", "sparse", {"decoder_sparse_step": 2, "norm_topk_prob": True, "num_hidden_layers": 4}),
     ("qwen2_moe", "window", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 2}),
+    ("bloom", "size", {"hidden_size": 64, "n_head": 4, "n_layer": 2}),
+    ("mpt", "scaled", {"n_heads": 4, "attn_config": {"alibi": True, "softmax_scale": 0.3}}),
     ("falcon_40b", "one_norm", {"num_ln_in_parallel_attn": 1, "tie_word_embeddings": False}),
     ("falcon", "llama3", {"rope_scaling": LLAMA3, "ffn_hidden_size": 160}),
+    ("falcon_rw", "parallel", {"parallel_attn": True, "multi_query": True, "bias": False}),
     ("opt", "plain", {"enable_bias": False, "layer_norm_elementwise_affine": False}),
     ("opt", "gelu", {"activation_function": "gelu", "tie_word_embeddings": False}),
     ("bitnet", "yarn", {"rope_scaling": YARN_MSCALE, "attention_bias": True}),
+    ("phimoe", "window", {"sliding_window": 8, "router_jitter_noise": 0.01, "attention_bias": False}),
+    (
+        "phimoe",
+        "longrope",
+        {"rope_scaling": LONGROPE | {"short_mscale": 1.2, "long_mscale": 1.2}}
+        | {"original_max_position_embeddings": 64},
+    ),
+    ("apertus", "llama3", {"rope_scaling": LLAMA3, "tie_word_embeddings": True}),
     ("qwen3_5_moe", "heads", {"linear_num_key_heads": 1, "linear_num_value_heads": 4}),
     (
         "granite",
@@ -209,7 +220,9 @@ def main(references: Path, anew: list[str]) -> None:
             with safe_open(path, "np") as file:
                 shapes = {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
             save_file(dict(weights(shapes, seed)), path, metadata={"format": "pt"})
-            model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation="eager")
+            # The eager form of a model with ALiBi adds the biases twice.
+            form = "sdpa" if config.get("alibi") else "eager"
+            model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=form)
             with torch.no_grad():
                 logits = model(torch.tensor([token_ids(seed)])).logits[0, -N_ROWS:].numpy()
             saved = json.loads(Path(folder, "config.json").read_text())

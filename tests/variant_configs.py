@@ -90,6 +90,24 @@ FALCON: Change = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+# Six heads: ALiBi's slopes of a power of two, and those between.
+BLOOM: Change = {
+    "model_type": "bloom",
+    "vocab_size": 128,
+    "hidden_size": 96,
+    "n_layer": 3,
+    "n_head": 6,
+    "layer_norm_epsilon": 1e-5,
+}
+MPT: Change = {
+    "model_type": "mpt",
+    "vocab_size": 128,
+    "d_model": 96,
+    "n_layers": 3,
+    "n_heads": 6,
+    "max_seq_len": 256,
+    "attn_config": {"attn_type": "multihead_attention", "alibi": True, "clip_qkv": None},
+}
 OPT: Change = {
     "model_type": "opt",
     "vocab_size": 128,
@@ -100,9 +118,11 @@ OPT: Change = {
     "max_position_embeddings": 64,
 }
 CONFIGS: dict[str, Change] = {
+    "apertus": config("apertus", {"hidden_act": "xielu"}),
     "arcee": config("arcee", {"hidden_act": "relu2"}),
     "bitnet": config("bitnet", {"hidden_act": "relu2"}),
     "bitnet_silu": config("bitnet", {"hidden_act": "silu", "tie_word_embeddings": True}),
+    "bloom": BLOOM,
     "ernie4_5_moe": config(
         "ernie4_5_moe",
         {"moe_num_experts": 6, "moe_k": 2, "moe_intermediate_size": 32, "moe_layer_start_index": 1},
@@ -114,7 +134,7 @@ CONFIGS: dict[str, Change] = {
     ),
     "falcon": FALCON,
     "falcon_40b": FALCON | {"new_decoder_architecture": True, "num_kv_heads": 2},
-    "falcon_rw": FALCON | {"multi_query": False, "parallel_attn": False, "bias": True},
+    "falcon_rw": FALCON | {"alibi": True, "multi_query": False, "parallel_attn": False, "bias": True},
     "falcon_h1": config(
         "falcon_h1",
         MAMBA | {"mamba_d_ssm": 128, "mamba_rms_norm": True, "mamba_norm_before_gate": False},
@@ -170,6 +190,7 @@ CONFIGS: dict[str, Change] = {
         EXPERTS | {"num_dense_layers": 1, "conv_L_cache": 3, "tie_word_embeddings": True},
         {"layer_types": ["conv", "full_attention", "conv"], "rope_theta": 10000.0},
     ),
+    "mpt": MPT,
     "nemotron_h": config(
         "nemotron_h",
         {"hybrid_override_pattern": "M-M*-", "num_hidden_layers": 5, "mamba_num_heads": 8, "n_groups": 2},
@@ -191,6 +212,11 @@ CONFIGS: dict[str, Change] = {
     "opt": OPT,
     "opt_narrow": OPT | {"word_embed_proj_dim": 32, "do_layer_norm_before": False},
     "olmo3": config("olmo3", {"sliding_window": 8, "num_hidden_layers": 5, "rope_theta": 500000.0}),
+    "phimoe": config(
+        "phimoe",
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "attention_bias": True, "lm_head_bias": True},
+        {"router_jitter_noise": 0.2},
+    ),
     "phi": config("phi", {"hidden_act": "gelu_new", "partial_rotary_factor": 0.5}),
     "qwen2_moe": config(
         "qwen2_moe", EXPERTS | {"shared_expert_intermediate_size": 48, "norm_topk_prob": False}

@@ -298,7 +298,7 @@ class _Translator:
 
     def _attention(self, op: Op) -> str:
         cache = self.program.caches[int(op.attrs["cache"])] if op.attrs["causal"] else None
-        if cache is None or "sinks" in op.weights or cache.key_dim != cache.value_dim:
+        if cache is None or "sinks" in op.weights or cache.key_dim != cache.value_dim or op.attrs["max_bias"]:
             raise self._unsupported(op)
         query, key, value = op.ins
         rotations = [self.ropes.get(query), self.ropes.get(key)]

@@ -76,6 +76,7 @@ def plan_conversion(
     """
     try:
         planned = bounded(checkpoint, plan_family(checkpoint.planned_config(), checkpoint.tensors.shapes))
+        planned = planned.completed(lambda name: float(checkpoint.tensors.read(name, threads).reshape(-1)[0]))
     except ModelError as error:
         raise ModelError(f"{checkpoint.folder}: {error}") from None
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}

@@ -18,7 +18,7 @@ from edgellm.program import Builder, Program
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `bert`; its rows are embeddings, there are no logits."""
     b = source.builder("bert")
-    return layers(source, b, b.add(blocks.embed(b), _token_types(source, b)))
+    return layers(source, b, b.add(blocks.embed(b), token_types(source, b)))
 
 
 def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None = None) -> Program:
@@ -41,7 +41,7 @@ def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None 
     return blocks.encoded(source, b, x)
 
 
-def _token_types(source: Source, b: Builder) -> str:
+def token_types(source: Source, b: Builder) -> str:
     """Embedding of the token's segment: the second one of a pair of texts begins after a separator."""
     shape = source.tensors.get("token_types.weight", (1,))
     n_types = shape[0] if len(shape) == 2 else 1
@@ -110,12 +110,22 @@ def _first_position(c: Config) -> int:
     return 0 if _is_bert(c) else c.integer("pad_token_id", minimum=0) + 1
 
 
+def _architecture(c: Config) -> str | None:
+    """Architecture of a model whose positions are biases of attention."""
+    return "jina-bert-v2" if c.get("position_embedding_type") == "alibi" else None
+
+
 _TYPES = ("bert", "roberta", "xlm-roberta", "camembert")
-_UNUSED = (r"(roberta\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"(roberta\.)?embeddings\.position_ids")
+UNUSED = (r"(roberta\.)?pooler\..*", r"cls\..*", r"lm_head\..*", r"(roberta\.)?embeddings\.position_ids")
 FAMILY = Family(
     build,
     Checkpoint(
-        _TYPES, metadata, parts, ignored=_UNUSED, defaults={name: {"pad_token_id": 1} for name in _TYPES[1:]}
+        _TYPES,
+        metadata,
+        parts,
+        ignored=UNUSED,
+        defaults={name: {"pad_token_id": 1} for name in _TYPES[1:]},
+        architecture=_architecture,
     ),
     f32=(r"(position_embd|token_types)\.weight", r"cls(\.output)?\.weight"),
 )

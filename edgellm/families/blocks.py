@@ -36,7 +36,8 @@ class Attention(NamedTuple):
     ("heads"), or of whole rows ("row"); `norm_last` applies it after the rotation. gated: a query head is
     followed by as many values whose sigmoid multiplies the head's result. stretch: beta and length by which
     queries grow with their position (`position_scale`). causal: false where every token sees the whole text.
-    out_norm: of the heads' results, before the output projection.
+    max_bias, bias_scale: of ALiBi; a `max_bias` of 0 is none. out_norm: of the heads' results, before the
+    output projection.
     """
 
     n_heads: int
@@ -54,6 +55,8 @@ class Attention(NamedTuple):
     sinks: bool = False
     stretch: tuple[float, int] | None = None
     causal: bool = True
+    max_bias: float = 0.0
+    bias_scale: float = 1.0
     out_norm: Norm | None = None
     bias: DistanceBias | None = None
 
@@ -63,7 +66,8 @@ class Experts(NamedTuple):
 
     n_ff_shared: hidden width of the expert that runs for every token. shared_gate: the sigmoid of one value
     multiplies that expert's row. gated: False for plain experts. n_latent: width of the rows that the chosen
-    experts read and make, projections of the layer's; 0: they work on the layer's rows.
+    experts read and make, projections of the layer's; 0: they work on the layer's rows. jitter: of the gating
+    `sparse_mixer`.
     """
 
     n_experts: int
@@ -82,6 +86,7 @@ class Experts(NamedTuple):
     shared_gate: bool = False
     gated: bool = True
     n_latent: int = 0
+    jitter: float = 0.0
 
 
 class DeltaNet(NamedTuple):
@@ -207,6 +212,8 @@ def attention(b: Builder, x: str, prefix: str, a: Attention) -> str:
         distance_bias=a.bias.weight if a.bias else None,
         n_buckets=a.bias.n_buckets if a.bias else 0,
         max_distance=a.bias.max_distance if a.bias else 0,
+        max_bias=a.max_bias,
+        bias_scale=a.bias_scale,
     )
     if gate:
         out = b.mul(out, b.activation(gate, "sigmoid"))
@@ -309,6 +316,7 @@ def experts(b: Builder, x: str, prefix: str, e: Experts, *, routed: str = "") ->
         activation=e.activation,
         limit=e.limit,
         alpha=e.alpha,
+        jitter=e.jitter,
     )
     shared = _shared_expert(b, x, prefix, e) if e.n_ff_shared else ""
     if e.n_latent:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import prod
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -66,10 +67,15 @@ class Parts:
         self.items: list[Part] = []
         # Blocks of multi-token prediction: all of them or none.
         self.more: list[Part] = []
+        self.numbers: dict[str, tuple[str, ...]] = {}
 
     def add(self, name: str, *sources: str, make: Transform = _COPY, optional: bool = False) -> None:
         """Add one tensor by its full names."""
         self.items.append(Part(name, sources, make, optional))
+
+    def metadata(self, key: str, *sources: str) -> None:
+        """Add a list of the metadata whose numbers are checkpoint tensors of one value each."""
+        self.numbers[key] = sources
 
     def layer(
         self,
@@ -133,26 +139,39 @@ class PlannedTensor(NamedTuple):
 
 
 class CheckpointPlan(NamedTuple):
-    """Contents of a file to write: the metadata of its architecture, without the tokenizer, and tensors."""
+    """Contents of a file to write: the metadata of its architecture, without the tokenizer, and tensors.
+
+    numbers: keys of lists of the metadata, and the checkpoint tensors that hold their values; `completed` has
+    them.
+    """
 
     architecture: str
     metadata: dict[str, Any]
     tensors: tuple[PlannedTensor, ...]
+    numbers: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def completed(self, read: Callable[[str], float]) -> CheckpointPlan:
+        """The plan with the numbers that `read` gives for the names of checkpoint tensors."""
+        found = {key: [read(name) for name in sources] for key, sources in self.numbers.items()}
+        return self._replace(metadata=self.metadata | found, numbers={})
 
 
 def plan_tensors(
     checkpoint: Checkpoint, config: Config, shapes: Mapping[str, Shape]
-) -> tuple[PlannedTensor, ...]:
-    """Match a family's parts with a checkpoint's tensors (name -> shape).
+) -> tuple[tuple[PlannedTensor, ...], dict[str, tuple[str, ...]]]:
+    """Match a family's parts with a checkpoint's tensors (name -> shape): tensors, and numbers of metadata.
 
     Raises ModelError for a missing tensor, one that does not fit, and one that the family does not know.
     """
     listed = checkpoint.parts(config)
-    actual = _by_source([*listed.items, *listed.more], shapes)
+    wanted = [source for part in (*listed.items, *listed.more) for source in part.sources]
+    wanted += [source for sources in listed.numbers.values() for source in sources]
+    actual = _by_source(wanted, shapes)
     holds_more = any(source in actual for part in listed.more for source in part.sources)
     parts = listed.items + (listed.more if holds_more else [])
+    numbers = _numbers(listed, actual, shapes)
     planned: dict[str, PlannedTensor] = {}
-    used: set[str] = set()
+    used = {name for names in numbers.values() for name in names}
     for part in parts:
         if part.name in planned or not all(source in actual for source in part.sources):
             continue
@@ -161,7 +180,24 @@ def plan_tensors(
         planned[part.name] = PlannedTensor(part.name, _shape(part, sources, shapes), sources, part.make)
     _refuse_missing(parts, planned, actual)
     _refuse_unknown((name for name in shapes if name not in used), checkpoint, config)
-    return tuple(planned.values())
+    return tuple(planned.values()), numbers
+
+
+def _numbers(
+    listed: Parts, actual: Mapping[str, str], shapes: Mapping[str, Shape]
+) -> dict[str, tuple[str, ...]]:
+    """The checkpoint's names of the tensors that are numbers of the metadata."""
+    found = {}
+    for key, sources in listed.numbers.items():
+        names = [actual.get(source, source) for source in sources]
+        for name in names:
+            if prod(shapes.get(name, (0,))) != 1:
+                raise ModelError(
+                    f"checkpoint tensor {name!r} is {shapes.get(name, 'missing')}, expected one number (for "
+                    f"metadata {key!r}); the checkpoint is incomplete, download it again"
+                )
+        found[key] = tuple(names)
+    return found
 
 
 def canonical(name: str) -> str:
@@ -177,14 +213,13 @@ def canonical(name: str) -> str:
     return name
 
 
-def _by_source(parts: Sequence[Part], names: Iterable[str]) -> dict[str, str]:
+def _by_source(sources: Iterable[str], names: Iterable[str]) -> dict[str, str]:
     """The checkpoint's names by those of the parts; a bare model's lack the first word (`model.`)."""
     actual = {canonical(name): name for name in names}
-    for part in parts:
-        for source in part.sources:
-            bare = next((b for b in _without_model(source) if b in actual), None)
-            if source not in actual and bare is not None:
-                actual[source] = actual[bare]
+    for source in sources:
+        bare = next((b for b in _without_model(source) if b in actual), None)
+        if source not in actual and bare is not None:
+            actual[source] = actual[bare]
     return actual
 
 

@@ -1,4 +1,4 @@
-"""Falcon 1 and 2: attention and feed-forward side by side or in turn, over rotated heads."""
+"""Falcon 1 and 2: attention and feed-forward side by side or in turn, over rotated heads or ALiBi."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `falcon`."""
     m = source.metadata
     parallel = m.flag("use_parallel_residual", True)
-    m.refuse("attention.max_alibi_bias")
+    max_bias = m.number("attention.max_alibi_bias", 0.0, minimum=0)
     b = source.builder("falcon")
-    rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
+    rope = None if max_bias else blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     dense = partial(blocks.mlp, activation="gelu")
 
     def attention(i: int) -> blocks.Attention:
-        return blocks.heads(source, i, rope=rope)
+        heads = blocks.heads(source, i, rope=rope)
+        # The biases are scaled as the products of queries and keys are.
+        return heads._replace(max_bias=max_bias, bias_scale=heads.scale if max_bias else 1.0)
 
     x = blocks.embed(b)
     if not parallel:
@@ -50,12 +52,12 @@ _LAYER = {
     "ffn_up": "mlp.dense_h_to_4h",
     "ffn_down": "mlp.dense_4h_to_h",
 }
+_MAX_BIAS = 8.0
 
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Falcon checkpoint."""
     c.only("activation", "gelu")
-    c.only("alibi", False)
     out: dict[str, Value] = {
         "block_count": c.n_layers,
         "context_length": c.integer("max_position_embeddings", default=2048),
@@ -65,7 +67,11 @@ def metadata(c: Config) -> dict[str, Value]:
         "attention.head_count": c.n_heads,
         "attention.head_count_kv": _n_kv_heads(c),
     }
-    out |= standard.layer_norm(c, "layer_norm_epsilon") | standard.rope(c)
+    out |= standard.layer_norm(c, "layer_norm_epsilon")
+    if c.flag("alibi", False):
+        out["attention.max_alibi_bias"] = _MAX_BIAS
+    else:
+        out |= standard.rope(c)
     if not _parallel(c):
         out["use_parallel_residual"] = False
     return out

@@ -72,6 +72,14 @@ class Metadata:
         """One integer per layer, from an array or from one value for all."""
         return tuple(self._int(name, v, minimum, MAX_COUNT) for v in self._per_layer(name, n_layers, default))
 
+    def numbers(self, name: str, n_layers: int) -> tuple[float, ...]:
+        """One finite number per layer, from an array or from one value for all."""
+        values = self._per_layer(name, n_layers, None)
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise self._refuse(name, show(value), "a finite number for each layer")
+        return tuple(float(value) for value in values)
+
     def flags(self, name: str, n_layers: int, default: bool | None = None) -> tuple[bool, ...]:
         """One truth value per layer, from an array or from one value for all."""
         values = self._per_layer(name, n_layers, default)

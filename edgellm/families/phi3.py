@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from edgellm.errors import ModelError, UnsupportedError, show
-from edgellm.families import blocks, standard
+from edgellm.families import blocks, layers, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -18,13 +20,14 @@ def build(source: Source) -> Program:
     window = source.metadata.integer("attention.sliding_window", 0, minimum=0)
     b = source.builder("phi3")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
-    x = blocks.embed(b)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
-        x = b.add(x, blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope, window=window)))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
-        x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i], fused=True))
+    x = layers.sequential(
+        source,
+        b,
+        blocks.embed(b),
+        lambda i: blocks.heads(source, i, rope=rope, window=window),
+        source.rms,
+        dense=partial(blocks.glu, fused=True),
+    )
     return blocks.head(source, b, x, source.rms)
 
 
@@ -35,7 +38,9 @@ def metadata(c: Config) -> dict[str, Value]:
     if rope.kind not in ("default", "longrope", "su"):
         raise UnsupportedError(f"config.json: rope type {show(rope.kind)}, supported: default, longrope")
     n_ctx = c.integer("max_position_embeddings")
-    original = c.integer("original_max_position_embeddings", default=n_ctx)
+    original = rope.integer(
+        "original_max_position_embeddings", c.integer("original_max_position_embeddings", default=n_ctx)
+    )
     out = standard.sizes(c) | standard.rms(c)
     out["rope.freq_base"] = rope.base
     out["rope.dimension_count"] = _rotated(c)
@@ -51,6 +56,17 @@ def metadata(c: Config) -> dict[str, Value]:
 def parts(c: Config) -> Parts:
     """Tensors of such a file."""
     p = Parts()
+    rope_factors(p, c)
+    standard.ends(p, c)
+    names = {"attn_norm": "input_layernorm", "attn_qkv": "self_attn.qkv_proj"} | standard.FFN_NORM
+    names |= {"attn_output": "self_attn.o_proj", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"model.layers.{i}", names)
+    return p
+
+
+def rope_factors(p: Parts, c: Config) -> None:
+    """Add LongRoPE's factors, if the config has them."""
     rope = c.rope()
     if rope.kind != "default":
         for name in ("long", "short"):
@@ -60,12 +76,6 @@ def parts(c: Config) -> Parts:
                     f"config.json: {name}_factor has {len(factors)} values, expected {_rotated(c) // 2}"
                 )
             p.add(f"rope_factors_{name}.weight", make=Constant(factors))
-    standard.ends(p, c)
-    names = {"attn_norm": "input_layernorm", "attn_qkv": "self_attn.qkv_proj"} | standard.FFN_NORM
-    names |= {"attn_output": "self_attn.o_proj", "ffn_up": "mlp.gate_up_proj", "ffn_down": "mlp.down_proj"}
-    for i in range(c.n_layers):
-        p.layer(f"blk.{i}", f"model.layers.{i}", names)
-    return p
 
 
 def _rotated(c: Config) -> int:

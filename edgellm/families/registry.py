@@ -21,10 +21,12 @@ from edgellm.program.exported import is_exported, stored_program
 
 # GGUF architecture -> the family's module, which is imported when a file needs it.
 FAMILIES: dict[str, str] = {
+    "apertus": "apertus",
     "arcee": "arcee",
     "bert": "bert",
     "bitnet": "bitnet",
     "bitnet-b1.58": "bitnet_b1_58",
+    "bloom": "bloom",
     "cohere2": "cohere2",
     "deepseek2": "deepseek_v2",
     "ernie4_5": "ernie4_5",
@@ -50,12 +52,14 @@ FAMILIES: dict[str, str] = {
     "hunyuan-moe": "hunyuan_moe",
     "lfm2": "lfm2",
     "lfm2moe": "lfm2_moe",
+    "jina-bert-v2": "jina_bert_v2",
     "llama": "llama",
     "mamba2": "mamba2",
     "minicpm": "minicpm",
     "mistral3": "mistral3",
     "modern-bert": "modern_bert",
     "mpnet": "mpnet",
+    "mpt": "mpt",
     "nemotron_h": "nemotron_h",
     "nemotron_h_moe": "nemotron_h_moe",
     "nomic-bert": "nomic_bert",
@@ -66,6 +70,7 @@ FAMILIES: dict[str, str] = {
     "opt": "opt",
     "phi2": "phi2",
     "phi3": "phi3",
+    "phimoe": "phimoe",
     "qwen2": "qwen2",
     "qwen2moe": "qwen2_moe",
     "qwen2vl": "qwen2_vl",
@@ -109,14 +114,16 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPl
     metadata: dict[str, Any] = {
         f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()
     }
-    tensors = plan_tensors(checkpoint, settings, shapes)
+    tensors, listed = plan_tensors(checkpoint, settings, shapes)
+    numbers = {f"{architecture}.{key}": sources for key, sources in listed.items()}
     more = nextn.count({tensor.name for tensor in tensors})
     if more:
         metadata[f"{architecture}.block_count"] += more
         metadata[f"{architecture}.nextn_predict_layers"] = more
-    named = {"general.architecture": architecture, **metadata}
+    planned = CheckpointPlan(architecture, metadata, tensors, numbers)
+    named = {"general.architecture": architecture, **planned.completed(lambda name: 1.0).metadata}
     build(named, {tensor.name: tensor.shape for tensor in tensors})
-    return CheckpointPlan(architecture, metadata, tensors)
+    return planned
 
 
 def supported(config: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ Array = NDArray[np.float32]
 Wide = NDArray[np.float64]
 # Exponentials of values.
 Exp = Callable[[Wide], Wide]
+_NO_NUMBERS: Mapping[str, float] = MappingProxyType({})
 
 
-def activate(name: str, x: Array, exp: Exp = np.exp) -> Array:
-    """The activation of that name of each value."""
+def activate(name: str, x: Array, exp: Exp = np.exp, *, numbers: Mapping[str, float] = _NO_NUMBERS) -> Array:
+    """The activation of that name of each value; `xielu` alone has numbers: alpha_p, alpha_n, beta."""
     match name:
         case "silu":
             return x * sigmoid(x, exp)
@@ -42,6 +44,12 @@ def activate(name: str, x: Array, exp: Exp = np.exp) -> Array:
             return np.logaddexp(x, np.float32(0))
         case "exp":
             return np.exp(x)
+        case "xielu":
+            wide = x.astype(np.float64)
+            above, below = np.maximum(wide, 0), np.minimum(wide, 0)
+            curve = numbers["alpha_n"] * (exp(below) - 1.0 - below)
+            y = numbers["alpha_p"] * above**2 + curve + numbers["beta"] * wide
+            return np.asarray(y, np.float32)
         case _:
             raise ModelError(f"unknown activation {name!r}")
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
+from types import MappingProxyType
 from typing import Literal
 
 from edgellm.errors import ModelError
@@ -17,7 +18,7 @@ from edgellm.program.ops import SPECS, AttrValue, CacheSpec, Op, Program, RopeTa
 
 NormKind = Literal["rms", "layer", "l2"]
 RopeKind = Literal["neox", "interleaved"]
-Gating = Literal["softmax", "sigmoid", "softmax_chosen"]
+Gating = Literal["softmax", "sigmoid", "softmax_chosen", "sparse_mixer"]
 
 
 class Builder:
@@ -197,6 +198,8 @@ class Builder:
         distance_bias: str | None = None,
         n_buckets: int = 0,
         max_distance: int = 0,
+        max_bias: float = 0.0,
+        bias_scale: float = 1.0,
     ) -> str:
         """Attention over the sequence, after k and v are appended to `cache` (-1 where not causal).
 
@@ -216,6 +219,8 @@ class Builder:
             softcap=float(softcap),
             causal=causal,
             max_distance=max_distance,
+            max_bias=float(max_bias),
+            bias_scale=float(bias_scale),
         )
 
     def attention_shared(
@@ -250,9 +255,10 @@ class Builder:
             "glu", (gate, up), {}, activation=activation, limit=float(limit), alpha=float(alpha)
         )
 
-    def activation(self, x: str, fn: str) -> str:
-        """fn(x), value by value."""
-        return self._emit("activation", (x,), {}, fn=fn)
+    def activation(self, x: str, fn: str, *, scalars: Mapping[str, float] = MappingProxyType({})) -> str:
+        """fn(x), value by value. scalars: alpha_p, alpha_n and beta of `xielu`."""
+        numbers = {name: float(scalars.get(name, 0.0)) for name in ("alpha_p", "alpha_n", "beta")}
+        return self._emit("activation", (x,), {}, fn=fn, **numbers)
 
     def add(self, a: str, b: str) -> str:
         """a + b."""
@@ -305,6 +311,7 @@ class Builder:
         activation: str = "silu",
         limit: float = 0.0,
         alpha: float = 1.0,
+        jitter: float = 0.0,
     ) -> str:
         """Mixture of experts with hidden width `n_ff`, chosen by the router's logits."""
         width, n_experts = self._widths[x], self._widths[router]
@@ -333,6 +340,7 @@ class Builder:
             activation=activation,
             limit=float(limit),
             alpha=float(alpha),
+            jitter=float(jitter),
         )
 
     def short_conv(

@@ -225,6 +225,8 @@ def _check_distance_bias(v: _View, n_heads: int) -> None:
         v.integer("max_distance", 0, 0)
         return
     n_buckets, _ = v.shape("distance_bias", (None, n_heads))
+    if v.number("max_bias"):
+        fail(v.op, "has distance_bias and max_bias, expected one of them")
     if v.flag("causal") or v.op.attrs["window"] != 0:
         fail(v.op, "has distance_bias, which needs causal=false and window=0")
     if n_buckets < 4 or n_buckets % 4:
@@ -238,11 +240,15 @@ def _attention(v: _View) -> int:
     _check_distance_bias(v, n_heads)
     q, k, value = v.widths
     head_dim = v.split("q", q, n_heads)
+    if v.number("max_bias") < 0:
+        fail(v.op, f"max_bias={v.number('max_bias')}, expected at least 0")
     if not v.flag("causal"):
         v.integer("cache", -1, -1)
         v.integer("window", 0)
         if "sinks" in v.op.weights:
             fail(v.op, "has sinks, which need causal=true")
+        if v.number("max_bias") and v.integer("window", 0):
+            fail(v.op, "has max_bias and a window, which need causal=true")
         if k < head_dim:
             fail(v.op, f"k has width {k}, less than one head of {head_dim}")
         n_kv_heads = k // head_dim
@@ -331,6 +337,10 @@ def _moe(v: _View) -> int:
     n_groups = v.integer("n_groups", 1)
     per_group = v.split("router", n_experts, n_groups)
     n_groups_used = v.integer("n_groups_used", 1, n_groups)
+    if v.op.attrs["gating"] == "sparse_mixer" and (n_groups > 1 or "selection_bias" in roles):
+        fail(v.op, "chooses by sparse_mixer, expected neither expert groups nor a selection bias")
+    if v.number("jitter") < 0:
+        fail(v.op, f"jitter={v.number('jitter')}, expected at least 0")
     v.integer("n_used", 1, n_groups_used * per_group)
     return width
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgellm.errors import ModelError, UsageError
 from edgellm.program.activations import Exp, activate, gated
 from edgellm.program.adapter import Adapter, Update
-from edgellm.program.distance import distance_buckets
+from edgellm.program.distance import biases
 from edgellm.program.ops import Op, Program
 from edgellm.program.routing import route
 
@@ -322,8 +322,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
             hidden |= ages >= window
     elif window:
         hidden = np.abs(ages) >= window
-    bias = run.weight(op, "distance_bias")
-    buckets = None if bias is None else distance_buckets(ages, len(bias), int(op.attrs["max_distance"]))
+    bias = biases(op.attrs, ages, run.weight(op, "distance_bias"))
     out = np.empty((n, n_heads, v.shape[2]), np.float32)
     per_kv = n_heads // k.shape[1]
     for h in range(n_heads):
@@ -332,7 +331,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         if cap:
             scores = np.tanh(scores / cap) * cap
         if bias is not None:
-            scores += bias[buckets, h]
+            scores += bias[h]
         scores[hidden] = -np.inf
         top = scores.max(axis=1, keepdims=True)
         if sinks is not None:
@@ -350,7 +349,8 @@ def _glu(run: _Run, op: Op, gate: Array, up: Array) -> Array:
 
 
 def _activation(run: _Run, op: Op, x: Array) -> Array:
-    return activate(str(op.attrs["fn"]), x, run.exp)
+    numbers = {name: float(op.attrs[name]) for name in ("alpha_p", "alpha_n", "beta")}
+    return activate(str(op.attrs["fn"]), x, run.exp, numbers=numbers)
 
 
 def _add(run: _Run, op: Op, a: Array, b: Array) -> Array:

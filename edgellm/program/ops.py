@@ -110,7 +110,10 @@ SPECS: dict[str, OpSpec] = {
         "(n_heads,): one extra logit per head that takes probability and adds no value. distance_bias "
         "(n_buckets, n_heads), causal=False only: added to the logits by the bucket of the distance between "
         "query and key (T5, arXiv 1910.10683); the second half of the buckets is for later keys, and within "
-        "a half they widen from n_buckets / 4 up to max_distance.",
+        "a half they widen from n_buckets / 4 up to max_distance. max_bias > 0: ALiBi (arXiv 2108.12409), "
+        "bias_scale * slope * distance is subtracted from each logit. The slope of head h is "
+        "2^(-max_bias (h + 1) / n), with n the largest power of 2 up to n_heads; heads n + i have the "
+        "slopes between, 2^(-max_bias (2 i + 1) / (2 n)).",
         ("q", "k", "v"),
         ("sinks?", "distance_bias?"),
         {
@@ -121,6 +124,8 @@ SPECS: dict[str, OpSpec] = {
             "softcap": Attr("float", 0.0),
             "causal": Attr("bool", True),
             "max_distance": Attr("int", 0),
+            "max_bias": Attr("float", 0.0),
+            "bias_scale": Attr("float", 1.0),
         },
     ),
     "attention_shared": OpSpec(
@@ -146,7 +151,18 @@ SPECS: dict[str, OpSpec] = {
             "alpha": Attr("float", 1.0),
         },
     ),
-    "activation": OpSpec("fn(x), value by value.", ("x",), (), {"fn": Attr("str", None, ACTIVATIONS)}),
+    "activation": OpSpec(
+        "fn(x), value by value. xielu (arXiv 2411.13010): alpha_p x^2 + beta x above 0, alpha_n (e^x - 1 - "
+        "x) + beta x below; only it has these numbers.",
+        ("x",),
+        (),
+        {
+            "fn": Attr("str", None, (*ACTIVATIONS, "xielu")),
+            "alpha_p": Attr("float", 0.0),
+            "alpha_n": Attr("float", 0.0),
+            "beta": Attr("float", 0.0),
+        },
+    ),
     "add": OpSpec("a + b.", ("a", "b")),
     "mul": OpSpec(
         "a * b; b as wide as a, or with one value per group of a (groups = b's width).", ("a", "b")
@@ -171,14 +187,15 @@ SPECS: dict[str, OpSpec] = {
         {"groups": Attr("int"), "times": Attr("int"), "interleave": Attr("bool", True)},
     ),
     "moe": OpSpec(
-        "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, or softmax over the "
-        "chosen); the n_used largest of probability + selection_bias are chosen (first the n_groups_used "
-        "best of n_groups expert groups by the sum of their two best, or by their best where "
-        "group_score=max); their probabilities are divided by their sum if normalize, and times `factor` "
-        "and expert_scale (n_experts,) of each. A chosen expert computes down(activation(gate x) * up x), "
-        "without a gate down(activation(up x)). gate, up: (n_experts, n_ff, width); "
-        "down: (n_experts, width, n_ff). gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows "
-        "first.",
+        "Mixture of experts. Probabilities from the router's logits (softmax, sigmoid, softmax over the "
+        "chosen, or sparse_mixer, below); the n_used largest of probability + selection_bias are chosen "
+        "(first the n_groups_used best of n_groups expert groups by the sum of their two best, or by their "
+        "best where group_score=max); their probabilities are divided by their sum if normalize, and times "
+        "`factor` and expert_scale (n_experts,) of each. A chosen expert computes down(activation(gate x) * "
+        "up x), without a gate down(activation(up x)). gate, up: (n_experts, n_ff, width); down: (n_experts, "
+        "width, n_ff). gate_up: both in one tensor (n_experts, 2 n_ff, width), gate rows first. sparse_mixer "
+        "(arXiv 2409.12136): experts are chosen in turn by their logits; each one's probability is its "
+        "softmax among those left whose logit s is near the best one's, m - s <= 2 jitter max(|s|, m).",
         ("x", "router"),
         (
             *("gate?", "up?", "gate_up?", "down", "gate_bias?", "up_bias?", "down_bias?"),
@@ -186,7 +203,7 @@ SPECS: dict[str, OpSpec] = {
         ),
         {
             "n_used": Attr("int"),
-            "gating": Attr("str", "softmax", ("softmax", "sigmoid", "softmax_chosen")),
+            "gating": Attr("str", "softmax", ("softmax", "sigmoid", "softmax_chosen", "sparse_mixer")),
             "normalize": Attr("bool", False),
             "factor": Attr("float", 1.0),
             "n_groups": Attr("int", 1),
@@ -195,6 +212,7 @@ SPECS: dict[str, OpSpec] = {
             "activation": Attr("str", "silu", (*ACTIVATIONS, "swiglu_oai")),
             "limit": Attr("float", 0.0),
             "alpha": Attr("float", 1.0),
+            "jitter": Attr("float", 0.0),
         },
     ),
     "short_conv": OpSpec(

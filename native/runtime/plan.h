@@ -45,10 +45,11 @@ struct AngleSet {
     size_t n_pairs = 0;
 };
 
-// A bias of attention by the bucket of the distance between query and key.
+// A bias of attention by the distance between query and key: of its bucket, or ALiBi's.
 struct DistanceBias {
-    VectorId buckets = -1;  // (n_buckets, n_heads)
+    VectorId buckets = -1;  // (n_buckets, n_heads), or -1
     size_t n_buckets = 0, n_heads = 0, max_distance = 0;
+    std::vector<float> slopes;  // of ALiBi (n_heads,): a logit falls by them for each token of distance
 
     bool operator==(const DistanceBias&) const = default;
 };

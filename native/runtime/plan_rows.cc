@@ -114,14 +114,16 @@ AffineOp Planner::affine_op(const Op& o, size_t width) {
 }
 
 GluOp Planner::glu_op(const Op& o) const {
-    return {parse_activation(o, o.text("activation")), static_cast<float>(o.number("limit")),
-            static_cast<float>(o.number("alpha"))};
+    const Activation fn = parse_activation(o, o.text("activation"));
+    require(fn != Activation::kXielu, o, "'xielu' has no gate: use the op 'activation'");
+    return {fn, static_cast<float>(o.number("limit")), static_cast<float>(o.number("alpha"))};
 }
 
 ActivationOp Planner::activation_op(const Op& o) const {
     const Activation fn = parse_activation(o, o.text("fn"));
     require(fn != Activation::kSwigluOai, o, "'swiglu_oai' needs a gate: use the op 'glu'");
-    return {fn};
+    return {{fn, static_cast<float>(o.number("alpha_p")), static_cast<float>(o.number("alpha_n")),
+             static_cast<float>(o.number("beta"))}};
 }
 
 SoftcapOp Planner::softcap_op(const Op& o) const {

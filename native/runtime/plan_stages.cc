@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Attention, experts and recurrent state: a stage each.
 #include <algorithm>
+#include <bit>
+#include <cmath>
 
 #include "base/memory.h"
 #include "runtime/planner.h"
@@ -13,6 +15,20 @@ namespace {
 bool needs_every_row(const Stage& stage) {
     if (const auto* attention = std::get_if<AttentionStage>(&stage)) return !attention->causal;
     return !std::holds_alternative<MoeStage>(stage);
+}
+
+// Powers of 2^(-max_bias / n), n the largest power of 2 up to n_heads; heads past n take those half-way
+// between (arXiv 2108.12409).
+std::vector<float> alibi_slopes(const Op& o, uint32_t n_heads) {
+    const double max_bias = o.number("max_bias"), scale = o.number("bias_scale");
+    require(max_bias >= 0, o, "max_bias is " + o.text("max_bias") + ", expected 0 or more");
+    std::vector<float> slopes;
+    const uint32_t n = std::bit_floor(n_heads);
+    for (uint32_t h = 0; h < n_heads; ++h) {
+        const double exponent = h < n ? (h + 1.0) / n : (2.0 * (h - n) + 1.0) / (2.0 * n);
+        slopes.push_back(static_cast<float>(scale * std::exp2(-max_bias * exponent)));
+    }
+    return slopes;
 }
 
 }  // namespace
@@ -69,10 +85,17 @@ AttentionStage Planner::attention_stage(int i) {
 }
 
 int Planner::distance_bias(const Op& o, const AttentionStage& a) {
-    if (o.weight("distance_bias") < 0) return -1;
-    const auto& shape = decl(o.weight("distance_bias")).shape;
+    const bool alibi = o.kind == OpKind::kAttention && o.number("max_bias") != 0;
+    if (!alibi && o.weight("distance_bias") < 0) return -1;
     DistanceBias bias;
     bias.n_heads = a.shape.n_heads;
+    if (alibi) {
+        require(o.weight("distance_bias") < 0, o, "has distance_bias and max_bias, expected one of them");
+        require(a.causal || a.shape.window == 0, o, "has max_bias and a window, but is not causal");
+        bias.slopes = alibi_slopes(o, a.shape.n_heads);
+        return bias_index(std::move(bias));
+    }
+    const auto& shape = decl(o.weight("distance_bias")).shape;
     require(shape.size() == 2 && shape[1] == static_cast<int64_t>(bias.n_heads) && shape[0] % 4 == 0, o,
             "its bias is not (buckets, heads) with a multiple of 4 buckets");
     require(!a.causal && a.shape.window == 0, o, "a bias by distance needs causal=false and window=0");
@@ -82,9 +105,14 @@ int Planner::distance_bias(const Op& o, const AttentionStage& a) {
             "max_distance is " + std::to_string(bias.max_distance) +
                 ", expected more than a quarter of the buckets");
     bias.buckets = vector(o, "distance_bias");
+    return bias_index(std::move(bias));
+}
+
+int Planner::bias_index(DistanceBias bias) {
     const auto known = std::find(plan_.biases.begin(), plan_.biases.end(), bias);
-    if (known == plan_.biases.end()) plan_.biases.push_back(bias);
-    return static_cast<int>(std::find(plan_.biases.begin(), plan_.biases.end(), bias) - plan_.biases.begin());
+    const auto index = known - plan_.biases.begin();
+    if (known == plan_.biases.end()) plan_.biases.push_back(std::move(bias));
+    return static_cast<int>(index);
 }
 
 int Planner::cache_index(const Op& o) {
@@ -180,7 +208,11 @@ Routing Planner::make_routing(const Op& o) {
     r.gating = gating == "softmax"          ? Gating::kSoftmax
                : gating == "sigmoid"        ? Gating::kSigmoid
                : gating == "softmax_chosen" ? Gating::kSoftmaxChosen
+               : gating == "sparse_mixer"   ? Gating::kSparseMixer
                                             : (fail(o, "unknown gating '" + gating + "'"), Gating::kSoftmax);
+    r.jitter = static_cast<float>(o.number("jitter"));
+    require(r.gating != Gating::kSparseMixer || (r.n_groups == 1 && o.weight("selection_bias") < 0), o,
+            "chooses by sparse_mixer, but has expert groups or a selection bias");
     r.normalize = o.boolean("normalize");
     r.group_top2 = o.text("group_score") == "top2";
     r.factor = static_cast<float>(o.number("factor"));

@@ -131,6 +131,8 @@ class Planner {
     AttentionStage attention_stage(int i);
     // The plan's bias by distance of an attention op, or -1.
     int distance_bias(const Op& o, const AttentionStage& a);
+    // The plan's bias that equals `bias`, or a new one.
+    int bias_index(DistanceBias bias);
     // The cache of an attention op. An encoder's (cache=-1) keeps nothing between steps: its layers take
     // turns with the same blocks, which the step's own tokens fill.
     int cache_index(const Op& o);

@@ -13,7 +13,7 @@
 namespace edgellm {
 
 enum class EmbedSource : uint8_t { kToken, kPosition, kFirst, kSegment };
-enum class Gating : uint8_t { kSoftmax, kSigmoid, kSoftmaxChosen };
+enum class Gating : uint8_t { kSoftmax, kSigmoid, kSoftmaxChosen, kSparseMixer };
 
 // A row of an embedding table.
 struct EmbedOp {
@@ -56,7 +56,7 @@ struct GluOp {
 };
 
 struct ActivationOp {
-    Activation fn;
+    ActivationTask task;
 };
 
 struct AddOp {};
@@ -94,7 +94,7 @@ struct Routing {
     uint32_t n_experts = 0, n_used = 0, n_groups = 1, n_groups_used = 1;
     Gating gating = Gating::kSoftmax;
     bool normalize = false, group_top2 = true;
-    float factor = 1.0f;
+    float factor = 1.0f, jitter = 0.0f;
     VectorId selection_bias = -1, expert_scale = -1;
     int slot = 0;  // the moe op's number: its results in Router
 };

@@ -219,7 +219,7 @@ void LinearRunner::apply_epilogue(const LinearTask& task, const OutputTile& tile
                                     affine.bias_scalar},
                                    values, n, to);
                 },
-                [&](const ActivationOp& activation) { kernels.activation(activation.fn, values, n, to); },
+                [&](const ActivationOp& activation) { kernels.activation(activation.task, values, n, to); },
                 [&](const SoftcapOp& softcap) { kernels.softcap(values, n, softcap.cap, to); },
                 [&](const AddOp&) { kernels.add(values, operand(), n, to); },
                 [&](const MulOp&) { kernels.mul(values, operand(), n, to); },

@@ -141,7 +141,7 @@ void MoeRunner::multiply_in(const MoeStage& moe, const Rows& rows, const Panels&
                 add_bias(moe.gate_bias, bias, n, gate);
                 kernels.glu(moe.glu.fn, gate, up, n, moe.glu.limit, moe.glu.alpha, out);
             } else {
-                kernels.activation(moe.glu.fn, up, n, out);
+                kernels.activation({moe.glu.fn}, up, n, out);
             }
         }
     });

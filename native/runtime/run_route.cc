@@ -46,6 +46,18 @@ size_t largest(const float* score, size_t n) {
     return best;
 }
 
+// Probability of expert `best` among those whose score is near its own. Experts that were chosen before have
+// a score of -infinity.
+float sparse_share(const Routing& r, const float* score, size_t best) {
+    const float top = score[best];
+    float sum = 0;
+    for (size_t i = 0; i < r.n_experts; ++i) {
+        const float size = std::max(std::fabs(score[i]), top);
+        if (score[i] != -INFINITY && !(top - score[i] > 2 * r.jitter * size)) sum += std::exp(score[i] - top);
+    }
+    return 1 / sum;
+}
+
 }  // namespace
 
 Router::Router(const RunContext& context)
@@ -78,7 +90,7 @@ void Router::route(const Routing& r, const float* logits, size_t row, size_t thr
     const RowKernels& rows = context_.kernels.rows;
     std::memcpy(p, logits, n * sizeof(float));
     if (r.gating == Gating::kSoftmax) rows.softmax(p, n);
-    if (r.gating == Gating::kSigmoid) rows.activation(Activation::kSigmoid, p, n, p);
+    if (r.gating == Gating::kSigmoid) rows.activation({Activation::kSigmoid}, p, n, p);
     const float* bias = context_.weights.vector(r.selection_bias);
     for (size_t i = 0; i < n; ++i) score[i] = bias == nullptr ? p[i] : p[i] + bias[i];
     if (r.n_groups > 1) drop_groups(r, score, score + n);
@@ -88,7 +100,7 @@ void Router::route(const Routing& r, const float* logits, size_t row, size_t thr
     for (size_t k = 0; k < r.n_used; ++k) {
         const size_t best = largest(score, n);
         chosen[k] = static_cast<int32_t>(best);
-        weight[k] = p[best];
+        weight[k] = r.gating == Gating::kSparseMixer ? sparse_share(r, score, best) : p[best];
         score[best] = -INFINITY;
     }
     if (r.gating == Gating::kSoftmaxChosen) rows.softmax(weight, r.n_used);

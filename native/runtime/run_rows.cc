@@ -86,7 +86,9 @@ struct RowCall {
     }
 
     void operator()(const GluOp& glu) const { kernels().glu(glu.fn, a, b, n, glu.limit, glu.alpha, out); }
-    void operator()(const ActivationOp& activation) const { kernels().activation(activation.fn, a, n, out); }
+    void operator()(const ActivationOp& activation) const {
+        kernels().activation(activation.task, a, n, out);
+    }
     void operator()(const SoftcapOp& softcap) const { kernels().softcap(a, n, softcap.cap, out); }
     void operator()(const AddOp&) const { kernels().add(a, b, n, out); }
 

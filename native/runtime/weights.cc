@@ -180,8 +180,11 @@ void Weights::load_biases() {
         std::vector<float>& values = biases_.emplace_back(bias.n_heads * bias_stride());
         for (size_t i = 0; i < 2 * reach; ++i) {
             const size_t distance = i < reach ? reach - i : i - reach;
-            const float* row = buckets + bias.n_heads * distance_bucket(bias, distance, i > reach);
-            for (size_t h = 0; h < bias.n_heads; ++h) values[h * bias_stride() + i] = row[h] * kLog2E;
+            const bool alibi = !bias.slopes.empty();
+            const float* row = alibi ? bias.slopes.data()
+                                     : buckets + bias.n_heads * distance_bucket(bias, distance, i > reach);
+            const float scale = alibi ? -kLog2E * static_cast<float>(distance) : kLog2E;
+            for (size_t h = 0; h < bias.n_heads; ++h) values[h * bias_stride() + i] = row[h] * scale;
         }
     }
 }

@@ -22,7 +22,7 @@ from edgellm.quant import decode
 from tests.contract.test_linear import FLOATS, WEIGHTS, random_rows
 from tests.support.paths import real_model
 from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint, reference
-from tests.support.variants import N_ROWS, token_ids, variants
+from tests.support.variants import N_ROWS, number, token_ids, variants
 from tests.support.variants import weights as variant_weights
 
 Logits = NDArray[np.float32]
@@ -46,7 +46,8 @@ def _built(planned: CheckpointPlan, source: Weights) -> tuple[Program, Weights]:
         )
         for tensor in planned.tensors
     }
-    metadata = {"general.architecture": planned.architecture, **planned.metadata}
+    completed = planned.completed(number(source))
+    metadata = {"general.architecture": planned.architecture, **completed.metadata}
     return build(metadata, {key: array.shape for key, array in weights.items()}), weights
 
 

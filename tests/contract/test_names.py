@@ -20,6 +20,7 @@ OURS = {
     "rope.layers",
     "rope.scaling.yarn_truncate",
     "hidden_activation",
+    "router_jitter_noise",
 }
 # Architectures that llama.cpp does not have, and those of its whose names they share.
 OUR_ARCHITECTURES = {"bitnet-b1.58": ("bitnet",), "mpnet": ("bert",), "opt": ("gpt2", "bert")}

@@ -140,6 +140,15 @@ def test_activation_at_the_ends(isa: str, fn: str) -> None:
     assert np.isnan(y[3])
 
 
+def test_xielu(isa: str) -> None:
+    x = np.concatenate((np.linspace(-90, 90, 4001), [-1e-4, 0.0, 1e-4])).astype(np.float32)
+    above, below = np.maximum(double(x), 0), np.minimum(double(x), 0)
+    expected = 0.8 * above**2 + 1.3 * (np.expm1(below) - below) + 0.5 * double(x)
+    y = kernels.activation(isa, "xielu", x, 0.8, 1.3, 0.5)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=3e-7)
+    assert np.isnan(kernels.activation(isa, "xielu", np.full(3, np.nan, np.float32), 0.8, 1.3, 0.5)).all()
+
+
 @pytest.mark.parametrize("n", SIZES)
 def test_glu(isa: str, n: int) -> None:
     gate, up = normal(1, n, scale=3), normal(2, n)
@@ -195,6 +204,8 @@ def attention_in_double(
         logits = double(k)[seen, kv * kd : kv * kd + kd] @ double(q)[i, h * kd : h * kd + kd] * shape["scale"]
         if cap := shape.get("softcap", 0.0):
             logits = np.tanh(logits / cap) * cap
+        if slopes := shape.get("slopes"):
+            logits = logits - slopes[h] * np.abs(np.arange(seen.start, seen.stop) - (at - 1))
         sink = shape["sinks"][h] if shape.get("sinks") else -np.inf
         p = np.exp(logits - max(logits.max(), sink))
         total = p.sum() + np.exp(sink - max(logits.max(), sink))
@@ -203,8 +214,9 @@ def attention_in_double(
 
 
 def layer(isa: str, n_ctx: int, shape: dict[str, Any]) -> kernels.AttentionLayer:
-    dims = {name: value for name, value in shape.items() if name != "sinks"}
-    return kernels.AttentionLayer(isa, kernels.AttentionShape(**dims), n_ctx, shape.get("sinks"))
+    dims = {name: value for name, value in shape.items() if name not in ("sinks", "slopes")}
+    vectors = shape.get("sinks"), shape.get("slopes")
+    return kernels.AttentionLayer(isa, kernels.AttentionShape(**dims), n_ctx, *vectors)
 
 
 def shape_of(n_heads: int, n_kv_heads: int, key_dim: int, value_dim: int, **more: Any) -> dict[str, Any]:
@@ -225,6 +237,8 @@ CASES = [
     (2, 70, shape_of(2, 1, 192, 128)),
     (2, 33, shape_of(3, 1, 512, 96, softcap=5.0, window=20)),
     (2, 10, shape_of(61, 1, 80, 80)),
+    (3, 1030, shape_of(4, 2, 32, 32, slopes=[0.25, 0.0625, 0.015625, 0.00390625])),
+    (20, 25, shape_of(2, 1, 24, 24, softcap=20.0, window=9, slopes=[0.5, 0.1])),
 ]
 
 
@@ -250,8 +264,9 @@ def test_attention(isa: str, case: tuple[int, int, dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize("kv_type", KV_TYPES)
-def test_attention_to_all_keys(isa: str, kv_type: str) -> None:
-    shape = shape_of(4, 4, 32, 32)
+@pytest.mark.parametrize("slopes", [None, [0.5, 0.25, 0.1, 0.01]])
+def test_attention_to_all_keys(isa: str, kv_type: str, slopes: list[float] | None) -> None:
+    shape = shape_of(4, 4, 32, 32, slopes=slopes)
     n = 75
     k, v, q = half(normal(1, n, 128)), half(normal(2, n, 128)), normal(3, n, 128)
     cache = layer(isa, 200, {**shape, "kv_type": kv_type})

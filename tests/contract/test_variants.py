@@ -11,15 +11,15 @@ import pytest
 from edgellm.errors import UnsupportedError
 from edgellm.families import build, plan
 from edgellm.program.interpreter import Interpreter
-from tests.support.variants import N_ROWS, N_VOCAB, PATH, Variant, token_ids, variants, weights
+from tests.support.variants import N_ROWS, N_VOCAB, PATH, Variant, number, token_ids, variants, weights
 
 with np.load(PATH) as _arrays:
     NAMES = [case["name"] for case in json.loads(str(_arrays["cases"]))]
 
 
 def _check(variant: Variant, config: dict[str, Any]) -> None:
-    planned = plan(config, variant.shapes)
     source = dict(weights(variant.shapes, variant.seed))
+    planned = plan(config, variant.shapes).completed(number(source))
     made = {
         tensor.name: np.ascontiguousarray(tensor.make.apply([source[key] for key in tensor.sources]))
         for tensor in planned.tensors
@@ -65,8 +65,11 @@ def test_minicpm_is_granite_with_scales_by_other_names() -> None:
             {"rope_parameters": {"sliding_attention": {"rope_theta": 7.0}, "full_attention": {}}},
             "rotation of sliding",
         ),
-        ("falcon-small", {"alibi": True}, "'alibi'"),
+        ("mpt-small", {"attn_config": {"clip_qkv": 6.0}}, "'clip_qkv'"),
+        ("mpt-small", {"attn_config": {"alibi": False}}, "'alibi'"),
+        ("bloom-small", {"apply_residual_connection_post_layernorm": True}, "'apply_residual"),
         ("opt-small", {"activation_function": "silu"}, "'activation_function'"),
+        ("phimoe-small", {"num_experts_per_tok": 3}, "'num_experts_per_tok'"),
         ("gemma2-size", {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
         ("deepseek_v2-eps", {"norm_topk_prob": True}, "'norm_topk_prob'"),
         ("qwen3-biases", {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}}, "full_attention"),

@@ -6,7 +6,7 @@ The weights are not stored: both sides draw them by the same rule. `tests/make_v
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -58,6 +58,11 @@ def token_ids(seed: int) -> list[int]:
     return ids
 
 
+def number(source: Mapping[str, NDArray[np.float32]]) -> Callable[[str], float]:
+    """Reader of a checkpoint's tensors of one value."""
+    return lambda name: float(source[name].reshape(-1)[0])
+
+
 def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """Weights that let every part of a layer matter."""
     rng = np.random.default_rng(seed)
@@ -65,6 +70,8 @@ def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[
         drawn = rng.standard_normal(shapes[name])
         if name.endswith("A_log"):
             drawn = np.abs(drawn)
+        elif name.endswith("act_fn.eps"):
+            drawn = np.full(shapes[name], -1e-6)
         elif "norm" in name or name.endswith("layer_scalar"):
             drawn = 1 + 0.2 * drawn
         elif drawn.ndim >= 2:

@@ -142,7 +142,7 @@ EDGELLM_INLINE F32 activate(F32 x) {
     return x;
 }
 
-// Calls f<fn>() for fn known at run time; kSwigluOai is not among them: it takes two inputs.
+// Calls f<fn>() for fn known at run time. kSwigluOai and kXielu are not among them: they take more than x.
 template <class F>
 EDGELLM_INLINE void with_activation(Activation fn, F f) {
     switch (fn) {
@@ -167,6 +167,7 @@ EDGELLM_INLINE void with_activation(Activation fn, F f) {
         case Activation::kExp:
             return f.template operator()<Activation::kExp>();
         case Activation::kSwigluOai:
+        case Activation::kXielu:
             return;
     }
 }
@@ -188,8 +189,21 @@ void glu(Activation fn, const float* gate, const float* up, size_t n, float limi
     });
 }
 
-void activation(Activation fn, const float* x, size_t n, float* y) {
-    with_activation(fn, [&]<Activation F>() {
+EDGELLM_INLINE F32 xielu(const ActivationTask& task, F32 x) {
+    // The value is the second operand, so that NaN passes.
+    const F32 above = max(splat(0.0f), x), below = min(splat(0.0f), x);
+    const F32 curve = exp_nonpositive(below) - 1.0f - below;
+    return fma(above * above, splat(task.alpha_p), fma(curve, splat(task.alpha_n), x * task.beta));
+}
+
+void activation(const ActivationTask& task, const float* x, size_t n, float* y) {
+    if (task.fn == Activation::kXielu) {
+        each_vector(n, [&](size_t i, size_t count) {
+            store_count(y + i, xielu(task, load_count(x + i, count)), count);
+        });
+        return;
+    }
+    with_activation(task.fn, [&]<Activation F>() {
         each_vector(n, [&](size_t i, size_t count) {
             store_count(y + i, activate<F>(load_count(x + i, count)), count);
         });

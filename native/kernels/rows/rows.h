@@ -23,7 +23,8 @@ enum class NormKind : uint8_t { kRms, kLayer, kL2 };
     X(kTanh, "tanh")            \
     X(kSoftplus, "softplus")    \
     X(kExp, "exp")              \
-    X(kSwigluOai, "swiglu_oai")
+    X(kSwigluOai, "swiglu_oai") \
+    X(kXielu, "xielu")
 enum class Activation : uint8_t {
 #define EDGELLM_ENUMERATOR(kind, name) kind,
     EDGELLM_ACTIVATIONS(EDGELLM_ENUMERATOR)
@@ -58,6 +59,12 @@ struct AffineTask {
     bool bias_scalar = false;
 };
 
+// y = fn(x). kXielu alone has numbers: alpha_p x^2 + beta x above 0, alpha_n (e^x - 1 - x) + beta x below.
+struct ActivationTask {
+    Activation fn;
+    float alpha_p = 0.0f, alpha_n = 0.0f, beta = 0.0f;
+};
+
 // Rows of n floats. y may be an input, unless said otherwise.
 struct RowKernels {
     void (*norm)(const NormTask& task, const float* x, size_t n, float* y);
@@ -67,10 +74,10 @@ struct RowKernels {
     // In place over `groups` heads of head_dim floats: the first 2 * n_pairs values of each are rotated.
     void (*rope)(RopeKind kind, float* x, size_t groups, size_t head_dim, const float* cos, const float* sin,
                  size_t n_pairs);
-    // y = activation(gate) * up; kSwigluOai alone has a limit and alpha.
+    // y = activation(gate) * up; kSwigluOai alone has a limit and alpha. fn is not kXielu.
     void (*glu)(Activation fn, const float* gate, const float* up, size_t n, float limit, float alpha,
                 float* y);
-    void (*activation)(Activation fn, const float* x, size_t n, float* y);
+    void (*activation)(const ActivationTask& task, const float* x, size_t n, float* y);
     void (*softcap)(const float* x, size_t n, float cap, float* y);
     void (*add)(const float* a, const float* b, size_t n, float* y);
     void (*mul)(const float* a, const float* b, size_t n, float* y);

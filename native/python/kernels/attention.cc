@@ -41,12 +41,13 @@ AttentionShape make_shape(uint32_t n_heads, uint32_t n_kv_heads, uint32_t key_di
 class AttentionLayer {
   public:
     AttentionLayer(const std::string& isa, const AttentionShape& shape, size_t n_ctx,
-                   std::optional<std::vector<float>> sinks)
+                   std::optional<std::vector<float>> sinks, std::optional<std::vector<float>> slopes)
         : kernels_(attention_kernels(usable_isa(isa))), shape_(shape) {
         if (sinks) sinks_ = *std::move(sinks);
         require(sinks_.empty() || sinks_.size() == shape.n_heads, "sinks has one value per head");
         if (!sinks_.empty()) shape_.sinks = sinks_.data();
         const size_t n_blocks = (n_ctx + kKvBlockTokens - 1) / kKvBlockTokens;
+        if (slopes) lay_out_biases(*slopes, n_blocks * kKvBlockTokens);
         const size_t bytes = n_blocks * kv_block_bytes(shape_);
         memory_ = static_cast<uint8_t*>(::operator new(bytes, std::align_val_t{64}));
         std::memset(memory_, 0xff, bytes);
@@ -127,9 +128,22 @@ class AttentionLayer {
         return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(scratch_.data()) + 63) / 64 * 64);
     }
 
+    // A bias for each head and distance up to `reach` on each side: a logit falls by its head's slope.
+    void lay_out_biases(const std::vector<float>& slopes, size_t reach) {
+        require(slopes.size() == shape_.n_heads, "slopes has one value per head");
+        shape_.bias_stride = 2 * reach;
+        biases_.resize(slopes.size() * shape_.bias_stride);
+        for (size_t i = 0; i < biases_.size(); ++i) {
+            const size_t column = i % shape_.bias_stride;
+            const size_t distance = column < reach ? reach - column : column - reach;
+            biases_[i] = -slopes[i / shape_.bias_stride] * static_cast<float>(distance) * 1.44269504f;
+        }
+        shape_.bias = biases_.data() + reach;
+    }
+
     const AttentionKernels& kernels_;
     AttentionShape shape_;
-    std::vector<float> sinks_, scratch_;
+    std::vector<float> sinks_, biases_, scratch_;
     uint8_t* memory_;
     std::vector<uint8_t*> blocks_;
 };
@@ -149,8 +163,9 @@ void bind_attention(nb::module_& m) {
             "n_heads"_a, "n_kv_heads"_a, "key_dim"_a, "value_dim"_a, "scale"_a, "softcap"_a = 0.0f,
             "window"_a = 0, "kv_type"_a = "f16");
     nb::class_<AttentionLayer>(m, "AttentionLayer")
-        .def(nb::init<const std::string&, const AttentionShape&, size_t, std::optional<std::vector<float>>>(),
-             "isa"_a, "shape"_a, "n_ctx"_a, "sinks"_a.none() = nb::none())
+        .def(nb::init<const std::string&, const AttentionShape&, size_t, std::optional<std::vector<float>>,
+                      std::optional<std::vector<float>>>(),
+             "isa"_a, "shape"_a, "n_ctx"_a, "sinks"_a.none() = nb::none(), "slopes"_a.none() = nb::none())
         .def("write", &AttentionLayer::write, "position"_a, "k"_a, "v"_a)
         .def("drop_before", &AttentionLayer::drop_before, "position"_a)
         .def("attend", &AttentionLayer::attend, "q"_a, "position"_a, "n_keys"_a = 0, "tile"_a = 64)

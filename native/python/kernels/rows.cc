@@ -80,9 +80,11 @@ ArrayOut glu(const std::string& isa, const std::string& fn, ArrayIn gate, ArrayI
     return y;
 }
 
-ArrayOut activation(const std::string& isa, const std::string& fn, ArrayIn x) {
+ArrayOut activation(const std::string& isa, const std::string& fn, ArrayIn x, float alpha_p, float alpha_n,
+                    float beta) {
     ArrayOut y = copy_of(x);
-    row_kernels(usable_isa(isa)).activation(activation_kind(fn), x.data(), x.size(), y.data());
+    row_kernels(usable_isa(isa))
+        .activation({activation_kind(fn), alpha_p, alpha_n, beta}, x.data(), x.size(), y.data());
     return y;
 }
 
@@ -134,7 +136,8 @@ void bind_rows(nb::module_& m) {
     m.def("rope_angles", &rope_angles, "isa"_a, "inv_freq"_a, "mscale"_a, "position"_a);
     m.def("rope", &rope, "isa"_a, "kind"_a, "x"_a, "groups"_a, "cos"_a, "sin"_a);
     m.def("glu", &glu, "isa"_a, "fn"_a, "gate"_a, "up"_a, "limit"_a = 0.0f, "alpha"_a = 1.0f);
-    m.def("activation", &activation, "isa"_a, "fn"_a, "x"_a);
+    m.def("activation", &activation, "isa"_a, "fn"_a, "x"_a, "alpha_p"_a = 0.0f, "alpha_n"_a = 0.0f,
+          "beta"_a = 0.0f);
     m.def("softcap", &softcap, "isa"_a, "x"_a, "cap"_a);
     m.def("add", &add, "isa"_a, "a"_a, "b"_a);
     m.def("mul", &mul, "isa"_a, "a"_a, "b"_a);

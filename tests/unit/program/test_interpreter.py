@@ -158,6 +158,13 @@ def test_activations(name: str, formula: Callable[[float], float]) -> None:
     )
 
 
+def test_xielu() -> None:
+    scalars = {"alpha_p": 0.8, "alpha_n": 1.3, "beta": 0.5}
+    expected = np.where(X > 0, 0.8 * X**2, 1.3 * (np.expm1(X) - X)) + 0.5 * X
+    found = run(lambda b, x: b.activation(x, "xielu", scalars=scalars))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_clamped_swiglu() -> None:
     gate, up = np.minimum(X, 0.5), np.clip(X, -0.5, 0.5)
     expected = gate / (1 + np.exp(-1.7 * gate)) * (up + 1)

@@ -27,7 +27,7 @@ def test_text_is_what_the_architecture_document_says() -> None:
     assert "x2 = linear x1 weight:q bias:q.bias -> 8" in LINES
     assert (
         "x7 = attention x3 x5 x6 cache=0 n_heads=2 scale=0.5 window=3 softcap=0.0 causal=true "
-        "max_distance=0 -> 8" in LINES
+        "max_distance=0 max_bias=0.0 bias_scale=1.0 -> 8" in LINES
     )
     assert LINES[-1] == "output hidden=x9 logits=x10"
 

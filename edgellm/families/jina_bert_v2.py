@@ -1,0 +1,77 @@
+"""Jina's BERT (jina-embeddings-v2): BERT with ALiBi instead of positions and a gated feed-forward part."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from edgellm.errors import UnsupportedError
+from edgellm.families import bert, blocks, standard
+from edgellm.families.checkpoint import Checkpoint, Parts, Value
+from edgellm.families.config import Config
+from edgellm.families.family import Family
+from edgellm.families.source import Source
+from edgellm.program import Program
+
+
+def build(source: Source) -> Program:
+    """Program of a GGUF file of architecture `jina-bert-v2`; its rows are embeddings, there are no logits."""
+    m = source.metadata
+    if m.flag("attention.causal", False):
+        raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
+    max_bias = m.number("attention.max_alibi_bias", 8.0)
+    norm = source.layer_norm
+    b = source.builder("jina_bert_v2")
+    # Files hold gate and up as one matrix, older ones as two.
+    glu = partial(blocks.glu, activation="gelu", fused=not b.has("blk.0.ffn_gate.weight"))
+    x = blocks.norm(b, b.add(blocks.embed(b), bert.token_types(source, b)), "token_embd_norm", norm)
+    for i in range(source.n_layers):
+        blk = f"blk.{i}"
+        normed = b.has(f"{blk}.attn_q_norm.weight")
+        attention = blocks.heads(source, i, rope=None, qk_norm="row" if normed else None, norm=norm)
+        y = blocks.attention(b, x, blk, attention._replace(causal=False, max_bias=max_bias))
+        y = blocks.norm(b, b.add(x, y), f"{blk}.attn_output_norm", norm)
+        if b.has(f"{blk}.attn_norm_2.weight"):
+            y = blocks.norm(b, b.add(y, x), f"{blk}.attn_norm_2", norm)
+        x = y
+        y = glu(b, x, blk, source.n_ff[i])
+        x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
+    return blocks.encoded(source, b, x)
+
+
+_LAYER = {
+    "attn_q": "attention.self.query",
+    "attn_k": "attention.self.key",
+    "attn_v": "attention.self.value",
+    "attn_output": "attention.output.dense",
+    "attn_output_norm": "attention.output.LayerNorm",
+    "ffn_up": "mlp.gated_layers",
+    "ffn_down": "mlp.wo",
+    "layer_output_norm": "mlp.layernorm",
+}
+
+
+def metadata(c: Config) -> dict[str, Value]:
+    """Metadata of a file converted from a JinaBERT checkpoint."""
+    c.only("feed_forward_type", "geglu")
+    out = standard.sizes(c) | standard.layer_norm(c, "layer_norm_eps")
+    del out["attention.head_count_kv"]
+    out["attention.causal"] = False
+    return out
+
+
+def parts(c: Config) -> Parts:
+    """Tensors of such a file."""
+    p = Parts()
+    p.add("token_embd.weight", "embeddings.word_embeddings.weight")
+    p.add("token_types.weight", "embeddings.token_type_embeddings.weight")
+    p.layer("", "embeddings", {"token_embd_norm": "LayerNorm"})
+    for i in range(c.n_layers):
+        p.layer(f"blk.{i}", f"encoder.layer.{i}", _LAYER)
+    return p
+
+
+FAMILY = Family(
+    build,
+    Checkpoint((), metadata, parts, ignored=bert.UNUSED, mixture="bert"),
+    f32=(r"token_types\.weight",),
+)
