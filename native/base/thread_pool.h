@@ -18,7 +18,7 @@ namespace edgellm {
 
 class ThreadPool {
   public:
-    // n_threads >= 1 counts the caller. spin: waiting threads spin for 50 microseconds before they sleep,
+    // n_threads >= 1 counts the caller. spin: waiting threads spin for 200 microseconds before they sleep,
     // shorter while barriers take longer; only sensible while there is a CPU for each. Throws
     // std::runtime_error if the system refuses a thread.
     ThreadPool(size_t n_threads, bool spin, CoreKinds kinds = {});
