@@ -11,6 +11,7 @@ from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
+from edgellm.families.metadata import Metadata
 from edgellm.families.source import Source
 from edgellm.program import Program
 
@@ -38,8 +39,9 @@ def _scalars(source: Source) -> list[dict[str, float]]:
 
     `eps` keeps an implementation's exponential from 0 by a millionth, which changes no result here.
     """
-    m = source.metadata
-    alpha_p, alpha_n, beta = (m.numbers(f"xielu.{name}", source.n_layers) for name in _NUMBERS[:3])
+    # Their keys have no architecture's prefix.
+    m = Metadata(source.metadata.values, "xielu")
+    alpha_p, alpha_n, beta = (m.numbers(name, source.n_layers) for name in _NUMBERS[:3])
     return [
         {"alpha_p": _softplus(p), "alpha_n": base + _softplus(n), "beta": base}
         for p, n, base in zip(alpha_p, alpha_n, beta, strict=True)

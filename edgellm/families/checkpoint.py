@@ -74,7 +74,7 @@ class Parts:
         self.items.append(Part(name, sources, make, optional))
 
     def metadata(self, key: str, *sources: str) -> None:
-        """Add a list of the metadata whose numbers are checkpoint tensors of one value each."""
+        """Add a list of the metadata, by its full key: numbers of checkpoint tensors of one value each."""
         self.numbers[key] = sources
 
     def layer(

@@ -114,8 +114,7 @@ def plan(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> CheckpointPl
     metadata: dict[str, Any] = {
         f"{architecture}.{key}": value for key, value in checkpoint.metadata(settings).items()
     }
-    tensors, listed = plan_tensors(checkpoint, settings, shapes)
-    numbers = {f"{architecture}.{key}": sources for key, sources in listed.items()}
+    tensors, numbers = plan_tensors(checkpoint, settings, shapes)
     more = nextn.count({tensor.name for tensor in tensors})
     if more:
         metadata[f"{architecture}.block_count"] += more
