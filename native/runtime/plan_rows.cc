@@ -172,6 +172,12 @@ EmbedOp Planner::embed_op(const Op& o, size_t width) {
             decl(w).name + " is not a matrix with rows of " + std::to_string(width) + " values");
     require(source != EmbedSource::kSegment || decl(w).shape[0] >= 2, o,
             decl(w).name + " has one row, expected one for each of two segments");
+    if (source == EmbedSource::kPosition) {
+        const auto longest = static_cast<int64_t>(plan_.options.context);
+        require(decl(w).shape[0] >= longest, o,
+                decl(w).name + " has " + std::to_string(decl(w).shape[0]) +
+                    " rows, expected one for each position of a context of " + std::to_string(longest));
+    }
     if (source == EmbedSource::kToken) {
         require(decl(w).shape[0] >= p_.n_vocab, o,
                 decl(w).name + " has " + std::to_string(decl(w).shape[0]) + " rows, expected " +

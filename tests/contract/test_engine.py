@@ -51,6 +51,11 @@ def _built(planned: CheckpointPlan, source: Weights) -> tuple[Program, Weights]:
     return build(metadata, {key: array.shape for key, array in weights.items()}), weights
 
 
+def _n_positions(weights: Weights) -> int:
+    """Longest context of a model: positions that it has learned, if it learns them."""
+    return len(weights["position_embd.weight"]) if "position_embd.weight" in weights else 4096
+
+
 def _engine(
     program: Program, weights: Weights, *, threads: int = 2, isa: str = "", kv: str = "f32"
 ) -> _native.Engine:
@@ -58,7 +63,7 @@ def _engine(
         to_text(program),
         [(name, int(GGMLType.F32)) for name in program.weights],
         threads=threads,
-        context=512,
+        context=min(512, _n_positions(weights)),
         cache_tokens=2048,
         batch=128,
         kv_type=kv,
@@ -349,6 +354,23 @@ def test_program_text_with_one_wrong_line_is_refused() -> None:
                 kv_type="f16",
                 isa="scalar",
             )
+
+
+@pytest.mark.parametrize("context", [257, 512])
+def test_a_context_beyond_the_learned_positions_is_refused(context: int) -> None:
+    program, weights = _planned("gpt2")
+    assert _n_positions(weights) == 256
+    types = [(name, int(GGMLType.F32)) for name in program.weights]
+    text = to_text(program)
+
+    def made(n_ctx: int) -> _native.Engine:
+        return _native.Engine(
+            text, types, threads=1, context=n_ctx, cache_tokens=512, batch=8, kv_type="f32", isa="scalar"
+        )
+
+    made(256)
+    with pytest.raises(_native.ModelError, match=rf"256 rows, expected one for each position .* {context}"):
+        made(context)
 
 
 def _small_model(n_vocab: int, width: int) -> tuple[Program, dict[str, tuple[int, ...]]]:
