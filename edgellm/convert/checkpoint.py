@@ -5,6 +5,7 @@ Nothing outside the folder is read, and nothing in it is executed: pickle files 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -125,16 +126,20 @@ class Checkpoint(Folder):
         raise FileError(f"{self.folder}: expected {_SINGLE} or {_INDEX}, found {found}; download it again")
 
     def _shard(self, name: str) -> Path:
-        path = self.folder / name
+        index, shown = self.folder / _INDEX, f"{name[:80]!r}"
         if name != Path(name).name or name in ("", ".", ".."):
             raise FormatError(
-                f"{self.folder / _INDEX}: names the file {name[:80]!r}, expected one in the same folder; "
+                f"{index}: names the file {shown}, expected one in the same folder; "
                 "do not use this checkpoint"
             )
         if not name.endswith(".safetensors"):
             raise UnsupportedError(
-                f"{path}: not a safetensors file, expected one; take a revision of the model that has them"
+                f"{index}: names the file {shown}, expected safetensors; "
+                "take a revision of the model that has them"
             )
-        if not path.is_file():
-            raise FileError(f"{path}: the file is missing, expected a part of the weights; download it again")
+        path = self.folder / name
+        if not os.path.isfile(path):  # False for names that no file system takes, too
+            raise FileError(
+                f"{index}: the file {shown} is missing, expected a part of the weights; download it again"
+            )
         return path

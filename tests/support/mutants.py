@@ -203,6 +203,8 @@ def _of_size(kind: int, shape: list[int], raw: bytes) -> bytes:
 
 def _change_list(parts: Parts, rng: random.Random) -> None:
     """Drop, double, rename or exchange pairs or tensors."""
+    if not (parts.pairs and parts.tensors):
+        return
     match rng.randrange(6):
         case 0:
             del parts.pairs[rng.randrange(len(parts.pairs))]

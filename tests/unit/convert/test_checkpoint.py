@@ -131,8 +131,11 @@ DAMAGES: dict[str, tuple[Callable[[Path], Any], type[EdgeLLMError], str]] = {
     ),
     "index outside": (lambda f: _index(f, "../x.safetensors"), FormatError, "expected one in the same"),
     "index absolute": (lambda f: _index(f, "/etc/passwd"), FormatError, "expected one in the same folder"),
-    "index pickle": (lambda f: _index(f, "model.bin"), UnsupportedError, "not a safetensors file"),
-    "shard missing": (lambda f: _index(f, "model-2.safetensors"), FileError, "the file is missing"),
+    "index pickle": (lambda f: _index(f, "model.bin"), UnsupportedError, "expected safetensors"),
+    "index unprintable": (lambda f: _index(f, "a\x1b[2J\u3000"), UnsupportedError, r"'a\\x1b\[2J"),
+    "shard missing": (lambda f: _index(f, "model-2.safetensors"), FileError, "is missing, expected a part"),
+    "shard too long": (lambda f: _index(f, "a" * 300 + ".safetensors"), FileError, "'a{80}' is missing"),
+    "shard with NUL": (lambda f: _index(f, "a\0.safetensors"), FileError, "is missing"),
     "tensor missing from shard": (
         lambda f: (f / "model.safetensors.index.json").write_text(
             json.dumps({"weight_map": {"absent": "model.safetensors"}})
