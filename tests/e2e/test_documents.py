@@ -57,6 +57,7 @@ NOT_HERE = {
     "edgellm tune": "measures for minutes",
     "edgellm search": "asks the Hub; tests/unit/test_store_hub.py has it on a server of its own",
     "python bench/compare.py": "needs other engines; tests/unit/benchmark/test_compare.py has its parts",
+    "python -m bench.embed": "needs sentence-transformers; measures for minutes",
     "python bench/serve_load.py": "loads a server for minutes; tests/e2e/test_load.py does so briefly",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -104,7 +105,10 @@ def reason(line: str) -> str:
 
 
 def encoder(name: str, path: Path) -> None:
-    checkpoint = Checkpoint(encoders()[name].write(path.with_suffix("")))
+    folder = encoders()[name].write(path.with_suffix(""))
+    settings = {"prompts": {"query": "task: search result | query: "}}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    checkpoint = Checkpoint(folder)
     write(plan_conversion(checkpoint, recipe("F32"), threads=1), path, threads=1)
 
 
@@ -128,6 +132,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(tiny, folder / "models" / "one.gguf")
     encoder("bert-mean", folder / "minilm.gguf")
     encoder("bert-rank", folder / "bge-reranker-v2-m3.gguf")
+    encoder("gemma-dense", folder / "embeddinggemma.gguf")
     write_checkpoint(folder / "checkpoint")
     write_adapter(folder / "adapter")
     for name in ("texts", "lines", "notes", "questions"):
