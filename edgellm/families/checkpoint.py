@@ -179,7 +179,12 @@ def plan_tensors(
         used.update(sources)
         planned[part.name] = PlannedTensor(part.name, _shape(part, sources, shapes), sources, part.make)
     _refuse_missing(parts, planned, actual)
-    _refuse_unknown((name for name in shapes if name not in used), checkpoint, config)
+    ignored = list(checkpoint.ignored)
+    if not listed.more:
+        # Layers of multi-token prediction, of a family whose file has no place for them.
+        n_more = config.integer("num_nextn_predict_layers", default=0, minimum=0, maximum=64)
+        ignored += (rf"model\.layers\.{config.n_layers + i}\..*" for i in range(n_more))
+    _refuse_unknown((name for name in shapes if name not in used), ignored, config)
     return tuple(planned.values()), numbers
 
 
@@ -251,9 +256,9 @@ def _refuse_missing(parts: Sequence[Part], planned: Mapping[str, object], actual
             )
 
 
-def _refuse_unknown(names: Iterable[str], checkpoint: Checkpoint, config: Config) -> None:
+def _refuse_unknown(names: Iterable[str], ignored: Iterable[str], config: Config) -> None:
     tied = (r"lm_head\.weight", r"embed_out\.weight") if config.tied else ()
-    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *checkpoint.ignored, *tied)]
+    patterns = [re.compile(pattern) for pattern in (*_IGNORED, *ignored, *tied)]
     for name in names:
         if not any(pattern.fullmatch(canonical(name)) for pattern in patterns):
             raise ModelError(

@@ -91,7 +91,9 @@ def test_only_a_server_for_this_machine_is_kept_from_the_network() -> None:
 
 def test_memory_is_bounded_by_what_was_asked_for() -> None:
     assert values(unit(COMMAND, settings(), []), "MemoryMax") == ["90%"]
-    assert values(unit(COMMAND, settings("--max-memory", "1G"), []), "MemoryMax") == [str(1536 << 20)]
+    assert values(unit(COMMAND, settings("--max-memory", "1G"), []), "MemoryMax") == [
+        str(10**9 + (512 << 20))
+    ]
 
 
 def test_it_runs_as_nobody_unless_it_needs_a_home() -> None:

@@ -67,7 +67,7 @@ def test_the_folder_holds_what_its_readers_expect(
         if place:
             assert int(place["offset"]) + int(place["length"]) <= size
     with GGUFFile.open(out / "edgellm.gguf") as file:
-        assert file.metadata["edgellm.quality.tokens"] == 128
+        assert file.metadata["edgellm.quality.tokens"] == 512
         assert 0 < float(str(file.metadata["edgellm.quality.worst_error"])) < 0.1
         assert len(str(file.metadata["edgellm.quality.source_sha256"])) == 64
 
