@@ -89,11 +89,11 @@ def environment(checkout: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": inherited or str(checkout)}
 
 
-def start_once(checkout: Path, model: Path, threads: int) -> float:
+def start_once(checkout: Path, model: Path, threads: int, context: int) -> float:
     """Seconds from the start of `edgellm run` of a checkout to its first token."""
     script = (
         "import sys; from pathlib import Path; from edgellm.benchmark.coldstart import cold_start; "
-        f"found = cold_start(Path(sys.argv[1]), threads={threads}, context={MEMORY_CONTEXT}, repetitions=1); "
+        f"found = cold_start(Path(sys.argv[1]), threads={threads}, context={context}, repetitions=1); "
         "print(found.median_s)"
     )
     command = [sys.executable, "-c", script, str(model)]
@@ -136,6 +136,8 @@ class Comparison:
         self.model = model
         self.commands = engines
         self.options = options
+        # Of memory and starts, as far as the model was trained.
+        self.context = min(MEMORY_CONTEXT, options.trained or MEMORY_CONTEXT)
         self.measures: list[Measure] = []
         self.quality: dict[str, dict[str, Any]] = {name: {} for name in engines}
         self.engines = {name: self._start(name) for name in engines}
@@ -155,7 +157,7 @@ class Comparison:
         options = self.options
         n_prompt, n_gen = options.n_prompt, options.n_gen
         ids = self.ids
-        self._open(max(MEMORY_CONTEXT, n_prompt + n_gen))
+        self._open(max(self.context, n_prompt + n_gen))
         self._turns(f"prefill {n_prompt}", n_prompt, lambda e: e.ask("prefill", ids=ids[:n_prompt]))
         self._turns(f"decode {n_gen}", n_gen, lambda e: self._generate(e, ids[:16], n_gen, keep=False))
         if options.depth:
@@ -217,7 +219,7 @@ class Comparison:
         threads = self.options.threads
         cold = Measure("cold start to first token, whole process", "s", False, self._samples())
         load = Measure("loading to first token, process running", "s", False, self._samples())
-        peak = Measure(f"peak memory, context {MEMORY_CONTEXT}", "MiB", False, self._samples())
+        peak = Measure(f"peak memory, context {self.context}", "MiB", False, self._samples())
         for _ in range(self.options.repetitions):
             for name in self.commands:
                 time.sleep(PAUSE_S)
@@ -226,7 +228,7 @@ class Comparison:
                 info = engine.ask("info")
                 begin = time.perf_counter()
                 engine.ask("load", model=str(self.model))
-                engine.ask("open", context=MEMORY_CONTEXT, threads=threads, sequences=1)
+                engine.ask("open", context=self.context, threads=threads, sequences=1)
                 engine.ask("prefill", ids=self.ids[:8])
                 end = time.perf_counter()
                 load.samples[name].append(end - begin)
@@ -237,7 +239,7 @@ class Comparison:
                 engine.close()
                 whole = end - start
                 if ours:
-                    whole = start_once(self._checkout(name), self.model, threads)
+                    whole = start_once(self._checkout(name), self.model, threads, self.context)
                 cold.samples[name].append(whole)
         self._add(cold)
         self._add(load)
@@ -361,8 +363,9 @@ def main() -> int:
         path = Path(name)
         with GGUFFile.open(path) as file:
             trained = file.metadata.get(f"{file.metadata['general.architecture']}.context_length")
-        if isinstance(trained, int):
-            options.depth = min(options.depth, max(0, trained - 256))
+        options.trained = trained if isinstance(trained, int) else None
+        if options.trained is not None:
+            options.depth = min(options.depth, max(0, options.trained - 256))
         comparison = Comparison(path, commands, options)
         comparison.run()
         results.append(comparison.as_dict())

@@ -102,7 +102,7 @@ def test_int4_computes_with_the_weights_that_it_stores(name: str, export: Export
     ids = reference(name).token_ids.tolist()
     folder = export(name, "INT4")
     interpreter, n_int4 = decoded(source(name, unpacked), folder)
-    assert n_int4 >= 14
+    assert n_int4 >= 12  # of 14; two that weigh more on the output have 8 bits
     expected = interpreter.logits(ids)
     with load(folder) as model:
         found = model.logits(ids)

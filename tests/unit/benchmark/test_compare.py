@@ -71,6 +71,7 @@ def test_an_older_checkout_takes_its_turns(
 ) -> None:
     short = ["-t", "1", "-r", "1", "-p", "8", "-n", "4", "-d", "0", "-b", "1", "--n-text", "0"]
     model = str(official_gguf("llama", unpacked))
+    monkeypatch.setattr("bench.compare.PROBES", {})
     # The checkout itself: a table must show equal tokens, and each engine's own start.
     monkeypatch.setattr(sys, "argv", ["compare.py", "-m", model, "--before", str(ROOT), *short])
     assert main() == 0
