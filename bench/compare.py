@@ -132,12 +132,15 @@ class Measure:
 class Comparison:
     """One model, all engines."""
 
-    def __init__(self, model: Path, engines: dict[str, list[str]], options: argparse.Namespace) -> None:
+    def __init__(
+        self, model: Path, engines: dict[str, list[str]], options: argparse.Namespace, trained: int | None
+    ) -> None:
         self.model = model
         self.commands = engines
         self.options = options
         # Of memory and starts, as far as the model was trained.
-        self.context = min(MEMORY_CONTEXT, options.trained or MEMORY_CONTEXT)
+        self.context = min(MEMORY_CONTEXT, trained or MEMORY_CONTEXT)
+        self.depth = options.depth if trained is None else min(options.depth, max(0, trained - 256))
         self.measures: list[Measure] = []
         self.quality: dict[str, dict[str, Any]] = {name: {} for name in engines}
         self.engines = {name: self._start(name) for name in engines}
@@ -160,14 +163,14 @@ class Comparison:
         self._open(max(self.context, n_prompt + n_gen))
         self._turns(f"prefill {n_prompt}", n_prompt, lambda e: e.ask("prefill", ids=ids[:n_prompt]))
         self._turns(f"decode {n_gen}", n_gen, lambda e: self._generate(e, ids[:16], n_gen, keep=False))
-        if options.depth:
+        if self.depth:
             # Text for a depth beyond the sample's length: the sample again.
-            prefix = (ids * (options.depth // len(ids) + 1))[: options.depth]
+            prefix = (ids * (self.depth // len(ids) + 1))[: self.depth]
             n_deep = min(n_gen, 64)
-            self._open(options.depth + n_deep + 64)
+            self._open(self.depth + n_deep + 64)
             for engine in self.engines.values():
                 engine.ask("generate", ids=prefix, n=1, keep=False)
-            name = f"decode {n_deep} at depth {options.depth}"
+            name = f"decode {n_deep} at depth {self.depth}"
             self._turns(
                 name, n_deep, lambda e: e.ask("generate", ids=prefix, n=n_deep, keep=True), warmup=False
             )
@@ -363,10 +366,7 @@ def main() -> int:
         path = Path(name)
         with GGUFFile.open(path) as file:
             trained = file.metadata.get(f"{file.metadata['general.architecture']}.context_length")
-        options.trained = trained if isinstance(trained, int) else None
-        if options.trained is not None:
-            options.depth = min(options.depth, max(0, options.trained - 256))
-        comparison = Comparison(path, commands, options)
+        comparison = Comparison(path, commands, options, trained if isinstance(trained, int) else None)
         comparison.run()
         results.append(comparison.as_dict())
     print(markdown(results))

@@ -26,9 +26,7 @@ def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None 
 
     bias: added to all layers' attention by distance.
     """
-    m = source.metadata
-    if m.flag("attention.causal", False):
-        raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
+    refuse_causal(source)
     norm = source.layer_norm
     x = b.add(x, b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position"))
     x = blocks.norm(b, x, "token_embd_norm", norm)
@@ -39,6 +37,13 @@ def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None 
         y = blocks.mlp(b, x, blk, source.n_ff[i], "gelu")
         x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
     return blocks.encoded(source, b, x)
+
+
+def refuse_causal(source: Source) -> None:
+    """Raise UnsupportedError for an encoder whose attention looks back only."""
+    m = source.metadata
+    if m.flag("attention.causal", False):
+        raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
 
 
 def token_types(source: Source, b: Builder) -> str:

@@ -28,21 +28,14 @@ def build(source: Source) -> Program:
         return heads._replace(max_bias=max_bias, bias_scale=heads.scale if max_bias else 1.0)
 
     x = blocks.embed(b)
-    if not parallel:
-        x = layers.sequential(source, b, x, attention, source.layer_norm, dense=dense)
-    elif b.has("blk.0.attn_norm_2.weight"):
+    if parallel:
+        norms = ("attn_norm_2", "attn_norm") if b.has("blk.0.attn_norm_2.weight") else ("attn_norm", None)
+        attn_norm, ffn_norm = norms
         x = layers.parallel(
-            source,
-            b,
-            x,
-            attention,
-            source.layer_norm,
-            dense=dense,
-            attn_norm="attn_norm_2",
-            ffn_norm="attn_norm",
+            source, b, x, attention, source.layer_norm, dense=dense, attn_norm=attn_norm, ffn_norm=ffn_norm
         )
     else:
-        x = layers.parallel(source, b, x, attention, source.layer_norm, dense=dense)
+        x = layers.sequential(source, b, x, attention, source.layer_norm, dense=dense)
     return blocks.head(source, b, x, source.layer_norm)
 
 

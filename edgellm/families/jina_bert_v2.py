@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-from edgellm.errors import UnsupportedError
 from edgellm.families import bert, blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
@@ -15,10 +14,8 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `jina-bert-v2`; its rows are embeddings, there are no logits."""
-    m = source.metadata
-    if m.flag("attention.causal", False):
-        raise UnsupportedError(f"metadata {m.key('attention.causal')!r} is true, expected false")
-    max_bias = m.number("attention.max_alibi_bias", 8.0)
+    bert.refuse_causal(source)
+    max_bias = source.metadata.number("attention.max_alibi_bias", 8.0)
     norm = source.layer_norm
     b = source.builder("jina_bert_v2")
     # Files hold gate and up as one matrix, older ones as two.

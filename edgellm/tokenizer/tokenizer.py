@@ -268,7 +268,7 @@ class Tokenizer:
             check()
 
     def portable(self) -> dict[str, object]:
-        """What native/api/embedded.cc wants to know beside the vocabulary, by its names.
+        """Settings of the native tokenizer beside the vocabulary, by the names in native/api/embedded.cc.
 
         Raises UnsupportedError for a tokenizer that the native part has no code for.
         """

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // Cores of several kinds in one processor: big.LITTLE, DynamIQ, hybrid laptops.
 //
-// Where CPUs differ, equal parts of the work end apart, and all threads wait for the slowest: parts are taken
-// as threads come free. Steps of few rows begin on the fast CPUs alone.
+// Equal parts of the work end apart on CPUs that differ, and all threads wait for the slowest. So threads
+// take parts as they come free. Steps of few rows begin on the fast CPUs alone.
 #pragma once
 
 #include <cstddef>
