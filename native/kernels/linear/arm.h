@@ -108,9 +108,10 @@ struct NeonRegisters {
         vst1q_s8(q, vcombine_s8(vqmovn_s16(a), vqmovn_s16(b)));
         return vaddvq_s16(vaddq_s16(a, b));
     }
-    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
-        const int low = round_codes(x, inverse, q), high = round_codes(x + 16, inverse, q + 16);
-        return DotTerms::of(low, high, factor);
+    static CodeSums quantize_block(const float* x, float inverse, int factor, int8_t* q, DotTerms* terms) {
+        const CodeSums sums{round_codes(x, inverse, q), round_codes(x + 16, inverse, q + 16)};
+        terms->set(sums, factor);
+        return sums;
     }
 };
 

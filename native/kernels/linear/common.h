@@ -10,6 +10,7 @@
 #include <cstring>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 #include "base/inline.h"
 #include "kernels/linear/pack.h"
@@ -56,11 +57,9 @@ constexpr int exact_centre(int offset) {
     return std::has_single_bit(static_cast<unsigned>(offset)) ? offset : 0;
 }
 
-// A quantized block: sums of its first and last 16 codes, and an instruction set's own terms.
-template <class Terms>
-struct QuantizedBlock {
+// Sums of a quantized block's first and last 16 codes.
+struct CodeSums {
     int low, high;
-    Terms terms;
 };
 
 // Terms of sets whose dots are sums of 32 bits.
@@ -70,8 +69,13 @@ struct DotTerms {
     int32_t start, low_start, high_start;
     int32_t shift;  // exponent of the factor's power of two; tables of scales have the rest (expanded.h)
 
-    static QuantizedBlock<DotTerms> of(int low, int high, int factor) {
-        return {low, high, {-(low + high), -32 * low, -32 * high, exponent_of(factor)}};
+    // Written in place: a struct that is returned and copied makes a load that waits for all stores before
+    // it.
+    void set(CodeSums sums, int factor) {
+        start = -(sums.low + sums.high);
+        low_start = -32 * sums.low;
+        high_start = -32 * sums.high;
+        shift = exponent_of(factor);
     }
 };
 
@@ -80,6 +84,10 @@ template <class S>
 EDGELLM_INLINE const typename S::Terms& terms_of(const QuantTerms& terms) {
     static_assert(sizeof(typename S::Terms) == sizeof(terms.extra));
     return reinterpret_cast<const typename S::Terms&>(terms.extra);
+}
+template <class S>
+EDGELLM_INLINE typename S::Terms& terms_of(QuantTerms& terms) {
+    return const_cast<typename S::Terms&>(terms_of<S>(std::as_const(terms)));
 }
 
 // The scale of a block is an integer times the row's unit, so that it can be multiplied in before sums become
@@ -119,11 +127,11 @@ void quantize_row(const float* x, const QuantRows& out, size_t token) {
         }
         const float magnitude = terms->factor;
         const int factor = round_factor_up(std::min(static_cast<int>(magnitude * ratio) + 1, kLargestFactor));
-        const auto block = S::quantize_block(x, 1.0f / (unit * static_cast<float>(factor)), factor, q);
+        const float inverse = 1.0f / (unit * static_cast<float>(factor));
+        const CodeSums sums = S::quantize_block(x, inverse, factor, q, &terms_of<S>(*terms));
         terms->factor = static_cast<float>(factor);
-        terms->sum = static_cast<float>(factor * (block.low + block.high));
-        terms->high = static_cast<float>(factor * block.high);
-        std::memcpy(terms->extra, &block.terms, sizeof(terms->extra));
+        terms->sum = static_cast<float>(factor * (sums.low + sums.high));
+        terms->high = static_cast<float>(factor * sums.high);
     }
 }
 

@@ -179,13 +179,15 @@ struct Scalar {
         for (int i = 0; i < 32; ++i) v = std::max(v, std::bit_cast<uint32_t>(x[i]) & 0x7fffffffu);
         return std::bit_cast<float>(v);
     }
-    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
+    static CodeSums quantize_block(const float* x, float inverse, int factor, int8_t* q, DotTerms* terms) {
         int sum[2] = {0, 0};
         for (int i = 0; i < 32; ++i) {
             q[i] = static_cast<int8_t>(std::nearbyintf(x[i] * inverse));
             sum[i / 16] += q[i];
         }
-        return DotTerms::of(sum[0], sum[1], factor);
+        const CodeSums sums{sum[0], sum[1]};
+        terms->set(sums, factor);
+        return sums;
     }
 };
 

@@ -102,13 +102,13 @@ concept SimdStores = SimdRegisters<S> &&
 
 // Quantizing of activations, 32 values at a time.
 template <class S>
-concept SimdQuantizes = requires(const float* x, int8_t* q) {
-    typename S::Terms;                         // further terms of a block (QuantTerms::extra)
+concept SimdQuantizes = requires(const float* x, int8_t* q, typename S::Terms* terms) {
+    // S::Terms: further terms of a block (QuantTerms::extra).
     { S::largest(x) } -> std::same_as<float>;  // largest magnitude; NaN counts as more than infinity
-    // Codes: x * inverse rounded to even. Sums of the first and last 16 codes, and the terms for a factor.
-    { S::quantize_block(x, 1.0f, 1, q).low } -> std::convertible_to<int>;
-    { S::quantize_block(x, 1.0f, 1, q).high } -> std::convertible_to<int>;
-    { S::quantize_block(x, 1.0f, 1, q).terms } -> std::convertible_to<typename S::Terms>;
+    // Writes codes, x * inverse rounded to even, and the terms for a factor. Returns the codes' sums
+    // (CodeSums).
+    { S::quantize_block(x, 1.0f, 1, q, terms).low } -> std::convertible_to<int>;
+    { S::quantize_block(x, 1.0f, 1, q, terms).high } -> std::convertible_to<int>;
 };
 
 template <class S>

@@ -309,20 +309,21 @@ class SimdTest {
         const float inverse = 127.0f / largest;
         const int factor = integer(1, 15) << integer(0, 9);
         int8_t q[32];
-        const auto block = S::quantize_block(x, inverse, factor, q);
+        typename S::Terms terms;
+        const CodeSums found = S::quantize_block(x, inverse, factor, q, &terms);
         int sums[2] = {0, 0};
         for (int i = 0; i < 32; ++i) {
             check(q[i] == static_cast<int>(std::nearbyintf(x[i] * inverse)), "quantize_block's codes");
             sums[i / 16] += q[i];
         }
-        check(block.low == sums[0] && block.high == sums[1], "quantize_block's sums");
+        check(found.low == sums[0] && found.high == sums[1], "quantize_block's sums");
         if constexpr (std::is_same_v<typename S::Terms, DotTerms>) {
-            check(block.terms.start == -(sums[0] + sums[1]) && block.terms.low_start == -32 * sums[0] &&
-                      block.terms.high_start == -32 * sums[1],
+            check(terms.start == -(sums[0] + sums[1]) && terms.low_start == -32 * sums[0] &&
+                      terms.high_start == -32 * sums[1],
                   "quantize_block's starts");
-            check(block.terms.shift == exponent_of(factor), "quantize_block's shift");
+            check(terms.shift == exponent_of(factor), "quantize_block's shift");
         }
-        if constexpr (requires { block.terms.multiplier; }) {
+        if constexpr (requires { terms.multiplier; }) {
             // Two words: columns 0 and 1 of every four, and columns 2 and 3.
             const auto words = [&q](int first, int last, int times) {
                 int pairs[2] = {0, 0};
@@ -330,10 +331,10 @@ class SimdTest {
                 return static_cast<int32_t>(static_cast<uint16_t>(pairs[0]) |
                                             static_cast<uint32_t>(static_cast<uint16_t>(pairs[1])) << 16);
             };
-            check(block.terms.start == words(0, 32, -16) && block.terms.low_start == words(0, 16, -32) &&
-                      block.terms.high_start == words(16, 32, -32),
+            check(terms.start == words(0, 32, -16) && terms.low_start == words(0, 16, -32) &&
+                      terms.high_start == words(16, 32, -32),
                   "quantize_block's starts");
-            check(block.terms.multiplier == factor * 0x10001, "quantize_block's multiplier");
+            check(terms.multiplier == factor * 0x10001, "quantize_block's multiplier");
         }
         const int at = integer(0, 31);
         x[at] = -std::numeric_limits<float>::infinity();

@@ -19,7 +19,7 @@ struct Avx2 : YmmPrimitives {
         int32_t start, low_start, high_start;
         int32_t multiplier;  // the factor as two words
     };
-    static QuantizedBlock<Terms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
+    static CodeSums quantize_block(const float* x, float inverse, int factor, int8_t* q, Terms* terms) {
         const __m256i codes = round_codes(x, inverse);
         store(reinterpret_cast<uint8_t*>(q), codes);
         // Words: sums of columns 0 and 1, and of 2 and 3, of every four; then of all that are in a half.
@@ -29,10 +29,11 @@ struct Avx2 : YmmPrimitives {
         const __m256i halves = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
         const __m256i starts = _mm256_mullo_epi16(sums, _mm256_set1_epi16(-32));
         const __m128i all = _mm_add_epi16(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-        return {_mm256_extract_epi32(halves, 0),
-                _mm256_extract_epi32(halves, 4),
-                {_mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16))),
-                 _mm256_extract_epi32(starts, 0), _mm256_extract_epi32(starts, 4), factor * 0x10001}};
+        terms->start = _mm_cvtsi128_si32(_mm_mullo_epi16(all, _mm_set1_epi16(-16)));
+        terms->low_start = _mm256_extract_epi32(starts, 0);
+        terms->high_start = _mm256_extract_epi32(starts, 4);
+        terms->multiplier = factor * 0x10001;
+        return {_mm256_extract_epi32(halves, 0), _mm256_extract_epi32(halves, 4)};
     }
 
     template <int kSlots>

@@ -142,7 +142,7 @@ struct Avx512Vnni {
         const __m512i high = _mm512_and_si512(_mm512_loadu_si512(x + 16), magnitude);
         return std::bit_cast<float>(_mm512_reduce_max_epi32(_mm512_max_epi32(low, high)));
     }
-    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
+    static CodeSums quantize_block(const float* x, float inverse, int factor, int8_t* q, DotTerms* terms) {
         const __m512 scale = _mm512_set1_ps(inverse);
         const __m128i low =
             _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(_mm512_loadu_ps(x), scale)));
@@ -151,11 +151,13 @@ struct Avx512Vnni {
         const __m256i codes = _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(q), codes);
         // Sums of 8 codes, with 128 added to each.
-        const __m256i sums =
+        const __m256i eights =
             _mm256_sad_epu8(_mm256_xor_si256(codes, _mm256_set1_epi8(-128)), _mm256_setzero_si256());
-        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return DotTerms::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
-                            _mm256_extract_epi32(pairs, 4) - 16 * 128, factor);
+        const __m256i pairs = _mm256_add_epi64(eights, _mm256_shuffle_epi32(eights, 0x4e));
+        const CodeSums sums{_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128};
+        terms->set(sums, factor);
+        return sums;
     }
 };
 

@@ -10,14 +10,16 @@ struct AvxVnni : YmmPrimitives {
     static constexpr int centre(int, int offset) { return exact_centre(offset); }
     using Terms = DotTerms;
 
-    static QuantizedBlock<DotTerms> quantize_block(const float* x, float inverse, int factor, int8_t* q) {
+    static CodeSums quantize_block(const float* x, float inverse, int factor, int8_t* q, DotTerms* terms) {
         const __m256i codes = round_codes(x, inverse);
         store(reinterpret_cast<uint8_t*>(q), codes);
         // Sums of 8 codes, with 128 added to each.
-        const __m256i sums = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
-        const __m256i pairs = _mm256_add_epi64(sums, _mm256_shuffle_epi32(sums, 0x4e));
-        return DotTerms::of(_mm256_extract_epi32(pairs, 0) - 16 * 128,
-                            _mm256_extract_epi32(pairs, 4) - 16 * 128, factor);
+        const __m256i eights = _mm256_sad_epu8(flip_sign(codes), _mm256_setzero_si256());
+        const __m256i pairs = _mm256_add_epi64(eights, _mm256_shuffle_epi32(eights, 0x4e));
+        const CodeSums sums{_mm256_extract_epi32(pairs, 0) - 16 * 128,
+                            _mm256_extract_epi32(pairs, 4) - 16 * 128};
+        terms->set(sums, factor);
+        return sums;
     }
 
     template <int kSlots>
