@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from edgellm.errors import TemplateError, UnsupportedError
 
@@ -19,8 +18,7 @@ SYSTEM_WORDS = "words_of_system_message"
 MAX_NESTING = 64
 
 
-@dataclass(frozen=True, slots=True)
-class Forms:
+class Forms(NamedTuple):
     """Forms of messages that a template takes.
 
     content: a text, a list of parts, or either. arguments: of a call, an object or its JSON text.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgellm.store.paths import state_folder
 
@@ -19,8 +19,7 @@ _FILE = "tuned.json"
 _HASHED_BYTES = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Profile:
+class Profile(NamedTuple):
     """Settings that were fastest; gain: of answers, against the defaults. cpus: () for all allowed ones."""
 
     threads: int
@@ -59,7 +58,7 @@ def keep_profile(path: Path, profile: Profile | None) -> None:
     if profile is None:
         profiles.pop(_key(path), None)
     else:
-        profiles[_key(path)] = asdict(profile) | {"name": path.name}
+        profiles[_key(path)] = profile._asdict() | {"name": path.name}
     target = state_folder() / _FILE
     target.parent.mkdir(parents=True, exist_ok=True)
     beside = target.with_suffix(f".{os.getpid()}")

@@ -15,12 +15,12 @@ inline constexpr int8_t kQ3Levels[16] = {-4, -3, -2, -1, 0, 1, 2, 3};
 
 // The eight 6-bit scales and minimums of Q4_K and Q5_K.
 inline void unpack_k_scales(const uint8_t* packed, uint8_t* scale, uint8_t* minimum) {
-    for (int j = 0; j < 4; ++j) {
-        scale[j] = packed[j] & 63;
-        minimum[j] = packed[j + 4] & 63;
-        scale[j + 4] = static_cast<uint8_t>((packed[j + 8] & 15) | (packed[j] >> 6) << 4);
-        minimum[j + 4] = static_cast<uint8_t>(packed[j + 8] >> 4 | (packed[j + 4] >> 6) << 4);
-    }
+    // Four at a time.
+    const uint32_t a = load_u32(packed), b = load_u32(packed + 4), c = load_u32(packed + 8);
+    const uint32_t scales[2] = {a & 0x3f3f3f3fu, (c & 0x0f0f0f0fu) | (a >> 6 & 0x03030303u) << 4};
+    const uint32_t minimums[2] = {b & 0x3f3f3f3fu, (c >> 4 & 0x0f0f0f0fu) | (b >> 6 & 0x03030303u) << 4};
+    std::memcpy(scale, scales, sizeof(scales));
+    std::memcpy(minimum, minimums, sizeof(minimums));
 }
 EDGELLM_INLINE void store_k_scales(const int* scale, const int* minimum, uint8_t* packed) {
     for (int j = 0; j < 4; ++j) {

@@ -33,6 +33,9 @@ bool pack_panel(const uint8_t* rows, size_t n_rows, size_t n_in, uint8_t* dst) {
     return finite;
 }
 
+// 16 rows are more streams than processors fetch ahead by themselves: a third of the time of packing.
+constexpr size_t kFetchBytes = 512;
+
 template <QuantizedFormat F>
 bool pack_panel(const uint8_t* rows, size_t n_rows, size_t n_in, uint8_t* dst) {
     constexpr size_t kPackedBlocks = F::kBlockSize / kBlockColumns;
@@ -42,8 +45,11 @@ bool pack_panel(const uint8_t* rows, size_t n_rows, size_t n_in, uint8_t* dst) {
     for (size_t i = 0; i < n_blocks; ++i) {
         uint8_t* to = dst + packed_bytes<F>(i * kPackedBlocks);
         for (size_t row = 0; row < n_rows; ++row) {
+            const uint8_t* source = rows + (row * n_blocks + i) * sizeof(BlockOf<F>);
+            for (size_t k = 0; k < sizeof(BlockOf<F>); k += 64) __builtin_prefetch(source + kFetchBytes + k);
+            // Copied, so that all its lines are read at once.
             BlockOf<F> block;
-            std::memcpy(&block, rows + (row * n_blocks + i) * sizeof(block), sizeof(block));
+            std::memcpy(&block, source, sizeof(block));
             finite &= F::pack(block,
                               {to, F::Scales::kHeaderBytes, F::Scales::kBytes, packed_block_bytes<F>(), row});
         }
