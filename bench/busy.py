@@ -88,9 +88,10 @@ def measure(
 ) -> dict[Key, tuple[float, float]]:
     """Medians of (prompt, answer) tokens per second."""
     found: dict[Key, list[tuple[float, float]]] = {key: [] for key in answers}
-    for _ in range(rounds):
-        for key, answer in answers.items():
-            found[key].append(answer(n_prompt, n_generate))
+    for i in range(rounds):
+        # Back and forth: who answers after whom shows where processes are few.
+        for key in list(answers)[:: -1 if i % 2 else 1]:
+            found[key].append(answers[key](n_prompt, n_generate))
     return {
         key: (statistics.median(p for p, _ in figures), statistics.median(g for _, g in figures))
         for key, figures in found.items()

@@ -9,7 +9,10 @@ namespace {
 
 // Steps that are judged together, and the time that they must take: several of the scheduler's time slices.
 constexpr size_t kSteps = 4;
-constexpr double kBlock = 0.030;
+constexpr double kBlock = 0.030, kTrial = 0.120;
+// A block's part in the time of a step that trials are compared with. The block that begins a trial is slower
+// than most: alone it would make other counts look too good.
+constexpr double kNewShare = 0.25;
 // The part of its threads' time that a step may sleep at barriers before fewer threads are tried; and the
 // part, and time, with which that is urgent.
 constexpr double kWaiting = 0.10, kUrgent = 0.40, kUrgentBlock = 0.015;
@@ -51,6 +54,7 @@ void ThreadChoice::record(size_t size, double wall, double slept) {
         if (block_.size != 0 && ++strangers_ < kStrangers) return;
         trial_ = level_;
         block_ = {size};
+        reference_ = 0;
     }
     strangers_ = 0;
     ++block_.steps;
@@ -70,7 +74,7 @@ void ThreadChoice::record(size_t size, double wall, double slept) {
 
 // After a block without a trial: begins one if there is reason.
 void ThreadChoice::decide() {
-    reference_ = block_.mean();
+    reference_ = reference_ == 0 ? block_.mean() : reference_ + kNewShare * (block_.mean() - reference_);
     const double slept = waiting();
     if (slept > kWaiting && fewer_.left <= 0 && level_ + 1 < counts_.size()) {
         // As many as have been at work at a time.
@@ -84,7 +88,7 @@ void ThreadChoice::decide() {
 
 void ThreadChoice::judge() {
     const double mean = block_.mean();
-    const bool full = block_.steps >= kSteps && block_.wall >= kBlock;
+    const bool full = block_.steps >= kSteps && block_.wall >= kTrial;
     const bool fewer = trial_ > level_;
     const bool slower = mean > kMuchSlower * reference_ || (block_.steps > 1 && mean > kSlower * reference_);
     const bool faster = block_.steps > 1 && mean < kMuchFaster * reference_;
@@ -96,6 +100,7 @@ void ThreadChoice::judge() {
         fewer_.left = fewer ? 0 : kLeastHold;
         hold().lost = 0;
         level_ = trial_;
+        reference_ = mean;
     } else {
         Hold& held = hold();
         const double loss = std::max(block_.wall - static_cast<double>(block_.steps) * reference_, 0.0);
