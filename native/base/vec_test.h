@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <numbers>
 #include <random>
 #include <vector>
 
@@ -173,7 +174,8 @@ void test_arithmetic(std::mt19937& random) {
                      fused = lanes_of(fma(va, vb, vc));
         Lanes<float> clamped = lanes_of(clamp_magnitude(va, 2.0f));
         Lanes<float> bounded = lanes_of(clamp(va, -3.0f, 2.0f)), ratio = lanes_of(quotient(va, vb));
-        Lanes<int32_t> less = lanes_of(va < vb);
+        const I32 below = va < vb;  // of a type of the compiler's own
+        Lanes<int32_t> less = lanes_of(below);
         Lanes<float> chosen = lanes_of(select(va < vb, va, vc));
         Lanes<int32_t> chosen_ints = lanes_of(select(va < vb, vector_of<I32>(x), vector_of<I32>(y)));
         Lanes<int32_t> pairs =
@@ -261,7 +263,7 @@ void test_functions() {
         4 * kUnit);
     test_function(
         "normal_cdf", [](F32 x) { return normal_cdf(x); },
-        [](double x) { return std::erfc(-x * M_SQRT1_2) / 2; }, -12, 12, 16 * kUnit);
+        [](double x) { return std::erfc(-x / std::numbers::sqrt2) / 2; }, -12, 12, 16 * kUnit);
     check(exp(splat(-1000.0f))[0] == 0.0f && std::isinf(exp(splat(1000.0f))[0]) &&
               std::isnan(exp(splat(NAN))[0]),
           "exp", "wrong out of range");
