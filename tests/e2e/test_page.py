@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgellm.engine.load_options import LoadOptions
 from tests.support.browser import (
     OPTIONS,
     SIZES,
@@ -36,7 +38,7 @@ from tests.support.cable import Cable
 from tests.support.http_server import Running, running, until_idle
 from tests.support.pdf import pdf
 from tests.support.references import official_gguf, unpacked
-from tests.support.tiny_model import TEMPLATE, write_tiny_model
+from tests.support.tiny_model import TEMPLATE, tiny_builder, write_tiny_model
 
 from selenium.webdriver.common.keys import Keys  # isort: skip
 from selenium.webdriver.support.select import Select  # isort: skip
@@ -426,6 +428,35 @@ def test_thoughts_are_shown_apart(tmp_path: Path) -> None:
         open_page(browser, server, n_models=1)
         ask(browser, "hello")
         wait(lambda: text_of(browser, ".thoughts p"))
+
+
+def test_an_answer_that_repeats_itself_is_ended(tmp_path: Path) -> None:
+    builder = tiny_builder(template=f"{TEMPLATE}h", **{"llama.context_length": 4096})
+    for tensor in builder.tensors:
+        if "attn_output" in str(tensor.name) or "ffn_down" in str(tensor.name):
+            tensor.raw = bytes(len(tensor.raw))  # each token is then its own likeliest successor
+    model = builder.write(tmp_path / "tiny.gguf")
+    options = LoadOptions(backend="native", context=4096)
+    with running([("tiny", model)], options) as server, open_browser("desk", tmp_path) as browser:
+        backend = server.service.models.loaded[0].model.backend
+
+        def slow(*arrays: Any, step: Any = backend.step) -> Any:
+            time.sleep(0.002)
+            return step(*arrays)
+
+        backend.step = slow  # type: ignore[method-assign]
+        open_page(browser, server, n_models=1)
+        keep(browser, settings={"temperature": 0})
+        wait(lambda: len(find(browser, "#model option")) == 1)
+        ask(browser, "hello")
+        wait(lambda: finished(browser))
+        assert text_of(browser, ".half").startswith("Ended, as it only repeated itself.")
+        first = len(answer(browser))
+        assert 1200 <= first < 4000
+        # Going on is a person's choice, and the part before does not count.
+        click(browser, "[data-action=continue]")
+        wait(lambda: finished(browser) and len(answer(browser)) >= first + 1200)
+        assert until_idle(server, 3.0) < 20
 
 
 def test_a_model_that_is_loaded_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
