@@ -444,7 +444,7 @@ def test_an_answer_that_repeats_itself_is_ended(tmp_path: Path) -> None:
             time.sleep(0.002)
             return step(*arrays)
 
-        backend.step = slow  # type: ignore[method-assign]
+        backend.step = slow  # type: ignore[method-assign, assignment]
         open_page(browser, server, n_models=1)
         keep(browser, settings={"temperature": 0})
         wait(lambda: len(find(browser, "#model option")) == 1)
