@@ -142,6 +142,31 @@ def test_an_answer_goes_on_while_the_page_is_away(desk: WebDriver, server: Runni
     assert until_idle(server, 3.0) < 20
 
 
+def test_an_answer_that_a_server_has_forgotten_stays_half(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    half = chat_of("a", "tell", "Once upon a time")
+    half["messages"][1]["answerId"] = "of-another-start"
+    keep(desk, half)
+    wait(lambda: text_of(desk, ".half").startswith("The connection was lost"))
+    assert "of-another-start" not in text_of(desk, "#notice")
+    assert answer(desk) == "Once upon a time"
+
+
+def test_what_has_come_of_an_answer_is_kept_when_the_page_goes(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    ask(desk, "hello")
+    script = (
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange')); delete document.hidden;"
+        "const shown = document.querySelector('.busy .words')?.textContent ?? '';"
+        "const kept = Object.keys(localStorage).filter((name) => name.startsWith('edgellm.chat.'));"
+        "return [shown, JSON.parse(localStorage[kept[0]]).messages.at(-1).content];"
+    )
+    _, kept = wait(lambda: (pair := desk.execute_script(script))[0] and pair)
+    assert kept  # without the page's going it would be kept after a second
+    stopped(desk)
+
+
 def test_a_half_answer_goes_on(desk: WebDriver, server: Running) -> None:
     open_page(desk, server)
     ask(desk, "hello")
@@ -396,6 +421,17 @@ def test_a_selection_survives_and_the_end_is_found_again(desk: WebDriver, server
         " done([kept.isConnected, box.open, body.querySelector('.words').textContent]); })"
     )
     assert desk.execute_async_script(script) == [True, True, "onetwo three"]
+
+
+def test_a_short_conversation_has_no_button_to_its_end(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    keep(desk, chat_of("long", "q", "line\n\n" * 60, changed=2), chat_of("short", "q", "a"))
+    wait(lambda: len(find(desk, "#model option")) == 2)
+    desk.execute_script("document.getElementById('messages').scrollTop = 0")
+    (to_end,) = find(desk, "#to-end")
+    wait(to_end.is_displayed)
+    click(desk, "[data-open=short]")
+    assert not to_end.is_displayed()
 
 
 def test_a_selection_outlives_the_end_of_an_answer(desk: WebDriver, server: Running) -> None:

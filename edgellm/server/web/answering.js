@@ -105,7 +105,8 @@ export class Answering {
     }
     const now = Date.now();
     this._failingSince ||= now;
-    if (now - this._failingSince > GIVE_UP_MS || (!this._begun && now - this._asked < PATIENCE_MS)) throw error;
+    const unreachable = error instanceof LostError && !this._begun && now - this._asked < PATIENCE_MS;
+    if (unreachable || now - this._failingSince > GIVE_UP_MS) throw error;
     this._say("Connection lost, trying again");
     await pause(RETRY_MS);
   }
