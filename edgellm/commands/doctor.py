@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgellm import __version__
 from edgellm.commands.options import JSON, OFFLINE, Command, Positional
@@ -23,12 +23,15 @@ from edgellm.device.memory import available_memory, total_memory
 from edgellm.device.sensors import read_sensors
 from edgellm.errors import EdgeLLMError, one_line, size_text
 from edgellm.program.exported import METADATA_FILE
-from edgellm.store.catalog import is_stored, known_models
+from edgellm.store.catalog import default_model, is_stored, known_models
 from edgellm.store.http import Client
 from edgellm.store.hub_access import endpoint
-from edgellm.store.hub_catalog import best_for
+from edgellm.store.hub_catalog import suited
 from edgellm.store.paths import home, offline_by_environment
 from edgellm.store.resolve import resolve
+
+if TYPE_CHECKING:
+    from edgellm.commands.fit import Row
 
 _EXTRAS = ("onnxruntime", "llama_cpp", "fastapi", "huggingface_hub", "gguf", "llguidance")
 # Seconds that the Hub may take to answer.
@@ -40,17 +43,53 @@ Check = tuple[str, bool, str]
 
 def run(settings: Settings) -> int:
     """Print the findings; 1 if a check of the model file failed."""
+    path = resolve(settings["name"], on_disk=True) if settings["name"] else None
     machine = describe_machine(settings["offline"])
-    checks = _checks(resolve(settings["name"], on_disk=True)) if settings["name"] else []
+    checks = _checks(path) if path else []
+    sizes: list[Row] = []
+    if path is None:
+        sizes, machine["suits"] = _abilities(quiet=settings["json"])
     if settings["json"]:
+        from edgellm.commands.fit import flat
+
         found = [{"check": name, "ok": ok, "found": text} for name, ok, text in checks]
-        print(json.dumps({**machine, "checks": found}, indent=2, ensure_ascii=False))
-    else:
-        for label, value in machine.items():
-            print(f"{label:<14}{_shown(value)}")
-        for name, ok, text in checks:
-            print(f"{'ok' if ok else 'FAILED':<14}{name}: {one_line(text)}")
+        facts = {**machine, "sizes": [flat(row) for row in sizes], "checks": found}
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+        return 0 if all(ok for _, ok, _ in checks) else 1
+    for label, value in machine.items():
+        print(f"{label:<14}{_shown(value)}")
+    for name, ok, text in checks:
+        print(f"{'ok' if ok else 'FAILED':<14}{name}: {one_line(text)}")
+    if sizes:
+        from edgellm.commands.fit import print_rows
+
+        print(
+            "\nModels at 4 to 5 bits a weight (Q4_K_M) here; `edgellm fit` judges those that have a name.\n"
+        )
+        print_rows(sizes)
     return 0 if all(ok for _, ok, _ in checks) else 1
+
+
+def _abilities(*, quiet: bool) -> tuple[list[Row], str | None]:
+    """Usual sizes of models here, and the known model that suits, by memory and predicted speed.
+
+    Without rates of the engine there are no sizes, and memory alone chooses.
+    """
+    fitting = suited(total_memory())
+    sizes: list[Row] = []
+    try:
+        from edgellm.commands.fit import answers_fast, rate_book, usual_sizes
+
+        book = rate_book(quiet=quiet)
+        sizes = usual_sizes(book)
+        fitting = [model for model in fitting if answers_fast(model, book)]
+    except (EdgeLLMError, ImportError) as error:
+        print(f"edgellm: no speed is predicted: {one_line(error)}", file=sys.stderr)
+    best = next(iter(fitting), None)
+    if best is None:
+        smallest = default_model()
+        return sizes, f"{smallest.name}, {size_text(smallest.size)} (edgellm chat {smallest.name})"
+    return sizes, f"{best.name}, about {size_text(best.size)} (edgellm chat {best.name})"
 
 
 def describe_machine(offline: bool) -> dict[str, Any]:
@@ -81,15 +120,8 @@ def describe_machine(offline: bool) -> dict[str, Any]:
         "backends": [name for name, module in _BACKENDS.items() if importlib.util.find_spec(module)],
         "packages": _versions(),
         "models": [model.name for model in known_models() if is_stored(model)],
-        "suits": _suited(),
         "network": _network(offline),
     }
-
-
-def _suited() -> str | None:
-    """The known model that suits this machine's memory."""
-    best = best_for(total_memory())
-    return None if best is None else f"{best.name}, about {size_text(best.size)} (edgellm chat {best.name})"
 
 
 def _network(offline: bool) -> str:
@@ -242,13 +274,14 @@ def _shown(value: Any) -> str:
 COMMAND = Command(
     summary="Check this machine, and a model file.",
     run=run,
-    description="Says what this machine is and has. With a model, checks its file, tokenizer and chat\n"
-    "template, predicts its memory and speed here (as edgellm fit does), and exits with 1 if\n"
-    "something is wrong.",
+    description="Says what this machine is and has, and what it can run: memory and speed of models of\n"
+    "usual sizes, predicted as edgellm fit does (the engine's speed here is measured once, in some\n"
+    "seconds). With a model, checks its file, tokenizer and chat template instead, predicts its\n"
+    "memory and speed here, and exits with 1 if something is wrong.",
     positionals=(Positional("name", "a model to check: path, name, or user/repo:QUANT"),),
     options=(JSON, OFFLINE),
     examples=(
-        ("edgellm doctor", "this machine"),
+        ("edgellm doctor", "this machine, and what it can run"),
         ("edgellm doctor model.gguf", "this machine and a model file"),
     ),
 )

@@ -32,12 +32,14 @@ from edgellm.gguf.reader import GGUFFile
 from edgellm.store import hub
 from edgellm.store.catalog import KnownModel, find_known, is_stored, known_models, stored_path
 from edgellm.store.hub_access import list_files, read_range
-from edgellm.store.hub_catalog import LEAST_TOK_S, HubModel, find_on_hub, hub_models
+from edgellm.store.hub_catalog import LEAST_TOK_S, WEIGHT_BYTES, HubModel, find_on_hub, hub_models
 from edgellm.store.paths import offline_by_environment, state_folder
 
 RATES_FILE = "rates.json"
 # Format of most matrices of a mix, by the names that the catalog uses.
 _MAIN_FORMATS = {"Q4_K_M": "Q4_K", "Q8_0": "Q8_0", "MXFP4": "MXFP4", "Q4_1": "Q4_1"}
+# Usual sizes of models, in parameters.
+_SIZES = {"0.5B": 0.5e9, "1B": 1e9, "3B": 3e9, "7B": 7e9, "14B": 14e9, "32B": 32e9, "70B": 70e9}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,7 @@ def judge_all(settings: Settings) -> int:
 
 def _show(rows: list[Row], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps([_flat(row) for row in rows], indent=2, ensure_ascii=False))
+        print(json.dumps([flat(row) for row in rows], indent=2, ensure_ascii=False))
     else:
         print_rows(rows)
 
@@ -90,9 +92,22 @@ def model_fit(path: Path, options: LoadOptions | None = None) -> Fit:
         return fit_file(file, options or LoadOptions(), rate_book())
 
 
-def answer_tok_s(model: HubModel) -> float | None:
-    """Predicted tokens a second of a known model's answers on this machine, from its size."""
-    return _known_size(model, LoadOptions(), rate_book()).speed.answer_tok_s
+def answers_fast(model: HubModel, book: RateBook | None = None) -> bool:
+    """True if a known model's answers are predicted to be fast enough to be read as they come."""
+    tok_s = _known_size(model, LoadOptions(), book or rate_book()).speed.answer_tok_s
+    return (tok_s or LEAST_TOK_S) >= LEAST_TOK_S
+
+
+def usual_sizes(book: RateBook) -> list[Row]:
+    """Models of usual sizes in Q4_K_M on this machine, up to the first that it has no memory for."""
+    rows: list[Row] = []
+    for name, parameters in _SIZES.items():
+        n_bytes = round(parameters * WEIGHT_BYTES["Q4_K_M"])
+        fit = fit_size(n_bytes, parameters, _MAIN_FORMATS["Q4_K_M"], LoadOptions(), book)
+        rows.append(Row(name, "size", False, fit))
+        if fit.fits is False:
+            break
+    return rows
 
 
 def fits(name: str, settings: Settings, book: RateBook) -> Iterator[Row]:
@@ -196,7 +211,8 @@ def _row(name: str, basis: str, file: GGUFFile, options: LoadOptions, book: Rate
         return Row(name, basis, basis == "file", None, one_line(error))
 
 
-def _flat(row: Row) -> dict[str, object]:
+def flat(row: Row) -> dict[str, object]:
+    """A row as JSON has it."""
     out: dict[str, object] = {"name": row.name, "basis": row.basis, "on_disk": row.on_disk}
     if row.fit is None:
         return out | {"problem": row.problem}

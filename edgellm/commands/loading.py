@@ -35,10 +35,9 @@ def find_model(name: str | None, settings: Settings) -> Path:
 
 def _quick(model: HubModel) -> bool:
     """True if a known model's answers are predicted to be fast enough to be read as they come."""
-    from edgellm.commands.fit import answer_tok_s
-    from edgellm.store.hub_catalog import LEAST_TOK_S
+    from edgellm.commands.fit import answers_fast
 
-    return (answer_tok_s(model) or LEAST_TOK_S) >= LEAST_TOK_S
+    return answers_fast(model)
 
 
 def _say(sentence: str) -> None:

@@ -21,7 +21,7 @@ _NAMES = (
     "dom.js", "files.js", "highlight.js", "icon-192.png", "icon-512.png", "icon.svg", "index.html",
     "inline.js", "katex.LICENSE.txt", "katex.min.js", "manifest.json", "markdown.js", "maths.js",
     "models.js", "page.css", "pdf.js", "pdfjs.LICENSE.txt", "pdfjs.min.mjs", "pdfjs.worker.min.mjs",
-    "settings.js", "sidebar.js", "sync.js", "view.js",
+    "repetition.js", "settings.js", "sidebar.js", "sync.js", "view.js",
 )  # fmt: skip
 _TYPES = {
     ".html": "text/html; charset=utf-8",

@@ -16,7 +16,7 @@ from edgellm.store.catalog import catalog_folder, known_models
 # Slower answers than this many tokens a second are waited for, not read.
 LEAST_TOK_S = 8.0
 # Bytes for each parameter in the formats that the catalog names, with their tables and scales.
-_BYTES = {"Q4_K_M": 0.62, "Q8_0": 1.07, "MXFP4": 0.58}
+WEIGHT_BYTES = {"Q4_K_M": 0.62, "Q8_0": 1.07, "MXFP4": 0.58}
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "name": str,
     "aliases": list,
@@ -55,7 +55,7 @@ class HubModel(NamedTuple):
     @property
     def size(self) -> int:
         """Bytes of the file, about."""
-        return round(self.parameters * _BYTES[self.quantization])
+        return round(self.parameters * WEIGHT_BYTES[self.quantization])
 
 
 @functools.cache
@@ -114,6 +114,6 @@ def _model(where: str, table: Any) -> HubModel:
     names = [table["name"], *table["aliases"]]
     if any(not isinstance(name, str) or not re.fullmatch(r"[a-z0-9.:-]+", name) for name in names):
         raise FormatError(f"{where}: a name holds more than a-z, 0-9 and .:-")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", table["repo"]) or table["quantization"] not in _BYTES:
-        raise FormatError(f"{where}: repo must be user/repo, quantization one of {', '.join(_BYTES)}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", table["repo"]) or table["quantization"] not in WEIGHT_BYTES:
+        raise FormatError(f"{where}: repo must be user/repo, quantization one of {', '.join(WEIGHT_BYTES)}")
     return HubModel(**{**table, "aliases": tuple(table["aliases"])})

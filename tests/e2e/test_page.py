@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edgellm.engine.load_options import LoadOptions
 from tests.support.browser import (
     OPTIONS,
     SIZES,
@@ -36,7 +38,7 @@ from tests.support.cable import Cable
 from tests.support.http_server import Running, running, until_idle
 from tests.support.pdf import pdf
 from tests.support.references import official_gguf, unpacked
-from tests.support.tiny_model import TEMPLATE, write_tiny_model
+from tests.support.tiny_model import TEMPLATE, tiny_builder, write_tiny_model
 
 from selenium.webdriver.common.keys import Keys  # isort: skip
 from selenium.webdriver.support.select import Select  # isort: skip
@@ -138,6 +140,31 @@ def test_an_answer_goes_on_while_the_page_is_away(desk: WebDriver, server: Runni
         assert not find(desk, "#notice")[0].is_displayed()
         assert answer(desk).startswith(later)
     assert until_idle(server, 3.0) < 20
+
+
+def test_an_answer_that_a_server_has_forgotten_stays_half(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    half = chat_of("a", "tell", "Once upon a time")
+    half["messages"][1]["answerId"] = "of-another-start"
+    keep(desk, half)
+    wait(lambda: text_of(desk, ".half").startswith("The connection was lost"))
+    assert "of-another-start" not in text_of(desk, "#notice")
+    assert answer(desk) == "Once upon a time"
+
+
+def test_what_has_come_of_an_answer_is_kept_when_the_page_goes(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    ask(desk, "hello")
+    script = (
+        "Object.defineProperty(document, 'hidden', { value: true, configurable: true });"
+        "document.dispatchEvent(new Event('visibilitychange')); delete document.hidden;"
+        "const shown = document.querySelector('.busy .words')?.textContent ?? '';"
+        "const kept = Object.keys(localStorage).filter((name) => name.startsWith('edgellm.chat.'));"
+        "return [shown, JSON.parse(localStorage[kept[0]]).messages.at(-1).content];"
+    )
+    _, kept = wait(lambda: (pair := desk.execute_script(script))[0] and pair)
+    assert kept  # without the page's going it would be kept after a second
+    stopped(desk)
 
 
 def test_a_half_answer_goes_on(desk: WebDriver, server: Running) -> None:
@@ -396,6 +423,17 @@ def test_a_selection_survives_and_the_end_is_found_again(desk: WebDriver, server
     assert desk.execute_async_script(script) == [True, True, "onetwo three"]
 
 
+def test_a_short_conversation_has_no_button_to_its_end(desk: WebDriver, server: Running) -> None:
+    open_page(desk, server)
+    keep(desk, chat_of("long", "q", "line\n\n" * 60, changed=2), chat_of("short", "q", "a"))
+    wait(lambda: len(find(desk, "#model option")) == 2)
+    desk.execute_script("document.getElementById('messages').scrollTop = 0")
+    (to_end,) = find(desk, "#to-end")
+    wait(to_end.is_displayed)
+    click(desk, "[data-open=short]")
+    assert not to_end.is_displayed()
+
+
 def test_a_selection_outlives_the_end_of_an_answer(desk: WebDriver, server: Running) -> None:
     open_page(desk, server)
     ask(desk, "select me")
@@ -426,6 +464,35 @@ def test_thoughts_are_shown_apart(tmp_path: Path) -> None:
         open_page(browser, server, n_models=1)
         ask(browser, "hello")
         wait(lambda: text_of(browser, ".thoughts p"))
+
+
+def test_an_answer_that_repeats_itself_is_ended(tmp_path: Path) -> None:
+    builder = tiny_builder(template=f"{TEMPLATE}h", **{"llama.context_length": 4096})
+    for tensor in builder.tensors:
+        if "attn_output" in str(tensor.name) or "ffn_down" in str(tensor.name):
+            tensor.raw = bytes(len(tensor.raw))  # each token is then its own likeliest successor
+    model = builder.write(tmp_path / "tiny.gguf")
+    options = LoadOptions(backend="native", context=4096)
+    with running([("tiny", model)], options) as server, open_browser("desk", tmp_path) as browser:
+        backend = server.service.models.loaded[0].model.backend
+
+        def slow(*arrays: Any, step: Any = backend.step) -> Any:
+            time.sleep(0.002)
+            return step(*arrays)
+
+        backend.step = slow  # type: ignore[method-assign, assignment]
+        open_page(browser, server, n_models=1)
+        keep(browser, settings={"temperature": 0})
+        wait(lambda: len(find(browser, "#model option")) == 1)
+        ask(browser, "hello")
+        wait(lambda: finished(browser))
+        assert text_of(browser, ".half").startswith("Ended, as it only repeated itself.")
+        first = len(answer(browser))
+        assert 1200 <= first < 4000
+        # Going on is a person's choice, and the part before does not count.
+        click(browser, "[data-action=continue]")
+        wait(lambda: finished(browser) and len(answer(browser)) >= first + 1200)
+        assert until_idle(server, 3.0) < 20
 
 
 def test_a_model_that_is_loaded_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

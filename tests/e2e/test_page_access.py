@@ -31,7 +31,8 @@ from selenium.webdriver.common.keys import Keys  # isort: skip
 
 KEY = "bakol-timur-fesod"
 EVERYTHING = (
-    "# One\n## Two\n\n- [x] done\n\n| a | b |\n|--|--:|\n| $x$ | 2 |\n\n> said\n\n---\n\n"
+    "### Three\n\n# One\n## Two\n\n##### Five\n\n"
+    "- [x] done\n\n| a | b |\n|--|--:|\n| $x$ | 2 |\n\n> said\n\n---\n\n"
     "```python\nx = 'y'  # z\n```\n\n"
     "$$\\sum_k k$$\n\n[link](https://example.org)"
 )

@@ -204,9 +204,12 @@ def test_a_default_that_would_be_slow_gives_way(newcomer: Path, monkeypatch: pyt
 def test_fast_enough_is_eight_tokens_a_second(
     tok_s: float | None, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from edgellm.benchmark.fitting import Fit
+    from edgellm.benchmark.prediction import Prediction
     from edgellm.commands.loading import _quick
 
-    monkeypatch.setattr("edgellm.commands.fit.answer_tok_s", lambda model: tok_s)
+    fit = Fit(1, 1, 1, True, Prediction(100.0, tok_s, 0.4))
+    monkeypatch.setattr("edgellm.commands.fit.fit_size", lambda *args, **facts: fit)
     assert _quick(hub_models()[0]) is expected
 
 

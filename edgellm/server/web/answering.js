@@ -2,6 +2,7 @@
 
 import { randomName } from "./chats.js";
 import { LostError, complete, follow, modelStates, stop } from "./completion.js";
+import { repeats } from "./repetition.js";
 
 const GIVE_UP_MS = 120000;
 const RETRY_MS = 2000;
@@ -84,7 +85,7 @@ export class Answering {
           stream = this._follow();
         }
       }
-      if (this.stopped) this.message.reason = "stopped";
+      if (this.stopped) this.message.reason = this._repeats ? "repeated" : "stopped";
       delete this.message.answerId;
     } catch (error) {
       delete this.message.answerId;
@@ -104,13 +105,15 @@ export class Answering {
     }
     const now = Date.now();
     this._failingSince ||= now;
-    if (now - this._failingSince > GIVE_UP_MS || (!this._begun && now - this._asked < PATIENCE_MS)) throw error;
+    const unreachable = error instanceof LostError && !this._begun && now - this._asked < PATIENCE_MS;
+    if (unreachable || now - this._failingSince > GIVE_UP_MS) throw error;
     this._say("Connection lost, trying again");
     await pause(RETRY_MS);
   }
 
   async _take(stream) {
-    let content = this.message.before ?? "";
+    const before = this.message.before ?? "";
+    let content = before;
     let thoughts = "";
     for await (const piece of stream) {
       if (this.left) return;
@@ -126,6 +129,10 @@ export class Answering {
         this.message.content = content;
         if (thoughts) this.message.thoughts = thoughts;
         this._say("");
+        if (!this.stopped && repeats(piece.text ? content.slice(before.length) : thoughts)) {
+          this._repeats = true;
+          this.stop();
+        }
       }
     }
   }

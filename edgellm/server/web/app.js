@@ -62,6 +62,7 @@ function showChat() {
   showTitle();
   showRoom();
   toEnd();
+  showToEnd();
 }
 
 function showTitle() {
@@ -402,6 +403,7 @@ $("model").addEventListener("change", () => {
 });
 document.addEventListener("visibilitychange", () => {
   if (!document.hidden && models.length && !running) refresh();
+  if (document.hidden && running) store(updateChat, chat); // the page may not come back
 });
 
 /** Take the key that a link brings; neither bookmarks nor screenshots show it then. */

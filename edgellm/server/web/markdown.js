@@ -160,7 +160,20 @@ function blocks(lines, depth) {
   return found;
 }
 
+/** Levels of headings for a screen reader, which must not leave any out; models begin with any, and keep their sizes. */
+function levelled(nodes) {
+  let level = 1; // the title of the conversation
+  for (const node of nodes) {
+    for (const heading of /^H\d$/.test(node.tagName) ? [node] : node.querySelectorAll("h2, h3, h4, h5, h6")) {
+      const own = Number(heading.tagName[1]);
+      level = Math.min(own, level + 1);
+      if (level < own) heading.setAttribute("aria-level", level);
+    }
+  }
+  return nodes;
+}
+
 /** The nodes of a markdown text. */
 export function markdown(text) {
-  return blocks(text.replaceAll("\r", "").split("\n"), 0);
+  return levelled(blocks(text.replaceAll("\r", "").split("\n"), 0));
 }

@@ -10,6 +10,7 @@ const TRIES = [
 ];
 const REASONS = {
   stopped: "Stopped.",
+  repeated: "Ended, as it only repeated itself.",
   length: "Cut off at the limit of tokens.",
   full: "Cut off: the context is full.",
   lost: "The connection was lost before the answer ended.",
