@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,30 +21,9 @@ from edgellm.convert.source import plan_conversion
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from tests.support.checkpoints import VOCAB, save, write_settings
-from tests.support.variants import N_VOCAB, Variant, variants, weights
+from tests.support.variants import variants, write_variant
 
 GREEDY = GenerateOptions(temperature=0.0, max_tokens=12, ignore_eos=True, repeat_penalty=1.0)
-_EMBEDDINGS = (
-    *("embed_tokens.weight", "embed_tokens_per_layer.weight", "word_embeddings.weight", "wte.weight"),
-    *("embeddings.weight", "embed_in.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"),
-)
-
-
-def write_variant(variant: Variant, folder: Path) -> Path:
-    """The variant's checkpoint in `folder`, with as many tokens as the tokenizer has."""
-    config: dict[str, Any] = json.loads(json.dumps(variant.config))
-    for values in (config, config.get("text_config", {})):
-        for key in values.keys() & {"vocab_size", "vocab_size_per_layer_input"}:
-            values[key] = VOCAB
-    shapes = {
-        name: (VOCAB, *shape[1:]) if name.endswith(_EMBEDDINGS) and shape[:1] == (N_VOCAB,) else shape
-        for name, shape in variant.shapes.items()
-    }
-    write_settings(folder, config | {"bos_token_id": 0, "eos_token_id": 1})
-    drawn = weights(shapes, variant.seed)
-    save(folder / "model.safetensors", {name: ("F32", array) for name, array in drawn})
-    return folder
 
 
 def answers(name: str) -> dict[str, list[int]]:
