@@ -60,7 +60,8 @@ class LlamaCppBackend(Booked):
     """A GGUF file on llama.cpp, on the CPU.
 
     threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend. n_sequences: most open sequences.
-    Raises BackendError if llama.cpp refuses the file or cannot make a context.
+    Raises UnsupportedError for a model of scores, BackendError if llama.cpp refuses the file or cannot make a
+    context.
     """
 
     def __init__(
@@ -75,6 +76,8 @@ class LlamaCppBackend(Booked):
         kv_type: str,
         n_sequences: int,
     ) -> None:
+        if program.pooling == "rank":
+            raise UnsupportedError(f"{path}: the llama_cpp backend has no scores; use --backend native")
         self.n_vocab = program.n_vocab
         self.n_embd = program.width
         self.n_ctx = n_ctx
