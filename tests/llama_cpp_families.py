@@ -26,7 +26,7 @@ from edgellm.convert.source import plan_conversion
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
 from edgellm.engine.options import GenerateOptions
-from tests.support.variants import variants, write_variant
+from tests.support.variants import Variant, variants, write_variant
 
 GREEDY = GenerateOptions(temperature=0.0, max_tokens=12, ignore_eos=True, repeat_penalty=1.0)
 
@@ -140,13 +140,13 @@ def exact_attention() -> None:
         llama_cpp.llama_context_default_params = exact
 
 
-def answers(name: str, read: Mapping[str, Any] = MappingProxyType({})) -> dict[str, list[int]]:
+def answers(variant: Variant, read: Mapping[str, Any] = MappingProxyType({})) -> dict[str, list[int]]:
     """Greedy tokens by backend; read: changes of the file's metadata, as in Otherwise."""
     exact_attention()
     prompt = np.random.default_rng(3).integers(3, 260, 24).tolist()
     found = {}
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Checkpoint(write_variant(variants()[name], Path(folder, "checkpoint")))
+        checkpoint = Checkpoint(write_variant(variant, Path(folder, "checkpoint")))
         path = Path(folder, "model.gguf")
         plan = plan_conversion(checkpoint, recipe("F32"), threads=1)
         architecture = plan.metadata["general.architecture"].value
@@ -212,6 +212,6 @@ def main(names: list[str]) -> int:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        print("\n" + json.dumps(answers(sys.argv[2], json.loads((sys.argv[3:] or ["{}"])[0]))))
+        print("\n" + json.dumps(answers(variants()[sys.argv[2]], json.loads((sys.argv[3:] or ["{}"])[0]))))
     else:
         sys.exit(main(sys.argv[1:]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tests.contract.test_conversion import CASES, converted
 from tests.llama_cpp_families import DIFFERENT, REFUSED, answers, exact_attention, otherwise
 from tests.support.references import converted_gguf, reference
 from tests.support.variants import variants
+from tests.unit.families.test_nextn import cases as with_blocks
 
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
@@ -64,5 +66,12 @@ def compared() -> list[str]:
 def test_greedy_tokens_of_the_variants_are_the_same(name: str) -> None:
     # Variants that llama.cpp reads otherwise are the same once their files say what it reads.
     known = otherwise(name, DIFFERENT)
-    found = answers(name, known.read if known else {})
+    found = answers(variants()[name], known.read if known else {})
+    assert found["llama_cpp"] == found["native"]
+
+
+@pytest.mark.parametrize("name", ["glm4_moe-small", "glm4_moe_lite-small", "qwen3_5_moe-small"])
+def test_a_file_with_a_block_of_multi_token_prediction(name: str) -> None:
+    config, shapes = with_blocks()[name]
+    found = answers(replace(variants()[name], config=config, shapes=shapes))
     assert found["llama_cpp"] == found["native"]
