@@ -15,6 +15,7 @@ import numpy as np
 from edgellm.backends.base import Flags, Floats, Ids, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, UnsupportedError, pip_install
+from edgellm.gguf.reader import GGUFFile
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 
@@ -28,6 +29,7 @@ except ImportError as error:
 
 BLOCK_TOKENS = 32
 _NO_POOLING = 0
+_ANY_CONTEXT = 2**31 - 1
 _ERROR = 4  # GGML_LOG_LEVEL_ERROR
 
 
@@ -58,7 +60,8 @@ class LlamaCppBackend(Booked):
     """A GGUF file on llama.cpp, on the CPU.
 
     threads, n_ctx, cache_tokens, batch, kv_type: as for the native backend. n_sequences: most open sequences.
-    Raises BackendError if llama.cpp refuses the file or cannot make a context.
+    Raises UnsupportedError for a model of scores, BackendError if llama.cpp refuses the file or cannot make a
+    context.
     """
 
     def __init__(
@@ -73,6 +76,8 @@ class LlamaCppBackend(Booked):
         kv_type: str,
         n_sequences: int,
     ) -> None:
+        if program.pooling == "rank":
+            raise UnsupportedError(f"{path}: the llama_cpp backend has no scores; use --backend native")
         self.n_vocab = program.n_vocab
         self.n_embd = program.width
         self.n_ctx = n_ctx
@@ -90,6 +95,8 @@ class LlamaCppBackend(Booked):
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        overrides = self._overrides(program, path)
+        parameters.kv_overrides = overrides
         self._model = llama_cpp.llama_model_load_from_file(os.fsencode(path), parameters)
         if not self._model:
             raise BackendError(
@@ -103,6 +110,21 @@ class LlamaCppBackend(Booked):
             self.close()
             raise
         self._memory = llama_cpp.llama_get_memory(self._context)
+
+    def _overrides(self, program: Program, path: str | os.PathLike[str]) -> Any:
+        """Metadata to read otherwise, ended by an empty entry.
+
+        llama.cpp chooses LongRoPE's factors by the size of the cache, which all sequences share. Those for
+        short texts are kept if the context is as short.
+        """
+        overrides = (llama_cpp.llama_model_kv_override * 2)()
+        if "rope_factors_short.weight" in program.weights:
+            with GGUFFile.open(path) as file:
+                architecture = file.metadata["general.architecture"]
+            overrides[0].key = f"{architecture}.rope.scaling.original_context_length".encode()
+            overrides[0].tag = llama_cpp.LLAMA_KV_OVERRIDE_TYPE_INT
+            overrides[0].value.val_i64 = _ANY_CONTEXT
+        return overrides
 
     def _check_model(self, path: str | os.PathLike[str]) -> None:
         vocabulary = llama_cpp.llama_model_get_vocab(self._model)

@@ -150,7 +150,9 @@ def _text(summary: Mapping[str, Any]) -> str:
         line("chat template", "yes" if summary["chat_template"] else "no"),
     ]
     if "nextn_predict_layers" in summary:
-        lines.append(line("not run", f"{summary['nextn_predict_layers']} blocks of multi-token prediction"))
+        n_blocks = summary["nextn_predict_layers"]
+        blocks = "1 block" if n_blocks == 1 else f"{n_blocks} blocks"
+        lines.append(line("not run", f"{blocks} of multi-token prediction"))
     for name, entry in summary["types"].items():
         lines.append(line(f"  {name}", f"{entry['tensors']} tensors, {size_text(entry['bytes'])}"))
     if "quality" in summary:

@@ -82,6 +82,7 @@ def plan_conversion(
     shapes = {tensor.name: tensor.shape for tensor in planned.tensors}
     metadata = _general(checkpoint, planned, chosen, name)
     metadata |= tokenizer_metadata(checkpoint, shapes["token_embd.weight"][0])
+    metadata |= _sizes(planned.architecture, shapes)
     types = file_types(chosen, planned.architecture, planned.metadata, shapes, overrides)
     tensors = [
         Tensor(
@@ -115,6 +116,19 @@ def _general(
     found["general.file_type"] = Pair(chosen.file_type)
     found["general.quantization_version"] = Pair(2)
     return found | pooling(checkpoint, planned.architecture) | prompts(checkpoint) | _sampling(checkpoint)
+
+
+def _sizes(architecture: str, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Pair]:
+    """Sizes of an encoder's tensors that llama.cpp reads from the metadata, or else refuses the file."""
+    found = {}
+    if "token_types.weight" in shapes:
+        found["tokenizer.ggml.token_type_count"] = Pair(shapes["token_types.weight"][0])
+    for part in ("dense_2", "dense_3"):
+        if f"{part}.weight" in shapes:
+            n_out, n_in = shapes[f"{part}.weight"]
+            found[f"{architecture}.{part}_feat_in"] = Pair(n_in)
+            found[f"{architecture}.{part}_feat_out"] = Pair(n_out)
+    return found
 
 
 def _kind(value: Any) -> ValueType | None:

@@ -24,7 +24,9 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
         attended = blocks.attention(b, y, blk, blocks.heads(source, i, rope=rope))
         x = b.add(x, b.add(attended, blocks.mamba2(b, y, blk, mixer)))
-        y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
+        # llama.cpp's files name this norm alone without its suffix.
+        name = f"{blk}.ffn_norm" if b.has(f"{blk}.ffn_norm") else f"{blk}.ffn_norm.weight"
+        y = b.norm(x, kind="rms", eps=source.rms.eps, weight=name)
         x = b.add(x, blocks.glu(b, y, blk, source.n_ff[i]))
     return blocks.head(source, b, x, source.rms)
 
@@ -48,7 +50,6 @@ def metadata(c: Config) -> dict[str, Value]:
 
 
 _LAYER = standard.ATTENTION | {
-    "ffn_norm": "pre_ff_layernorm",
     "ffn_gate": "feed_forward.gate_proj",
     "ffn_up": "feed_forward.up_proj",
     "ffn_down": "feed_forward.down_proj",
@@ -85,6 +86,7 @@ def parts(c: Config) -> Parts:
     }
     for i in range(c.n_layers):
         p.layer(f"blk.{i}", f"model.layers.{i}", _LAYER, steps)
+        p.add(f"blk.{i}.ffn_norm", f"model.layers.{i}.pre_ff_layernorm.weight")
         normed = c.flag("mamba_rms_norm", False)
         n_conv = inner + 2 * n_bc
         mamba2.mixer_parts(p, f"blk.{i}", f"model.layers.{i}.mamba", n_conv, n_groups, normed=normed)

@@ -8,6 +8,7 @@ from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
+from edgellm.families.metadata import Metadata
 from edgellm.families.source import Source
 from edgellm.families.transforms import AddOne
 from edgellm.program import Program
@@ -19,7 +20,7 @@ def build(source: Source) -> Program:
     # The 27B model scales by width / n_heads, which is not the width of its heads.
     wide = source.n_layers == 46 and not m.has("attention.scale")
     scale = (source.width / source.n_heads[0]) ** -0.5 if wide else None
-    softcap = m.number("attn_logit_softcapping", 50.0, minimum=0)
+    softcap = _cap(m, "attn_logit_softcapping", 50.0)
     b = source.builder("gemma2")
     rope = blocks.Rope(source.rope_table(b), factors=source.rope_factors())
     windows = source.windows(every=2)
@@ -32,7 +33,17 @@ def build(source: Source) -> Program:
         y = blocks.norm(b, x, f"{blk}.ffn_norm", source.rms)
         y = blocks.glu(b, y, blk, source.n_ff[i], "gelu_tanh")
         x = b.add(x, blocks.norm(b, y, f"{blk}.post_ffw_norm", source.rms))
-    return blocks.head(source, b, x, source.rms, softcap=m.number("final_logit_softcapping", 30.0, minimum=0))
+    return blocks.head(source, b, x, source.rms, softcap=_cap(m, "final_logit_softcapping", 30.0))
+
+
+# llama.cpp divides by a cap in any case. One of this size changes no logit.
+_NO_CAP = 2.0**100
+
+
+def _cap(m: Metadata, key: str, default: float) -> float:
+    """Cap of logits, 0 for none; a file without the key has the default."""
+    cap = m.number(key, default, minimum=0)
+    return cap if cap < _NO_CAP else 0.0
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -40,8 +51,8 @@ def metadata(c: Config) -> dict[str, Value]:
     c.only("hidden_activation", "gelu_pytorch_tanh")
     c.only("use_bidirectional_attention", False)
     out = standard.sizes(c) | standard.rms(c)
-    out["attn_logit_softcapping"] = c.number("attn_logit_softcapping", default=0.0)
-    out["final_logit_softcapping"] = c.number("final_logit_softcapping", default=0.0)
+    for key in ("attn_logit_softcapping", "final_logit_softcapping"):
+        out[key] = c.number(key, default=0.0) or _NO_CAP
     out |= standard.rope(c)
     if out["rope.freq_base"] == 10000.0:
         del out["rope.freq_base"]

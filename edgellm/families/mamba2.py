@@ -10,7 +10,7 @@ from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
-from edgellm.families.source import MAX_HEAD, Source
+from edgellm.families.source import MAX_HEAD, Norm, Source
 from edgellm.families.transforms import Chain, NegExp, Reshape
 from edgellm.program import Program
 
@@ -26,8 +26,8 @@ def build(source: Source) -> Program:
     return blocks.head(source, b, x, source.rms)
 
 
-def read(source: Source) -> blocks.Mamba2:
-    """Sizes of the mixers as the metadata has them."""
+def read(source: Source, norm: Norm | None = None) -> blocks.Mamba2:
+    """Sizes of the mixers as the metadata has them; norm: that of the file unless given."""
     m = source.metadata
     inner = m.integer("ssm.inner_size")
     return blocks.Mamba2(
@@ -36,7 +36,7 @@ def read(source: Source) -> blocks.Mamba2:
         n_groups=m.integer("ssm.group_count", maximum=inner),
         d_state=m.integer("ssm.state_size", maximum=MAX_HEAD),
         n_taps=m.integer("ssm.conv_kernel", minimum=2, maximum=64),
-        norm=source.rms,
+        norm=norm or source.rms,
     )
 
 

@@ -11,6 +11,7 @@ from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
 from edgellm.families.source import Source
+from edgellm.families.transforms import ScaleRows, Transform
 from edgellm.program import Program
 
 
@@ -58,8 +59,6 @@ def metadata(c: Config) -> dict[str, Value]:
         "attention.head_count": c.n_heads,
         "attention.max_alibi_bias": float(attention.number("alibi_bias_max", default=8.0)),
     }
-    if attention.get("softmax_scale") is not None:
-        out["attention.scale"] = attention.number("softmax_scale")
     return out | standard.layer_norm(c, "layer_norm_epsilon")
 
 
@@ -70,8 +69,14 @@ def parts(c: Config) -> Parts:
     p.layer("", "transformer", {"output_norm": "norm_f"})
     if not c.tied:
         p.add("output.weight", "lm_head.weight", optional=c.tied is None)
+    makes: dict[str, Transform] = {}
+    attention = _attention(c)
+    if attention.get("softmax_scale") is not None:
+        # llama.cpp's MPT reads no scale of attention, so the queries take it.
+        factor = attention.number("softmax_scale") * (c.width / c.n_heads) ** 0.5
+        makes["attn_qkv"] = ScaleRows((c.width, 2 * c.width), (factor, 1.0))
     for i in range(c.n_layers):
-        p.layer(f"blk.{i}", f"transformer.blocks.{i}", _LAYER)
+        p.layer(f"blk.{i}", f"transformer.blocks.{i}", _LAYER, makes)
     return p
 
 

@@ -10,7 +10,7 @@ from edgellm.families import blocks, mamba2, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
-from edgellm.families.source import Source
+from edgellm.families.source import Norm, Source
 from edgellm.families.transforms import Stack
 from edgellm.program import Program
 
@@ -26,13 +26,14 @@ def stack(source: Source, family: str, moe: blocks.Experts | None) -> Program:
     A layer with a router has experts. Of others, one with key heads is attention, one with a hidden width
     is a plain part, and any other is a mixer.
     """
-    mixer = mamba2.read(source)
+    norm = _norm(source)
+    mixer = mamba2.read(source, norm)
     n_ff = source.metadata.integers("feed_forward_length", source.n_layers, minimum=0)
     b = source.builder(family)
     x = blocks.embed(b)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
-        y = blocks.norm(b, x, f"{blk}.attn_norm", source.rms)
+        y = blocks.norm(b, x, f"{blk}.attn_norm", norm)
         if moe is not None and b.has(f"{blk}.ffn_gate_inp.weight"):
             y = blocks.experts(b, y, blk, moe)
         elif source.n_kv_heads[i]:
@@ -42,7 +43,14 @@ def stack(source: Source, family: str, moe: blocks.Experts | None) -> Program:
         else:
             y = blocks.mamba2(b, y, blk, mixer)
         x = b.add(x, y)
-    return blocks.head(source, b, x, source.rms)
+    return blocks.head(source, b, x, norm)
+
+
+def _norm(source: Source) -> Norm:
+    """RMS norm; a file may have its epsilon under the key of layer norms alone."""
+    if source.metadata.has("attention.layer_norm_rms_epsilon"):
+        return source.rms
+    return source.layer_norm._replace(kind="rms")
 
 
 def metadata(c: Config) -> dict[str, Value]:
@@ -68,7 +76,9 @@ def metadata(c: Config) -> dict[str, Value]:
         "ssm.time_step_rank": c.integer("mamba_num_heads"),
         "ssm.group_count": c.integer("n_groups"),
     }
-    return out | standard.rms(c, "layer_norm_epsilon", "norm_eps")
+    # llama.cpp reads the one key in any case, the other where a file has it.
+    names = ("layer_norm_epsilon", "norm_eps")
+    return out | standard.layer_norm(c, *names) | standard.rms(c, *names)
 
 
 def parts(c: Config) -> Parts:

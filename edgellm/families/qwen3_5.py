@@ -86,10 +86,7 @@ def _recurrent(source: Source) -> tuple[bool, ...]:
 
 def metadata(c: Config) -> dict[str, Value]:
     """Metadata of a file converted from a Qwen 3.5 checkpoint."""
-    out = delta_metadata(c)
-    sections = c.rope().parameters.get("mrope_section") or [11, 11, 10]
-    out["rope.dimension_sections"] = [*sections, 0][:4]
-    return out
+    return delta_metadata(c) | standard.interleaved_sections(c, (11, 11, 10), rotated(c))
 
 
 def parts(c: Config) -> Parts:

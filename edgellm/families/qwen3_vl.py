@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgellm.families import qwen3
+from edgellm.families import qwen3, standard
 from edgellm.families.checkpoint import Checkpoint, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
@@ -15,13 +15,10 @@ def metadata(c: Config) -> dict[str, Value]:
 
 def vision(c: Config) -> dict[str, Value]:
     """Metadata that tells of images: sections of the rotation, layers that image features are added to."""
-    sections = c.rope().parameters.get("mrope_section") or [24, 20, 20]
     seen = c.get("vision_config") or {}
     layers = seen.get("deepstack_visual_indexes") if isinstance(seen, dict) else None
-    return {
-        "rope.dimension_sections": [*sections, 0][:4],
-        "n_deepstack_layers": len(layers) if isinstance(layers, list) else 0,
-    }
+    n_layers = len(layers) if isinstance(layers, list) else 0
+    return standard.interleaved_sections(c, (24, 20, 20), c.head_dim) | {"n_deepstack_layers": n_layers}
 
 
 _TYPES = ("qwen3_vl", "qwen3_vl_text")

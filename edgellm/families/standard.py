@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edgellm.errors import ModelError, UnsupportedError, show
 from edgellm.families.checkpoint import Parts, Value
 from edgellm.families.config import Config, RopeConfig
@@ -96,6 +98,20 @@ def rope(config: Config, layer_type: str | None = None) -> dict[str, Value]:
                 f"config.json: rope type {show(r.kind)} is not implemented for this family; "
                 "supported: default, dynamic, linear, llama3, yarn"
             )
+
+
+def interleaved_sections(config: Config, default: Sequence[int], n_dims: int) -> dict[str, Value]:
+    """Sections of a rotation whose pairs take the position in time, height and width in turn.
+
+    Sections beyond the n_dims / 2 pairs that rotate become the counts of these pairs: llama.cpp ends the
+    process at sections past a head's end.
+    """
+    rope, n_pairs = config.rope(), n_dims // 2
+    given = rope.numbers("mrope_section") if rope.parameters.get("mrope_section") else default
+    sections = [int(section) for section in given][:4]
+    if sum(sections) > n_pairs:
+        sections = [(n_pairs + 2 - i) // 3 for i in range(3)]
+    return {"rope.dimension_sections": [*sections, 0][:4]}
 
 
 def _yarn(config: Config, scaling: str, r: RopeConfig) -> dict[str, Value]:

@@ -67,7 +67,8 @@ def test_a_missing_key_means_the_default_of_the_class(name: str, key: str, value
 def test_null_is_no_default(key: str) -> None:
     config, source = checkpoint("gemma2")
     planned = plan(config | {key: None}, {tensor: array.shape for tensor, array in source.items()})
-    assert planned.metadata[f"gemma2.{key}"] == 0.0
+    # llama.cpp divides by the cap: a large one changes nothing.
+    assert planned.metadata[f"gemma2.{key}"] > 1e29
 
 
 def test_sliding_layers_of_qwen() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 
 import pytest
-from gguf import constants
+from gguf import constants, get_tensor_name_map
 
 from edgellm.families import FAMILIES, plan
 from edgellm.families.checkpoint import CheckpointPlan
+from edgellm.families.transforms import Copy
 from tests.support.references import CHECKPOINTS_ONLY, OFFICIAL, checkpoint
 from tests.support.variants import variants
 
@@ -67,6 +68,23 @@ def test_names_of_a_reference(name: str) -> None:
 def test_names_of_the_variants() -> None:
     for variant in variants().values():
         check(plan(variant.config, variant.shapes))
+
+
+def test_names_are_those_that_the_package_maps_a_checkpoint_to() -> None:
+    # Falcon-H1's names have an ending in all places but one.
+    renamed = {"shared_mlp.output_linear.weight"}  # by its own rule, where a layer has no experts
+    for variant in variants().values():
+        planned = plan(variant.config, variant.shapes)
+        if planned.architecture in OUR_ARCHITECTURES:
+            continue
+        names = get_tensor_name_map(ARCHITECTURES[planned.architecture], 64)
+        for tensor in planned.tensors:
+            source = tensor.sources[0] if len(tensor.sources) == 1 else ""
+            if not source.endswith(".weight") or not isinstance(tensor.make, Copy):
+                continue
+            name = names.get_name(source, try_suffixes=(".weight", ".bias"))
+            if name is not None and source.split(".", 3)[-1] not in renamed:
+                assert tensor.name == name, f"{variant.name}: {source}"
 
 
 def test_our_keys_are_ours() -> None:

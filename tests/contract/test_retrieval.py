@@ -16,8 +16,10 @@ from edgellm.convert.recipes import recipe
 from edgellm.convert.source import plan_conversion
 from edgellm.engine.load_options import LoadOptions
 from edgellm.engine.model import Model
-from edgellm.errors import FormatError, UsageError
+from edgellm.errors import FormatError, UnsupportedError, UsageError
 from edgellm.families import plan
+from edgellm.gguf.reader import GGUFFile
+from tests.llama_cpp_families import exact_attention
 from tests.support.encoders import PROMPTS, TEXTS, Floats, encoders
 
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
@@ -50,6 +52,41 @@ def test_embeddings_are_those_of_transformers(name: str, kind: str, folder: Path
         assert np.array_equal(found[7], model.embed(TEXTS[7]))
     cosines = (found * encoders()[name].expected).sum(axis=1)
     assert cosines.min() > COSINE[kind]
+
+
+def test_sizes_that_llama_cpp_reads_stand_in_the_metadata(folder: Path) -> None:
+    converted("gemma-dense", "F32", folder).close()
+    converted("roberta-cls", "F32", folder).close()
+    with GGUFFile.open(folder / "gemma-dense-F32.gguf") as file:
+        sizes = {key: value for key, value in file.metadata.items() if "_feat_" in key}
+    inner = {"gemma-embedding.dense_2_feat_in": 64, "gemma-embedding.dense_2_feat_out": 96}
+    assert sizes == inner | {"gemma-embedding.dense_3_feat_in": 96, "gemma-embedding.dense_3_feat_out": 64}
+    with GGUFFile.open(folder / "roberta-cls-F32.gguf") as file:
+        assert file.metadata["tokenizer.ggml.token_type_count"] == file.tensors["token_types.weight"].shape[0]
+
+
+# Files that llama.cpp does not load: it has no MPNet, and leaves out the experts' biases.
+REFUSED = {"mpnet-mean", "nomic-moe"}
+
+
+@pytest.mark.parametrize("name", sorted(set(EMBEDDERS) - REFUSED))
+def test_rows_of_a_text_are_those_of_llama_cpp(name: str, folder: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    exact_attention()
+    with converted(name, "F32", folder) as model:
+        tokens = model.tokenize(TEXTS[30])
+        rows = np.asarray(model.backend.hidden(tokens))
+    options = LoadOptions(threads=1, kv_type="f32", backend="llama_cpp")
+    with Model.load(folder / f"{name}-F32.gguf", options) as model:
+        # Its GELU is a table of 16-bit floats.
+        np.testing.assert_allclose(np.asarray(model.backend.hidden(tokens)), rows, atol=0.02)
+
+
+def test_llama_cpp_gives_no_scores(folder: Path) -> None:
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python")
+    converted("bert-rank", "F32", folder).close()
+    with pytest.raises(UnsupportedError, match="no scores"):
+        Model.load(folder / "bert-rank-F32.gguf", LoadOptions(threads=1, backend="llama_cpp"))
 
 
 @pytest.mark.parametrize("kind", DISTANCE)

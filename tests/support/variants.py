@@ -15,11 +15,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.support.checkpoints import VOCAB, save, write_settings
+
 PATH = Path(__file__).resolve().parents[1] / "data" / "variants.npz"
 N_TOKENS = 32
 # Rows at the end of the text whose logits are kept.
 N_ROWS = 3
 N_VOCAB = 128
+_EMBEDDINGS = (
+    *("embed_tokens.weight", "embed_tokens_per_layer.weight", "word_embeddings.weight", "wte.weight"),
+    *("embeddings.weight", "embed_in.weight", "lm_head.weight", "lm_head.bias", "embed_out.weight"),
+    "shared_head.head.weight",
+)
 
 
 @dataclass(frozen=True)
@@ -79,3 +86,19 @@ def weights(shapes: Mapping[str, tuple[int, ...]], seed: int) -> Iterator[tuple[
         else:
             drawn *= 0.2
         yield name, drawn.astype(np.float32)
+
+
+def write_variant(variant: Variant, folder: Path) -> Path:
+    """The variant's checkpoint in `folder`, with as many tokens as the tokenizer has."""
+    config: dict[str, Any] = json.loads(json.dumps(variant.config))
+    for values in (config, config.get("text_config", {})):
+        for key in values.keys() & {"vocab_size", "vocab_size_per_layer_input"}:
+            values[key] = VOCAB
+    shapes = {
+        name: (VOCAB, *shape[1:]) if name.endswith(_EMBEDDINGS) and shape[:1] == (N_VOCAB,) else shape
+        for name, shape in variant.shapes.items()
+    }
+    write_settings(folder, config | {"bos_token_id": 0, "eos_token_id": 1})
+    drawn = weights(shapes, variant.seed)
+    save(folder / "model.safetensors", {name: ("F32", array) for name, array in drawn})
+    return folder

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgellm.cli import main
 from edgellm.errors import ModelError
 from edgellm.families import build, plan
 from tests.support.references import checkpoint
-from tests.support.variants import variants
+from tests.support.variants import variants, write_variant
 
 Shapes = dict[str, tuple[int, ...]]
 NEXTN = {"eh_proj", "enorm", "hnorm", "shared_head_norm"}
@@ -90,3 +93,15 @@ def test_a_checkpoint_whose_block_was_left_out_is_planned_without_it() -> None:
     without = plan(case.config | {"num_nextn_predict_layers": 0}, case.shapes)
     assert planned.metadata == without.metadata
     assert [tensor.name for tensor in planned.tensors] == [tensor.name for tensor in without.tensors]
+
+
+def test_show_names_the_blocks_of_a_converted_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, shapes = cases()["glm4_moe-small"]
+    write_variant(replace(variants()["glm4_moe-small"], config=config, shapes=shapes), tmp_path)
+    out = str(tmp_path / "out.gguf")
+    assert main(["convert", str(tmp_path), out, "--type", "F32", "--no-receipt"]) == 0
+    capsys.readouterr()
+    assert main(["show", "-m", out]) == 0
+    assert "not run       1 block of multi-token prediction\n" in capsys.readouterr().out
