@@ -5,11 +5,15 @@ A model that ranks texts reads a query and a text as two segments, and has a hea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from edgellm.errors import UnsupportedError
 from edgellm.families import blocks, standard
 from edgellm.families.checkpoint import Checkpoint, Parts, Value
 from edgellm.families.config import Config
 from edgellm.families.family import Family
+from edgellm.families.layers import Dense
 from edgellm.families.source import Source
 from edgellm.families.transforms import GroupRows
 from edgellm.program import Builder, Program
@@ -18,24 +22,40 @@ from edgellm.program import Builder, Program
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `bert`; its rows are embeddings, there are no logits."""
     b = source.builder("bert")
-    return layers(source, b, b.add(blocks.embed(b), token_types(source, b)))
+    x = b.add(blocks.embed(b), token_types(source, b))
+    return layers(source, b, positioned(source, b, x), lambda i: blocks.heads(source, i, rope=None), PLAIN)
 
 
-def layers(source: Source, b: Builder, x: str, bias: blocks.DistanceBias | None = None) -> Program:
-    """Program of BERT's layers over embedded tokens x, to which positions are added.
+PLAIN = partial(blocks.mlp, activation="gelu")
 
-    bias: added to all layers' attention by distance.
+
+def positioned(source: Source, b: Builder, x: str) -> str:
+    """Embedded tokens and their learned positions."""
+    return b.add(x, b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position"))
+
+
+def layers(
+    source: Source,
+    b: Builder,
+    x: str,
+    attention: Callable[[int], blocks.Attention],
+    dense: Dense,
+) -> Program:
+    """Program of BERT's layers over embedded tokens x.
+
+    attention: of a layer; here it sees the whole text. A layer with a tensor attn_norm_2 has a second norm
+    after its attention, over the sum with what the layer read.
     """
     refuse_causal(source)
     norm = source.layer_norm
-    x = b.add(x, b.embed("position_embd.weight", source.n_ctx_train, source.width, source="position"))
     x = blocks.norm(b, x, "token_embd_norm", norm)
     for i in range(source.n_layers):
         blk = f"blk.{i}"
-        attention = blocks.heads(source, i, rope=None)._replace(causal=False, bias=bias)
-        x = blocks.norm(b, b.add(x, blocks.attention(b, x, blk, attention)), f"{blk}.attn_output_norm", norm)
-        y = blocks.mlp(b, x, blk, source.n_ff[i], "gelu")
-        x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
+        y = blocks.attention(b, x, blk, attention(i)._replace(causal=False))
+        y = blocks.norm(b, b.add(x, y), f"{blk}.attn_output_norm", norm)
+        if b.has(f"{blk}.attn_norm_2.weight"):
+            y = blocks.norm(b, b.add(y, x), f"{blk}.attn_norm_2", norm)
+        x = blocks.norm(b, b.add(y, dense(b, y, blk, source.n_ff[i])), f"{blk}.layer_output_norm", norm)
     return blocks.encoded(source, b, x)
 
 

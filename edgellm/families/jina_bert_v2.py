@@ -14,25 +14,17 @@ from edgellm.program import Program
 
 def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `jina-bert-v2`; its rows are embeddings, there are no logits."""
-    bert.refuse_causal(source)
     max_bias = source.metadata.number("attention.max_alibi_bias", 8.0)
-    norm = source.layer_norm
     b = source.builder("jina_bert_v2")
+
+    def attention(i: int) -> blocks.Attention:
+        normed = b.has(f"blk.{i}.attn_q_norm.weight")
+        heads = blocks.heads(source, i, rope=None, qk_norm="row" if normed else None, norm=source.layer_norm)
+        return heads._replace(max_bias=max_bias)
+
     # Files hold gate and up as one matrix, older ones as two.
     glu = partial(blocks.glu, activation="gelu", fused=not b.has("blk.0.ffn_gate.weight"))
-    x = blocks.norm(b, b.add(blocks.embed(b), bert.token_types(source, b)), "token_embd_norm", norm)
-    for i in range(source.n_layers):
-        blk = f"blk.{i}"
-        normed = b.has(f"{blk}.attn_q_norm.weight")
-        attention = blocks.heads(source, i, rope=None, qk_norm="row" if normed else None, norm=norm)
-        y = blocks.attention(b, x, blk, attention._replace(causal=False, max_bias=max_bias))
-        y = blocks.norm(b, b.add(x, y), f"{blk}.attn_output_norm", norm)
-        if b.has(f"{blk}.attn_norm_2.weight"):
-            y = blocks.norm(b, b.add(y, x), f"{blk}.attn_norm_2", norm)
-        x = y
-        y = glu(b, x, blk, source.n_ff[i])
-        x = blocks.norm(b, b.add(x, y), f"{blk}.layer_output_norm", norm)
-    return blocks.encoded(source, b, x)
+    return bert.layers(source, b, b.add(blocks.embed(b), bert.token_types(source, b)), attention, glu)
 
 
 _LAYER = {

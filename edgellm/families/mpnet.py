@@ -20,7 +20,12 @@ def build(source: Source) -> Program:
     """Program of a GGUF file of architecture `mpnet`; the first layer's bias serves all layers."""
     b = source.builder("mpnet")
     bias = blocks.DistanceBias(_BIAS, source.metadata.integer(_BUCKETS), _MAX_DISTANCE)
-    return bert.layers(source, b, blocks.embed(b), bias)
+    x = bert.positioned(source, b, blocks.embed(b))
+
+    def attention(i: int) -> blocks.Attention:
+        return blocks.heads(source, i, rope=None)._replace(bias=bias)
+
+    return bert.layers(source, b, x, attention, bert.PLAIN)
 
 
 _LAYER = {
