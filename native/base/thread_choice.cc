@@ -16,8 +16,9 @@ constexpr double kNewShare = 0.25;
 // The part of its threads' time that a step may sleep at barriers before fewer threads are tried; and the
 // part, and time, with which that is urgent.
 constexpr double kWaiting = 0.10, kUrgent = 0.40, kUrgentBlock = 0.015;
-// A trial ends at once when a step takes so many times as long as before, or several do.
-constexpr double kMuchSlower = 2.0, kSlower = 1.4, kMuchFaster = 0.5;
+// A trial ends at once when a step takes so many times as long as before, or when several do. A step of at
+// least kLongStep seconds counts as several: it spans time slices enough by itself.
+constexpr double kMuchSlower = 2.0, kSlower = 1.4, kMuchFaster = 0.5, kLongStep = 0.060;
 // More threads must gain something.
 constexpr double kGain = 0.97;
 // A trial's loss of time is at most one in so many of what follows; after several lost trials far less.
@@ -90,8 +91,9 @@ void ThreadChoice::judge() {
     const double mean = block_.mean();
     const bool full = block_.steps >= kSteps && block_.wall >= kTrial;
     const bool fewer = trial_ > level_;
-    const bool slower = mean > kMuchSlower * reference_ || (block_.steps > 1 && mean > kSlower * reference_);
-    const bool faster = block_.steps > 1 && mean < kMuchFaster * reference_;
+    const bool several = block_.steps > 1 || block_.wall >= kLongStep;
+    const bool slower = mean > (several ? kSlower : kMuchSlower) * reference_;
+    const bool faster = several && mean < kMuchFaster * reference_;
     if (!slower && !faster && !full) return;
     if (!slower && mean < (fewer ? 1.0 : kGain) * reference_) {
         // The way back is tried when it has paid to come here, even if it costs two steps of before.
@@ -105,7 +107,7 @@ void ThreadChoice::judge() {
         Hold& held = hold();
         const double loss = std::max(block_.wall - static_cast<double>(block_.steps) * reference_, 0.0);
         const double share = kLossShare * loss;
-        const double most = std::max(share, fewer ? kMostHoldFewer : kMostHoldMore);
+        const double most = fewer ? std::max(2 * share, kMostHoldFewer) : std::max(share, kMostHoldMore);
         const auto times = static_cast<double>(1 << std::min(held.lost, kMostDoublings));
         held.left = std::clamp(share * times, kLeastHold, most);
         ++held.lost;

@@ -87,6 +87,14 @@ void sleep_alone_is_no_reason() {
     }
 }
 
+// Several sequences of a large model: each step of a trial costs as much as many barriers.
+void trials_of_long_steps_are_short() {
+    const Machine machine = {{1, {95, 0}}, {2, {50, 0.2}}};
+    Simulation large(2, 0.1);
+    const double ratio = large.run(machine, 400) / (400 * 1.05 * machine.at(2).wall);
+    expect(ratio < 1.015, "trials of long steps take much time", ratio);
+}
+
 void steps_of_other_sizes_do_not_confuse() {
     Simulation mixed(2);
     mixed.run(kBusy, 40, {1, 1, 1, 9});
@@ -117,6 +125,7 @@ int main() {
     quiet_steps_keep_all_threads();
     busy_steps_cost_little_more_than_one_thread();
     sleep_alone_is_no_reason();
+    trials_of_long_steps_are_short();
     steps_of_other_sizes_do_not_confuse();
     slow_cores_take_part_where_they_help();
     return n_failed == 0 ? 0 : 1;
