@@ -2,7 +2,7 @@
 
     .ci/arm build/arm
     cmake --build build/arm/64 --target linear_bench attention_bench
-    python bench/arm_work.py build/arm/64/linear_bench --plugin-header DIR [--write] [--mca]
+    python bench/arm_work.py build/arm/64/linear_bench [--write] [--mca]
 
 `attention_bench` lies beside `linear_bench`. Instructions of a whole `matmul` or `attend` are counted by a
 plugin of QEMU (bench/arm/count.c): exactly, and each time the same. A kernel that needs 3 % more than
@@ -10,8 +10,8 @@ plugin of QEMU (bench/arm/count.c): exactly, and each time the same. A kernel th
 processors on the executed instructions: an estimate, in which all loads hit the first cache.
 docs/benchmarks.md has the table.
 
-Needs qemu-aarch64 (Debian's qemu-user), aarch64-linux-gnu-g++, glib's headers, `qemu-plugin.h` of QEMU's
-source in DIR, and for `--mca` llvm-mca-19.
+Needs qemu-aarch64 of QEMU 6 to 8 (Debian 12: qemu-user), aarch64-linux-gnu-g++, a C compiler, and for `--mca`
+llvm-mca-19.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import shlex
 import struct
 import subprocess
 import sys
@@ -65,14 +64,11 @@ def program_of(binary: Path, kernel: str) -> tuple[Path, str]:
     return binary, kernel
 
 
-def build_plugin(header: Path, folder: Path) -> Path:
-    """Compile the plugin and return its path."""
-    plugin = folder / "count.so"
-    flags = subprocess.run(
-        ["pkg-config", "--cflags", "--libs", "glib-2.0"], check=True, capture_output=True, text=True
-    ).stdout
-    command = ["cc", "-O2", "-shared", "-fPIC", f"-I{header}", str(HERE / "arm/count.c"), "-o", str(plugin)]
-    subprocess.run([*command, *shlex.split(flags)], check=True)
+def build_plugin(folder: Path, name: str) -> Path:
+    """Compile a plugin of bench/arm and return its path."""
+    plugin = folder / f"{name}.so"
+    source = HERE / f"arm/{name}.c"
+    subprocess.run(["cc", "-O2", "-shared", "-fPIC", str(source), "-o", str(plugin)], check=True)
     return plugin
 
 
@@ -137,7 +133,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("binary", type=Path)
-    parser.add_argument("--plugin-header", type=Path, required=True, metavar="DIR")
     parser.add_argument("--write", action="store_true", help="make the counts the record")
     parser.add_argument("--mca", action="store_true", help="model cycles, too")
     parser.add_argument("--only", default="", help="kernels whose names have this in them")
@@ -147,7 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worse = []
     listings: dict[Path, dict[int, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        plugin = build_plugin(options.plugin_header, Path(folder))
+        plugin = build_plugin(Path(folder), "count")
         trace = Path(folder) / "trace" if options.mca else None
         for kernel in all_kernels():
             if options.only not in kernel:

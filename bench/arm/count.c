@@ -2,11 +2,12 @@
 // Plugin of QEMU: counts the instructions that run between two addresses and the bytes that they read and write.
 // Arguments: begin=ADDRESS,end=ADDRESS[,trace=FILE]; the trace is each instruction's address in 32 bits.
 #include <inttypes.h>
-#include <qemu-plugin.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "qemu-plugin.h"
 
 QEMU_PLUGIN_EXPORT int qemu_plugin_version = QEMU_PLUGIN_VERSION;
 

@@ -12,9 +12,9 @@ KERNEL = "neon:Q4_0:96"
 
 def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counted: float, *options: str) -> int:
     work = arm_work.Work(instructions=counted, read=0.5, written=0.1)
-    monkeypatch.setattr(arm_work, "build_plugin", lambda header, folder: folder / "count.so")
+    monkeypatch.setattr(arm_work, "build_plugin", lambda folder, name: folder / f"{name}.so")
     monkeypatch.setattr(arm_work, "count", lambda *arguments: (work, 1000))
-    return arm_work.main(["binary", "--plugin-header", str(tmp_path), "--only", KERNEL, *options])
+    return arm_work.main(["binary", "--only", KERNEL, *options])
 
 
 @pytest.mark.parametrize(("counted", "code"), [(0.25, 0), (0.257, 0), (0.258, 1)])
