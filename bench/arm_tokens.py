@@ -31,15 +31,24 @@ from bench.arm_work import build_plugin, marks  # noqa: E402
 from edgellm.families import build  # noqa: E402
 from edgellm.gguf.reader import GGUFFile  # noqa: E402
 from edgellm.program import to_text  # noqa: E402
+from edgellm.tokenizer.tokenizer import Tokenizer  # noqa: E402
 
 N_PROMPT, N_TOKENS = 64, 16
+# The prompt is the first N_PROMPT tokens of it: greedy answers to no text have many logits nearly alike.
+TEXT = """The lighthouse keeper wrote a letter every evening, and every evening he put it in a bottle. In the
+first one he told of the weather, of the ships that had passed and of the gulls on the rail. In the
+second he asked who would read it. Years later a girl found one of them between the stones of a
+harbour to the south. She read it twice, took a pencil, and began to"""
 # Kinds of work, by the object file and the function in which an instruction stands; the first that fits.
 KINDS = (
     (
         "attention",
         r"kernels/attention|run_attention|flash_attn|soft_max|vec_dot_f16|vec_mad_f16|mul_mat.*f16",
     ),
-    ("matrices", r"kernels/linear|run_linear|run_top_logits|gem[mv]|vec_dot|sgemm|mul_mat|repack|quants"),
+    (
+        "matrices",
+        r"kernels/linear|linear_part|run_linear|run_top_logits|gem[mv]|vec_dot|sgemm|mul_mat|repack|quants",
+    ),
     ("rows", r"kernels/rows|run_rows|ops\.cpp|vec\.cpp|rope|norm|binary-ops|unary-ops"),
 )
 _SECTION = re.compile(r"^ \.text\S*\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S+)$", re.MULTILINE)
@@ -53,16 +62,22 @@ class Place(NamedTuple):
     file: str
 
 
-def export(model: Path, folder: Path) -> list[str]:
-    """Write the program and the table of weights that token_bench reads; its first three arguments."""
+def export(model: Path, folder: Path) -> tuple[list[str], list[str]]:
+    """Write the program and the table of weights that token_bench reads.
+
+    Returns its first three arguments, and the ids of the prompt.
+    """
     with GGUFFile.open(model) as file:
         shapes = {name: info.shape for name, info in file.tensors.items()}
         program = build(file.metadata, shapes)
+        ids = Tokenizer.from_metadata(file.metadata).encode(TEXT)[:N_PROMPT]
         weights = {name: file.tensors[name] for name in program.weights}
     (folder / "program").write_text(to_text(program))
     lines = [f"{name} {int(t.type)} {t.offset} {t.n_bytes}\n" for name, t in weights.items()]
     (folder / "table").write_text("".join(lines))
-    return [str(folder / "program"), str(model), str(folder / "table")]
+    if len(ids) < N_PROMPT:
+        raise SystemExit(f"{model}: the text has {len(ids)} tokens, expected at least {N_PROMPT}")
+    return [str(folder / "program"), str(model), str(folder / "table")], [str(i) for i in ids]
 
 
 def places(program: Path) -> list[Place]:
@@ -141,12 +156,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plugin = build_plugin(folder, "profile")
         for model in options.model:
             print(f"{model.name}, {options.cpu}, {options.set}")
-            inputs = [*export(model, folder), options.set, str(N_TOKENS)]
+            inputs, ids = export(model, folder)
+            inputs += [options.set, str(N_TOKENS), *ids]
             tokens, regions = run(options.program, plugin, inputs, options.cpu)
             own = show("edgellm", regions)
             if options.peer is None:
                 continue
-            others, regions = run(options.peer, plugin, [str(model), str(N_TOKENS)], options.cpu)
+            others, regions = run(options.peer, plugin, [str(model), str(N_TOKENS), *ids], options.cpu)
             peer = show("peer", regions)
             same = sum(a == b for a, b in zip(tokens.split(), others.split(), strict=False))
             ratios = ", ".join(f"{part} {own[part] / peer[part]:.2f}" for part in own)

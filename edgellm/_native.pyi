@@ -141,7 +141,9 @@ def usable_isas() -> list[str]:
     """Names of the kernel sets that this CPU can run, weakest first."""
 
 def best_isa() -> str:
-    """Name of the strongest kernel set that this CPU can run."""
+    """
+    Name of the fastest kernel set that this CPU can run. On Arm, sets are timed once if need be.
+    """
 
 def kv_types() -> list[str]:
     """Names of the types in which a cache stores keys and values."""

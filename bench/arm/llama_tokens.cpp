@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// Prefill and greedy tokens by llama.cpp, marked as those of native/runtime/token_bench.cc are, for
-// bench/arm_tokens.py. Arguments: the GGUF file, the greedy tokens. With llama.cpp built for aarch64 in BUILD
-// (static libraries, no OpenMP):
+// A prompt and greedy tokens by llama.cpp, marked as those of native/runtime/token_bench.cc are, for
+// bench/arm_tokens.py. Arguments: the GGUF file, the number of greedy tokens, the prompt's ids. With
+// llama.cpp built for aarch64 in BUILD (static libraries, no OpenMP):
 //
 //     aarch64-linux-gnu-g++ -O2 -static -Illama.cpp/include -Illama.cpp/ggml/include
 //     bench/arm/llama_tokens.cpp
@@ -24,8 +24,8 @@ extern "C" {
 }
 
 int main(int argc, char** argv) {
-    if (argc != 3) {
-        std::printf("usage: llama_tokens MODEL TOKENS\n");
+    if (argc < 4) {
+        std::printf("usage: llama_tokens MODEL TOKENS ID...\n");
         return 2;
     }
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
@@ -34,13 +34,13 @@ int main(int argc, char** argv) {
     if (model == nullptr) return 1;
     llama_context_params options = llama_context_default_params();
     options.n_ctx = 256;
-    options.n_batch = options.n_ubatch = 128;
+    options.n_batch = options.n_ubatch = 256;
     options.n_threads = options.n_threads_batch = 1;
     llama_context* context = llama_init_from_model(model, options);
     if (context == nullptr) return 1;
     const int n_vocab = llama_vocab_n_tokens(llama_model_get_vocab(model));
-    std::vector<llama_token> ids(64);
-    for (int i = 0; i < 64; ++i) ids[static_cast<size_t>(i)] = (i * 37 + 11) % 1000 + 100;
+    std::vector<llama_token> ids;
+    for (int i = 3; i < argc; ++i) ids.push_back(std::atoi(argv[i]));
     for (int left = std::atoi(argv[2]); left >= 0; --left) {
         const llama_batch batch = llama_batch_get_one(ids.data(), static_cast<int32_t>(ids.size()));
         edgellm_region_begin();

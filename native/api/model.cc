@@ -6,6 +6,7 @@
 
 #include "base/arch.h"
 #include "base/error.h"
+#include "kernels/limits/limits.h"
 #include "text/utf8.h"
 
 namespace edgellm {
@@ -14,11 +15,10 @@ namespace {
 constexpr uint32_t kDefaultContext = 4096, kDefaultBatch = 512, kFloat32 = 0;
 
 Isa chosen_isa() {
-    const CpuFeatures cpu = detect_cpu();
     const char* name = std::getenv("EDGELLM_ISA");
-    if (name == nullptr || *name == '\0') return best_isa(cpu);
+    if (name == nullptr || *name == '\0') return fastest_isa();
     Isa isa;
-    if (!isa_from_name(name, &isa) || !isa_usable(isa, cpu))
+    if (!isa_from_name(name, &isa) || !isa_usable(isa, detect_cpu()))
         throw CallError(EDGELLM_BAD_ARGUMENT, "EDGELLM_ISA is '" + std::string(name) +
                                                   "', which this CPU or this build does not have");
     return isa;

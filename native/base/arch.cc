@@ -130,6 +130,14 @@ Isa best_isa(const CpuFeatures& cpu, std::span<const Isa> candidates) {
     return best;
 }
 
+bool isa_needs_timing(Isa best) {
+    return best == Isa::kI8mm;
+}
+
+Isa faster_isa(Isa best, double best_rate, double fallback_rate) {
+    return best_rate < 0.9 * fallback_rate ? fallback_isa(best) : best;
+}
+
 bool isa_usable(Isa isa, const CpuFeatures& cpu) {
     return std::ranges::find(kBuilt, isa) != std::end(kBuilt) && isa_supported(isa, cpu);
 }

@@ -71,6 +71,12 @@ bool isa_supported(Isa isa, const CpuFeatures& cpu);
 // The strongest of `candidates` (weakest first, the scalar set among them) that the CPU supports.
 Isa best_isa(const CpuFeatures& cpu, std::span<const Isa> candidates = built_isas());
 
+// True if products of the set have to be timed beside its fallback's: on some Arm cores those of matrices
+// take longer than as many dots. Both sets give the same bits.
+bool isa_needs_timing(Isa best);
+// The choice between `best` and its fallback by the rates of their products. Timing varies: a tenth decides.
+Isa faster_isa(Isa best, double best_rate, double fallback_rate);
+
 // True if the set is built and the CPU supports it.
 bool isa_usable(Isa isa, const CpuFeatures& cpu);
 

@@ -87,6 +87,14 @@ void test_choice() {
     }
 }
 
+void test_timed_choice() {
+    for (Isa isa : every_isa())
+        check(isa_needs_timing(isa) == (isa == Isa::kI8mm), std::string("timing of ") + isa_name(isa));
+    check(faster_isa(Isa::kI8mm, 100, 60) == Isa::kI8mm, "faster products of matrices are not chosen");
+    check(faster_isa(Isa::kI8mm, 100, 105) == Isa::kI8mm, "noise of a timing decides");
+    check(faster_isa(Isa::kI8mm, 60, 100) == Isa::kDotprod, "slower products of matrices are chosen");
+}
+
 void test_tuning() {
     for (const Cpu& cpu : known_cpus()) {
         const CpuTuning tuning = tuning_of(cpu.features);
@@ -134,6 +142,7 @@ int main() {
     using namespace edgellm;
     test_names();
     test_choice();
+    test_timed_choice();
     test_tuning();
     test_this_machine();
     test_by_isa();

@@ -75,8 +75,8 @@ void bind_machine(nb::module_& m) {
     m.def("isas", &isas, "Names of the kernel sets that were built, weakest first.");
     m.def("usable_isas", &usable_isas, "Names of the kernel sets that this CPU can run, weakest first.");
     m.def(
-        "best_isa", [] { return isa_name(best_isa(detect_cpu())); },
-        "Name of the strongest kernel set that this CPU can run.");
+        "best_isa", [] { return isa_name(fastest_isa()); },
+        "Name of the fastest kernel set that this CPU can run. On Arm, sets are timed once if need be.");
     m.def("kv_types", &kv_type_names, "Names of the types in which a cache stores keys and values.");
     m.def("faster_kv_type", &faster_kv_type_name, "isa"_a,
           "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");

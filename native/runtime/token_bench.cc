@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
-// Prefill of 64 tokens and greedy tokens after them on one thread, marked so that a tracer finds them:
-// bench/arm_tokens.py counts their instructions under emulation. Arguments: the model's program as text, its
-// GGUF file, a table with name, type, first byte and bytes of each weight, the instruction set, the greedy
-// tokens. Prints the tokens; exits 2 if the processor or the build has no such set.
+// A prompt and greedy tokens after it on one thread, marked so that a tracer finds them: bench/arm_tokens.py
+// counts their instructions under emulation. Arguments: the model's program as text, its GGUF file, a table
+// with name, type, first byte and bytes of each weight, the instruction set, the number of greedy tokens, the
+// prompt's ids. Prints the tokens; exits 2 if the processor or the build has no such set.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -26,21 +26,12 @@ extern "C" {
 namespace edgellm {
 namespace {
 
-constexpr size_t kPrompt = 64;
-
 std::string read_file(const char* path) {
     std::ifstream file(path, std::ios::binary);
     return {std::istreambuf_iterator<char>(file), {}};
 }
 
-// Token ids that every engine is given: no text, but spread over the common part of a vocabulary.
-std::vector<int32_t> prompt() {
-    std::vector<int32_t> ids(kPrompt);
-    for (size_t i = 0; i < kPrompt; ++i) ids[i] = static_cast<int32_t>((i * 37 + 11) % 1000 + 100);
-    return ids;
-}
-
-int run(const char* const* arguments, Isa isa) {
+int run(const char* const* arguments, size_t n_arguments, Isa isa) {
     const std::string model = read_file(arguments[1]);
     std::ifstream table(arguments[2]);
     std::vector<TensorType> types;
@@ -54,13 +45,15 @@ int run(const char* const* arguments, Isa isa) {
     }
     EngineOptions options;
     options.context = options.cache_tokens = 256;
-    options.batch = 128;
+    options.batch = 256;
     options.kv_type = faster_kv_type(isa);
     options.isa = isa;
     Engine engine(read_file(arguments[0]), types, options);
     engine.load(sources, false);
-    std::vector<int32_t> ids = prompt(), owners(kPrompt, engine.sequences().open({}));
-    std::vector<uint8_t> outputs(kPrompt, 0);
+    std::vector<int32_t> ids;
+    for (size_t i = 5; i < n_arguments; ++i) ids.push_back(std::atoi(arguments[i]));
+    std::vector<int32_t> owners(ids.size(), engine.sequences().open({}));
+    std::vector<uint8_t> outputs(ids.size(), 0);
     outputs.back() = 1;
     std::vector<float> logits(static_cast<size_t>(engine.program().n_vocab));
     for (int left = std::atoi(arguments[4]); left >= 0; --left) {
@@ -82,10 +75,10 @@ int run(const char* const* arguments, Isa isa) {
 
 int main(int argc, char** argv) {
     edgellm::Isa isa;
-    if (argc != 6 || !edgellm::isa_from_name(argv[4], &isa) ||
+    if (argc < 7 || !edgellm::isa_from_name(argv[4], &isa) ||
         !edgellm::isa_usable(isa, edgellm::detect_cpu())) {
-        std::printf("usage: token_bench PROGRAM MODEL TABLE SET TOKENS\n");
+        std::printf("usage: token_bench PROGRAM MODEL TABLE SET TOKENS ID...\n");
         return 2;
     }
-    return edgellm::run(argv + 1, isa);
+    return edgellm::run(argv + 1, static_cast<size_t>(argc) - 1, isa);
 }

@@ -25,6 +25,10 @@ struct Limits {
     double read_bytes_per_s, int8_macs_per_s, float_macs_per_s;
 };
 
+// The kernel set for this machine: the strongest usable one, or its fallback if isa_needs_timing and the
+// loops of their products say so. Timed on the calling thread's core, once, in about a millisecond.
+Isa fastest_isa();
+
 // A buffer size that no cache holds (4 x the last level, within reason).
 size_t beyond_caches();
 

@@ -80,11 +80,30 @@ concept SplitInPlanes = requires(const Source& source) { source.lower; };
 template <class Source, class Codes>
 concept HasCodes = std::is_same_v<typename Source::Codes, Codes> && !SplitInPlanes<Source>;
 
+// Bit 7 of a code from `high`, bits 3 to 6 from a nibble, 0 to 2 from the lower bits of the block at `lower`
+// (pack.h says where they lie). Shifts that insert leave the other bits as they are.
 template <class Source>
     requires SplitInPlanes<Source>
 struct CodeReader<Source> {
     static constexpr int kCentre = 0;
     static constexpr bool kHalvesShareCodes = true;
+    // Set where bit 7 of a code with 128 added is not: it is the sign of the code without.
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int) { return vmvnq_u8(vld1q_u8(planes)); }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t high, const uint8_t* lower,
+                                          int group) {
+        const uint8x16_t sign = high << (7 - group), low = lower_bits(lower, group);
+        const uint8x16_t v = group < 4 ? vbslq_u8(vdupq_n_u8(0x80), sign, vsliq_n_u8(low, nibbles, 3))
+                                       : vbslq_u8(vdupq_n_u8(0x07), low, vsriq_n_u8(sign, nibbles, 1));
+        return vreinterpretq_s8_u8(v);
+    }
+
+  private:
+    // In bits 0 to 2; others are above them.
+    EDGELLM_INLINE static uint8x16_t lower_bits(const uint8_t* lower, int group) {
+        if (group < 6) return vld1q_u8(lower + 64 * (group / 2)) >> (group % 2 * 3);
+        const uint8x16_t third = vld1q_u8(lower + 128) >> (group - 2);
+        return vbslq_u8(vdupq_n_u8(0x04), third, vld1q_u8(lower + 64 * (group - 6)) >> 6);
+    }
 };
 
 template <class Source>
@@ -158,13 +177,14 @@ struct CodeReader<Source> {
 // Codes of one group and part.
 template <class Source>
 EDGELLM_INLINE int8x16_t read_codes(const Source& source, int group, int part) {
+    using Reader = CodeReader<Source>;
+    const uint8_t* at = source.block + Source::Scales::kBytes + 16 * part;
+    const uint8x16_t bytes = vld1q_u8(at + 64 * (Reader::kHalvesShareCodes ? group % 4 : group));
+    const uint8x16_t high = Reader::high(at + 256, group / 4);
     if constexpr (SplitInPlanes<Source>) {
-        return vreinterpretq_s8_u8(source.codes(group, part));
+        return Reader::codes(bytes, high, source.lower + 16 * part, group);
     } else {
-        using Reader = CodeReader<Source>;
-        const uint8_t* at = source.block + Source::Scales::kBytes + 16 * part;
-        const int plane = Reader::kHalvesShareCodes ? group % 4 : group;
-        return Reader::codes(vld1q_u8(at + 64 * plane), Reader::high(at + 256, group / 4), group);
+        return Reader::codes(bytes, high, group);
     }
 }
 
@@ -176,28 +196,24 @@ class CodeCursor {
     using Reader = CodeReader<Source>;
 
     EDGELLM_INLINE CodeCursor(const Source& source, int first) : source_(source), first_(first) {
-        if constexpr (!SplitInPlanes<Source>) {
-            at_ = source.block + Source::Scales::kBytes + 16 * first;
-            static_assert(kHalf >= 0 || !std::is_same_v<typename Source::Codes, SixBits>);
-            EDGELLM_UNROLL
-            for (int unit = 0; unit < kUnits; ++unit)
-                high_[unit] = Reader::high(at_ + 256 + 16 * unit, kHalf);
-            if constexpr (!Reader::kHalvesShareCodes && kHalf == 1) at_ += 256;
-        }
+        at_ = source.block + Source::Scales::kBytes + 16 * first;
+        static_assert(kHalf >= 0 || !std::is_same_v<typename Source::Codes, SixBits>);
+        EDGELLM_UNROLL
+        for (int unit = 0; unit < kUnits; ++unit) high_[unit] = Reader::high(at_ + 256 + 16 * unit, kHalf);
+        if constexpr (!Reader::kHalvesShareCodes && kHalf == 1) at_ += 256;
     }
 
     template <int half, int step>
     EDGELLM_INLINE void read(int8x16_t (&codes)[kUnits]) {
-        if constexpr (SplitInPlanes<Source>) {
-            EDGELLM_UNROLL
-            for (int unit = 0; unit < kUnits; ++unit)
-                codes[unit] = read_codes(source_, 4 * half + step, first_ + unit);
-        } else {
-            if constexpr (!Reader::kHalvesShareCodes || kHalf >= 0 || half == 0)
-                load_registers(at_, bytes_, 64);
-            EDGELLM_UNROLL
-            for (int unit = 0; unit < kUnits; ++unit)
+        if constexpr (!Reader::kHalvesShareCodes || kHalf >= 0 || half == 0) load_registers(at_, bytes_, 64);
+        EDGELLM_UNROLL
+        for (int unit = 0; unit < kUnits; ++unit) {
+            if constexpr (SplitInPlanes<Source>) {
+                codes[unit] = Reader::codes(bytes_[unit], high_[unit], source_.lower + 16 * (first_ + unit),
+                                            4 * half + step);
+            } else {
                 codes[unit] = Reader::codes(bytes_[unit], high_[unit], 4 * half + step);
+            }
         }
     }
 

@@ -62,17 +62,19 @@ struct Rows {
     }
 };
 
-void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, std::mt19937& random) {
+void test_format(const FormatInfo& format, Isa isa, size_t n_out, size_t n_in, bool split,
+                 std::mt19937& random) {
     constexpr size_t kTokens = 109;  // more than a group of rows
     constexpr float kUntouched = 12345.0f;
     const LinearKernels& kernels = linear_kernels(isa);
     PackedMatrix m{};
     if (!kernels.describe(format.type, n_out, n_in, &m))
         return check(false, "describe", format, isa, n_out, n_in, 0);
+    if (split && !split_matrix(&m)) return;
     const std::vector<uint8_t> source = random_rows(format, n_out * n_in / format.block_size, random);
     std::vector<float> weights(n_out * n_in);
     format.decode(source.data(), n_out * n_in / format.block_size, weights.data());
-    Region data(m.n_panels * m.panel_stride, false);
+    Region data(matrix_bytes(m), false);
     // In two parts, as threads do.
     bool packed = kernels.pack(m, source.data(), m.n_panels / 2, m.n_panels, data.data());
     packed &= kernels.pack(m, source.data(), 0, m.n_panels / 2, data.data());
@@ -183,7 +185,7 @@ int main(int n_arguments, char** arguments) {
         for (Isa isa : isas) {
             for (size_t n_in : widths) {
                 for (size_t n_out : {size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{50}}) {
-                    test_format(*format, isa, n_out, n_in, random);
+                    for (bool split : {false, true}) test_format(*format, isa, n_out, n_in, split, random);
                 }
             }
         }
