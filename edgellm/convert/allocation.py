@@ -7,6 +7,7 @@ Times a tensor's own error in each format it estimates the divergence, which is 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -37,14 +38,34 @@ _COARSE = {256: GGMLType.Q3_K, 32: GGMLType.Q4_0}
 _THIRDS = 3
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
+# Steps of the searches for the prices of a byte and of a second, and the highest of the latter.
+_PRICES, _HURRIES, _MOST_HURRY = 100, 12, 1e9
 
 
 class Option(NamedTuple):
-    """A format of a tensor: its bytes, and the divergence that it is expected to add."""
+    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token."""
 
     kind: GGMLType
     n_bytes: int
     cost: float
+    seconds: float = 0.0
+
+
+class Pace(NamedTuple):
+    """Time of matrices for a token of an answer, on one machine.
+
+    seconds: most for all of them. byte_s: seconds for a byte of each format. shares: parts of tensors that a
+    token reads, by name; nothing of others.
+    """
+
+    seconds: float
+    byte_s: Mapping[GGMLType, float]
+    shares: Mapping[str, float]
+
+    def of(self, tensor: Tensor, kind: GGMLType) -> float:
+        """Seconds for a tensor in a format."""
+        share = self.shares.get(tensor.name, 0.0)
+        return share * native.n_bytes(kind, tensor.shape) * self.byte_s[kind] if share else 0.0
 
 
 def candidates(cols: int) -> tuple[GGMLType, ...]:
@@ -200,42 +221,83 @@ def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[floa
     return [float(error) * n_rows / seen for error in found]
 
 
-def options(tensor: Tensor, sensitivity: float, threads: int) -> list[Option]:
+def options(tensor: Tensor, sensitivity: float, threads: int, pace: Pace | None = None) -> list[Option]:
     """The formats that a tensor may have."""
     kinds = candidates(tensor.shape[-1])
     return [
-        Option(kind, native.n_bytes(kind, tensor.shape), sensitivity * error)
+        Option(
+            kind,
+            native.n_bytes(kind, tensor.shape),
+            sensitivity * error,
+            0.0 if pace is None else pace.of(tensor, kind),
+        )
         for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
     ]
 
 
-def allocate(choices: Mapping[str, Sequence[Option]], n_bytes: int) -> dict[str, Option]:
-    """An option of each tensor, of least cost in all, within n_bytes; the smallest ones if none fit."""
+def allocate(
+    choices: Mapping[str, Sequence[Option]], n_bytes: int, seconds: float = math.inf
+) -> dict[str, Option]:
+    """An option of each tensor, of least cost in all, within n_bytes and seconds.
 
-    def cheapest(price: float) -> dict[str, Option]:
-        """Options for a price of a byte."""
-        return {
-            name: min(found, key=lambda option: (option.cost + price * option.n_bytes, option.n_bytes))
-            for name, found in choices.items()
-        }
-
-    low, high = 0.0, 1.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        fits = sum(option.n_bytes for option in cheapest(middle).values()) <= n_bytes
-        low, high = (low, middle) if fits else (middle, high)
-    chosen = cheapest(high)
+    The smallest ones if none fit the bytes, and nearly the fastest of those if none fit the seconds.
+    """
+    chosen = _cheapest(choices, n_bytes, 0.0)
+    slow, quick = 0.0, 1e-9
+    while _seconds(chosen) > seconds and quick < _MOST_HURRY:
+        slow, quick = quick, 10 * quick
+        chosen = _cheapest(choices, n_bytes, quick)
+    if slow:
+        for _ in range(_HURRIES):
+            middle = (slow * quick) ** 0.5
+            trial = _cheapest(choices, n_bytes, middle)
+            if _seconds(trial) > seconds:
+                slow = middle
+            else:
+                quick, chosen = middle, trial
     left = n_bytes - sum(option.n_bytes for option in chosen.values())
+    time = seconds - _seconds(chosen)
     # The rest of the budget goes to single tensors, the best bargain first.
     while True:
         bargains = [
             ((now.cost - option.cost) / (option.n_bytes - now.n_bytes), name, option)
             for name, now in chosen.items()
             for option in choices[name]
-            if 0 < option.n_bytes - now.n_bytes <= left and option.cost < now.cost
+            if 0 < option.n_bytes - now.n_bytes <= left
+            and option.cost < now.cost
+            and option.seconds - now.seconds <= max(time, 0.0)
         ]
         if not bargains:
             return chosen
         _, name, option = max(bargains, key=lambda bargain: bargain[:2])
         left -= option.n_bytes - chosen[name].n_bytes
+        time -= option.seconds - chosen[name].seconds
         chosen[name] = option
+
+
+def _seconds(chosen: Mapping[str, Option]) -> float:
+    return sum(option.seconds for option in chosen.values())
+
+
+def _cheapest(choices: Mapping[str, Sequence[Option]], n_bytes: int, hurry: float) -> dict[str, Option]:
+    """Options of least cost within n_bytes, where a second costs `hurry`; the smallest ones if none fit."""
+
+    def for_price(price: float) -> dict[str, Option]:
+        """Options for a price of a byte."""
+        return {
+            name: min(
+                found,
+                key=lambda option: (
+                    option.cost + hurry * option.seconds + price * option.n_bytes,
+                    option.n_bytes,
+                ),
+            )
+            for name, found in choices.items()
+        }
+
+    low, high = 0.0, 1.0
+    for _ in range(_PRICES):
+        middle = (low + high) / 2
+        fits = sum(option.n_bytes for option in for_price(middle).values()) <= n_bytes
+        low, high = (low, middle) if fits else (middle, high)
+    return for_price(high)
