@@ -165,7 +165,9 @@ def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 
-@pytest.mark.parametrize("text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200])
+@pytest.mark.parametrize(
+    "text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200, "Ten megabytes of this. " * 440_000]
+)
 def test_any_text_will_do(model: Path, tmp_path: Path, text: str) -> None:
     own = tmp_path / "own.txt"
     own.write_text(text, "utf-8")
