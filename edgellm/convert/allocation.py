@@ -1,8 +1,13 @@
 """Formats of a file's tensors for a number of bytes, by what each group of tensors is found to cost.
 
-Tensors of one kind in one third of the layers are a group. A group's sensitivity is measured: the divergence
-that the model shows when this group alone is in a coarse format, over the square error of its outputs there.
-Times a tensor's own error in each format it estimates the divergence, which is minimal under the bytes.
+Tensors of one kind in some layers are a group: those of the first layer, of the second, of the first half of
+the others, of the rest. A group's sensitivity is measured: the divergence that the model shows when this
+group alone is in a coarse format, over the errors of its outputs there. Times a tensor's own error in each
+format it estimates the divergence, which is minimal under the bytes.
+
+Errors are shares of an output's own squares. What a layer adds to its input grows a hundredfold from the
+first layers to the last, and its error grows with it; the divergence that a share costs stays alike, but for
+the first two layers.
 """
 
 from __future__ import annotations
@@ -35,7 +40,8 @@ _SUPER = tuple(GGMLType[name] for name in ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5
 _SMALL = tuple(GGMLType[name] for name in ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
 # Formats of groups whose sensitivity is measured.
 _COARSE = {256: GGMLType.Q3_K, 32: GGMLType.Q4_0}
-_THIRDS = 3
+# Layers, the first ones, that are groups of their own, and groups of the others.
+_FIRST, _OTHERS = 2, 2
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
 # Steps of the searches for the prices of a byte and of a second, and the highest of the latter.
@@ -76,7 +82,11 @@ def candidates(cols: int) -> tuple[GGMLType, ...]:
 def group(name: str, n_layers: int) -> str:
     """Name of a tensor's group."""
     match = re.match(r"blk\.(\d+)\.(.*)", name)
-    return name if match is None else f"{match[2]} {int(match[1]) * _THIRDS // n_layers}"
+    if match is None:
+        return name
+    layer = int(match[1])
+    number = layer if layer < _FIRST else _FIRST + (layer - _FIRST) * _OTHERS // (n_layers - _FIRST)
+    return f"{match[2]} {number}"
 
 
 def sensitivities(
@@ -89,7 +99,7 @@ def sensitivities(
     known: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Divergence per unit of output error of each group.
+    """Divergence over error of outputs (`errors`), of each tensor's group.
 
     weights: the source's. tensors: those to choose formats for. known: sensitivities that an earlier run has
     found, by group; others are added. progress: called with groups done and to do.
@@ -199,26 +209,30 @@ def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads:
 
 
 def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
-    """Square error of a tensor's outputs in each format, estimated by some of its rows."""
+    """Square error of a tensor's outputs in each format, over their squares; some of its rows tell."""
     moments = None
     if tensor.moments is not None and not is_of_a_stack(tensor.moments):
         moments = np.load(tensor.moments)
-    n_rows = prod(tensor.shape[:-1])
-    step = max(1, n_rows // _SAMPLED_ROWS)
+
+    def squares(rows: Floats, importance: Floats | None) -> float:
+        """Sum of the squares of what the rows of a matrix give."""
+        if moments is not None:
+            return float((multiply(rows, moments, threads=threads).astype(np.float64) * rows).sum())
+        return float((np.square(rows, dtype=np.float64) * (1.0 if importance is None else importance)).sum())
+
+    step = max(1, prod(tensor.shape[:-1]) // _SAMPLED_ROWS)
     found = np.zeros(len(kinds))
-    seen = row = 0
+    power = 0.0
+    row = 0
     for values, importance, _ in with_importance(tensor):
         sample = np.ascontiguousarray(values[-row % step :: step])
         row += len(values)
-        seen += len(sample)
-        for i, kind in enumerate(kinds if len(sample) else ()):
-            off = _rounded(kind, sample, importance, threads) - sample
-            if moments is not None:
-                found[i] += float((multiply(off, moments, threads=threads).astype(np.float64) * off).sum())
-            else:
-                weights = 1.0 if importance is None else importance
-                found[i] += float((np.square(off, dtype=np.float64) * weights).sum())
-    return [float(error) * n_rows / seen for error in found]
+        if not len(sample):
+            continue
+        power += squares(sample, importance)
+        for i, kind in enumerate(kinds):
+            found[i] += squares(_rounded(kind, sample, importance, threads) - sample, importance)
+    return [float(error) / power if power > 0 else 0.0 for error in found]
 
 
 def options(tensor: Tensor, sensitivity: float, threads: int, pace: Pace | None = None) -> list[Option]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgellm.benchmark.probe import FormatRate, Rates
 from edgellm.cli import main
@@ -236,6 +237,44 @@ def test_bytes_go_where_they_pay() -> None:
     assert {option.n_bytes for option in allocate(given, 25).values()} == {10, 5}
     for room in range(25, 130):
         assert sum(option.n_bytes for option in allocate(given, room).values()) <= room
+
+
+class Rows:
+    """A matrix as the source of a tensor."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self._values = values
+
+    def pieces(self) -> Iterator[NDArray[np.float32]]:
+        yield self._values
+
+
+def test_errors_are_shares_of_the_output(tmp_path: Path) -> None:
+    """A layer that gives little loses little: its errors count as much as those of one that gives a lot."""
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal((40, 256)).astype(np.float32)
+    inputs = rng.standard_normal((500, 256)).astype(np.float32)
+    path = moments.write_means(tmp_path / "0", inputs.T @ inputs / np.float32(500), 500)
+    kinds = [GGMLType.Q3_K, GGMLType.Q6_K]
+    found = [
+        allocation.errors(
+            pipeline.Tensor("a", values.shape, kinds[0], Rows(scale * values), None, kept), kinds, threads=1
+        )
+        for scale in (np.float32(1), np.float32(32))
+        for kept in (None, path)
+    ]
+    np.testing.assert_allclose(found, [found[0]] * 4, rtol=0.1)
+    assert 0.005 < found[0][0] < 0.05
+    assert found[0][1] < found[0][0] / 20
+
+
+def test_the_first_layers_are_groups_of_their_own() -> None:
+    groups = [allocation.group(f"blk.{layer}.ffn_up.weight", 8) for layer in range(8)]
+    assert [groups.index(name) for name in groups] == [0, 1, 2, 2, 2, 5, 5, 5]
+    assert allocation.group("output.weight", 8) == "output.weight"
+    for n_layers in (1, 2, 3):
+        names = {allocation.group(f"blk.{layer}.ffn_up.weight", n_layers) for layer in range(n_layers)}
+        assert len(names) == n_layers
 
 
 def test_formats_keep_up() -> None:
