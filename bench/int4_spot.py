@@ -124,7 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.tokens:
             n = options.tokens // len(texts[0])
             judge(engines, options.source, files, texts[:n], options.folder / "logits.npy")
-        compare_tokens(engines, files, texts)
+        compare_tokens(engines, files, texts[:6])
         compare_speed(engines, files, texts[0], options.turns)
     finally:
         engines.close()
