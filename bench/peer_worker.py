@@ -208,6 +208,32 @@ class Peer:
                 count += 1
         return {"perplexity": float(np.exp(total / count)), "n_tokens": count}
 
+    def save_logits(self, ids: Sequence[int], out: str) -> dict[str, Any]:
+        """Write the logits (n, n_vocab) of a text of at most 512 tokens, from an empty cache."""
+        self.clear()
+        self.fill([(t, i, 0, True) for i, t in enumerate(ids)])
+        self.decode()
+        np.save(out, np.stack([self.logits(i) for i in range(len(ids))]))
+        return {}
+
+    def quantize(self, source: str, out: str, file_type: int, threads: int, imatrix: str) -> dict[str, Any]:
+        """Write a file in other formats; imatrix: .npz of importances by names of tensors, or empty."""
+        params = self.api.llama_model_quantize_default_params()
+        params.ftype = file_type
+        params.nthread = threads
+        if imatrix:
+            with np.load(imatrix) as arrays:
+                values = {name: np.ascontiguousarray(arrays[name], np.float32) for name in arrays.files}
+            entries = (self.api.llama_model_imatrix_data * (len(values) + 1))()
+            for entry, (name, array) in zip(entries, values.items(), strict=False):
+                entry.name = name.encode()
+                entry.data = array.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+                entry.size = array.size
+            params.imatrix = entries
+        if self.api.llama_model_quantize(os.fsencode(source), os.fsencode(out), ctypes.byref(params)):
+            raise RuntimeError(f"{self.engine} cannot quantize {source}")
+        return {}
+
     def tokenize(self, text: str, add_special: bool) -> dict[str, Any]:
         """Return the engine's own token ids of a text."""
         data = text.encode()

@@ -159,6 +159,17 @@ def count_work(
     )
 
 
+def read_shares(program: Program) -> dict[str, float]:
+    """Parts of the matrices that a token reads: all of a plain one, of experts' those that it uses."""
+    return {
+        name: _used_share(op, program) if role in _EXPERT_ROLES else 1.0
+        for op in program.ops
+        if op.kind in _MATRIX_OPS
+        for role, name in op.weights.items()
+        if len(program.weights[name]) > 1
+    }
+
+
 def _head(program: Program) -> str | None:
     """Weight of the last matrix before the logits, which may be scaled or capped after it."""
     matrices = [op.weights["weight"] for op in program.ops if op.kind == "linear"]

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 def check_settings(settings: Settings, folder: Path) -> None:
     """Raise UsageError for options without an effect here, FileError for an output that cannot be written."""
-    for name in ("tensor_type", "resume", "best", "size", "bpw"):
+    for name in ("tensor_type", "resume", "best", "size", "bpw", "min_speed"):
         if settings[name]:
             raise UsageError(f"--{name.replace('_', '-')} is for GGUF; leave it out with --format onnx")
     if _type(settings) not in TYPES:

@@ -7,7 +7,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from edgellm.commands.fit import rate_book
 from edgellm.commands.options import BYTES, FLOAT, SWITCH, TEXT, THREADS, Option
+from edgellm.commands.pace import pace_of
 from edgellm.commands.progress import DownloadProgress
 from edgellm.commands.settings import Settings
 from edgellm.convert.embedded import embedded, missing
@@ -41,6 +43,13 @@ OPTIONS = (
     Option("best", ("--best",), "as --calibrate, and choose formats within the size", SWITCH, default=False),
     Option("size", ("--size",), "as --best, for a file of that size, such as 900M", BYTES, "SIZE"),
     Option("bpw", ("--bpw",), "as --best, for so many bits per weight, such as 4.2", FLOAT, "BITS"),
+    Option(
+        "min_speed",
+        ("--min-speed",),
+        "as --best, with formats that are predicted to answer here with so many tokens a second",
+        FLOAT,
+        "TOK/S",
+    ),
     Option("imatrix", ("--imatrix",), "weigh errors by a file of `edgellm eval imatrix`", TEXT, "FILE"),
     Option("fast", ("--fast",), "read no text first: all errors count the same", SWITCH, default=False),
     THREADS,
@@ -75,11 +84,13 @@ def n_threads(settings: Settings) -> int:
 
 def write_options(settings: Settings) -> WriteOptions:
     """How to write, of the command line."""
-    reads = ("calibrate", "best", "size", "bpw", "imatrix", "fast")
+    reads = ("calibrate", "best", "size", "bpw", "min_speed", "imatrix", "fast")
     works = ("type", "tensor_type", "merge_lora", "base", *reads)
     shared = (*reads, "resume", "overwrite", "receipt", "min_top1", "max_kld")
+    threads, speed = n_threads(settings), settings["min_speed"]
     return WriteOptions(
-        threads=n_threads(settings),
+        threads=threads,
+        pace=None if speed is None else pace_of(speed, threads, rate_book()),
         identity=str([settings.values.get(name) for name in works]),
         **{name: settings[name] for name in shared},
     )

@@ -1,12 +1,18 @@
 """Formats of a file's tensors for a number of bytes, by what each group of tensors is found to cost.
 
-Tensors of one kind in one third of the layers are a group. A group's sensitivity is measured: the divergence
-that the model shows when this group alone is in a coarse format, over the square error of its outputs there.
-Times a tensor's own error in each format it estimates the divergence, which is minimal under the bytes.
+Tensors of one kind in some layers are a group: those of the first layer, of the second, of the first half of
+the others, of the rest. A group's sensitivity is measured: the divergence that the model shows when this
+group alone is in a coarse format, over the errors of its outputs there. Times a tensor's own error in each
+format it estimates the divergence, which is minimal under the bytes.
+
+Errors are shares of an output's own squares. What a layer adds to its input grows a hundredfold from the
+first layers to the last, and its error grows with it; the divergence that a share costs stays alike, but for
+the first two layers.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -34,17 +40,38 @@ _SUPER = tuple(GGMLType[name] for name in ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5
 _SMALL = tuple(GGMLType[name] for name in ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
 # Formats of groups whose sensitivity is measured.
 _COARSE = {256: GGMLType.Q3_K, 32: GGMLType.Q4_0}
-_THIRDS = 3
+# Layers, the first ones, that are groups of their own, and groups of the others.
+_FIRST, _OTHERS = 2, 2
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
+# Steps of the searches for the prices of a byte and of a second, and the highest of the latter.
+_PRICES, _HURRIES, _MOST_HURRY = 100, 12, 1e9
 
 
 class Option(NamedTuple):
-    """A format of a tensor: its bytes, and the divergence that it is expected to add."""
+    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token."""
 
     kind: GGMLType
     n_bytes: int
     cost: float
+    seconds: float = 0.0
+
+
+class Pace(NamedTuple):
+    """Time of matrices for a token of an answer, on one machine.
+
+    seconds: most for all of them. byte_s: seconds for a byte of each format. shares: parts of tensors that a
+    token reads, by name; nothing of others.
+    """
+
+    seconds: float
+    byte_s: Mapping[GGMLType, float]
+    shares: Mapping[str, float]
+
+    def of(self, tensor: Tensor, kind: GGMLType) -> float:
+        """Seconds for a tensor in a format."""
+        share = self.shares.get(tensor.name, 0.0)
+        return share * native.n_bytes(kind, tensor.shape) * self.byte_s[kind] if share else 0.0
 
 
 def candidates(cols: int) -> tuple[GGMLType, ...]:
@@ -55,7 +82,11 @@ def candidates(cols: int) -> tuple[GGMLType, ...]:
 def group(name: str, n_layers: int) -> str:
     """Name of a tensor's group."""
     match = re.match(r"blk\.(\d+)\.(.*)", name)
-    return name if match is None else f"{match[2]} {int(match[1]) * _THIRDS // n_layers}"
+    if match is None:
+        return name
+    layer = int(match[1])
+    number = layer if layer < _FIRST else _FIRST + (layer - _FIRST) * _OTHERS // (n_layers - _FIRST)
+    return f"{match[2]} {number}"
 
 
 def sensitivities(
@@ -68,7 +99,7 @@ def sensitivities(
     known: dict[str, float] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Divergence per unit of output error of each group.
+    """Divergence over error of outputs (`errors`), of each tensor's group.
 
     weights: the source's. tensors: those to choose formats for. known: sensitivities that an earlier run has
     found, by group; others are added. progress: called with groups done and to do.
@@ -178,64 +209,109 @@ def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads:
 
 
 def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
-    """Square error of a tensor's outputs in each format, estimated by some of its rows."""
+    """Square error of a tensor's outputs in each format, over their squares; some of its rows tell."""
     moments = None
     if tensor.moments is not None and not is_of_a_stack(tensor.moments):
         moments = np.load(tensor.moments)
-    n_rows = prod(tensor.shape[:-1])
-    step = max(1, n_rows // _SAMPLED_ROWS)
+
+    def squares(rows: Floats, importance: Floats | None) -> float:
+        """Sum of the squares of what the rows of a matrix give."""
+        if moments is not None:
+            return float((multiply(rows, moments, threads=threads).astype(np.float64) * rows).sum())
+        return float((np.square(rows, dtype=np.float64) * (1.0 if importance is None else importance)).sum())
+
+    step = max(1, prod(tensor.shape[:-1]) // _SAMPLED_ROWS)
     found = np.zeros(len(kinds))
-    seen = row = 0
+    power = 0.0
+    row = 0
     for values, importance, _ in with_importance(tensor):
         sample = np.ascontiguousarray(values[-row % step :: step])
         row += len(values)
-        seen += len(sample)
-        for i, kind in enumerate(kinds if len(sample) else ()):
-            off = _rounded(kind, sample, importance, threads) - sample
-            if moments is not None:
-                found[i] += float((multiply(off, moments, threads=threads).astype(np.float64) * off).sum())
-            else:
-                weights = 1.0 if importance is None else importance
-                found[i] += float((np.square(off, dtype=np.float64) * weights).sum())
-    return [float(error) * n_rows / seen for error in found]
+        if not len(sample):
+            continue
+        power += squares(sample, importance)
+        for i, kind in enumerate(kinds):
+            found[i] += squares(_rounded(kind, sample, importance, threads) - sample, importance)
+    return [float(error) / power if power > 0 else 0.0 for error in found]
 
 
-def options(tensor: Tensor, sensitivity: float, threads: int) -> list[Option]:
+def options(tensor: Tensor, sensitivity: float, threads: int, pace: Pace | None = None) -> list[Option]:
     """The formats that a tensor may have."""
     kinds = candidates(tensor.shape[-1])
     return [
-        Option(kind, native.n_bytes(kind, tensor.shape), sensitivity * error)
+        Option(
+            kind,
+            native.n_bytes(kind, tensor.shape),
+            sensitivity * error,
+            0.0 if pace is None else pace.of(tensor, kind),
+        )
         for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
     ]
 
 
-def allocate(choices: Mapping[str, Sequence[Option]], n_bytes: int) -> dict[str, Option]:
-    """An option of each tensor, of least cost in all, within n_bytes; the smallest ones if none fit."""
+def allocate(
+    choices: Mapping[str, Sequence[Option]], n_bytes: int, seconds: float = math.inf
+) -> dict[str, Option]:
+    """An option of each tensor, of least cost in all, within n_bytes and seconds.
 
-    def cheapest(price: float) -> dict[str, Option]:
-        """Options for a price of a byte."""
-        return {
-            name: min(found, key=lambda option: (option.cost + price * option.n_bytes, option.n_bytes))
-            for name, found in choices.items()
-        }
-
-    low, high = 0.0, 1.0
-    for _ in range(100):
-        middle = (low + high) / 2
-        fits = sum(option.n_bytes for option in cheapest(middle).values()) <= n_bytes
-        low, high = (low, middle) if fits else (middle, high)
-    chosen = cheapest(high)
+    The smallest ones if none fit the bytes, and nearly the fastest of those if none fit the seconds.
+    """
+    chosen = _cheapest(choices, n_bytes, 0.0)
+    slow, quick = 0.0, 1e-9
+    while _seconds(chosen) > seconds and quick < _MOST_HURRY:
+        slow, quick = quick, 10 * quick
+        chosen = _cheapest(choices, n_bytes, quick)
+    if slow:
+        for _ in range(_HURRIES):
+            middle = (slow * quick) ** 0.5
+            trial = _cheapest(choices, n_bytes, middle)
+            if _seconds(trial) > seconds:
+                slow = middle
+            else:
+                quick, chosen = middle, trial
     left = n_bytes - sum(option.n_bytes for option in chosen.values())
+    time = seconds - _seconds(chosen)
     # The rest of the budget goes to single tensors, the best bargain first.
     while True:
         bargains = [
             ((now.cost - option.cost) / (option.n_bytes - now.n_bytes), name, option)
             for name, now in chosen.items()
             for option in choices[name]
-            if 0 < option.n_bytes - now.n_bytes <= left and option.cost < now.cost
+            if 0 < option.n_bytes - now.n_bytes <= left
+            and option.cost < now.cost
+            and option.seconds - now.seconds <= max(time, 0.0)
         ]
         if not bargains:
             return chosen
         _, name, option = max(bargains, key=lambda bargain: bargain[:2])
         left -= option.n_bytes - chosen[name].n_bytes
+        time -= option.seconds - chosen[name].seconds
         chosen[name] = option
+
+
+def _seconds(chosen: Mapping[str, Option]) -> float:
+    return sum(option.seconds for option in chosen.values())
+
+
+def _cheapest(choices: Mapping[str, Sequence[Option]], n_bytes: int, hurry: float) -> dict[str, Option]:
+    """Options of least cost within n_bytes, where a second costs `hurry`; the smallest ones if none fit."""
+
+    def for_price(price: float) -> dict[str, Option]:
+        """Options for a price of a byte."""
+        return {
+            name: min(
+                found,
+                key=lambda option: (
+                    option.cost + hurry * option.seconds + price * option.n_bytes,
+                    option.n_bytes,
+                ),
+            )
+            for name, found in choices.items()
+        }
+
+    low, high = 0.0, 1.0
+    for _ in range(_PRICES):
+        middle = (low + high) / 2
+        fits = sum(option.n_bytes for option in for_price(middle).values()) <= n_bytes
+        low, high = (low, middle) if fits else (middle, high)
+    return for_price(high)

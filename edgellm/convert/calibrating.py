@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections import Counter
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from edgellm.chat.template import ChatTemplate
-from edgellm.convert.allocation import allocate, candidates, options, sensitivities
+from edgellm.convert.allocation import Pace, allocate, candidates, options, sensitivities
 from edgellm.convert.calibration import (
     FULL_TOKENS,
     QUICK_TOKENS,
@@ -111,9 +112,16 @@ def calibrate_fully(
     _apply(plan, begun.found)
 
 
-def check_budget(plan: FilePlan, budget: int) -> None:
-    """Raise UsageError if the matrices of a plan fit no budget of bytes of all tensors."""
+def check_budget(plan: FilePlan, budget: int, pace: Pace | None) -> None:
+    """Raise UsageError if the matrices of a plan fit no budget of bytes of all tensors, or are too slow."""
     free = _free(plan)
+    if pace is not None:
+        fastest = sum(min(pace.of(tensor, kind) for kind in candidates(tensor.shape[-1])) for tensor in free)
+        if fastest > _time(plan, free, pace):
+            raise UsageError(
+                "the fastest formats of this model are expected to miss --min-speed on this machine; ask for "
+                "a lower speed, or choose a smaller model (`edgellm fit` predicts speeds)"
+            )
     room = _room(plan, free, budget)
     least = sum(min(n_bytes(kind, tensor.shape) for kind in candidates(tensor.shape[-1])) for tensor in free)
     if least > room:
@@ -123,17 +131,20 @@ def check_budget(plan: FilePlan, budget: int) -> None:
         )
 
 
-def choose_formats(plan: FilePlan, budget: int, folder: Path, threads: int, say: Say) -> None:
+def choose_formats(
+    plan: FilePlan, budget: int, folder: Path, threads: int, say: Say, pace: Pace | None = None
+) -> None:
     """Give the matrices of a calibrated plan the formats of least divergence.
 
-    budget: bytes of all tensors. folder: of the calibration, where the choice is kept, too.
+    budget: bytes of all tensors. folder: of the calibration, where the choice is kept, too. pace: what the
+    formats must keep up with.
     """
     kept = folder / _FORMATS
     if kept.exists():
         chosen = {name: GGMLType[kind] for name, kind in json.loads(kept.read_text()).items()}
     else:
         free = _free(plan)
-        chosen = _best_formats(plan, free, _room(plan, free, budget), folder, threads, say)
+        chosen = _best_formats(plan, free, _room(plan, free, budget), folder, threads, say, pace)
         _keep(kept, {name: kind.name for name, kind in chosen.items()})
     plan.tensors = [replace(tensor, type=chosen.get(tensor.name, tensor.type)) for tensor in plan.tensors]
 
@@ -152,8 +163,22 @@ def _room(plan: FilePlan, free: Sequence[Tensor], budget: int) -> int:
     return budget - plan.n_bytes + sum(tensor.n_bytes for tensor in free)
 
 
+def _time(plan: FilePlan, free: Sequence[Tensor], pace: Pace) -> float:
+    """Seconds of a pace that the others leave."""
+    names = {tensor.name for tensor in free}
+    return pace.seconds - sum(
+        pace.of(tensor, tensor.type) for tensor in plan.tensors if tensor.name not in names
+    )
+
+
 def _best_formats(
-    plan: FilePlan, free: Sequence[Tensor], room: int, folder: Path, threads: int, say: Say
+    plan: FilePlan,
+    free: Sequence[Tensor],
+    room: int,
+    folder: Path,
+    threads: int,
+    say: Say,
+    pace: Pace | None,
 ) -> dict[str, GGMLType]:
     program = plan_program(plan)
     ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
@@ -171,9 +196,15 @@ def _best_formats(
     report = Report(say, "estimating errors of formats")
     choices = {}
     for done, tensor in enumerate(free):
-        choices[tensor.name] = options(tensor, sensitivity[tensor.name], threads)
+        choices[tensor.name] = options(tensor, sensitivity[tensor.name], threads, pace)
         report(done + 1, len(free))
-    chosen = allocate(choices, room)
+    time = math.inf if pace is None else _time(plan, free, pace)
+    chosen = allocate(choices, room, time)
+    if sum(option.seconds for option in chosen.values()) > time:
+        raise UsageError(
+            "no formats of that size are expected to keep up with --min-speed on this machine; ask for a "
+            "lower speed or for another size"
+        )
     counts = Counter(option.kind.name for option in chosen.values())
     kinds = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     say(f"formats: {kinds}")

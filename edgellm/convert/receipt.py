@@ -268,9 +268,14 @@ class Divergence:
         return self._same / self.n_tokens
 
     @property
+    def positions(self) -> NDArray[np.float64]:
+        """Divergence of each position, in nats."""
+        return np.concatenate(self._windows)
+
+    @property
     def kld(self) -> float:
         """Mean divergence of a position, in nats."""
-        return float(np.concatenate(self._windows).mean())
+        return float(self.positions.mean())
 
     @property
     def kld_error(self) -> float:
@@ -280,7 +285,7 @@ class Divergence:
     @property
     def kld_p99(self) -> float:
         """Divergence that 99 % of positions stay below."""
-        return float(np.quantile(np.concatenate(self._windows), 0.99))
+        return float(np.quantile(self.positions, 0.99))
 
     @property
     def losses(self) -> tuple[float, float]:

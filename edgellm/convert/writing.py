@@ -5,12 +5,20 @@ from __future__ import annotations
 import hashlib
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from edgellm.convert.calibrating import Say, calibrate_fully, check_budget, choose_formats, weigh_quickly
+from edgellm.convert.allocation import Pace
+from edgellm.convert.calibrating import (
+    Say,
+    calibrate_fully,
+    check_budget,
+    choose_formats,
+    plan_program,
+    weigh_quickly,
+)
 from edgellm.convert.importance import check_fits, read_statistics
 from edgellm.convert.pipeline import FilePlan, header_bytes, write
 from edgellm.convert.quality import Quality
@@ -18,12 +26,16 @@ from edgellm.convert.receipt import measure, reserve, store
 from edgellm.convert.recipes import FLOATS
 from edgellm.errors import FileError, ModelError, UsageError
 from edgellm.gguf.reader import GGUFFile
+from edgellm.gguf.types import GGMLType
 from edgellm.gguf.writer import GGUFWriter
+from edgellm.program import Program
 
 # Most that a receipt takes in the metadata.
 _RECEIPT_BYTES = 2048
 # Bytes done, bytes in all.
 Progress = Callable[[int, int], None]
+# Time of a program's matrices on this machine at a wanted speed, by their shapes and present formats.
+PaceOf = Callable[[Program, Mapping[str, GGMLType]], Pace]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,9 +44,10 @@ class WriteOptions:
 
     threads: of the encoders. calibrate: text file by which errors are made up for, or "default": the bundled
     text alone. best: choose formats by it, too, in the bytes that the type takes, a file of `size` bytes, or
-    `bpw` bits per weight. imatrix: file of importances. fast: read no text. resume: go on with interrupted
-    work of the same `identity`. overwrite: replace a file. receipt: compare the result with its source;
-    min_top1, max_kld: its limits.
+    `bpw` bits per weight. min_speed: in tokens a second, which formats have to be fast enough for, by the
+    machine's `pace`. imatrix: file of importances. fast: read no text. resume: go on with interrupted work of
+    the same `identity`. overwrite: replace a file. receipt: compare the result with its source; min_top1,
+    max_kld: its limits.
     """
 
     threads: int
@@ -42,6 +55,8 @@ class WriteOptions:
     best: bool = False
     size: int | None = None
     bpw: float | None = None
+    min_speed: float | None = None
+    pace: PaceOf | None = None
     imatrix: str | None = None
     fast: bool = False
     resume: bool = False
@@ -80,7 +95,7 @@ def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4
     for note in plan.notes:
         say(note)
     plain = not int4 and all(tensor.type in FLOATS for tensor in plan.tensors)
-    chooses = options.best or options.size is not None or options.bpw is not None
+    chooses = options.best or any(each is not None for each in (options.size, options.bpw, options.min_speed))
     _check_ways(options, plain=plain, chooses=chooses)
     if plain or options.fast:
         return
@@ -95,23 +110,28 @@ def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4
         given = options.calibrate or "default"
         text, folder = None if given == "default" else Path(given), _calibration(output)
         budget = _budget(plan, options)
+        pace = None
+        if options.pace is not None:
+            pace = options.pace(plan_program(plan), {tensor.name: tensor.type for tensor in plan.tensors})
         if chooses:
-            check_budget(plan, budget)
+            check_budget(plan, budget, pace)
         calibrate_fully(plan, text, folder, _token(plan, options), options.threads, say)
         if chooses:
-            choose_formats(plan, budget, folder, options.threads, say)
+            choose_formats(plan, budget, folder, options.threads, say, pace)
 
 
 def _check_ways(options: WriteOptions, *, plain: bool, chooses: bool) -> None:
     """Raise UsageError for two options of which one would be ignored."""
     ways = [name for name in ("fast", "imatrix") if getattr(options, name)]
-    ways += [name for name in ("calibrate", "best", "size", "bpw") if getattr(options, name)][:1]
+    ways += [name for name in ("calibrate", "best", "size", "bpw", "min_speed") if getattr(options, name)][:1]
     sizes = [name for name in ("size", "bpw") if getattr(options, name) is not None]
     for names in (ways, sizes):
         if len(names) > 1:
             raise UsageError(f"--{names[0]} and --{names[1]} exclude each other; leave one out")
     if plain and chooses:
-        raise UsageError("--best, --size and --bpw are for quantized types; choose another --type")
+        raise UsageError(
+            "--best, --size, --bpw and --min-speed are for quantized types; choose another --type"
+        )
 
 
 def _budget(plan: FilePlan, options: WriteOptions) -> int:

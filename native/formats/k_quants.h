@@ -67,8 +67,12 @@ struct Q2_K : ExpandedFormat<Q2_K> {  // d * (scale & 15) * q - dmin * (scale >>
     static constexpr const char* kName = "Q2_K";
     static constexpr GGMLType kType{10};
     static constexpr const int8_t* kLevels = kQ2Levels;
-    static constexpr AffineSuperEncoding kEncoding{
-        .values_per_scale = 16, .largest_code = 3, .largest_scale = 15, .tries = 5, .step = 0.06f};
+    static constexpr AffineSuperEncoding kEncoding{.values_per_scale = 16,
+                                                   .largest_code = 3,
+                                                   .largest_scale = 15,
+                                                   .tries = 5,
+                                                   .step = 0.06f,
+                                                   .by_magnitude = true};
 
     struct Block {
         uint8_t scales[16];

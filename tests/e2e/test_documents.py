@@ -58,6 +58,7 @@ NOT_HERE = {
     "edgellm search": "asks the Hub; tests/unit/test_store_hub.py has it on a server of its own",
     "python bench/compare.py": "needs other engines; tests/unit/benchmark/test_compare.py has its parts",
     "python -m bench.embed": "needs sentence-transformers; measures for minutes",
+    "python -m bench.int4": "needs llama-cpp-python; calibrates for half an hour",
     "python bench/serve_load.py": "loads a server for minutes; tests/e2e/test_load.py does so briefly",
 }
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,17 +5,21 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from edgellm.benchmark.probe import FormatRate, Rates
 from edgellm.cli import main
 from edgellm.convert import allocation, calibrating, calibration, moments, pipeline, receipt
 from edgellm.convert.allocation import Option, allocate
 from edgellm.convert.calibration import WINDOW, bundled_texts, calibrate, held_out_texts, passages, sequences
 from edgellm.convert.moments import read_moments
+from edgellm.device.limits import Limits
 from edgellm.errors import size_text
 from edgellm.families import build
 from edgellm.gguf.reader import GGUFFile
@@ -162,7 +166,9 @@ def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 
-@pytest.mark.parametrize("text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200])
+@pytest.mark.parametrize(
+    "text", ["word", "\x00\x01\n" * 50, "ༀ ༁ ཀ ཁ ག ང ཅ " * 200, "Ten megabytes of this. " * 440_000]
+)
 def test_any_text_will_do(model: Path, tmp_path: Path, text: str) -> None:
     own = tmp_path / "own.txt"
     own.write_text(text, "utf-8")
@@ -231,6 +237,103 @@ def test_bytes_go_where_they_pay() -> None:
     assert {option.n_bytes for option in allocate(given, 25).values()} == {10, 5}
     for room in range(25, 130):
         assert sum(option.n_bytes for option in allocate(given, room).values()) <= room
+
+
+class Rows:
+    """A matrix as the source of a tensor."""
+
+    def __init__(self, values: NDArray[np.float32]) -> None:
+        self._values = values
+
+    def pieces(self) -> Iterator[NDArray[np.float32]]:
+        yield self._values
+
+
+def test_errors_are_shares_of_the_output(tmp_path: Path) -> None:
+    """A layer that gives little loses little: its errors count as much as those of one that gives a lot."""
+    rng = np.random.default_rng(6)
+    values = rng.standard_normal((40, 256)).astype(np.float32)
+    inputs = rng.standard_normal((500, 256)).astype(np.float32)
+    path = moments.write_means(tmp_path / "0", inputs.T @ inputs / np.float32(500), 500)
+    kinds = [GGMLType.Q3_K, GGMLType.Q6_K]
+    found = [
+        allocation.errors(
+            pipeline.Tensor("a", values.shape, kinds[0], Rows(scale * values), None, kept), kinds, threads=1
+        )
+        for scale in (np.float32(1), np.float32(32))
+        for kept in (None, path)
+    ]
+    np.testing.assert_allclose(found, [found[0]] * 4, rtol=0.1)
+    assert 0.005 < found[0][0] < 0.05
+    assert found[0][1] < found[0][0] / 20
+
+
+def test_the_first_layers_are_groups_of_their_own() -> None:
+    groups = [allocation.group(f"blk.{layer}.ffn_up.weight", 8) for layer in range(8)]
+    assert [groups.index(name) for name in groups] == [0, 1, 2, 2, 2, 5, 5, 5]
+    assert allocation.group("output.weight", 8) == "output.weight"
+    for n_layers in (1, 2, 3):
+        names = {allocation.group(f"blk.{layer}.ffn_up.weight", n_layers) for layer in range(n_layers)}
+        assert len(names) == n_layers
+
+
+def test_formats_keep_up() -> None:
+    """The formats that cost least are slow: some of them are given up, the bytes are kept."""
+    kinds = list(GGMLType)
+    rng = np.random.default_rng(5)
+    given = {
+        name: [
+            Option(kinds[i], size, cost + rng.random(), size * slowness)
+            for i, (size, cost, slowness) in enumerate([(10, 9, 1), (20, 3, 3), (21, 3, 1), (40, 0, 1)])
+        ]
+        for name in "abcdef"
+    }
+    for seconds in (math.inf, 300.0, 200.0, 120.0, 60.0):
+        chosen = allocate(given, 150, seconds).values()
+        assert sum(option.n_bytes for option in chosen) <= 150
+        assert sum(option.seconds for option in chosen) <= seconds
+        fits = [
+            picked
+            for picked in itertools.product(*given.values())
+            if sum(option.n_bytes for option in picked) <= 150
+            and sum(option.seconds for option in picked) <= seconds
+        ]
+        least = min(sum(option.cost for option in picked) for picked in fits)
+        assert sum(option.cost for option in chosen) <= 1.1 * least
+    # None is as fast as this.
+    assert sum(option.seconds for option in allocate(given, 150, 30.0).values()) == 60
+
+
+class SlowFives:
+    """Rates of a machine on which formats with a fifth bit are slow."""
+
+    def rates(self, formats: Iterable[str], *, threads: int) -> Rates:
+        found = {name: FormatRate(1e-7 if name.startswith("Q5") else 1e-9, 1e-9) for name in formats}
+        return Rates(
+            "avx2", threads, "F16", 1e-9, 0.0, 0.0, 0.0, 0.0, Limits(threads, "avx2", 1.0, 1.0, 1.0), found
+        )
+
+
+def test_slow_formats_are_left_out(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgellm.commands.writing.rate_book", SlowFives)
+    found = []
+    for number, speed in enumerate(("1", "5000")):
+        out = tmp_path / f"{number}.gguf"
+        assert main(["quantize", str(model), str(out), "--min-speed", speed, "--bpw", "7"]) == 0
+        with GGUFFile.open(out) as file:
+            found.append({info.type.name for info in file.tensors.values()})
+    assert any(kind.startswith("Q5") for kind in found[0])
+    assert not any(kind.startswith("Q5") for kind in found[1])
+    capsys.readouterr()
+    for speed, message in (
+        ("1e9", "expected to miss --min-speed"),
+        ("0", "expected tokens a second above 0"),
+    ):
+        assert main(["quantize", str(model), str(tmp_path / "no.gguf"), "--min-speed", speed]) != 0
+        assert message in capsys.readouterr().err
+    assert not list(tmp_path.glob("no.gguf*"))
 
 
 @pytest.mark.parametrize("options", [["--best"], ["--bpw", "6.0"], ["--size", "120K"]])
