@@ -65,8 +65,8 @@ void test_files(const char* path) {
     bool refused = false;
     try {
         os::map_file("no/such/file");
-    } catch (const std::system_error&) {
-        refused = true;
+    } catch (const std::system_error& error) {
+        refused = error.code() == std::errc::no_such_file_or_directory;
     }
     check(refused, "a file that is not there was mapped");
 }
