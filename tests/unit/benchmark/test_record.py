@@ -191,7 +191,7 @@ def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
 
 
 def test_the_page_leaves_out_what_no_record_tells() -> None:
-    cores = [{"n": 2, "max_mhz": 2400.0, "speed": 1.0}]
+    cores: list[dict[str, Any]] = [{"n": 2, "max_mhz": 2400.0, "speed": 1.0}]
     device = {"board": "Pi", "governor": None, "core_kinds": cores, "n_allowed": 2}
 
     def shown() -> str:
