@@ -83,8 +83,18 @@ class MissingPackageError(BackendError):
     def __init__(self, purpose: str, package: str) -> None:
         super().__init__(
             f"{purpose} needs the package {package}, which is not installed; "
-            f"install it with {pip_install(package)}"
+            f"install it with {pip_install(package)}{_compilation(package)}"
         )
+
+
+def _compilation(package: str) -> str:
+    """Words on what else Android needs, where pip finds no wheel and compiles."""
+    import sys
+
+    if not hasattr(sys, "getandroidapilevel"):
+        return ""
+    tools = "pkg install " + ("clang cmake" if package == "sentencepiece" else "rust clang")
+    return f"; Android has no build of it, so pip compiles it, which takes long: first `{tools}`"
 
 
 class NoMemoryError(BackendError):

@@ -165,4 +165,5 @@ class Bench:
 
 def _words(candidate: Candidate) -> str:
     cpus = f" on CPUs {','.join(map(str, candidate.cpus))}" if candidate.cpus else ""
-    return f"{candidate.threads} threads{cpus}, {candidate.isa}"
+    threads = "1 thread" if candidate.threads == 1 else f"{candidate.threads} threads"
+    return f"{threads}{cpus}, {candidate.isa}"

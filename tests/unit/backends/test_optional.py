@@ -15,7 +15,7 @@ from edgellm.convert.onnx_graph import import_onnx
 from edgellm.convert.sentencepiece import read_sentencepiece
 from edgellm.engine.grammar import GrammarCompiler
 from edgellm.engine.options import Constraint
-from edgellm.errors import BackendError
+from edgellm.errors import BackendError, MissingPackageError
 from edgellm.tokenizer import Tokenizer
 from tests.support.vocabularies import small_bpe
 
@@ -72,3 +72,12 @@ def test_a_command_names_the_package_that_it_lacks(
     monkeypatch.setattr(cli, "load_command", load)
     assert cli.main(["serve"]) == 1
     assert "this needs the package fastapi, which is not installed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("package", "tools"), [("fastapi", "rust clang"), ("sentencepiece", "clang cmake")])
+def test_on_android_the_sentence_says_what_the_compilation_needs(
+    package: str, tools: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "compiles" not in str(MissingPackageError("this", package))
+    monkeypatch.setattr(sys, "getandroidapilevel", lambda: 24, raising=False)
+    assert f"first `pkg install {tools}`" in str(MissingPackageError("this", package))

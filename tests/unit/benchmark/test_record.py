@@ -190,6 +190,24 @@ def test_the_page_is_whole_and_refers_to_nothing_outside() -> None:
     assert "tokens are wrong" in text
 
 
+def test_the_page_leaves_out_what_no_record_tells() -> None:
+    cores: list[dict[str, Any]] = [{"n": 2, "max_mhz": 2400.0, "speed": 1.0}]
+    device = {"board": "Pi", "governor": None, "core_kinds": cores, "n_allowed": 2}
+
+    def shown() -> str:
+        rows = [_row("tg128", [3.0, 3.1])]
+        return page([Named("a", _record(device=device, rows=rows, power_source=None, idle_watts=None))])
+
+    text = shown()
+    assert "J/token" not in text
+    assert "governor" not in text
+    assert "idle power" not in text
+    assert "<td>2 cores, up to 2400 MHz</td>" in text
+    assert "<td>CPUs that edgellm may use</td><td>2</td>" in text
+    cores.append({"n": 4, "max_mhz": None, "speed": 0.5})
+    assert "<td>2 cores, up to 2400 MHz, speed 1.0; 4 cores, speed 0.5</td>" in shown()
+
+
 def test_a_watch_reads_what_happens(tree: Tree) -> None:
     folder = "sys/devices/system/cpu/cpu0"
     root = tree(
