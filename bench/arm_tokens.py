@@ -49,6 +49,7 @@ KINDS = (
         "matrices",
         r"kernels/linear|linear_part|run_linear|run_top_logits|gem[mv]|vec_dot|sgemm|mul_mat|repack|quants",
     ),
+    ("state", r"kernels/state|run_state|ssm|gated_delta|conv"),
     ("rows", r"kernels/rows|run_rows|ops\.cpp|vec\.cpp|rope|norm|binary-ops|unary-ops"),
 )
 _SECTION = re.compile(r"^ \.text\S*\s+0x([0-9a-f]+)\s+0x([0-9a-f]+) (\S+)$", re.MULTILINE)
