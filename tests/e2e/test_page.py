@@ -75,6 +75,18 @@ def desk(opened: WebDriver, server: Running) -> WebDriver:
     return opened
 
 
+def begins(text: str, part: str) -> bool:
+    """True if an answer's letters begin with those of an earlier part.
+
+    The model's text is random: marks of Markdown that stand alone at first vanish when their pair comes.
+    """
+
+    def letters(of: str) -> str:
+        return re.sub(r"[\W\d_]", "", of)
+
+    return letters(text).startswith(letters(part))
+
+
 def test_an_answer_streams_stops_and_is_found_again(browser: WebDriver, server: Running) -> None:
     open_page(browser, server)
     assert text_of(browser, "#empty h2") == "tiny"
@@ -127,7 +139,7 @@ def test_an_answer_goes_on_while_the_page_is_away(desk: WebDriver, server: Runni
         early = wait(lambda: find(desk, ".busy .words") and answer(desk))
         desk.refresh()
         later = wait(lambda: find(desk, ".busy .words") and len(answer(desk)) > len(early) and answer(desk))
-        assert later.startswith(early)
+        assert begins(later, early)
         cable.cut()
         wait(lambda: text_of(desk, ".busy .stats") == "Connection lost, trying again")
         cable.mend()
@@ -135,10 +147,10 @@ def test_an_answer_goes_on_while_the_page_is_away(desk: WebDriver, server: Runni
         # Another conversation does not end it either.
         click(desk, "#new-chat")
         click(desk, "[data-open]")
-        wait(lambda: find(desk, ".busy .words") and answer(desk).startswith(later))
+        wait(lambda: find(desk, ".busy .words") and begins(answer(desk), later))
         stopped(desk)
         assert not find(desk, "#notice")[0].is_displayed()
-        assert answer(desk).startswith(later)
+        assert begins(answer(desk), later)
     assert until_idle(server, 3.0) < 20
 
 
@@ -175,7 +187,7 @@ def test_a_half_answer_goes_on(desk: WebDriver, server: Running) -> None:
     click(desk, "[data-action=continue]")
     wait(lambda: find(desk, ".busy") and len(answer(desk)) > len(half))
     stopped(desk)
-    assert answer(desk).startswith(half)
+    assert begins(answer(desk), half)
     assert len(find(desk, ".message.assistant")) == 1
 
 
