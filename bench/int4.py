@@ -16,7 +16,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -234,7 +234,6 @@ class Bench:
     def judge(self, name: str, files: Sequence[str]) -> None:
         """Compare files with their source, all of them window by window."""
         found = {file: Divergence() for file in files}
-        runs: dict[str, list[float]] = {file: [] for file in files}
         settings: dict[str, Any] = {"threads": self.options.threads, "context": WINDOW}
         models = {file: edgellm.load(self.folder / file, **settings) for file in files}
         with edgellm.load(self.source(name), **settings) as base:
@@ -242,21 +241,14 @@ class Bench:
                 expected = base.logits(ids)
                 for file, model in models.items():
                     found[file].add(expected, model.logits(ids), ids)
-        results = {file: [self._stamp(file), vars_of(judged)] for file, judged in self.results().items()}
+        results = {file: [self._stamp(file), asdict(judged)] for file, judged in self.results().items()}
         for file, model in models.items():
             model.close()
             positions = found[file].positions
-            runs[file] = [float(run.mean()) for run in np.array_split(positions, len(positions) // RUN)]
-            judged = Judged(
-                (self.folder / file).stat().st_size, runs[file], found[file].kld_p99, found[file].top1
-            )
-            results[file] = [self._stamp(file), vars_of(judged)]
+            runs = [float(run.mean()) for run in np.array_split(positions, len(positions) // RUN)]
+            judged = Judged((self.folder / file).stat().st_size, runs, found[file].kld_p99, found[file].top1)
+            results[file] = [self._stamp(file), asdict(judged)]
         self._results.write_text(json.dumps(results))
-
-
-def vars_of(judged: Judged) -> dict[str, Any]:
-    """The fields of a result."""
-    return {"n_bytes": judged.n_bytes, "runs": judged.runs, "p99": judged.p99, "top1": judged.top1}
 
 
 def table(rows: Sequence[Row], results: dict[str, Judged]) -> str:
