@@ -2,8 +2,9 @@
 
 Tensors of one kind in some layers are a group: those of the first layer, of the second, of the first half of
 the others, of the rest. A group's sensitivity is measured: the divergence that the model shows when this
-group alone is in a coarse format, over the errors of its outputs there. Times a tensor's own error in each
-format it estimates the divergence, which is minimal under the bytes.
+group alone is quantized, over the errors of its outputs then. Times a tensor's own error in each format,
+and what error feedback leaves of that in the group's middle layer, it estimates the divergence, which is
+minimal under the bytes.
 
 Errors are shares of an output's own squares. What a layer adds to its input grows a hundredfold from the
 first layers to the last, and its error grows with it; the divergence that a share costs stays alike, but for
@@ -22,14 +23,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.convert.moments import is_of_a_stack
-from edgellm.convert.pipeline import Tensor, with_importance
+from edgellm.convert.moments import is_of_a_stack, read_moments
+from edgellm.convert.pipeline import Feedbacks, Tensor, with_importance
 from edgellm.convert.receipt import Divergence
 from edgellm.errors import UsageError
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
 from edgellm.quant import native
+from edgellm.quant.feedback import takes_feedback
 from edgellm.quant.matrix import exponentials, multiply
 
 Floats = NDArray[np.float32]
@@ -38,8 +40,9 @@ Progress = Callable[[int, int], None]
 # Formats that are chosen from, with fast kernels all of them, for rows of whole super-blocks and for others.
 _SUPER = tuple(GGMLType[name] for name in ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"))
 _SMALL = tuple(GGMLType[name] for name in ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0"))
-# Formats of groups whose sensitivity is measured.
-_COARSE = {256: GGMLType.Q3_K, 32: GGMLType.Q4_0}
+# Formats of groups whose sensitivity is measured. In coarser ones a group's divergence is no longer in
+# proportion to its errors.
+_PROBED = {256: GGMLType.Q5_K, 32: GGMLType.Q5_1}
 # Layers, the first ones, that are groups of their own, and groups of the others.
 _FIRST, _OTHERS = 2, 2
 # Rows of a tensor that its errors are estimated by.
@@ -89,6 +92,16 @@ def group(name: str, n_layers: int) -> str:
     return f"{match[2]} {number}"
 
 
+def _groups(tensors: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """Tensors by their group, in order."""
+    matches = (re.match(r"blk\.(\d+)\.", tensor.name) for tensor in tensors)
+    n_layers = 1 + max((int(match[1]) for match in matches if match), default=0)
+    groups: dict[str, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(group(tensor.name, n_layers), []).append(tensor)
+    return groups
+
+
 def sensitivities(
     program: Program,
     weights: Mapping[str, Floats],
@@ -109,12 +122,7 @@ def sensitivities(
             f"the {program.family} model is an encoder: it has no logits to choose formats by; "
             "use --calibrate without --best, --size and --bpw"
         )
-    n_layers = 1 + max(
-        (int(m[1]) for m in (re.match(r"blk\.(\d+)\.", t.name) for t in tensors) if m), default=0
-    )
-    groups: dict[str, list[Tensor]] = {}
-    for tensor in tensors:
-        groups.setdefault(group(tensor.name, n_layers), []).append(tensor)
+    groups = _groups(tensors)
     found = {} if known is None else known
     readers = [set(op.weights.values()) for op in program.ops]
     starts = {
@@ -129,14 +137,14 @@ def sensitivities(
             continue
         changed = _Changed(weights, {member.name: member for member in members}, threads)
         after = text.read(changed, starts[name])
-        loss = sum(errors(member, [_coarse(member)], threads)[0] for member in members)
+        loss = sum(errors(member, [_probed(member)], threads)[0] for member in members)
         change = Divergence()
         change.add(text.logits, after, ids)
         # Rounded, so that the last bits of a machine's exponentials decide nothing.
         found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
         if progress is not None:
             progress(done + 1, len(groups))
-    return {tensor.name: found[group(tensor.name, n_layers)] for tensor in tensors}
+    return {member.name: found[name] for name, members in groups.items() for member in members}
 
 
 class _Text:
@@ -154,10 +162,11 @@ class _Text:
         self._program = program
         self._ids = ids
         self._product = partial(multiply, threads=threads)
+        self._exp = partial(exponentials, threads=threads)
         # Ops that are done, and the values that wait then, by the op that comes first.
         self._begun: dict[int, tuple[int, list[dict[str, Floats]]]] = {}
         latest: tuple[int, list[dict[str, Floats]]] = (0, [])
-        steps = Interpreter(program, weights, multiply=self._product, exp=exponentials).steps([ids])
+        steps = Interpreter(program, weights, multiply=self._product, exp=self._exp).steps([ids])
         for number, step in enumerate(steps):
             if number in starts:
                 self._begun[number] = latest
@@ -168,24 +177,24 @@ class _Text:
 
     def read(self, weights: Mapping[str, Floats], start: int) -> Floats:
         """Logits (n_tokens, n_vocab) with weights of which none that is read before op `start` differs."""
-        model = Interpreter(self._program, weights, multiply=self._product, exp=exponentials)
+        model = Interpreter(self._program, weights, multiply=self._product, exp=self._exp)
         steps = model.steps([self._ids], *self._begun[start])
         return next(step.made[0] for step in steps if step.op.out == self._program.logits)
 
 
 class _Changed(Mapping[str, Floats]):
-    """Weights of which some are as a coarse format leaves them."""
+    """Weights of which some are as a format leaves them."""
 
-    def __init__(self, weights: Mapping[str, Floats], coarse: Mapping[str, Tensor], threads: int) -> None:
+    def __init__(self, weights: Mapping[str, Floats], probed: Mapping[str, Tensor], threads: int) -> None:
         self._weights = weights
-        self._coarse = coarse
+        self._probed = probed
         self._threads = threads
 
     def __getitem__(self, name: str) -> Floats:
-        tensor = self._coarse.get(name)
+        tensor = self._probed.get(name)
         if tensor is None:
             return self._weights[name]
-        kind = _coarse(tensor)
+        kind = _probed(tensor)
         parts = [
             _rounded(kind, values, importance, self._threads)
             for values, importance, _ in with_importance(tensor)
@@ -199,8 +208,8 @@ class _Changed(Mapping[str, Floats]):
         return len(self._weights)
 
 
-def _coarse(tensor: Tensor) -> GGMLType:
-    return _COARSE[256 if tensor.shape[-1] % 256 == 0 else 32]
+def _probed(tensor: Tensor) -> GGMLType:
+    return _PROBED[256 if tensor.shape[-1] % 256 == 0 else 32]
 
 
 def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads: int) -> Floats:
@@ -213,40 +222,94 @@ def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[floa
     moments = None
     if tensor.moments is not None and not is_of_a_stack(tensor.moments):
         moments = np.load(tensor.moments)
-
-    def squares(rows: Floats, importance: Floats | None) -> float:
-        """Sum of the squares of what the rows of a matrix give."""
-        if moments is not None:
-            return float((multiply(rows, moments, threads=threads).astype(np.float64) * rows).sum())
-        return float((np.square(rows, dtype=np.float64) * (1.0 if importance is None else importance)).sum())
-
-    step = max(1, prod(tensor.shape[:-1]) // _SAMPLED_ROWS)
     found = np.zeros(len(kinds))
     power = 0.0
-    row = 0
-    for values, importance, _ in with_importance(tensor):
-        sample = np.ascontiguousarray(values[-row % step :: step])
-        row += len(values)
-        if not len(sample):
-            continue
-        power += squares(sample, importance)
+    for rows, importance, _ in _samples(tensor):
+        weighing = moments if moments is not None else importance
+        power += _squares(rows, weighing, threads)
         for i, kind in enumerate(kinds):
-            found[i] += squares(_rounded(kind, sample, importance, threads) - sample, importance)
+            found[i] += _squares(_rounded(kind, rows, importance, threads) - rows, weighing, threads)
     return [float(error) / power if power > 0 else 0.0 for error in found]
 
 
-def options(tensor: Tensor, sensitivity: float, threads: int, pace: Pace | None = None) -> list[Option]:
-    """The formats that a tensor may have."""
-    kinds = candidates(tensor.shape[-1])
-    return [
-        Option(
-            kind,
-            native.n_bytes(kind, tensor.shape),
-            sensitivity * error,
-            0.0 if pace is None else pace.of(tensor, kind),
-        )
-        for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
-    ]
+def shares_left(
+    tensor: Tensor, kinds: Sequence[GGMLType], feedbacks: Feedbacks, threads: int
+) -> dict[GGMLType, float]:
+    """What error feedback leaves of the square error of a tensor's outputs in each format."""
+    alone, fed = np.zeros(len(kinds)), np.zeros(len(kinds))
+    for rows, importance, number in _samples(tensor):
+        if tensor.moments is None or (read := read_moments(tensor.moments, number, threads=threads)) is None:
+            continue
+        for i, kind in enumerate(kinds):
+            error = _squares(_rounded(kind, rows, importance, threads) - rows, read[0], threads)
+            alone[i] += error
+            feedback = feedbacks.of(tensor, kind.block_size, number) if takes_feedback(kind) else None
+            if feedback is not None:
+                raw = feedback.encode(kind, rows)
+                error = _squares(
+                    native.decode_values(kind, raw, rows.shape, threads=threads) - rows, read[0], threads
+                )
+            fed[i] += error
+    return {
+        kind: float(left / error) if error > 0 else 1.0
+        for kind, left, error in zip(kinds, fed, alone, strict=True)
+    }
+
+
+def _samples(tensor: Tensor) -> Iterator[tuple[Floats, Floats | None, int]]:
+    """Some of a tensor's rows, the importances of their columns, the number of their matrix."""
+    step = max(1, prod(tensor.shape[:-1]) // _SAMPLED_ROWS)
+    row = 0
+    for values, importance, number in with_importance(tensor):
+        sample = np.ascontiguousarray(values[-row % step :: step])
+        row += len(values)
+        if len(sample):
+            yield sample, importance, number
+
+
+def _squares(rows: Floats, weighing: Floats | None, threads: int) -> float:
+    """Sum of the squares of what rows give; weighing: moments (cols, cols) or importances of columns."""
+    if weighing is not None and weighing.ndim == 2:
+        return float((multiply(rows, weighing, threads=threads).astype(np.float64) * rows).sum())
+    return float((np.square(rows, dtype=np.float64) * (1.0 if weighing is None else weighing)).sum())
+
+
+def options(
+    tensors: Sequence[Tensor],
+    sensitivity: Mapping[str, float],
+    threads: int,
+    pace: Pace | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[Option]]:
+    """The formats that each tensor may have; sensitivity: as `sensitivities` found it."""
+    groups = _groups(tensors)
+    # Those with the same inputs are neighbours, so that they share what feedback takes long for.
+    middles = sorted(
+        ((name, members[len(members) // 2]) for name, members in groups.items()),
+        key=lambda pair: str(pair[1].moments),
+    )
+    total, feedbacks = len(groups) + len(tensors), Feedbacks(threads)
+    left: dict[str, dict[GGMLType, float]] = {}
+    for done, (name, tensor) in enumerate(middles, 1):
+        left[name] = shares_left(tensor, candidates(tensor.shape[-1]), feedbacks, threads)
+        if progress is not None:
+            progress(done, total)
+    found: dict[str, list[Option]] = {}
+    for name, members in groups.items():
+        for tensor in members:
+            kinds = candidates(tensor.shape[-1])
+            found[tensor.name] = [
+                Option(
+                    kind,
+                    native.n_bytes(kind, tensor.shape),
+                    sensitivity[tensor.name] * error * left[name][kind],
+                    0.0 if pace is None else pace.of(tensor, kind),
+                )
+                for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
+            ]
+            if progress is not None:
+                progress(len(groups) + len(found), total)
+    return found
 
 
 def allocate(

@@ -194,10 +194,7 @@ def _best_formats(
         program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
     )
     report = Report(say, "estimating errors of formats")
-    choices = {}
-    for done, tensor in enumerate(free):
-        choices[tensor.name] = options(tensor, sensitivity[tensor.name], threads, pace)
-        report(done + 1, len(free))
+    choices = options(free, sensitivity, threads, pace, report)
     time = math.inf if pace is None else _time(plan, free, pace)
     chosen = allocate(choices, room, time)
     if sum(option.seconds for option in chosen.values()) > time:

@@ -157,11 +157,11 @@ def calibrate(
     """
     begun = begun or State(0, [], Calibration())
     collector = _Collector(program, threads, moments, begun.found)
-    product = partial(multiply, threads=threads)
+    product, exp = partial(multiply, threads=threads), partial(exponentials, threads=threads)
     last = next(i for i, op in enumerate(program.ops) if op.out == program.hidden)
     # The head's input is all that is wanted of what follows.
     body = program._replace(ops=program.ops[: last + 1], logits=None)
-    model = Interpreter(body, weights, collector.observe, multiply=product, exp=exponentials)
+    model = Interpreter(body, weights, collector.observe, multiply=product, exp=exp)
     fewest, kept = min(_n_waiting(body)), time.monotonic()
     steps = model.steps(texts, begun.n_done, begun.waiting)
     for done, (op, outputs, waiting) in enumerate(steps, begun.n_done + 1):
@@ -229,7 +229,7 @@ class _Collector:
         """Write the moments of the operation that is done."""
         for name, sums in self._sums.items():
             n_rows = int(self.found.statistics.counts[name][0])
-            self._note(name, write_means(self._base(), sums / np.float32(n_rows), n_rows))
+            self._note(name, write_means(self._base(), sums, n_rows))
         for name, rows in self._rows.items():
             self._note(name, write_rows(self._base(), rows, self._shapes[name][0]))
         self._sums.clear()

@@ -12,15 +12,20 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgellm.quant.matrix import add_moments
+from edgellm.quant.matrix import add_moments, mirror
 
 Floats = NDArray[np.float32]
 _MEANS, _ROWS, _STARTS = ".means.npy", ".rows.npy", ".starts.npy"
 
 
-def write_means(base: Path, means: Floats, n_rows: int) -> Path:
-    """Keep the moments (n_in, n_in) of a plain matrix, means over n_rows rows; returns their path."""
-    return _write(base, _MEANS, means, [0, n_rows])
+def write_means(base: Path, sums: Floats, n_rows: int) -> Path:
+    """Keep the moments of a plain matrix; returns their path.
+
+    sums: over n_rows rows, (n_in, n_in), of which the lower triangle counts; they become means.
+    """
+    sums /= np.float32(n_rows)
+    mirror(sums)
+    return _write(base, _MEANS, sums, [0, n_rows])
 
 
 def write_rows(base: Path, rows: Mapping[int, Sequence[Floats]], n_matrices: int) -> Path:
@@ -53,4 +58,5 @@ def read_moments(path: Path, number: int, *, threads: int) -> tuple[Floats, int]
     means: Floats = np.zeros((rows.shape[1], rows.shape[1]), np.float32)
     add_moments(np.asarray(rows), means, threads=threads)
     means /= np.float32(len(rows))
+    mirror(means)
     return means, len(rows)

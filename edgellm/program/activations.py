@@ -28,8 +28,10 @@ def activate(name: str, x: Array, exp: Exp = np.exp, *, numbers: Mapping[str, fl
             erf = np.vectorize(math.erf, otypes=[np.float64])
             return np.asarray(0.5 * x * (1.0 + erf(x / math.sqrt(2.0))), np.float32)
         case "gelu_tanh":
-            inner = math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)
-            return np.asarray(0.5 * x * (1.0 + np.tanh(inner)), np.float32)
+            wide = x.astype(np.float64)
+            inner = math.sqrt(8.0 / math.pi) * (wide + 0.044715 * wide * wide * wide)
+            # (1 + tanh(y)) / 2 is the logistic function of 2 y.
+            return np.asarray(wide / (1.0 + exp(-inner)), np.float32)
         case "gelu_quick":
             return x * sigmoid(np.float32(1.702) * x, exp)
         case "relu":
@@ -39,7 +41,7 @@ def activate(name: str, x: Array, exp: Exp = np.exp, *, numbers: Mapping[str, fl
         case "sigmoid":
             return sigmoid(x, exp)
         case "tanh":
-            return np.tanh(x)
+            return np.asarray(tanh(x.astype(np.float64), exp), np.float32)
         case "softplus":
             return np.logaddexp(x, np.float32(0))
         case "exp":
@@ -57,6 +59,11 @@ def activate(name: str, x: Array, exp: Exp = np.exp, *, numbers: Mapping[str, fl
 def sigmoid(x: Array, exp: Exp = np.exp) -> Array:
     """1 / (1 + exp(-x)), computed in float64."""
     return np.asarray(1.0 / (1.0 + exp(-x.astype(np.float64))), np.float32)
+
+
+def tanh(x: Wide, exp: Exp = np.exp) -> Wide:
+    """The hyperbolic tangent; NumPy's own has other last bits on other machines."""
+    return np.asarray(1.0 - 2.0 / (1.0 + exp(2.0 * x)))
 
 
 def gated(attrs: Mapping[str, Any], gate: Array, up: Array, exp: Exp = np.exp) -> Array:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.errors import ModelError, UsageError
-from edgellm.program.activations import Exp, activate, gated
+from edgellm.program.activations import Exp, activate, gated, tanh
 from edgellm.program.adapter import Adapter, Update
 from edgellm.program.distance import biases
 from edgellm.program.ops import Op, Program
@@ -329,7 +329,7 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         scores = run.multiply(queries[:, h], k[:, h // per_kv]).astype(np.float64) * float(op.attrs["scale"])
         cap = float(op.attrs["softcap"])
         if cap:
-            scores = np.tanh(scores / cap) * cap
+            scores = tanh(scores / cap, run.exp) * cap
         if bias is not None:
             scores += bias[h]
         scores[hidden] = -np.inf
@@ -363,7 +363,7 @@ def _mul(run: _Run, op: Op, a: Array, b: Array) -> Array:
 
 def _softcap(run: _Run, op: Op, x: Array) -> Array:
     cap = np.float32(op.attrs["cap"])
-    return np.asarray(np.tanh(x / cap) * cap, np.float32)
+    return np.asarray(tanh(x.astype(np.float64) / cap, run.exp) * cap, np.float32)
 
 
 def _slice(run: _Run, op: Op, x: Array) -> Array:

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from edgellm.errors import BackendError
 from edgellm.quant.format import Floats
 
+# Rows that are mirrored together: their pieces stay in a cache.
+_MIRRORED = 64
+
 
 def multiply(x: Floats, weights: Floats, *, threads: int, scalar: bool = False) -> Floats:
     """x (rows, n_in) @ weights (n_out, n_in) transposed; scalar: without this machine's instruction sets."""
@@ -32,7 +35,7 @@ def multiply(x: Floats, weights: Floats, *, threads: int, scalar: bool = False) 
 
 
 def add_moments(x: Floats, sums: Floats, *, threads: int, scalar: bool = False) -> None:
-    """Add x (rows, n) transposed @ x to `sums` (n, n)."""
+    """Add the lower triangle of x (rows, n) transposed @ x to that of `sums` (n, n)."""
     from edgellm import _native
 
     try:
@@ -41,10 +44,22 @@ def add_moments(x: Floats, sums: Floats, *, threads: int, scalar: bool = False) 
         raise BackendError(f"{error}.") from None
 
 
-def exponentials(x: NDArray[np.float64], *, scalar: bool = False) -> NDArray[np.float64]:
+def mirror(sums: Floats) -> None:
+    """Make the upper triangle of a matrix (n, n) the mirror image of its lower one."""
+    for start in range(0, len(sums), _MIRRORED):
+        stop = start + _MIRRORED
+        sums[:start, start:stop] = sums[start:stop, :start].T
+        square = sums[start:stop, start:stop]
+        square[:] = np.tril(square) + np.tril(square, -1).T
+
+
+def exponentials(x: NDArray[np.float64], *, threads: int, scalar: bool = False) -> NDArray[np.float64]:
     """exp of each value, 0 below -708, and at most exp(709)."""
     from edgellm import _native
 
     out = np.array(x, np.float64, order="C")
-    _native.exponentials(out.reshape(-1), scalar)
+    try:
+        _native.exponentials(out.reshape(-1), threads, scalar)
+    except RuntimeError as error:
+        raise BackendError(f"{error}.") from None
     return out

@@ -71,7 +71,7 @@ void add_moments(const MatrixKernels& kernels, ThreadPool& pool, const float* x,
                 for (size_t j = 0; j < kWidth; ++j) panel[k * kWidth + j] = j < used ? row[j] : 0.0f;
             }
         });
-        // The lower triangle, whose rows lie in the panels, too; then its mirror image.
+        // The rows of the result lie in the panels, too.
         share(pool, n_panels, 1, [&](size_t p, size_t) {
             float block[kWidth * kWidth];
             for (size_t q = 0; q <= p; ++q) {
@@ -79,13 +79,9 @@ void add_moments(const MatrixKernels& kernels, ThreadPool& pool, const float* x,
                 kernels.floats(kWidth, depth, packed.data() + p * kWidth * depth, 1, kWidth,
                                packed.data() + q * kWidth * depth, block, kWidth);
                 for (size_t i = 0; i < std::min(kWidth, n - p * kWidth); ++i) {
-                    const size_t row = p * kWidth + i;
-                    for (size_t j = 0; j < kWidth && q * kWidth + j <= row; ++j) {
-                        const size_t column = q * kWidth + j;
-                        const float sum = sums[row * n + column] + block[i * kWidth + j];
-                        sums[row * n + column] = sum;
-                        sums[column * n + row] = sum;
-                    }
+                    float* row = sums + (p * kWidth + i) * n + q * kWidth;
+                    const size_t columns = q < p ? kWidth : i + 1;
+                    for (size_t j = 0; j < columns; ++j) row[j] += block[i * kWidth + j];
                 }
             }
         });

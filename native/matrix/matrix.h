@@ -33,7 +33,7 @@ const MatrixKernels& matrix_kernels(Isa isa);
 void multiply(const MatrixKernels& kernels, ThreadPool& pool, const float* x, const float* weights,
               size_t rows, size_t n_in, size_t n_out, float* out);
 
-// sums (n, n) += x (rows, n) transposed @ x.
+// The lower triangle of sums (n, n) += that of x (rows, n) transposed @ x.
 void add_moments(const MatrixKernels& kernels, ThreadPool& pool, const float* x, size_t rows, size_t n,
                  float* sums);
 

@@ -76,8 +76,14 @@ void add_panel(size_t rows, size_t depth, const T* a, size_t a_row, size_t a_ste
     for (; r + kTileRows <= rows; r += kTileRows) {
         add_rows<T, kTileRows>(depth, a + r * a_row, a_row, a_step, b, c + r * c_row, c_row);
     }
-    for (; r + 2 <= rows; r += 2)
+    if (r + 4 <= rows) {
+        add_rows<T, 4>(depth, a + r * a_row, a_row, a_step, b, c + r * c_row, c_row);
+        r += 4;
+    }
+    if (r + 2 <= rows) {
         add_rows<T, 2>(depth, a + r * a_row, a_row, a_step, b, c + r * c_row, c_row);
+        r += 2;
+    }
     if (r < rows) add_rows<T, 1>(depth, a + r * a_row, a_row, a_step, b, c + r * c_row, c_row);
 }
 

@@ -3,12 +3,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <memory>
 #include <stdexcept>
 #include <utility>
 
 #include "base/arch.h"
 #include "base/float_mode.h"
+#include "base/share.h"
 #include "matrix/matrix.h"
 #include "python/bindings.h"
 #include "quantize/feedback.h"
@@ -44,9 +46,14 @@ void add_moments_into(Matrix x, Sums sums, size_t threads, bool scalar) {
     add_moments(matrix_kernels(chosen_isa(scalar)), pool, x.data(), x.shape(0), x.shape(1), sums.data());
 }
 
-void exponentials_of(Doubles x, bool scalar) {
+void exponentials_of(Doubles x, size_t threads, bool scalar) {
+    // So few values take less time than to wake a thread.
+    constexpr size_t kPiece = 1 << 14;
     nb::gil_scoped_release release;
-    matrix_kernels(chosen_isa(scalar)).exponentials(x.data(), x.shape(0));
+    ThreadPool pool(std::clamp<size_t>(x.shape(0) / kPiece, 1, threads), /*spin=*/false);
+    const MatrixKernels& kernels = matrix_kernels(chosen_isa(scalar));
+    share(pool, x.shape(0), kPiece,
+          [&](size_t begin, size_t end) { kernels.exponentials(x.data() + begin, end - begin); });
 }
 
 // Feedback with its own pool.
@@ -93,9 +100,10 @@ void bind_calibrate(nb::module_& m) {
           nb::arg("out"), nb::arg("threads"), nb::arg("scalar") = false,
           "out = x @ weights.T, the same bits on every machine.");
     m.def("add_moments", add_moments_into, nb::call_guard<FloatMode>(), nb::arg("x"), nb::arg("sums"),
-          nb::arg("threads"), nb::arg("scalar") = false, "sums += x.T @ x, the same bits on every machine.");
+          nb::arg("threads"), nb::arg("scalar") = false, 
+          "The lower triangle of sums += that of x.T @ x, the same bits on every machine.");
     m.def("exponentials", exponentials_of, nb::call_guard<FloatMode>(), nb::arg("x"),
-          nb::arg("scalar") = false, "x = exp(x), the same bits on every machine.");
+          nb::arg("threads"), nb::arg("scalar") = false, "x = exp(x), the same bits on every machine.");
     m.def(
         "takes_feedback", [](uint32_t type) { return takes_feedback(static_cast<GGMLType>(type)); },
         nb::arg("type"), "True if Feedback can encode the format.");

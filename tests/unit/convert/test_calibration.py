@@ -254,7 +254,7 @@ def test_errors_are_shares_of_the_output(tmp_path: Path) -> None:
     rng = np.random.default_rng(6)
     values = rng.standard_normal((40, 256)).astype(np.float32)
     inputs = rng.standard_normal((500, 256)).astype(np.float32)
-    path = moments.write_means(tmp_path / "0", inputs.T @ inputs / np.float32(500), 500)
+    path = moments.write_means(tmp_path / "0", inputs.T @ inputs, 500)
     kinds = [GGMLType.Q3_K, GGMLType.Q6_K]
     found = [
         allocation.errors(
@@ -266,6 +266,26 @@ def test_errors_are_shares_of_the_output(tmp_path: Path) -> None:
     np.testing.assert_allclose(found, [found[0]] * 4, rtol=0.1)
     assert 0.005 < found[0][0] < 0.05
     assert found[0][1] < found[0][0] / 20
+
+
+def test_feedback_leaves_less_of_an_error_where_columns_move_together(tmp_path: Path) -> None:
+    rng = np.random.default_rng(7)
+    values = Rows(rng.standard_normal((40, 256)).astype(np.float32))
+    kinds = [GGMLType.Q3_K, GGMLType.Q6_K, GGMLType.Q8_0]
+    found = []
+    for number, mixing in enumerate((np.eye(256), rng.standard_normal((16, 256)))):
+        inputs = rng.standard_normal((500, len(mixing))) @ mixing
+        path = moments.write_means(
+            tmp_path / str(number), (inputs.T @ inputs).astype(np.float32), len(inputs)
+        )
+        tensor = pipeline.Tensor("a", (40, 256), kinds[0], values, None, path)
+        found.append(allocation.shares_left(tensor, kinds, pipeline.Feedbacks(1), threads=1))
+    apart, together = found
+    assert 0.8 < apart[GGMLType.Q3_K] < 1.05
+    assert together[GGMLType.Q3_K] < 0.5
+    assert together[GGMLType.Q6_K] < 0.5
+    # The format takes no feedback.
+    assert apart[GGMLType.Q8_0] == together[GGMLType.Q8_0] == 1.0
 
 
 def test_the_first_layers_are_groups_of_their_own() -> None:
