@@ -88,6 +88,7 @@ struct SignedBytes {
 //   minimum<S>         where kHasMinimum: what is added to each value of a row
 //   pair_scale<S>      where kPairs: scale of columns 16 half and up
 //   pair_words<S>      where kIntegerPairs: the integer that pair_scale multiplies scale by, twice in 16 bits
+//   integer<S>         where kHalfMinimums: that integer in 32 bits
 //   half_minimum<S>    where kHalfMinimums: what is added to columns 16 half and up
 struct NoScales {
     static constexpr size_t kBytes = 0, kHeaderBytes = 0;
@@ -186,6 +187,10 @@ struct ExpandedScales : NoScales {
         return S::double_words(block + 16 * half + row);
     }
     template <class S>
+    EDGELLM_INLINE static typename S::Ints integer(const uint8_t*, const uint8_t* block, int half, int row) {
+        return S::widen_i8(block + 16 * half + row);
+    }
+    template <class S>
     EDGELLM_INLINE static typename S::Floats half_minimum(const uint8_t* header, const uint8_t* block,
                                                           int half, int row) {
         const auto dmin = S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
@@ -258,7 +263,7 @@ enum class KernelKind : uint8_t {
     kFloats,
     kBytes,  // codes as unsigned bytes of at most 6 bits
     kWide,   // codes of 8 bits
-    kWords,  // codes times the integer scale of 16 columns, in 16 bits
+    kWords,  // codes with an integer scale for 16 columns
 };
 
 template <class F>

@@ -68,6 +68,7 @@ struct ByteSource {
     static constexpr bool kSignedCodes = kTraits.signed_codes;
     static constexpr bool kPairs = kTraits.pairs;
     static constexpr bool kIntegerPairs = kTraits.integer_pairs;
+    static constexpr bool kHalfMinimums = false;
     static constexpr bool kCentred = kTraits.centred;
     static constexpr bool kHasMinimum = kTraits.has_minimum;
     static constexpr int kMax = kTraits.max;
