@@ -224,7 +224,7 @@ void multiply_words(const Call& c) {
     using S = typename E::Simd;
     static_assert(SimdWordDots<S>);
     constexpr bool kHasMin = Source::kHalfMinimums;
-    if constexpr (!kHasMin) {
+    if constexpr (!Source::kIntegers) {
         if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
     }
     WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];

@@ -23,6 +23,7 @@ struct PackedSource {
     static constexpr size_t kHeaderBytes = Scales::kHeaderBytes;
     static constexpr bool kPairs = Scales::kPairs;
     static constexpr bool kIntegerPairs = Scales::kIntegerPairs;
+    static constexpr bool kIntegers = Scales::kIntegers;
     static constexpr bool kHalfMinimums = Scales::kHalfMinimums;
     static constexpr bool kSignedCodes =
         S::kSignedDots && (F::kOffset == 128 || (kHasLevels<F> && S::kWideDots));

@@ -199,11 +199,11 @@ struct WideEngine {
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             keep_in_memory(y);
             typename S::Ints dot[T][kSlots];
-            if constexpr (Source::kHalfMinimums) {
+            if constexpr (Source::kIntegers) {
                 typename S::Ints sum[T][kSlots];
                 add_integer_half<T, 0>(w, x, dot, sum);
                 add_integer_half<T, 1>(w, x, dot, sum);
-                finish_halves(y, sum, x, w);
+                finish_integers(y, sum, x, w);
             } else if constexpr (Source::kPairs) {
                 // A scale per 16 columns: two half blocks.
                 static_assert(Source::kCentred && !Source::kHasMinimum);
@@ -315,22 +315,29 @@ struct WideEngine {
         }
     }
 
-    // Minimums for 16 columns: that of all 32, and what the last 16 have more.
+    // As word_tile does.
     template <int T, int kSlots, class Source, class Rows>
-    EDGELLM_INLINE static void finish_halves(float* y, const typename S::Ints (&sum)[T][kSlots],
-                                             const Rows& x, const Source& w) {
+    EDGELLM_INLINE static void finish_integers(float* y, const typename S::Ints (&sum)[T][kSlots],
+                                               const Rows& x, const Source& w) {
         EDGELLM_UNROLL
         for (int slot = 0; slot < kSlots; ++slot) {
             // Read before y is written: the compiler cannot know that they do not overlap.
-            const auto scale = w.scale(slot), low = w.half_minimum(0, slot);
-            const auto high = S::sub(w.half_minimum(1, slot), low);
+            const auto scale = w.scale(slot);
+            typename S::Floats low, more;  // minimum of all columns, and what the last 16 have more
+            if constexpr (Source::kHalfMinimums) {
+                low = w.half_minimum(0, slot);
+                more = S::sub(w.half_minimum(1, slot), low);
+            }
             EDGELLM_UNROLL
             for (int t = 0; t < T; ++t) {
                 float* to = sums_of<S, T>(y, slot, t);
                 const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
                 auto v = S::fma(S::to_floats(sum[t][slot]), factor, S::load_floats(to));
-                v = S::fma(low, S::broadcast(x.of(t).sum), v);
-                S::store_floats(to, S::fma(high, S::broadcast(x.of(t).high), v));
+                if constexpr (Source::kHalfMinimums) {
+                    v = S::fma(low, S::broadcast(x.of(t).sum), v);
+                    v = S::fma(more, S::broadcast(x.of(t).high), v);
+                }
+                S::store_floats(to, v);
             }
         }
     }

@@ -117,7 +117,7 @@ struct Avx2Engine {
     EDGELLM_INLINE static void parts(const Source& w, const Rows& x, float* y) {
         if constexpr (Source::kSignedCodes) {
             signed_parts<T, kFirst, kLast>(w, x, y);
-        } else if constexpr (Source::kPairs || Source::kHalfMinimums) {
+        } else if constexpr (Source::kPairs || Source::kIntegers) {
             pair_parts<T, kFirst, kLast>(w, x, y);
         } else {
             unsigned_parts<T, kFirst, kLast>(w, x, y);
@@ -204,8 +204,8 @@ struct Avx2Engine {
                     [&w, half](int part) { return w.pair_scale(half, part); });
             }
         }
-        if constexpr (Source::kHalfMinimums) {
-            finish_halves<T, kPart>(w, x, y, wide);
+        if constexpr (Source::kIntegers) {
+            finish_integers<T, kPart>(w, x, y, wide);
         } else if constexpr (Source::kIntegerPairs) {
             finish<T, kPart, kPart + 1, false>(
                 w, x, y, [&](int t, int) { return wide[t]; }, [&w](int part) { return w.scale(part); });
@@ -216,7 +216,7 @@ struct Avx2Engine {
     template <class Source>
     EDGELLM_INLINE static __m256i half_start(const Avx2::Terms& terms, int half) {
         const __m256i start = Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
-        if constexpr (!Source::kHalfMinimums) {
+        if constexpr (!Source::kIntegers) {
             return start;
         } else if constexpr (Source::Format::kOffset == 0) {
             return Avx2::zero();
@@ -225,19 +225,26 @@ struct Avx2Engine {
         }
     }
 
-    // Minimums for 16 columns, in the order of word_tile.
+    // As word_tile does.
     template <int T, int kPart, class Source, class Rows>
-    EDGELLM_INLINE static void finish_halves(const Source& w, const Rows& x, float* y,
-                                             const __m256i (&wide)[T]) {
-        const __m256 scale = w.scale(kPart), low = w.half_minimum(0, kPart);
-        const __m256 high = _mm256_sub_ps(w.half_minimum(1, kPart), low);
+    EDGELLM_INLINE static void finish_integers(const Source& w, const Rows& x, float* y,
+                                               const __m256i (&wide)[T]) {
+        const __m256 scale = w.scale(kPart);
+        __m256 low, more;  // minimum of all columns, and what the last 16 have more
+        if constexpr (Source::kHalfMinimums) {
+            low = w.half_minimum(0, kPart);
+            more = _mm256_sub_ps(w.half_minimum(1, kPart), low);
+        }
         EDGELLM_UNROLL
         for (int t = 0; t < T; ++t) {
             float* to = sums_of<Avx2, T>(y, kPart, t);
             const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.of(t).factor));
             __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide[t]), factor, _mm256_loadu_ps(to));
-            v = _mm256_fmadd_ps(low, _mm256_set1_ps(x.of(t).sum), v);
-            _mm256_storeu_ps(to, _mm256_fmadd_ps(high, _mm256_set1_ps(x.of(t).high), v));
+            if constexpr (Source::kHalfMinimums) {
+                v = _mm256_fmadd_ps(low, _mm256_set1_ps(x.of(t).sum), v);
+                v = _mm256_fmadd_ps(more, _mm256_set1_ps(x.of(t).high), v);
+            }
+            _mm256_storeu_ps(to, v);
         }
     }
 
