@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Common form of a 256-value block: small integers with a scale and a minimum per 16 values. Formats without
-// a packed form of their own reach the kernels, and the decoder, through it.
+// Common form of a 256-value block: small integers with a scale and a minimum per 16 values. Its formats
+// reach the decoder through it, and the kernels if they have no packed form of their own.
 #pragma once
 
 #include <cstddef>

@@ -52,6 +52,24 @@ EDGELLM_INLINE void store_four_bits(const uint8_t* codes, uint8_t* qs) {
     }
 }
 
+// The plane of bit i of 32 values' bytes: its bit j belongs to group j.
+inline uint32_t pack_bits(const uint8_t* bytes, size_t i) {
+    uint32_t plane = 0;
+    for (unsigned j = 0; j < 8; ++j) plane |= (load_u32(bytes + 4 * j) >> i & 0x01010101u) << j;
+    return plane;
+}
+
+// TwoBits of 32 values, each in bits `shift` and up of its byte.
+inline void pack_two_bits(const PackedBlockRow& to, const uint8_t* qs, unsigned shift) {
+    for (size_t half = 0; half < 2; ++half) {
+        uint32_t plane = 0;
+        for (unsigned j = 0; j < 4; ++j) {
+            plane |= (load_u32(qs + 16 * half + 4 * j) >> shift & 0x03030303u) << (2 * j);
+        }
+        to.word(half, plane);
+    }
+}
+
 // 64 values as 32 bytes, the first 32 in low nibbles. `high` picks the second half.
 inline void pack_k_nibbles(const PackedBlockRow& to, const uint8_t* qs, bool high) {
     for (size_t j = 0; j < 4; ++j) {
@@ -67,6 +85,8 @@ struct Q2_K : ExpandedFormat<Q2_K> {  // d * (scale & 15) * q - dmin * (scale >>
     static constexpr const char* kName = "Q2_K";
     static constexpr GGMLType kType{10};
     static constexpr const int8_t* kLevels = kQ2Levels;
+    using Codes = TwoBits;
+    using Scales = IntegerScales<Halves, true>;
     static constexpr AffineSuperEncoding kEncoding{.values_per_scale = 16,
                                                    .largest_code = 3,
                                                    .largest_scale = 15,
@@ -91,6 +111,19 @@ struct Q2_K : ExpandedFormat<Q2_K> {  // d * (scale & 15) * q - dmin * (scale >>
         }
         for (int i = 0; i < 256; ++i) out->code[i] = static_cast<uint8_t>(two_bits(b.qs, i));
     }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.half(0, b.d);
+        to.half(1, b.dmin);
+        for (size_t i = 0; i < 8; ++i) {
+            const PackedBlockRow block = to.block(i);
+            for (size_t half = 0; half < 2; ++half) {
+                block.byte(half, b.scales[2 * i + half] & 15);
+                block.byte(2 + half, b.scales[2 * i + half] >> 4);
+            }
+            pack_two_bits(block, b.qs + i / 4 * 32, 2 * (i % 4));
+        }
+        return finite_half(b.d) && finite_half(b.dmin);
+    }
     EDGELLM_INLINE static void store(const EncodedSuper& e, Block& b) {
         for (int i = 0; i < 16; ++i) b.scales[i] = static_cast<uint8_t>(e.scale[i] | e.minimum[i] << 4);
         store_two_bits(e.codes, b.qs);
@@ -103,6 +136,8 @@ struct Q3_K : ExpandedFormat<Q3_K> {  // d * (scale - 32) * (q - 4), per 16 valu
     static constexpr const char* kName = "Q3_K";
     static constexpr GGMLType kType{11};
     static constexpr const int8_t* kLevels = kQ3Levels;
+    using Codes = ThreeBits;
+    using Scales = IntegerScales<Halves, false>;
     static constexpr ScaledSuperEncoding kEncoding{.values_per_scale = 16,
                                                    .lowest_scale = -32,
                                                    .highest_scale = 31,
@@ -119,17 +154,31 @@ struct Q3_K : ExpandedFormat<Q3_K> {  // d * (scale - 32) * (q - 4), per 16 valu
     };
     static_assert(sizeof(Block) == 110);
 
+    static int8_t scale(const Block& b, size_t i) {
+        const int low = i < 8 ? b.scales[i] & 15 : b.scales[i - 8] >> 4;
+        const int high = b.scales[8 + i % 4] >> (i / 4 * 2) & 3;
+        return static_cast<int8_t>((low | high << 4) - 32);
+    }
     static void expand(const Block& b, ExpandedBlock* out) {
         out->d = load_half(b.d);
         out->dmin = 0.0f;
         for (int i = 0; i < 16; ++i) {
-            const int low = i < 8 ? b.scales[i] & 15 : b.scales[i - 8] >> 4;
-            const int high = b.scales[8 + i % 4] >> (i / 4 * 2) & 3;
-            out->scale[i] = static_cast<int8_t>((low | high << 4) - 32);
+            out->scale[i] = scale(b, i);
             out->minimum[i] = 0;
         }
         for (int i = 0; i < 256; ++i)
             out->code[i] = static_cast<uint8_t>(two_bits(b.qs, i) | (b.hmask[i % 32] >> (i / 32) & 1) << 2);
+    }
+    static bool pack(const Block& b, const PackedRow& to) {
+        to.half(0, b.d);
+        for (size_t i = 0; i < 8; ++i) {
+            const PackedBlockRow block = to.block(i);
+            for (size_t half = 0; half < 2; ++half)
+                block.byte(half, static_cast<uint8_t>(scale(b, 2 * i + half)));
+            pack_two_bits(block, b.qs + i / 4 * 32, 2 * (i % 4));
+            block.word(2, pack_bits(b.hmask, i));
+        }
+        return finite_half(b.d);
     }
     EDGELLM_INLINE static void store(const EncodedSuper& e, Block& b) {
         for (int i = 0; i < 16; ++i) {
@@ -173,9 +222,7 @@ struct KMinimums : QuantizedDefaults {
             block.byte(1, minimum[i]);
             pack_k_nibbles(block, b.qs + i / 2 * 32, i % 2 != 0);
             if constexpr (requires { b.qh; }) {
-                uint32_t plane = 0;
-                for (unsigned j = 0; j < 8; ++j) plane |= (load_u32(b.qh + 4 * j) >> i & 0x01010101u) << j;
-                block.word(4, plane);
+                block.word(4, pack_bits(b.qh, i));
             }
         }
         return finite_half(b.d) && finite_half(b.dmin);

@@ -46,6 +46,28 @@ struct Nibbles {
     }
 };
 
+// Two planes: bits 2 (j % 4) and up of plane j / 4 belong to group j.
+struct TwoBits {
+    static constexpr size_t kBytes = 128;
+    static constexpr int kMax = 3;
+
+    template <class S>
+    EDGELLM_INLINE static typename S::Bytes read(const uint8_t* codes, int group) {
+        return S::take_bits(S::load(codes + 64 * (group / 4)), -2 * (group % 4), 0x03);
+    }
+};
+
+// Two bits, then a plane of third bits: bit j belongs to group j.
+struct ThreeBits {
+    static constexpr size_t kBytes = 192;
+    static constexpr int kMax = 7;
+
+    template <class S>
+    EDGELLM_INLINE static typename S::Bytes read(const uint8_t* codes, int group) {
+        return S::or_bits(TwoBits::read<S>(codes, group), S::load(codes + 128), 2 - group, 0x04);
+    }
+};
+
 // Nibbles, then a plane of fifth bits: bit j belongs to group j.
 struct FiveBits {
     static constexpr size_t kBytes = 320;
@@ -88,10 +110,12 @@ struct SignedBytes {
 //   minimum<S>         where kHasMinimum: what is added to each value of a row
 //   pair_scale<S>      where kPairs: scale of columns 16 half and up
 //   pair_words<S>      where kIntegerPairs: the integer that pair_scale multiplies scale by, twice in 16 bits
+//   integer<S>         where kIntegers: the integer of columns 16 half and up that multiplies their dot
 //   half_minimum<S>    where kHalfMinimums: what is added to columns 16 half and up
 struct NoScales {
     static constexpr size_t kBytes = 0, kHeaderBytes = 0;
-    static constexpr bool kHasMinimum = false, kPairs = false, kIntegerPairs = false, kHalfMinimums = false;
+    static constexpr bool kHasMinimum = false, kPairs = false, kIntegerPairs = false;
+    static constexpr bool kIntegers = false, kHalfMinimums = false;
 };
 
 // block: f16 d[16].
@@ -171,14 +195,37 @@ struct SuperPairScales : NoScales {
     }
 };
 
-// header: f32 d[16], f32 dmin[16]; block: i8 scale[2][16], u8 minimum[2][16], which is subtracted.
-struct ExpandedScales : NoScales {
-    static constexpr size_t kBytes = 64, kHeaderBytes = 128;
-    static constexpr bool kIntegerPairs = true, kHalfMinimums = true;
+struct Singles {
+    static constexpr size_t kBytes = 4;
+    template <class S>
+    EDGELLM_INLINE static typename S::Floats load(const uint8_t* from) {
+        return S::load_floats(reinterpret_cast<const float*>(from));
+    }
+};
+struct Halves {
+    static constexpr size_t kBytes = 2;
+    template <class S>
+    EDGELLM_INLINE static typename S::Floats load(const uint8_t* from) {
+        return S::load_halves(from);
+    }
+};
 
+// header: d[16], dmin[16] in a type of numbers; block: i8 scale[2][16], u8 minimum[2][16], which is
+// subtracted. Without minimums both have only their first field.
+template <class Number, bool kMinimums>
+struct IntegerScales : NoScales {
+    static constexpr size_t kFields = kMinimums ? 2 : 1;
+    static constexpr size_t kBytes = kFields * 32, kHeaderBytes = kFields * 16 * Number::kBytes;
+    static constexpr bool kIntegerPairs = true, kIntegers = true, kHalfMinimums = kMinimums;
+
+    // Field 0: d; 1: dmin.
+    template <class S>
+    EDGELLM_INLINE static typename S::Floats factor(const uint8_t* header, int field, int row) {
+        return Number::template load<S>(header + static_cast<size_t>(16 * field + row) * Number::kBytes);
+    }
     template <class S>
     EDGELLM_INLINE static typename S::Floats scale(const uint8_t* header, const uint8_t*, int row) {
-        return S::load_floats(reinterpret_cast<const float*>(header) + row);
+        return factor<S>(header, 0, row);
     }
     template <class S>
     EDGELLM_INLINE static typename S::Bytes pair_words(const uint8_t*, const uint8_t* block, int half,
@@ -186,12 +233,16 @@ struct ExpandedScales : NoScales {
         return S::double_words(block + 16 * half + row);
     }
     template <class S>
+    EDGELLM_INLINE static typename S::Ints integer(const uint8_t*, const uint8_t* block, int half, int row) {
+        return S::widen_i8(block + 16 * half + row);
+    }
+    template <class S>
     EDGELLM_INLINE static typename S::Floats half_minimum(const uint8_t* header, const uint8_t* block,
                                                           int half, int row) {
-        const auto dmin = S::negate(S::load_floats(reinterpret_cast<const float*>(header) + 16 + row));
-        return S::mul(dmin, S::load_u8(block + 32 + 16 * half + row));
+        return S::mul(S::negate(factor<S>(header, 1, row)), S::load_u8(block + 32 + 16 * half + row));
     }
 };
+using ExpandedScales = IntegerScales<Singles, true>;
 
 // ---- Descriptions ----
 
@@ -258,14 +309,14 @@ enum class KernelKind : uint8_t {
     kFloats,
     kBytes,  // codes as unsigned bytes of at most 6 bits
     kWide,   // codes of 8 bits
-    kWords,  // codes times the integer scale of 16 columns, in 16 bits
+    kWords,  // codes with an integer scale for 16 columns
 };
 
 template <class F>
 constexpr KernelKind kernel_kind() {
     if constexpr (NumberFormat<F>) {
         return KernelKind::kFloats;
-    } else if constexpr (F::Scales::kHalfMinimums) {
+    } else if constexpr (F::Scales::kIntegers) {
         return KernelKind::kWords;
     } else {
         return largest_code<F>() <= SixBits::kMax ? KernelKind::kBytes : KernelKind::kWide;

@@ -33,7 +33,7 @@ constexpr int largest_magnitude(int centre) {
 
 template <class S, class Source>
 constexpr CodeTraits traits_of(int centre) {
-    constexpr bool kWords = Source::kHalfMinimums;
+    constexpr bool kWords = Source::kIntegers;
     return {S::code_class(largest_magnitude<Source>(centre)), kWords, Source::kPairs,
             kWords || Source::kHasMinimum};
 }
@@ -71,7 +71,8 @@ EDGELLM_INLINE void load_registers(const uint8_t*& from, uint8x16_t (&to)[n], si
 
 // ---- Codes ----
 
-// Codes of a register from the planes that they lie in. kCentre: the zero point that they have lost.
+// Codes of a register from the planes that they lie in. kCentre: the zero point that they have lost. `high`
+// reads what a half's groups share.
 template <class Source>
 struct CodeReader;
 
@@ -88,7 +89,9 @@ struct CodeReader<Source> {
     static constexpr int kCentre = 0;
     static constexpr bool kHalvesShareCodes = true;
     // Set where bit 7 of a code with 128 added is not: it is the sign of the code without.
-    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int) { return vmvnq_u8(vld1q_u8(planes)); }
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* codes, int) {
+        return vmvnq_u8(vld1q_u8(codes + 256));
+    }
     EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t high, const uint8_t* lower,
                                           int group) {
         const uint8x16_t sign = high << (7 - group), low = lower_bits(lower, group);
@@ -134,6 +137,39 @@ struct CodeReader<Source> {
     }
 };
 
+// Codes whose bytes are one plane for each half.
+template <class Reader>
+concept HalfIsPlane = requires { Reader::kHalfIsPlane; };
+
+template <class Source>
+    requires HasCodes<Source, TwoBits>
+struct CodeReader<Source> {
+    static constexpr int kCentre = 0;
+    static constexpr bool kHalvesShareCodes = false, kHalfIsPlane = true;
+    static_assert(Source::Format::kLevels[0] == 0 && Source::Format::kLevels[3] == 3);
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t*, int) { return vdupq_n_u8(0); }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t plane, uint8x16_t, int group) {
+        return vreinterpretq_s8_u8(NeonRegisters::take_bits(plane, -2 * (group % 4), 0x03));
+    }
+};
+
+// code - 4: the upper six bits are set where the third bit is not.
+template <class Source>
+    requires HasCodes<Source, ThreeBits>
+struct CodeReader<Source> {
+    static constexpr int kCentre = 0;  // levels have no zero point
+    static constexpr bool kHalvesShareCodes = false, kHalfIsPlane = true;
+    static_assert(Source::Format::kLevels[0] == -4 && Source::Format::kLevels[7] == 3);
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* codes, int) {
+        return vmvnq_u8(vld1q_u8(codes + 128));
+    }
+    EDGELLM_INLINE static int8x16_t codes(uint8x16_t plane, uint8x16_t missing, int group) {
+        const uint8x16_t high = vtstq_u8(missing, vdupq_n_u8(static_cast<uint8_t>(1 << group)));
+        const uint8x16_t low = group % 4 == 0 ? plane : plane >> (2 * (group % 4));
+        return vreinterpretq_s8_u8(vbslq_u8(vdupq_n_u8(0xfc), high, low));
+    }
+};
+
 // The group's nibbles in the low bits, `high` in the others.
 EDGELLM_INLINE int8x16_t insert_nibbles(uint8x16_t high, uint8x16_t nibbles, int group) {
     return vreinterpretq_s8_u8(group < 4 ? vbslq_u8(vdupq_n_u8(0xf0), high, nibbles)
@@ -146,7 +182,9 @@ template <class Source>
 struct CodeReader<Source> {
     static constexpr int kCentre = 16;
     static constexpr bool kHalvesShareCodes = true;
-    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int) { return vmvnq_u8(vld1q_u8(planes)); }
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* codes, int) {
+        return vmvnq_u8(vld1q_u8(codes + 256));
+    }
     EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t missing, int group) {
         const uint8x16_t high = vtstq_u8(missing, vdupq_n_u8(static_cast<uint8_t>(1 << group)));
         return insert_nibbles(high, nibbles, group);
@@ -160,8 +198,8 @@ template <class Source>
 struct CodeReader<Source> {
     static constexpr int kCentre = 0;
     static constexpr bool kHalvesShareCodes = true;
-    EDGELLM_INLINE static uint8x16_t high(const uint8_t* planes, int half) {
-        return vld1q_u8(planes + 64 * half);
+    EDGELLM_INLINE static uint8x16_t high(const uint8_t* codes, int half) {
+        return vld1q_u8(codes + 256 + 64 * half);
     }
     EDGELLM_INLINE static int8x16_t codes(uint8x16_t nibbles, uint8x16_t plane, int group) {
         const uint8x16_t even = vandq_u8(plane, vdupq_n_u8(0x33));
@@ -179,8 +217,9 @@ template <class Source>
 EDGELLM_INLINE int8x16_t read_codes(const Source& source, int group, int part) {
     using Reader = CodeReader<Source>;
     const uint8_t* at = source.block + Source::Scales::kBytes + 16 * part;
-    const uint8x16_t bytes = vld1q_u8(at + 64 * (Reader::kHalvesShareCodes ? group % 4 : group));
-    const uint8x16_t high = Reader::high(at + 256, group / 4);
+    const int plane = HalfIsPlane<Reader> ? group / 4 : Reader::kHalvesShareCodes ? group % 4 : group;
+    const uint8x16_t bytes = vld1q_u8(at + 64 * plane);
+    const uint8x16_t high = Reader::high(at, group / 4);
     if constexpr (SplitInPlanes<Source>) {
         return Reader::codes(bytes, high, source.lower + 16 * part, group);
     } else {
@@ -199,13 +238,16 @@ class CodeCursor {
         at_ = source.block + Source::Scales::kBytes + 16 * first;
         static_assert(kHalf >= 0 || !std::is_same_v<typename Source::Codes, SixBits>);
         EDGELLM_UNROLL
-        for (int unit = 0; unit < kUnits; ++unit) high_[unit] = Reader::high(at_ + 256 + 16 * unit, kHalf);
-        if constexpr (!Reader::kHalvesShareCodes && kHalf == 1) at_ += 256;
+        for (int unit = 0; unit < kUnits; ++unit) high_[unit] = Reader::high(at_ + 16 * unit, kHalf);
+        if constexpr (!Reader::kHalvesShareCodes && kHalf == 1) at_ += HalfIsPlane<Reader> ? 64 : 256;
     }
 
     template <int half, int step>
     EDGELLM_INLINE void read(int8x16_t (&codes)[kUnits]) {
-        if constexpr (!Reader::kHalvesShareCodes || kHalf >= 0 || half == 0) load_registers(at_, bytes_, 64);
+        constexpr bool kIsNew = HalfIsPlane<Reader>          ? step == 0
+                                : !Reader::kHalvesShareCodes ? true
+                                                             : kHalf >= 0 || half == 0;
+        if constexpr (kIsNew) load_registers(at_, bytes_, 64);
         EDGELLM_UNROLL
         for (int unit = 0; unit < kUnits; ++unit) {
             if constexpr (SplitInPlanes<Source>) {
@@ -311,16 +353,18 @@ struct ScaleReader<Source, Scales, kUnits> {
     }
 };
 
-template <class Source, int kUnits>
-struct ScaleReader<Source, ExpandedScales, kUnits> {
+template <class Source, class Scales, int kUnits>
+    requires Scales::kIntegers
+struct ScaleReader<Source, Scales, kUnits> {
     float32x4_t scales[kUnits];
     ByteFactors<kUnits> minimums;
 
     EDGELLM_INLINE void read_header(const Source& source, int first) {
-        const auto* header = reinterpret_cast<const float*>(source.header) + 4 * first;
         for (int unit = 0; unit < kUnits; ++unit) {
-            scales[unit] = vld1q_f32(header + 4 * unit);
-            minimums.set(unit, vnegq_f32(vld1q_f32(header + 16 + 4 * unit)));
+            const int row = 4 * (first + unit);
+            scales[unit] = Scales::template factor<NeonRegisters>(source.header, 0, row);
+            if constexpr (Scales::kHalfMinimums)
+                minimums.set(unit, vnegq_f32(Scales::template factor<NeonRegisters>(source.header, 1, row)));
         }
     }
     EDGELLM_INLINE float32x4_t scale(const Source&, int, int unit, int) const { return scales[unit]; }
@@ -338,7 +382,8 @@ template <class S, class Source, int kParts>
 struct PackedRows {
     using Reader = CodeReader<Source>;
     static constexpr CodeTraits kTraits = traits_of<S, Source>(Reader::kCentre);
-    static constexpr bool kHasMinimum = kTraits.minimum, kHalvesShareCodes = Reader::kHalvesShareCodes;
+    static constexpr bool kHasMinimum = Source::kHasMinimum || Source::kHalfMinimums;
+    static constexpr bool kHalvesShareCodes = Reader::kHalvesShareCodes;
     static constexpr int kUnits = kParts;
     static constexpr int kZeroPoint = Source::kCentre - Reader::kCentre;  // left in codes
     // The scale of a half is a header's times an integer.

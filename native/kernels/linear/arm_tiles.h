@@ -76,10 +76,10 @@ bool expand_rows(const Source& source, size_t n_blocks, Block* out, size_t dista
             for (int half = 0; half < 2; ++half) {
                 S::place_codes(codes + 4 * half, part % 2, to.codes[half]);
                 if constexpr (Source::kPairs) place(to.scale(half), rows.scale(half, part));
+                if constexpr (Source::kIntegers) place(to.factor(half), rows.factor(half, part));
                 if constexpr (Source::kHalfMinimums) {
                     const float32x4_t minimum = rows.minimum(half, part);
                     minimums |= vreinterpretq_u32_f32(minimum);
-                    place(to.factor(half), rows.factor(half, part));
                     place(to.minimum(half), minimum);
                 }
             }

@@ -30,6 +30,13 @@ concept ByteEngine =
         { E::template tile<1>(weights, n_blocks, rows, sums) } -> std::same_as<void>;
     };
 
+// Engines that read codes of a format with integer scales for 16 columns (KernelKind::kWords) as they are
+// packed, if the format's levels are not larger.
+template <class E>
+concept LevelEngine = requires {
+    { E::kLargestLevel } -> std::convertible_to<int>;
+};
+
 // Engines that can read the panels of many tokens as packed, with scales from tables (ScaleBlock).
 template <class E, class Source, class Scales, class Rows>
 concept TabledEngine =

@@ -68,6 +68,7 @@ struct ByteSource {
     static constexpr bool kSignedCodes = kTraits.signed_codes;
     static constexpr bool kPairs = kTraits.pairs;
     static constexpr bool kIntegerPairs = kTraits.integer_pairs;
+    static constexpr bool kIntegers = false;
     static constexpr bool kCentred = kTraits.centred;
     static constexpr bool kHasMinimum = kTraits.has_minimum;
     static constexpr int kMax = kTraits.max;
@@ -180,7 +181,7 @@ void expand_words(Source source, size_t n_blocks, WordBlock* out) {
             for (int group = 0; group < 8; ++group) {
                 const typename S::Bytes v = source.codes(group, part);
                 typename S::Bytes even = S::even_words(v), odd = S::odd_words(v);
-                if constexpr (Source::kHalfMinimums) {
+                if constexpr (Source::kIntegers) {
                     const auto factor = source.pair_words(group / 4, part);
                     even = S::mul_words(even, factor);
                     odd = S::mul_words(odd, factor);

@@ -224,7 +224,7 @@ void multiply_words(const Call& c) {
     using S = typename E::Simd;
     static_assert(SimdWordDots<S>);
     constexpr bool kHasMin = Source::kHalfMinimums;
-    if constexpr (!kHasMin) {
+    if constexpr (!Source::kIntegers) {
         if (c.n_tokens <= E::packed_limit()) return multiply_packed<E, Source>(c);
     }
     WordBlock scratch[E::kTilePanels * kChunkBlocks<int16_t>];
@@ -297,12 +297,24 @@ void multiply_codes(const Call& c) {
 }
 
 template <class E, class F>
+constexpr bool reads_levels() {
+    if constexpr (kernel_kind<F>() == KernelKind::kWords && LevelEngine<E>) {
+        return largest_level<F>() <= E::kLargestLevel;
+    } else {
+        return false;
+    }
+}
+
+template <class E, class F>
 void multiply(const MatmulTask& task) {
     constexpr KernelKind kKind = kernel_kind<F>();
+    using S = typename E::Simd;
     if constexpr (kKind == KernelKind::kFloats) {
         multiply_floats<E, F>(Call{task});
+    } else if constexpr (reads_levels<E, F>()) {
+        multiply_packed<E, PackedSource<S, UnsignedLevels<F>>>(Call{task});
     } else {
-        multiply_codes<E, PackedSource<typename E::Simd, F>, kKind>(Call{task});
+        multiply_codes<E, PackedSource<S, F>, kKind>(Call{task});
     }
 }
 

@@ -39,20 +39,6 @@ struct Scalar {
         for (int i = 0; i < 64; ++i) r.v[i] = static_cast<uint8_t>(f(i));
         return r;
     }
-    template <class F>
-    EDGELLM_INLINE static Bytes words(F f) {
-        Bytes r;
-        for (int i = 0; i < 32; ++i) {
-            const auto w = static_cast<int16_t>(f(i));
-            std::memcpy(r.v + 2 * i, &w, 2);
-        }
-        return r;
-    }
-    EDGELLM_INLINE static int word(const Bytes& b, int i) {
-        int16_t w;
-        std::memcpy(&w, b.v + 2 * i, 2);
-        return w;
-    }
 
     static Floats load_floats(const float* p) {
         return floats([p](int i) { return p[i]; });
@@ -123,31 +109,14 @@ struct Scalar {
     static Bytes lookup(const Bytes& a) {
         return bytes([&](int i) { return F::kLevels[a.v[i]] + offset; });
     }
-    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
-    static Bytes even_words(const Bytes& a) {
-        return words([&](int i) { return static_cast<int8_t>(a.v[2 * i]); });
-    }
-    static Bytes odd_words(const Bytes& a) {
-        return words([&](int i) { return static_cast<int8_t>(a.v[2 * i + 1]); });
-    }
-    static Bytes mul_words(const Bytes& a, const Bytes& b) {
-        return words([&](int i) { return word(a, i) * word(b, i); });
-    }
     // Signed bytes of rows as words, each twice.
     static Bytes double_words(const uint8_t* p) {
-        return words([p](int i) { return static_cast<int8_t>(p[i / 2]); });
-    }
-    static Bytes broadcast_word(const void* p) {
-        uint8_t v[4];
-        std::memcpy(v, p, 4);
-        return bytes([&](int i) { return v[i % 4]; });
-    }
-    // 32 activations as words in the order of even_words and odd_words.
-    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
-        for (int i = 0; i < 16; ++i) {
-            even[i] = q[2 * i];
-            odd[i] = q[2 * i + 1];
+        Bytes r;
+        for (int i = 0; i < 32; ++i) {
+            const auto w = static_cast<int16_t>(static_cast<int8_t>(p[i / 2]));
+            std::memcpy(r.v + 2 * i, &w, 2);
         }
+        return r;
     }
     static Ints zero() { return {}; }
     static Ints repeat(int32_t v) {
@@ -161,16 +130,20 @@ struct Scalar {
         for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] << shift;
         return r;
     }
+    static Ints widen_i8(const uint8_t* p) {
+        Ints r;
+        for (int i = 0; i < 16; ++i) r.v[i] = static_cast<int8_t>(p[i]);
+        return r;
+    }
+    static Ints mul_add(const Ints& a, const Ints& b, const Ints& c) {
+        Ints r;
+        for (int i = 0; i < 16; ++i) r.v[i] = a.v[i] * b.v[i] + c.v[i];
+        return r;
+    }
     template <int kSlots>
     static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
         for (int slot = 0; slot < kSlots; ++slot) {
             for (int i = 0; i < 64; ++i) sum[slot].v[i / 4] += codes[slot].v[i] * x[i % 4];
-        }
-    }
-    template <int kSlots>
-    static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int16_t* x) {
-        for (int slot = 0; slot < kSlots; ++slot) {
-            for (int i = 0; i < 32; ++i) sum[slot].v[i / 2] += word(codes[slot], i) * x[i % 2];
         }
     }
 

@@ -75,12 +75,15 @@ concept SimdWordDots =
 
 // Sets whose dots of bytes go straight to 32 bits (WideEngine).
 template <class S>
-concept SimdByteDots = SimdDots<S> && requires(typename S::Ints (&sum)[1],
-                                               const typename S::Bytes (&codes)[1], const int8_t* x) {
-    { S::repeat(1) } -> std::same_as<typename S::Ints>;                 // one value in all lanes
-    { S::shifted(1, 4) } -> std::same_as<typename S::Ints>;             // value << shift in all lanes
-    { S::template dot_bytes<1>(sum, codes, x) } -> std::same_as<void>;  // + codes * x[0..3] of each row
-};
+concept SimdByteDots =
+    SimdDots<S> && requires(typename S::Ints (&sum)[1], const typename S::Bytes (&codes)[1], const int8_t* x,
+                            const typename S::Ints& n, const uint8_t* p) {
+        { S::repeat(1) } -> std::same_as<typename S::Ints>;                 // one value in all lanes
+        { S::shifted(1, 4) } -> std::same_as<typename S::Ints>;             // value << shift in all lanes
+        { S::template dot_bytes<1>(sum, codes, x) } -> std::same_as<void>;  // + codes * x[0..3] of each row
+        { S::widen_i8(p) } -> std::same_as<typename S::Ints>;               // a signed byte for each row
+        { S::mul_add(n, n, n) } -> std::same_as<typename S::Ints>;          // a * b + c
+    };
 
 // Scaling of sums.
 template <class S>

@@ -258,11 +258,29 @@ class SimdTest {
             dots_of_bytes<1>();
             dots_of_bytes<2>();
             check(S::kWideDots, "kWideDots");  // their codes were of 8 bits
+            products_of_dots();
         }
         for (int i = 0; i < kLanes; ++i) check(lane(S::zero(), i) == 0, "zero");
         for (const int max : {15, 31, 63, 255}) {
             const int centre = S::centre(max, (max + 1) / 2);
             check(centre == 0 || std::has_single_bit(static_cast<unsigned>(centre)), "centre");
+        }
+    }
+
+    void products_of_dots() {
+        const Raw r = random_bytes();
+        int32_t dots[16], addends[16];
+        for (int i = 0; i < 16; ++i) {
+            dots[i] = integer(-1 << 18, 1 << 18);
+            addends[i] = integer(-1 << 25, 1 << 25);
+        }
+        Ints a, c;
+        std::memcpy(&a, dots, sizeof(a));
+        std::memcpy(&c, addends, sizeof(c));
+        const Ints wide = S::widen_i8(r.v), product = S::mul_add(a, wide, c);
+        for (int i = 0; i < kLanes; ++i) {
+            check(lane(wide, i) == r.at(i), "widen_i8");
+            check(lane(product, i) == dots[i] * r.at(i) + addends[i], "mul_add");
         }
     }
 

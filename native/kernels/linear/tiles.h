@@ -182,6 +182,7 @@ struct WideEngine {
     using PackedTiles = PackedSizes;             // of panels read as they are packed,
     using Tiles = Sizes;                         // and of expanded ones
     static constexpr int kTilePanels = kPanels;  // panels of a tile if expanded
+    static constexpr int kLargestLevel = 127;
 
     // Up to so many tokens panels are read as they are packed.
     static size_t packed_limit() { return kLimit; }
@@ -198,7 +199,12 @@ struct WideEngine {
         for (size_t b = 0; b < n_blocks; ++b, w.next(), x.next()) {
             keep_in_memory(y);
             typename S::Ints dot[T][kSlots];
-            if constexpr (Source::kPairs) {
+            if constexpr (Source::kIntegers) {
+                typename S::Ints sum[T][kSlots];
+                add_integer_half<T, 0>(w, x, dot, sum);
+                add_integer_half<T, 1>(w, x, dot, sum);
+                finish_integers(y, sum, x, w);
+            } else if constexpr (Source::kPairs) {
                 // A scale per 16 columns: two half blocks.
                 static_assert(Source::kCentred && !Source::kHasMinimum);
                 add_groups<T, 0, 4>(w, x, dot,
@@ -286,6 +292,52 @@ struct WideEngine {
                     }
                 }
                 S::template dot_bytes<Source::kSlots>(dot[t], codes, x.q(t) + 4 * group);
+            }
+        }
+    }
+
+    // Dots of 16 columns times their integers, which are exact.
+    template <int T, int kHalf, class Source, class Rows>
+    EDGELLM_INLINE static void add_integer_half(const Source& w, const Rows& x,
+                                                typename S::Ints (&dot)[T][Source::kSlots],
+                                                typename S::Ints (&sum)[T][Source::kSlots]) {
+        add_groups<T, 4 * kHalf, 4 * kHalf + 4>(w, x, dot, [&](int t) {
+            const auto& terms = terms_of<S>(x.of(t));
+            const int32_t start = kHalf == 0 ? terms.low_start : terms.high_start;  // of a zero point of 32
+            return S::repeat(w.shift >= 5 ? start << (w.shift - 5) : start >> (5 - w.shift));
+        });
+        EDGELLM_UNROLL
+        for (int slot = 0; slot < Source::kSlots; ++slot) {
+            const auto factor = w.integer(kHalf, slot);
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t)
+                sum[t][slot] = S::mul_add(dot[t][slot], factor, kHalf == 0 ? S::zero() : sum[t][slot]);
+        }
+    }
+
+    // As word_tile does.
+    template <int T, int kSlots, class Source, class Rows>
+    EDGELLM_INLINE static void finish_integers(float* y, const typename S::Ints (&sum)[T][kSlots],
+                                               const Rows& x, const Source& w) {
+        EDGELLM_UNROLL
+        for (int slot = 0; slot < kSlots; ++slot) {
+            // Read before y is written: the compiler cannot know that they do not overlap.
+            const auto scale = w.scale(slot);
+            typename S::Floats low, more;  // minimum of all columns, and what the last 16 have more
+            if constexpr (Source::kHalfMinimums) {
+                low = w.half_minimum(0, slot);
+                more = S::sub(w.half_minimum(1, slot), low);
+            }
+            EDGELLM_UNROLL
+            for (int t = 0; t < T; ++t) {
+                float* to = sums_of<S, T>(y, slot, t);
+                const auto factor = S::mul(scale, S::broadcast(x.of(t).factor));
+                auto v = S::fma(S::to_floats(sum[t][slot]), factor, S::load_floats(to));
+                if constexpr (Source::kHalfMinimums) {
+                    v = S::fma(low, S::broadcast(x.of(t).sum), v);
+                    v = S::fma(more, S::broadcast(x.of(t).high), v);
+                }
+                S::store_floats(to, v);
             }
         }
     }

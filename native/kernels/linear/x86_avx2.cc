@@ -36,6 +36,16 @@ struct Avx2 : YmmPrimitives {
         return {_mm256_extract_epi32(halves, 0), _mm256_extract_epi32(halves, 4)};
     }
 
+    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
+    static Bytes even_words(Bytes a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
+    static Bytes odd_words(Bytes a) { return _mm256_srai_epi16(a, 8); }
+    static Bytes mul_words(Bytes a, Bytes b) { return _mm256_mullo_epi16(a, b); }
+    // 32 activations as words in the order of even_words and odd_words.
+    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
+        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
+    }
     template <int kSlots>
     EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
                                          const int16_t* x) {
@@ -53,6 +63,8 @@ struct Avx2Engine {
     using Tiles = TileSizes<6, 4, 3, 2, 1>;
     static size_t packed_limit() { return 16; }
     static constexpr int kTilePanels = 1;
+    // 8 products with activations in a sum of 16 bits.
+    static constexpr int kLargestLevel = 32;
 
     static constexpr int code_class(int max) { return max <= 15 ? 15 : max <= 31 ? 31 : 63; }
 
@@ -105,7 +117,7 @@ struct Avx2Engine {
     EDGELLM_INLINE static void parts(const Source& w, const Rows& x, float* y) {
         if constexpr (Source::kSignedCodes) {
             signed_parts<T, kFirst, kLast>(w, x, y);
-        } else if constexpr (Source::kPairs) {
+        } else if constexpr (Source::kPairs || Source::kIntegers) {
             pair_parts<T, kFirst, kLast>(w, x, y);
         } else {
             unsigned_parts<T, kFirst, kLast>(w, x, y);
@@ -170,11 +182,8 @@ struct Avx2Engine {
                 const __m256i codes = w.codes(group, kPart);
                 EDGELLM_UNROLL
                 for (int t = 0; t < T; ++t) {
-                    const auto& terms = terms_of<Avx2>(x.of(t));
                     const __m256i before =
-                        group % 4 > 0
-                            ? sum[t]
-                            : Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
+                        group % 4 > 0 ? sum[t] : half_start<Source>(terms_of<Avx2>(x.of(t)), half);
                     sum[t] = Avx2::pin(
                         _mm256_add_epi16(before, _mm256_maddubs_epi16(codes, activations(x, t, group))));
                 }
@@ -195,9 +204,47 @@ struct Avx2Engine {
                     [&w, half](int part) { return w.pair_scale(half, part); });
             }
         }
-        if constexpr (Source::kIntegerPairs) {
+        if constexpr (Source::kIntegers) {
+            finish_integers<T, kPart>(w, x, y, wide);
+        } else if constexpr (Source::kIntegerPairs) {
             finish<T, kPart, kPart + 1, false>(
                 w, x, y, [&](int t, int) { return wide[t]; }, [&w](int part) { return w.scale(part); });
+        }
+    }
+
+    // The accumulator's start for the zero point, which is 32 where scales are pairs.
+    template <class Source>
+    EDGELLM_INLINE static __m256i half_start(const Avx2::Terms& terms, int half) {
+        const __m256i start = Avx2::broadcast_word(half == 0 ? &terms.low_start : &terms.high_start);
+        if constexpr (!Source::kIntegers) {
+            return start;
+        } else if constexpr (Source::Format::kOffset == 0) {
+            return Avx2::zero();
+        } else {
+            return _mm256_srai_epi16(start, 5 - log2_of(Source::Format::kOffset));
+        }
+    }
+
+    // As word_tile does.
+    template <int T, int kPart, class Source, class Rows>
+    EDGELLM_INLINE static void finish_integers(const Source& w, const Rows& x, float* y,
+                                               const __m256i (&wide)[T]) {
+        const __m256 scale = w.scale(kPart);
+        __m256 low, more;  // minimum of all columns, and what the last 16 have more
+        if constexpr (Source::kHalfMinimums) {
+            low = w.half_minimum(0, kPart);
+            more = _mm256_sub_ps(w.half_minimum(1, kPart), low);
+        }
+        EDGELLM_UNROLL
+        for (int t = 0; t < T; ++t) {
+            float* to = sums_of<Avx2, T>(y, kPart, t);
+            const __m256 factor = _mm256_mul_ps(scale, _mm256_set1_ps(x.of(t).factor));
+            __m256 v = _mm256_fmadd_ps(_mm256_cvtepi32_ps(wide[t]), factor, _mm256_loadu_ps(to));
+            if constexpr (Source::kHalfMinimums) {
+                v = _mm256_fmadd_ps(low, _mm256_set1_ps(x.of(t).sum), v);
+                v = _mm256_fmadd_ps(more, _mm256_set1_ps(x.of(t).high), v);
+            }
+            _mm256_storeu_ps(to, v);
         }
     }
 

@@ -75,10 +75,6 @@ struct Avx512Vnni {
         alignas(16) static constexpr auto kTable = level_table<F, offset>();
         return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(load16(kTable.data())), a);
     }
-    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
-    static Bytes even_words(Bytes a) { return _mm512_srai_epi16(_mm512_slli_epi16(a, 8), 8); }
-    static Bytes odd_words(Bytes a) { return _mm512_srai_epi16(a, 8); }
-    static Bytes mul_words(Bytes a, Bytes b) { return _mm512_mullo_epi16(a, b); }
     // Signed bytes of rows as words, each twice.
     static Bytes double_words(const uint8_t* p) {
         const __m512i wide = _mm512_cvtepi8_epi32(load16(p));
@@ -89,12 +85,6 @@ struct Avx512Vnni {
         int32_t v;
         std::memcpy(&v, p, 4);
         return _mm512_set1_epi32(v);
-    }
-    // 32 activations as words in the order of even_words and odd_words.
-    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
     }
     // The compiler computes the value here. Else it moves products away from their sums, which spills.
     static Bytes pin(Bytes v) {
@@ -107,6 +97,8 @@ struct Avx512Vnni {
         return _mm512_sllv_epi32(_mm512_set1_epi32(v), _mm512_set1_epi32(shift));
     }
     static Ints shifted(Ints a, int32_t shift) { return _mm512_sllv_epi32(a, _mm512_set1_epi32(shift)); }
+    static Ints widen_i8(const uint8_t* p) { return _mm512_cvtepi8_epi32(load16(p)); }
+    static Ints mul_add(Ints a, Ints b, Ints c) { return _mm512_add_epi32(_mm512_mullo_epi32(a, b), c); }
 
     // One register of codes takes its activations from memory, several share a register.
     template <int kSlots>
@@ -119,19 +111,6 @@ struct Avx512Vnni {
             const __m512i quad = broadcast_word(x);
             EDGELLM_UNROLL
             for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm512_dpbusd_epi32(sum[i], codes[i], quad));
-        }
-    }
-    template <int kSlots>
-    EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
-                                         const int16_t* x) {
-        if constexpr (kSlots == 1) {
-            __asm__ volatile("vpdpwssd %2%{1to16%}, %1, %0"
-                             : "+v"(sum[0])
-                             : "v"(codes[0]), "m"(*reinterpret_cast<const Quad*>(x)));
-        } else {
-            const __m512i pair = broadcast_word(x);
-            EDGELLM_UNROLL
-            for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm512_dpwssd_epi32(sum[i], codes[i], pair));
         }
     }
 

@@ -22,18 +22,16 @@ struct AvxVnni : YmmPrimitives {
         return sums;
     }
 
+    static Ints widen_i8(const uint8_t* p) {
+        return _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+    }
+    static Ints mul_add(Ints a, Ints b, Ints c) { return _mm256_add_epi32(_mm256_mullo_epi32(a, b), c); }
+
     template <int kSlots>
     EDGELLM_INLINE static void dot_bytes(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots], const int8_t* x) {
         const __m256i quad = broadcast_word(x);
         EDGELLM_UNROLL
         for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm256_dpbusd_avx_epi32(sum[i], codes[i], quad));
-    }
-    template <int kSlots>
-    EDGELLM_INLINE static void dot_words(Ints (&sum)[kSlots], const Bytes (&codes)[kSlots],
-                                         const int16_t* x) {
-        const __m256i pair = broadcast_word(x);
-        EDGELLM_UNROLL
-        for (int i = 0; i < kSlots; ++i) sum[i] = pin(_mm256_dpwssd_avx_epi32(sum[i], codes[i], pair));
     }
 };
 

@@ -69,10 +69,6 @@ struct YmmPrimitives {
         const __m128i table = _mm_load_si128(reinterpret_cast<const __m128i*>(kTable.data()));
         return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(table), a);
     }
-    // Signed bytes 0 and 2 (1 and 3) of each lane as words.
-    static Bytes even_words(Bytes a) { return _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8); }
-    static Bytes odd_words(Bytes a) { return _mm256_srai_epi16(a, 8); }
-    static Bytes mul_words(Bytes a, Bytes b) { return _mm256_mullo_epi16(a, b); }
     // Signed bytes of rows as words, each twice.
     static Bytes double_words(const uint8_t* p) {
         const __m256i wide = _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
@@ -83,12 +79,6 @@ struct YmmPrimitives {
         int32_t v;
         std::memcpy(&v, p, 4);
         return _mm256_set1_epi32(v);
-    }
-    // 32 activations as words in the order of even_words and odd_words.
-    static void widen(const int8_t* q, int16_t* even, int16_t* odd) {
-        const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(even), _mm256_srai_epi16(_mm256_slli_epi16(v, 8), 8));
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(odd), _mm256_srai_epi16(v, 8));
     }
     // The compiler computes the value here. Else it moves products away from their sums, which spills.
     static Bytes pin(Bytes v) {
