@@ -126,6 +126,6 @@ def _show(planned: FolderPlan) -> None:
     """Print the arrays and sizes of a dry run on standard output."""
     for weight in planned.graph.weights:
         shape = " x ".join(map(str, weight.shape))
-        n_bytes = sum(blob.n_bytes for blob in weight.blobs)
-        print(f"{weight.name:<44} {weight.kind:<8} {n_bytes:>14}  {shape}")
+        kind = "f32" if weight.kind is None else weight.kind.name
+        print(f"{weight.name:<44} {kind:<8} {weight.n_bytes:>14}  {shape}")
     print(f"{len(planned.graph.weights)} weights, {size_text(planned.n_bytes)} in {DATA_FILE}")
