@@ -17,7 +17,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from edgellm.quant.matrix import exponentials, multiply
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
+Rounded = Callable[[Any, Floats, Floats | None, int], Floats]
 
 # Formats that are chosen from, with fast kernels all of them, for rows of whole super-blocks and for others.
 _SUPER = tuple(GGMLType[name] for name in ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0"))
@@ -49,9 +50,12 @@ _PRICES, _HURRIES, _MOST_HURRY = 100, 12, 1e9
 
 
 class Option(NamedTuple):
-    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token."""
+    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token.
 
-    kind: GGMLType
+    kind: of GGUF, or of what else is written.
+    """
+
+    kind: Any
     n_bytes: int
     cost: float
     seconds: float = 0.0
@@ -208,8 +212,12 @@ def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads:
     return native.decode_values(kind, raw, values.shape, threads=threads)
 
 
-def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
-    """Square error of a tensor's outputs in each format, over their squares; some of its rows tell."""
+def errors(tensor: Tensor, kinds: Sequence[Any], threads: int, rounded: Rounded | None = None) -> list[float]:
+    """Square error of a tensor's outputs in each format, over their squares; some of its rows tell.
+
+    rounded: the values that a format leaves of some, for kinds that are no formats of GGUF.
+    """
+    rounded = rounded or _rounded
     moments = None
     if tensor.moments is not None and not is_of_a_stack(tensor.moments):
         moments = np.load(tensor.moments)
@@ -231,7 +239,7 @@ def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[floa
             continue
         power += squares(sample, importance)
         for i, kind in enumerate(kinds):
-            found[i] += squares(_rounded(kind, sample, importance, threads) - sample, importance)
+            found[i] += squares(rounded(kind, sample, importance, threads) - sample, importance)
     return [float(error) / power if power > 0 else 0.0 for error in found]
 
 

@@ -180,19 +180,7 @@ def _best_formats(
     say: Say,
     pace: Pace | None,
 ) -> dict[str, GGMLType]:
-    program = plan_program(plan)
-    ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
-    kept = folder / _SENSITIVITIES
-    known = json.loads(kept.read_text()) if kept.exists() else {}
-    report = Report(say, "measuring sensitivities")
-
-    def progress(done: int, total: int) -> None:
-        _keep(kept, known)
-        report(done, total)
-
-    sensitivity = sensitivities(
-        program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
-    )
+    sensitivity = measure_sensitivities(plan, free, folder, threads, say)
     report = Report(say, "estimating errors of formats")
     choices = {}
     for done, tensor in enumerate(free):
@@ -205,10 +193,33 @@ def _best_formats(
             "no formats of that size are expected to keep up with --min-speed on this machine; ask for a "
             "lower speed or for another size"
         )
-    counts = Counter(option.kind.name for option in chosen.values())
-    kinds = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    say(f"formats: {kinds}")
+    say_formats([option.kind.name for option in chosen.values()], say)
     return {name: option.kind for name, option in chosen.items()}
+
+
+def measure_sensitivities(
+    plan: FilePlan, free: Sequence[Tensor], folder: Path, threads: int, say: Say
+) -> dict[str, float]:
+    """Sensitivities of matrices of a calibrated plan; the calibration's folder keeps them, too."""
+    program = plan_program(plan)
+    ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
+    kept = folder / _SENSITIVITIES
+    known = json.loads(kept.read_text()) if kept.exists() else {}
+    report = Report(say, "measuring sensitivities")
+
+    def progress(done: int, total: int) -> None:
+        _keep(kept, known)
+        report(done, total)
+
+    return sensitivities(
+        program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
+    )
+
+
+def say_formats(names: Sequence[str], say: Say) -> None:
+    """Say how many matrices have each format, by its name."""
+    kinds = ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
+    say(f"formats: {kinds}")
 
 
 def plan_metadata(plan: FilePlan) -> dict[str, Any]:
