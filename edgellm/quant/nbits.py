@@ -127,10 +127,13 @@ def encode(
     # Codes of 5 and 6 bits are multiplied as 8: their steps are so many of the units.
     steps = units.astype(np.float32) * np.float32(1 << (kind.run_bits - kind.bits))
     scaled = values / steps
-    if feedback is None:
-        raw = _native.quantize(kind.number, scaled, importance, threads, scalar)
-    else:
-        raw = feedback.encode_as(kind.number, values.size // BLOCK * _LAYOUT.itemsize, scaled)
+    try:
+        if feedback is None:
+            raw = _native.quantize(kind.number, scaled, importance, threads, scalar)
+        else:
+            raw = feedback.encode_as(kind.number, values.size // BLOCK * _LAYOUT.itemsize, scaled)
+    except ArithmeticError as error:
+        raise ModelError(f"a value is {error}; the weights are damaged") from None
     off = _native.dequantize(kind.number, raw, values.size, threads).reshape(rows, cols)
     off *= steps
     off -= values
