@@ -159,6 +159,9 @@ def memory_bytes() -> int:
 def allowed_cpus() -> int:
     """CPUs in this process's affinity mask."""
 
+def trim_heap() -> None:
+    """Gives freed memory of the heap back to the system."""
+
 def guard_mapping(data: Buffer | numpy.typing.NDArray[numpy.uint8]) -> int:
     """
     Pages of a file mapping that its file loses read as zeros until unguard_mapping of the number

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm import _native
 from edgellm.backends.base import Flags, Floats, Ids, Ints, Logits, parts_of
 from edgellm.backends.ledger import Booked, Ledger
 from edgellm.errors import BackendError, FileError, pip_install
@@ -81,6 +82,8 @@ class OnnxBackend(Booked):
         self._session = self._guarded(
             lambda: onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         )
+        # What came up while constants were unpacked is free, and as large as the model.
+        _native.trim_heap()
         self._shapes = [(1, c.n_kv_heads, 0, c.key_dim) for c in program.caches for _ in ("key", "value")]
         names = [f"{i}.{part}" for i in range(len(program.caches)) for part in ("key", "value")]
         self._past = [f"past_key_values.{name}" for name in names]

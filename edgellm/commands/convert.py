@@ -184,7 +184,8 @@ COMMAND = Command(
     "more and loses less, --best also chooses formats, --fast reads nothing. The result is compared with\n"
     "the source: what it lost is printed, and stored in the file. The folder of a PEFT adapter becomes an\n"
     "adapter in GGUF, in F32 unless --type says otherwise. --format onnx writes a folder for ONNX Runtime,\n"
-    "and takes a GGUF file, too.",
+    "and takes a GGUF file, too: INT4 is 4 bits, 5 for the matrices that need them most, and --best, --size\n"
+    "and --bpw choose 4, 5, 6 or 8 for each. ONNX Runtime computes with 5 and 6 as with 8.",
     positionals=(
         Positional(
             "source", "folder of a checkpoint, user/repo[@revision] on the Hub, or for ONNX a GGUF file", "1"

@@ -21,10 +21,19 @@ from edgellm.convert.onnx_folder import (
     plan_folder,
     write_folder,
 )
+from edgellm.convert.onnx_formats import check_size, choose_formats
 from edgellm.convert.pipeline import FilePlan, Pair
 from edgellm.convert.quality import Quality
 from edgellm.convert.receipt import measure_logits, origin_pairs, quality_pairs
-from edgellm.convert.writing import Background, check_limits, check_output, forget_calibration, weigh
+from edgellm.convert.writing import (
+    Background,
+    calibration_folder,
+    check_limits,
+    check_output,
+    chooses_formats,
+    forget_calibration,
+    weigh,
+)
 from edgellm.errors import FileError, UsageError, size_text
 from edgellm.program.exported import DATA_FILE, MODEL_FILE
 from edgellm.tokenizer import Tokenizer
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
 
 def check_settings(settings: Settings, folder: Path) -> None:
     """Raise UsageError for options without an effect here, FileError for an output that cannot be written."""
-    for name in ("tensor_type", "resume", "best", "size", "bpw", "min_speed"):
+    for name in ("tensor_type", "resume", "min_speed"):
         if settings[name]:
             raise UsageError(f"--{name.replace('_', '-')} is for GGUF; leave it out with --format onnx")
     if _type(settings) not in TYPES:
@@ -68,12 +77,17 @@ def write(
     if settings["receipt"] and not settings["dry_run"]:
         # A missing onnxruntime must be found before the work, not after it.
         importlib.import_module("edgellm.backends.onnx")
-    if not settings["dry_run"]:
-        weigh(plan, folder, writing.write_options(settings), writing.say, int4=_type(settings) == "INT4")
-    planned = plan_folder(plan, _type(settings))
+    planned, options = plan_folder(plan, _type(settings)), writing.write_options(settings)
     if settings["dry_run"]:
         _show(planned)
         return
+    int4 = _type(settings) == "INT4"
+    chooses = int4 and chooses_formats(options)
+    if chooses:
+        check_size(planned, options)
+    weigh(plan, folder, options, writing.say, int4=int4)
+    if chooses:
+        planned = choose_formats(planned, options, calibration_folder(folder), writing.say)
     files = checkpoint_files(checkpoint, planned.program, plan.metadata) if checkpoint else {}
     hashing = Background(digest) if settings["receipt"] else None
     done = 0
@@ -90,7 +104,7 @@ def write(
                 return {}
             quality = _measure(planned, part, threads)
             print(quality.summary(), file=sys.stderr)
-            check_limits(folder, quality, writing.write_options(settings))
+            check_limits(folder, quality, options)
             return quality_pairs(quality) | origin_pairs(source, revision, hashing.result())
 
         try:
@@ -126,6 +140,6 @@ def _show(planned: FolderPlan) -> None:
     """Print the arrays and sizes of a dry run on standard output."""
     for weight in planned.graph.weights:
         shape = " x ".join(map(str, weight.shape))
-        n_bytes = sum(blob.n_bytes for blob in weight.blobs)
-        print(f"{weight.name:<44} {weight.kind:<8} {n_bytes:>14}  {shape}")
+        kind = "f32" if weight.kind is None else weight.kind.name
+        print(f"{weight.name:<44} {kind:<8} {weight.n_bytes:>14}  {shape}")
     print(f"{len(planned.graph.weights)} weights, {size_text(planned.n_bytes)} in {DATA_FILE}")

@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
 from edgellm.program.interpreter import Interpreter
 from edgellm.quant import native
-from edgellm.quant.feedback import takes_feedback
+from edgellm.quant.feedback import Feedback, takes_feedback
 from edgellm.quant.matrix import exponentials, multiply
 
 Floats = NDArray[np.float32]
@@ -52,9 +52,12 @@ _PRICES, _HURRIES, _MOST_HURRY = 100, 12, 1e9
 
 
 class Option(NamedTuple):
-    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token."""
+    """A format of a tensor: its bytes, the divergence that it is expected to add, its time for a token.
 
-    kind: GGMLType
+    kind: of GGUF, or of what else is written.
+    """
+
+    kind: Any
     n_bytes: int
     cost: float
     seconds: float = 0.0
@@ -75,6 +78,20 @@ class Pace(NamedTuple):
         """Seconds for a tensor in a format."""
         share = self.shares.get(tensor.name, 0.0)
         return share * native.n_bytes(kind, tensor.shape) * self.byte_s[kind] if share else 0.0
+
+
+class Formats(NamedTuple):
+    """Formats that tensors may have: those of GGUF, or of what else is written.
+
+    of: for rows of so many values. n_bytes: of a tensor. block: values that feedback encodes together, None
+    for a format that takes none. rounded: values (rows, cols) as a format leaves them, encoded by importances
+    or by feedback.
+    """
+
+    of: Callable[[int], Sequence[Any]]
+    n_bytes: Callable[[Any, tuple[int, ...]], int]
+    block: Callable[[Any], int | None]
+    rounded: Callable[[Any, Floats, Floats | None, Feedback | None, int], Floats]
 
 
 def candidates(cols: int) -> tuple[GGMLType, ...]:
@@ -196,7 +213,7 @@ class _Changed(Mapping[str, Floats]):
             return self._weights[name]
         kind = _probed(tensor)
         parts = [
-            _rounded(kind, values, importance, self._threads)
+            _rounded(kind, values, importance, None, self._threads)
             for values, importance, _ in with_importance(tensor)
         ]
         return np.concatenate(parts).reshape(tensor.shape)
@@ -212,12 +229,26 @@ def _probed(tensor: Tensor) -> GGMLType:
     return _PROBED[256 if tensor.shape[-1] % 256 == 0 else 32]
 
 
-def _rounded(kind: GGMLType, values: Floats, importance: Floats | None, threads: int) -> Floats:
-    raw = native.encode_rows(kind, values, importance, threads=threads)
+def _rounded(
+    kind: GGMLType, values: Floats, importance: Floats | None, feedback: Feedback | None, threads: int
+) -> Floats:
+    if feedback is None:
+        raw = native.encode_rows(kind, values, importance, threads=threads)
+    else:
+        raw = feedback.encode(kind, values)
     return native.decode_values(kind, raw, values.shape, threads=threads)
 
 
-def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[float]:
+def _block(kind: GGMLType) -> int | None:
+    return kind.block_size if takes_feedback(kind) else None
+
+
+GGUF_FORMATS = Formats(candidates, native.n_bytes, _block, _rounded)
+
+
+def errors(
+    tensor: Tensor, kinds: Sequence[Any], threads: int, formats: Formats = GGUF_FORMATS
+) -> list[float]:
     """Square error of a tensor's outputs in each format, over their squares; some of its rows tell."""
     moments = None
     if tensor.moments is not None and not is_of_a_stack(tensor.moments):
@@ -228,27 +259,31 @@ def errors(tensor: Tensor, kinds: Sequence[GGMLType], threads: int) -> list[floa
         weighing = moments if moments is not None else importance
         power += _squares(rows, weighing, threads)
         for i, kind in enumerate(kinds):
-            found[i] += _squares(_rounded(kind, rows, importance, threads) - rows, weighing, threads)
+            off = formats.rounded(kind, rows, importance, None, threads) - rows
+            found[i] += _squares(off, weighing, threads)
     return [float(error) / power if power > 0 else 0.0 for error in found]
 
 
 def shares_left(
-    tensor: Tensor, kinds: Sequence[GGMLType], feedbacks: Feedbacks, threads: int
-) -> dict[GGMLType, float]:
+    tensor: Tensor,
+    kinds: Sequence[Any],
+    feedbacks: Feedbacks,
+    threads: int,
+    formats: Formats = GGUF_FORMATS,
+) -> dict[Any, float]:
     """What error feedback leaves of the square error of a tensor's outputs in each format."""
     alone, fed = np.zeros(len(kinds)), np.zeros(len(kinds))
     for rows, importance, number in _samples(tensor):
         if tensor.moments is None or (read := read_moments(tensor.moments, number, threads=threads)) is None:
             continue
         for i, kind in enumerate(kinds):
-            error = _squares(_rounded(kind, rows, importance, threads) - rows, read[0], threads)
-            alone[i] += error
-            feedback = feedbacks.of(tensor, kind.block_size, number) if takes_feedback(kind) else None
+            off = formats.rounded(kind, rows, importance, None, threads) - rows
+            alone[i] += (error := _squares(off, read[0], threads))
+            block = formats.block(kind)
+            feedback = None if block is None else feedbacks.of(tensor, block, number)
             if feedback is not None:
-                raw = feedback.encode(kind, rows)
-                error = _squares(
-                    native.decode_values(kind, raw, rows.shape, threads=threads) - rows, read[0], threads
-                )
+                off = formats.rounded(kind, rows, importance, feedback, threads) - rows
+                error = _squares(off, read[0], threads)
             fed[i] += error
     return {
         kind: float(left / error) if error > 0 else 1.0
@@ -280,6 +315,7 @@ def options(
     threads: int,
     pace: Pace | None = None,
     progress: Progress | None = None,
+    formats: Formats = GGUF_FORMATS,
 ) -> dict[str, list[Option]]:
     """The formats that each tensor may have; sensitivity: as `sensitivities` found it."""
     groups = _groups(tensors)
@@ -289,23 +325,23 @@ def options(
         key=lambda pair: str(pair[1].moments),
     )
     total, feedbacks = len(groups) + len(tensors), Feedbacks(threads)
-    left: dict[str, dict[GGMLType, float]] = {}
+    left: dict[str, dict[Any, float]] = {}
     for done, (name, tensor) in enumerate(middles, 1):
-        left[name] = shares_left(tensor, candidates(tensor.shape[-1]), feedbacks, threads)
+        left[name] = shares_left(tensor, formats.of(tensor.shape[-1]), feedbacks, threads, formats)
         if progress is not None:
             progress(done, total)
     found: dict[str, list[Option]] = {}
     for name, members in groups.items():
         for tensor in members:
-            kinds = candidates(tensor.shape[-1])
+            kinds = formats.of(tensor.shape[-1])
             found[tensor.name] = [
                 Option(
                     kind,
-                    native.n_bytes(kind, tensor.shape),
+                    formats.n_bytes(kind, tensor.shape),
                     sensitivity[tensor.name] * error * left[name][kind],
                     0.0 if pace is None else pace.of(tensor, kind),
                 )
-                for kind, error in zip(kinds, errors(tensor, kinds, threads), strict=True)
+                for kind, error in zip(kinds, errors(tensor, kinds, threads, formats), strict=True)
             ]
             if progress is not None:
                 progress(len(groups) + len(found), total)

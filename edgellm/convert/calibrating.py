@@ -144,7 +144,17 @@ def choose_formats(
         chosen = {name: GGMLType[kind] for name, kind in json.loads(kept.read_text()).items()}
     else:
         free = _free(plan)
-        chosen = _best_formats(plan, free, _room(plan, free, budget), folder, threads, say, pace)
+        sensitivity = measure_sensitivities(plan, free, folder, threads, say)
+        choices = options(free, sensitivity, threads, pace, Report(say, "estimating errors of formats"))
+        time = math.inf if pace is None else _time(plan, free, pace)
+        found = allocate(choices, _room(plan, free, budget), time)
+        if sum(option.seconds for option in found.values()) > time:
+            raise UsageError(
+                "no formats of that size are expected to keep up with --min-speed on this machine; ask for "
+                "a lower speed or for another size"
+            )
+        chosen = {name: option.kind for name, option in found.items()}
+        say_formats([kind.name for kind in chosen.values()], say)
         _keep(kept, {name: kind.name for name, kind in chosen.items()})
     plan.tensors = [replace(tensor, type=chosen.get(tensor.name, tensor.type)) for tensor in plan.tensors]
 
@@ -171,15 +181,10 @@ def _time(plan: FilePlan, free: Sequence[Tensor], pace: Pace) -> float:
     )
 
 
-def _best_formats(
-    plan: FilePlan,
-    free: Sequence[Tensor],
-    room: int,
-    folder: Path,
-    threads: int,
-    say: Say,
-    pace: Pace | None,
-) -> dict[str, GGMLType]:
+def measure_sensitivities(
+    plan: FilePlan, free: Sequence[Tensor], folder: Path, threads: int, say: Say
+) -> dict[str, float]:
+    """Sensitivities of matrices of a calibrated plan; the calibration's folder keeps them, too."""
     program = plan_program(plan)
     ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
     kept = folder / _SENSITIVITIES
@@ -190,22 +195,15 @@ def _best_formats(
         _keep(kept, known)
         report(done, total)
 
-    sensitivity = sensitivities(
+    return sensitivities(
         program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
     )
-    report = Report(say, "estimating errors of formats")
-    choices = options(free, sensitivity, threads, pace, report)
-    time = math.inf if pace is None else _time(plan, free, pace)
-    chosen = allocate(choices, room, time)
-    if sum(option.seconds for option in chosen.values()) > time:
-        raise UsageError(
-            "no formats of that size are expected to keep up with --min-speed on this machine; ask for a "
-            "lower speed or for another size"
-        )
-    counts = Counter(option.kind.name for option in chosen.values())
-    kinds = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def say_formats(names: Sequence[str], say: Say) -> None:
+    """Say how many matrices have each format, by its name."""
+    kinds = ", ".join(f"{count} {name}" for name, count in Counter(names).most_common())
     say(f"formats: {kinds}")
-    return {name: option.kind for name, option in chosen.items()}
 
 
 def plan_metadata(plan: FilePlan) -> dict[str, Any]:

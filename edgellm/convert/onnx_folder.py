@@ -20,13 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgellm.convert.checkpoint import Folder
-from edgellm.convert.onnx_graph import Graph, StoredWeight, build_graph, choose_kinds
+from edgellm.convert.onnx_arrays import StoredWeight
+from edgellm.convert.onnx_graph import Graph, build_graph, choose_kinds
 from edgellm.convert.pipeline import Feedbacks, FilePlan, Pair, Progress, Tensor
 from edgellm.convert.receipt import source_weights
-from edgellm.convert.recipes import lifted
 from edgellm.errors import FileError, ModelError, size_text
 from edgellm.families.registry import build
-from edgellm.gguf.types import GGMLType, ValueType
+from edgellm.gguf.types import ValueType
 from edgellm.gguf.writer import GGUFWriter
 from edgellm.program import Program, to_text
 from edgellm.program.exported import (
@@ -38,8 +38,8 @@ from edgellm.program.exported import (
     SIZES_KEY,
     TYPE_KEY,
 )
-from edgellm.quant import native, zero4
 from edgellm.quant.feedback import Feedback
+from edgellm.quant.nbits import BLOCK, Kind, encode
 
 TYPES = ("INT4", "F32")
 
@@ -75,15 +75,16 @@ class FolderPlan:
         return self.graph.n_bytes
 
 
-def plan_folder(source: FilePlan, kind: str) -> FolderPlan:
+def plan_folder(source: FilePlan, kind: str, chosen: Mapping[str, Kind] | None = None) -> FolderPlan:
     """The folder of a model whose matrices are stored as `kind`, INT4 or F32.
 
-    Raises UnsupportedError for a model that cannot be expressed, BackendError without the onnx package.
+    chosen: formats of some matrices, in place of the usual ones of INT4. Raises UnsupportedError for a model
+    that cannot be expressed, BackendError without the onnx package.
     """
     metadata: dict[str, Any] = {key: pair.value for key, pair in source.metadata.items()}
     shapes = {tensor.name: tensor.shape for tensor in source.tensors}
     program = build(metadata, shapes)
-    kinds = choose_kinds(program, int4=kind == "INT4", lifted=lifted(metadata, shapes))
+    kinds = {**choose_kinds(program, int4=kind == "INT4"), **(chosen or {})}
     return FolderPlan(
         source, program, build_graph(program, kinds, DATA_FILE, source_weights(source).__getitem__), kind
     )
@@ -204,18 +205,14 @@ def _genai_config(
 
 def _write_arrays(plan: FolderPlan, data: BinaryIO, threads: int, progress: Progress) -> None:
     data.truncate(plan.graph.n_bytes)
-    for blob, values in plan.graph.constants:
-        data.seek(blob.offset)
-        data.write(np.ascontiguousarray(values).data)
-        progress(blob.name, blob.n_bytes)
     tensors = {tensor.name: tensor for tensor in plan.source.tensors}
     feedbacks = Feedbacks(threads)
     for weight in plan.graph.weights:
         tensor = tensors[weight.name]
-        feedback = feedbacks.of(tensor, zero4.BLOCK) if weight.kind == "int4" else None
+        feedback = feedbacks.of(tensor, BLOCK) if weight.kind is not None else None
         error, power = _write_weight(weight, tensor, feedback, data, threads)
         plan.source.errors[weight.name] = float(np.sqrt(error / power)) if power > 0 else 0.0
-        progress(weight.name, sum(blob.n_bytes for blob in weight.blobs))
+        progress(weight.name, weight.n_bytes)
 
 
 def _write_weight(
@@ -237,33 +234,24 @@ def _write_weight(
 
 
 def _encode(
-    kind: str,
+    kind: Kind | None,
     rows: NDArray[np.float32],
     importance: NDArray[np.float32] | None,
     feedback: Feedback | None,
     threads: int,
 ) -> tuple[list[NDArray[Any]], tuple[float, float]]:
     """The arrays of some rows in the order of `StoredWeight.blobs`, and their (weighted) sums of squares."""
-    if kind == "f32":
+    if kind is None:
         if not np.isfinite(rows).all():
             raise ModelError("a value is NaN or infinite; the weights are damaged")
         return [rows], (0.0, 0.0)
-    if kind == "int4":
-        found = zero4.encode(rows, importance, feedback, threads=threads)
-        return [found.codes, found.scales, found.zero_points], (found.error, found.power)
-    raw = native.encode_rows(GGMLType.Q8_0, rows, importance, threads=threads)
-    sums = native.square_error(GGMLType.Q8_0, raw, rows, importance, threads=threads)
-    blocks = raw.view(_Q8_0)
-    # Without zero points, ONNX Runtime subtracts 128 from 8-bit codes.
-    return [blocks["qs"].view(np.uint8) ^ 0x80, blocks["d"].astype(np.float32)], sums
-
-
-_Q8_0 = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
+    found = encode(kind, rows, importance, feedback, threads=threads)
+    return [*found.parts, found.roots, found.units], (found.error, found.power)
 
 
 def _write_metadata(plan: FolderPlan, path: Path, further: Mapping[str, Pair]) -> None:
     metadata = {key: pair for key, pair in plan.source.metadata.items() if key != "general.file_type"}
-    sizes = {weight.name: sum(blob.n_bytes for blob in weight.blobs) for weight in plan.graph.weights}
+    sizes = {weight.name: weight.n_bytes for weight in plan.graph.weights}
     metadata |= {
         PROGRAM_KEY: Pair(to_text(plan.program)),
         TYPE_KEY: Pair(plan.type),

@@ -7,71 +7,46 @@ MatMulNBits, or FusedMatMul where they stay float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from math import prod
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgellm.convert.onnx_arrays import MICROSOFT, Arrays, StoredWeight
 from edgellm.errors import BackendError, UnsupportedError, pip_install
 from edgellm.program import Program
 from edgellm.program.ops import Op
-from edgellm.quant import zero4
+from edgellm.quant.nbits import BLOCK, KINDS, Kind
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto
-
-Kind = Literal["f32", "int8", "int4"]
-Shape = tuple[int, ...]
+    from onnx import ModelProto, ValueInfoProto
 
 OPSET = 20
 IR_VERSION = 9
-MICROSOFT = "com.microsoft"
 # Activations are rounded to int8, by blocks of 32: SmolLM2-135M generates 73 tokens a second so and 4 with
 # float32 activations (one thread, AVX-512), and diverges from its source as much (within 0.003 nats).
 ACCURACY_LEVEL = 4
-# Alignment of arrays in the data file: a page, so that they can be mapped.
-ALIGNMENT = 4096
 LOGITS_TO_KEEP = "num_logits_to_keep"
 # GroupQueryAttention rotates pairs in groups of eight.
 _ROTATED_MULTIPLE = 8
-_BITS = {"int8": 8, "int4": 4}
+# Of SmolLM2-135M these lose most in 4 bits for what a fifth one takes. In 5, with embedding and head, they
+# diverge .070, and .106 at the same size with 6 bits for those that Q4_K_M gives 6.
+_FIVE_BITS = re.compile(r"(attn_v|attn_qkv|ffn_up|ffn_down)\.weight$")
 _ACTIVATIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """An array in the data file: its bytes lie at offset .. offset + n_bytes."""
-
-    name: str
-    data_type: int
-    shape: Shape
-    offset: int
-    n_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class StoredWeight:
-    """A weight of the program: the arrays that hold it (values; or codes, scales and zero points)."""
-
-    name: str
-    kind: Kind
-    shape: Shape
-    blobs: tuple[Blob, ...]
 
 
 @dataclass(slots=True)
 class Graph:
     """An ONNX model without its large arrays, and where in the data file these belong.
 
-    constants: the arrays that are not weights, by the blob that they fill. n_bytes: size of the data file.
+    n_bytes: size of the data file.
     """
 
     model: ModelProto
     weights: list[StoredWeight]
-    constants: list[tuple[Blob, NDArray[Any]]]
     n_bytes: int
 
 
@@ -87,25 +62,28 @@ def import_onnx() -> Any:
     return onnx
 
 
-def choose_kinds(program: Program, *, int4: bool, lifted: Collection[str] = ()) -> dict[str, Kind]:
-    """Storage of the weights: matrices in 4 bits; embedding, head and `lifted` ones, which matter more, in 8.
+def choose_kinds(program: Program, *, int4: bool) -> dict[str, Kind | None]:
+    """Storage of the weights: matrices in 4 bits; embedding, head and those in which bits pay most, in 5.
 
     Rows that are not whole blocks, and what is no matrix, stay float32.
     """
-    ends = {op.weights["weight"] for op in program.ops if op.kind == "embed"} | set(lifted)
+    ends = {op.weights["weight"] for op in program.ops if op.kind == "embed"}
     ends |= {
         op.weights["weight"] for op in program.ops if op.out == program.logits and "weight" in op.weights
     }
-    kinds: dict[str, Kind] = {}
+    kinds: dict[str, Kind | None] = {}
     for op in program.ops:
         for name in op.weights.values():
-            blocks = program.weights[name][-1] % zero4.BLOCK == 0
+            blocks = program.weights[name][-1] % BLOCK == 0
             matrix = op.kind in ("linear", "embed") and op.weights["weight"] == name
-            kinds[name] = "f32" if not (int4 and blocks and matrix) else "int8" if name in ends else "int4"
+            kind = KINDS["int5" if name in ends or _FIVE_BITS.search(name) else "int4"]
+            kinds[name] = kind if int4 and blocks and matrix else None
     return kinds
 
 
-def build_graph(program: Program, kinds: Mapping[str, Kind], data_file: str, vectors: _Vectors) -> Graph:
+def build_graph(
+    program: Program, kinds: Mapping[str, Kind | None], data_file: str, vectors: _Vectors
+) -> Graph:
     """The graph of a program whose weights are stored as `kinds` says, in `data_file`.
 
     vectors: reads a small weight. Raises UnsupportedError for an operation that has no equal here.
@@ -129,18 +107,18 @@ class _Rope:
 @dataclass(slots=True)
 class _Translator:
     program: Program
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, Kind | None]
     data_file: str
     vectors: _Vectors
-    nodes: list[NodeProto] = field(default_factory=list)
-    initializers: list[TensorProto] = field(default_factory=list)
     weights: dict[str, StoredWeight] = field(default_factory=dict)
-    constants: list[tuple[Blob, NDArray[Any]]] = field(default_factory=list)
     values: dict[str, str] = field(default_factory=dict)
     ropes: dict[str, _Rope] = field(default_factory=dict)
-    known: set[str] = field(default_factory=set)
-    end: int = 0
+    ropes_made: set[str] = field(default_factory=set)
     onnx: Any = field(default_factory=import_onnx)
+    arrays: Arrays = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arrays = Arrays(self.onnx, self.data_file)
 
     def translate(self) -> Graph:
         program = self.program
@@ -163,7 +141,7 @@ class _Translator:
         self._node("Identity", [self.values[program.logits]], "logits")
         helper = self.onnx.helper
         graph = helper.make_graph(
-            self.nodes, program.family, self._inputs(), self._outputs(), self.initializers
+            self.arrays.nodes, program.family, self._inputs(), self._outputs(), self.arrays.initializers
         )
         model = helper.make_model(
             graph,
@@ -171,7 +149,7 @@ class _Translator:
             ir_version=IR_VERSION,
             opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
         )
-        return Graph(model, list(self.weights.values()), self.constants, self.end)
+        return Graph(model, list(self.weights.values()), self.arrays.end)
 
     # Inputs and outputs of every model.
 
@@ -227,19 +205,15 @@ class _Translator:
         if op.attrs["source"] != "token":
             raise self._unsupported(op)
         weight = self._matrix(op.weights["weight"])
-        if weight.kind == "f32":
-            return self._node("Gather", [weight.blobs[0].name, "input_ids"], op.out, axis=0)
-        rows, cols = weight.shape
-        # The bytes of the head's matrix under another shape, where both are one.
-        codes = weight.blobs[0]
-        data = self._alias(codes, f"{codes.name}_rows", (rows, cols * _BITS[weight.kind] // 8))
+        if weight.kind is None:
+            return self._node("Gather", [weight.name, "input_ids"], op.out, axis=0)
         return self._node(
             "GatherBlockQuantized",
-            [data, "input_ids", *(blob.name for blob in weight.blobs[1:])],
+            [self.arrays.rows(weight), "input_ids", *weight.inputs[1:]],
             op.out,
             domain=MICROSOFT,
-            bits=_BITS[weight.kind],
-            block_size=zero4.BLOCK,
+            bits=weight.kind.run_bits,
+            block_size=BLOCK,
             gather_axis=0,
             quantize_axis=1,
         )
@@ -264,9 +238,9 @@ class _Translator:
 
     def _linear(self, op: Op) -> str:
         weight, bias = self._matrix(op.weights["weight"]), op.weights.get("bias")
-        inputs = [self._value(op, op.ins[0]), *(blob.name for blob in weight.blobs)]
+        inputs = [self._value(op, op.ins[0]), *weight.inputs]
         name = f"{op.out}_product" if bias else op.out
-        if weight.kind == "f32":
+        if weight.kind is None:
             out = self._node("FusedMatMul", inputs, name, domain=MICROSOFT, transB=1)
         else:
             rows, cols = weight.shape
@@ -277,8 +251,8 @@ class _Translator:
                 domain=MICROSOFT,
                 K=cols,
                 N=rows,
-                bits=_BITS[weight.kind],
-                block_size=zero4.BLOCK,
+                bits=weight.kind.run_bits,
+                block_size=BLOCK,
                 accuracy_level=ACCURACY_LEVEL,
             )
         return self._node("Add", [out, self._vector(bias)], op.out) if bias else out
@@ -316,7 +290,7 @@ class _Translator:
         number = int(op.attrs["cache"])
         past = [f"past_key_values.{number}.{part}" for part in ("key", "value")]
         present = [f"present.{number}.{part}" for part in ("key", "value")]
-        self.nodes.append(
+        self.arrays.nodes.append(
             self.onnx.helper.make_node(
                 "GroupQueryAttention",
                 [
@@ -381,83 +355,50 @@ class _Translator:
             raise self._unsupported(op)
         return self.values[name]
 
-    def _node(self, kind: str, inputs: list[str], out: str, domain: str = "", **attributes: Any) -> str:
-        node = self.onnx.helper.make_node(kind, inputs, [out], name=out, domain=domain, **attributes)
-        self.nodes.append(node)
-        return out
+    def _node(
+        self, kind: str, inputs: list[str] | tuple[str, ...], out: str, domain: str = "", **attributes: Any
+    ) -> str:
+        return self.arrays.node(kind, inputs, out, domain, **attributes)
 
     def _integers(self, name: str, value: int | list[int]) -> str:
-        """A small constant, kept in the model's own file."""
-        return self._constant(name, np.asarray(value, np.int64))
+        return self.arrays.integers(name, value)
 
     def _float(self, name: str, value: float) -> str:
-        return self._constant(name, np.asarray(value, np.float32))
+        return self.arrays.constant(name, np.asarray(value, np.float32))
 
     def _vector(self, name: str) -> str:
         shape = self.program.weights[name]
-        return self._constant(name, self.vectors(name).reshape(shape))
-
-    def _constant(self, name: str, value: NDArray[Any]) -> str:
-        if name not in self.known:
-            self.known.add(name)
-            self.initializers.append(self.onnx.numpy_helper.from_array(value, name))
-        return name
+        return self.arrays.constant(name, self.vectors(name).reshape(shape))
 
     def _rotation(self, rope: _Rope) -> list[str]:
-        """Cosines and sines (n_ctx_train, rotated values / 2) of a table."""
+        """Cosines and sines (n_ctx_train, rotated values / 2) of a table, which are made at load."""
         names = [f"{part}_cache_{rope.table}" for part in ("cos", "sin")]
-        if names[0] not in self.known:
-            self.known.update(names)
-            table = self.program.tables[rope.table]
+        if names[0] not in self.ropes_made:
+            self.ropes_made.add(names[0])
+            table, arrays = self.program.tables[rope.table], self.arrays
             inv_freq = np.asarray(table.inv_freq, np.float64)
             if rope.factors is not None:
                 inv_freq = inv_freq / self.vectors(rope.factors).astype(np.float64)
-            angles = np.arange(self.program.n_ctx_train)[:, None] * inv_freq
-            for name, function in zip(names, (np.cos, np.sin), strict=True):
-                values = (function(angles) * table.mscale).astype(np.float32)
-                blob = self._blob(name, np.dtype(np.float32), values.shape)
-                self.constants.append((blob, values))
+            ends = (("first_place", 0), ("places", self.program.n_ctx_train), ("place_step", 1))
+            bounds = [arrays.constant(name, np.asarray(value, np.float64)) for name, value in ends]
+            places = arrays.once("all_places", lambda: arrays.node("Range", bounds, "all_places"))
+            axis = arrays.integers("one_axis", [1])
+            column = arrays.once(
+                "place_column", lambda: arrays.node("Unsqueeze", [places, axis], "place_column")
+            )
+            step = arrays.constant(f"inv_freq_{rope.table}", inv_freq)
+            angles = arrays.node("Mul", [column, step], f"angles_{rope.table}")
+            scale = arrays.constant(f"mscale_{rope.table}", np.asarray(table.mscale, np.float64))
+            for name, function in zip(names, ("Cos", "Sin"), strict=True):
+                waves = arrays.node(function, [angles], f"{name}_waves")
+                scaled = arrays.node("Mul", [waves, scale], f"{name}_scaled")
+                arrays.node("Cast", [scaled], name, to=self.onnx.TensorProto.FLOAT)
         return names
 
     def _matrix(self, name: str) -> StoredWeight:
         if name not in self.weights:
-            shape, kind = self.program.weights[name], self.kinds[name]
-            if kind == "f32":
-                blobs = [self._blob(name, np.dtype(np.float32), shape)]
-            else:
-                rows, n_blocks = shape[0], shape[1] // zero4.BLOCK
-                block_bytes = zero4.BLOCK * _BITS[kind] // 8
-                blobs = [
-                    self._blob(f"{name}_codes", np.dtype(np.uint8), (rows, n_blocks, block_bytes)),
-                    self._blob(f"{name}_scales", np.dtype(np.float32), (rows, n_blocks)),
-                ]
-                if kind == "int4":
-                    points = (rows, (n_blocks + 1) // 2)
-                    blobs.append(self._blob(f"{name}_zero_points", np.dtype(np.uint8), points))
-            self.weights[name] = StoredWeight(name, kind, shape, tuple(blobs))
+            self.weights[name] = self.arrays.matrix(name, self.kinds[name], self.program.weights[name])
         return self.weights[name]
-
-    def _blob(self, name: str, dtype: np.dtype[Any], shape: Shape) -> Blob:
-        data_type = self.onnx.helper.np_dtype_to_tensor_dtype(dtype)
-        blob = Blob(name, data_type, shape, self.end, prod(shape) * dtype.itemsize)
-        self.end += -(-blob.n_bytes // ALIGNMENT) * ALIGNMENT
-        self._declare(blob)
-        return blob
-
-    def _alias(self, blob: Blob, name: str, shape: Shape) -> str:
-        """The same bytes as an array of another shape."""
-        if name not in self.known:
-            self._declare(Blob(name, blob.data_type, shape, blob.offset, blob.n_bytes))
-            self.known.add(name)
-        return name
-
-    def _declare(self, blob: Blob) -> None:
-        tensor = self.onnx.TensorProto(name=blob.name, data_type=blob.data_type, dims=blob.shape)
-        tensor.data_location = self.onnx.TensorProto.EXTERNAL
-        place = {"location": self.data_file, "offset": blob.offset, "length": blob.n_bytes}
-        for key, value in place.items():
-            tensor.external_data.add(key=key, value=str(value))
-        self.initializers.append(tensor)
 
     def _unsupported(self, op: Op) -> UnsupportedError:
         attributes = ", ".join(f"{key}={value}" for key, value in op.attrs.items())

@@ -124,14 +124,6 @@ def count(metadata: Mapping[str, Any], key: str, default: int) -> int:
     return max((n for n in counts if isinstance(n, int)), default=default)
 
 
-def lifted(metadata: Mapping[str, Any], shapes: Mapping[str, Shape]) -> set[str]:
-    """Names of the matrices of layers that Q4_K_M gives more than four bits."""
-    architecture = str(metadata["general.architecture"])
-    whole = {name: (*shape[:-1], 256) for name, shape in shapes.items()}
-    types = file_types(recipe("Q4_K_M"), architecture, metadata, whole)
-    return {name for name, kind in types.items() if kind == GGMLType.Q6_K and name.startswith("blk.")}
-
-
 def _spread(types: dict[str, GGMLType], shapes: Mapping[str, Shape], head: str, names: Sequence[str]) -> None:
     """Give the bytes of a head whose rows are no super-blocks to the matrices that they help most.
 

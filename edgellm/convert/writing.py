@@ -31,7 +31,7 @@ from edgellm.gguf.writer import GGUFWriter
 from edgellm.program import Program
 
 # Most that a receipt takes in the metadata.
-_RECEIPT_BYTES = 2048
+RECEIPT_BYTES = 2048
 # Bytes done, bytes in all.
 Progress = Callable[[int, int], None]
 # Time of a program's matrices on this machine at a wanted speed, by their shapes and present formats.
@@ -89,13 +89,13 @@ def check_output(path: Path, options: WriteOptions) -> None:
 def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4: bool = False) -> None:
     """Say what errors of a plan's tensors count: by importances, a text, or a short text of ours.
 
-    int4: the tensors are written in four bits, whatever the plan says. Raises UsageError for options that
-    contradict each other.
+    int4: the tensors are written in formats of ONNX, whatever the plan says, and others choose these. Raises
+    UsageError for options that contradict each other.
     """
     for note in plan.notes:
         say(note)
     plain = not int4 and all(tensor.type in FLOATS for tensor in plan.tensors)
-    chooses = options.best or any(each is not None for each in (options.size, options.bpw, options.min_speed))
+    chooses = chooses_formats(options)
     _check_ways(options, plain=plain, chooses=chooses)
     if plain or options.fast:
         return
@@ -108,7 +108,8 @@ def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4
         weigh_quickly(plan, options.threads, say)
     else:
         given = options.calibrate or "default"
-        text, folder = None if given == "default" else Path(given), _calibration(output)
+        text, folder = None if given == "default" else Path(given), calibration_folder(output)
+        chooses = chooses and not int4
         budget = _budget(plan, options)
         pace = None
         if options.pace is not None:
@@ -118,6 +119,11 @@ def weigh(plan: FilePlan, output: Path, options: WriteOptions, say: Say, *, int4
         calibrate_fully(plan, text, folder, _token(plan, options), options.threads, say)
         if chooses:
             choose_formats(plan, budget, folder, options.threads, say, pace)
+
+
+def chooses_formats(options: WriteOptions) -> bool:
+    """True if the options ask for formats of their own."""
+    return options.best or any(each is not None for each in (options.size, options.bpw, options.min_speed))
 
 
 def _check_ways(options: WriteOptions, *, plain: bool, chooses: bool) -> None:
@@ -137,20 +143,20 @@ def _check_ways(options: WriteOptions, *, plain: bool, chooses: bool) -> None:
 def _budget(plan: FilePlan, options: WriteOptions) -> int:
     """Bytes of all tensors: of a file's size, of bits per weight, or as the type has them."""
     if options.size is not None:
-        return options.size - header_bytes(plan) - (_RECEIPT_BYTES if options.receipt else 0)
+        return options.size - header_bytes(plan) - (RECEIPT_BYTES if options.receipt else 0)
     if options.bpw is not None:
         return int(options.bpw * sum(prod(tensor.shape) for tensor in plan.tensors) / 8)
     return plan.n_bytes
 
 
-def _calibration(path: Path) -> Path:
+def calibration_folder(path: Path) -> Path:
     """Folder for what a calibration finds, until the file is written."""
     return path.with_name(path.name + ".calibration")
 
 
 def forget_calibration(path: Path) -> None:
     """Remove what a calibration for the file or folder has found."""
-    shutil.rmtree(_calibration(path), ignore_errors=True)
+    shutil.rmtree(calibration_folder(path), ignore_errors=True)
 
 
 def _token(plan: FilePlan, options: WriteOptions) -> str:
@@ -173,7 +179,7 @@ def write_with_receipt(
         if hashing is None:
             return
         with GGUFFile.open(writer.part) as file:
-            quality = measure(plan, file, _calibration(path) / "plain.gguf", threads=options.threads)
+            quality = measure(plan, file, calibration_folder(path) / "plain.gguf", threads=options.threads)
         found.append(quality)
         say(quality.summary())
         check_limits(path, quality, options)

@@ -82,6 +82,7 @@ void bind_machine(nb::module_& m) {
           "The faster 16-bit cache type of a kernel set; of an unknown one: that of \"scalar\".");
     m.def("memory_bytes", &os::memory_bytes, "Memory of the machine in bytes; 0 if unknown.");
     m.def("allowed_cpus", &os::usable_cpus, "CPUs in this process's affinity mask.");
+    m.def("trim_heap", &os::trim_heap, "Gives freed memory of the heap back to the system.");
     m.def(
         "guard_mapping", [](const Bytes& data) { return guard_mapping(data.data(), data.size()); }, "data"_a,
         nb::sig("def guard_mapping(data: " EDGELLM_BYTES ") -> int"),

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <numeric>
 
 #include "base/share.h"
@@ -69,11 +71,10 @@ Codes codes_of(const ScaledSuperEncoding& encoding) {
     return {Format::kType, top, nullptr, replace_codes<Format>};
 }
 
-void replace_zero4_codes(const uint8_t* codes, size_t n_blocks, uint8_t* blocks) {
-    for (size_t b = 0; b < n_blocks; ++b, codes += 32) {
-        uint8_t* qs = blocks + b * sizeof(BlockZero4) + offsetof(BlockZero4, qs);
-        for (int i = 0; i < 16; ++i) qs[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
-    }
+template <class Block>
+void replace_nbits_codes(const uint8_t* codes, size_t n_blocks, uint8_t* blocks) {
+    for (size_t b = 0; b < n_blocks; ++b)
+        std::memcpy(blocks + b * sizeof(Block) + offsetof(Block, codes), codes + 32 * b, 32);
 }
 
 template <class Format>
@@ -81,11 +82,9 @@ constexpr bool kTakesFeedback =
     requires(const uint8_t* codes, typename Format::Block& block) { store_codes(codes, block); };
 
 bool find_codes(GGMLType type, Codes& found) {
-    if (type == kZero4) {
-        found = {kZero4, 15, nullptr, replace_zero4_codes};
-        return true;
-    }
-    bool takes = false;
+    bool takes = NBitsBlocks::visit(type, [&]<class Block>() {
+        found = {Block::kType, 2 * Block::kHalf - 1, nullptr, replace_nbits_codes<Block>};
+    });
     AllFormats::visit(type, [&]<class Format>() {
         if constexpr (kTakesFeedback<Format>) {
             found = codes_of<Format>(Format::kEncoding);

@@ -150,27 +150,35 @@ EncodeStatus encode(const AffineEncoding&, const float* x, const float* importan
                                  : search_offset<Format, true>(x, importance, n_blocks, out);
 }
 
-EncodeStatus encode_zero4(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
-    const auto encode = [](const Groups<32>& g, const float* values, size_t n, BlockZero4* blocks) {
-        const ZeroPoint found = search_zero_point(g, 3, 0.03f);
+template <class Block>
+EncodeStatus encode_nbits(const float* x, const float* importance, size_t n_blocks, uint8_t* out) {
+    using Levels = Integers<-Block::kHalf, Block::kHalf - 1>;
+    const auto encode = [](const Groups<32>& g, const float* values, size_t n, Block* blocks) {
+        const F32 found = search_scale<Levels>(g, kSymmetricSteps, kSymmetricStep, 2);
+        // The bytes on either side of the root: with many bits a scale that is too small costs more.
+        int8_t below[kLanes], above[kLanes];
+        float low[kLanes], high[kLanes];
+        for (size_t lane = 0; lane < kLanes; ++lane) {
+            // Errors that were passed on may ask for more than a row's unit allows.
+            const float root = std::min(128.0f * __builtin_sqrtf(__builtin_fabsf(found[lane])), 126.0f);
+            if (!is_finite(root)) return false;
+            const int d = static_cast<int>(root), sign = found[lane] < 0 ? -1 : 1;
+            below[lane] = static_cast<int8_t>(sign * d);
+            above[lane] = static_cast<int8_t>(sign * (d + 1));
+            low[lane] = Block::scale_of(below[lane]);
+            high[lane] = Block::scale_of(above[lane]);
+        }
+        const I32 higher = scaled_error<Levels>(g, load(high)) < scaled_error<Levels>(g, load(low));
         for (size_t lane = 0; lane < n; ++lane) {
-            const float d = found.d[lane];
-            if (!is_finite(d)) return false;
-            const F32 inverse = splat(d == 0 ? 0.0f : 1.0f / d), zero = splat(found.zero[lane]);
-            uint8_t codes[32];
-            for (int i = 0; i < 32; i += kLanes) {
-                const F32 level = clamp(nearest(load(values + 32 * lane + i) * inverse + zero), 0, 15);
-                store_bytes(codes + i, nearest_int(level));
-            }
-            std::memcpy(blocks[lane].d, &d, 4);
-            blocks[lane].zero = static_cast<uint8_t>(found.zero[lane]);
-            for (int i = 0; i < 16; ++i) {
-                blocks[lane].qs[i] = static_cast<uint8_t>(codes[2 * i] | codes[2 * i + 1] << 4);
-            }
+            blocks[lane].d = higher[lane] ? above[lane] : below[lane];
+            const float scale = blocks[lane].scale();
+            const F32 inverse = splat(scale == 0 ? 0.0f : 1.0f / scale);
+            for (int i = 0; i < 32; i += kLanes)
+                store_bytes(blocks[lane].codes + i, Levels::code(load(values + 32 * lane + i) * inverse));
         }
         return true;
     };
-    return encode_blocks32<BlockZero4>(x, importance, n_blocks, out, encode);
+    return encode_blocks32<Block>(x, importance, n_blocks, out, encode);
 }
 
 // The largest magnitude becomes 127. With 8 bits a search gains next to nothing.
@@ -333,16 +341,16 @@ EncodeStatus encode_format(const float* x, const float* importance, size_t n_blo
 template <class Format>
 constexpr bool kHasEncoding = requires { Format::kEncoding; };
 
-// The formats with an encoding, and kZero4.
+// The formats with an encoding, and those of MatMulNBits.
 template <class... Formats>
 constexpr auto make_table(FormatList<Formats...>) {
-    std::array<Encoder, (kHasEncoding<Formats> + ...) + 1> table{};
+    std::array<Encoder, (kHasEncoding<Formats> + ...) + NBitsBlocks::kSize> table{};
     size_t n = 0;
     const auto add = [&]<class Format>() {
         if constexpr (kHasEncoding<Format>) table[n++] = {Format::kType, encode_format<Format>};
     };
     (add.template operator()<Formats>(), ...);
-    table[n] = {kZero4, encode_zero4};
+    NBitsBlocks::for_each([&]<class Block>() { table[n++] = {Block::kType, encode_nbits<Block>}; });
     return table;
 }
 

@@ -66,24 +66,25 @@ void add_errors(const float* decoded, const float* x, const float* importance, s
     }
 }
 
-void decode_zero4(const uint8_t* blocks, size_t n_blocks, float* out) {
-    for (size_t b = 0; b < n_blocks; ++b, blocks += sizeof(BlockZero4), out += 32) {
-        BlockZero4 block;
-        std::memcpy(&block, blocks, sizeof(block));
-        float d;
-        std::memcpy(&d, block.d, 4);
-        for (int i = 0; i < 32; ++i) {
-            const int q = block.qs[i / 2] >> (i % 2 * 4) & 15;
-            out[i] = d * static_cast<float>(q - block.zero);
-        }
+template <class Block>
+void decode_nbits(const uint8_t* blocks, size_t n_blocks, float* out) {
+    for (size_t b = 0; b < n_blocks; ++b, out += 32) {
+        Block block;
+        std::memcpy(&block, blocks + b * sizeof(block), sizeof(block));
+        const float scale = block.scale();
+        for (int i = 0; i < 32; ++i) out[i] = scale * static_cast<float>(block.codes[i] - Block::kHalf);
     }
 }
 
 }  // namespace
 
 const FormatInfo* find_encodable(uint32_t type) {
-    static constexpr FormatInfo zero4{kZero4, "ZERO4", 32, sizeof(BlockZero4), decode_zero4};
-    return type == static_cast<uint32_t>(kZero4) ? &zero4 : find_format(type);
+    const FormatInfo* found = nullptr;
+    NBitsBlocks::visit(static_cast<GGMLType>(type), [&]<class Block>() {
+        static constexpr FormatInfo info{Block::kType, "NBITS", 32, sizeof(Block), decode_nbits<Block>};
+        found = &info;
+    });
+    return found != nullptr ? found : find_format(type);
 }
 
 const Encoder* find_encoder(uint32_t type, Isa isa) {

@@ -24,17 +24,44 @@ struct Encoder {
     EncodeStatus (*encode)(const float* x, const float* importance, size_t n_blocks, uint8_t* out);
 };
 
-// 32 values d * (q - zero), q and zero in 0 .. 15; byte i of qs holds q of values 2i and 2i + 1. These are
-// the weights of onnxruntime's MatMulNBits. GGUF has no such format; the number is this project's own.
-struct BlockZero4 {
-    uint8_t d[4];  // float
-    uint8_t zero;
-    uint8_t qs[16];
-};
-static_assert(sizeof(BlockZero4) == 21);
-inline constexpr GGMLType kZero4 = static_cast<GGMLType>(1000);
+// 32 values of a row that stands in units of its own: scale * (q - 2^(kBits - 1)), q in 0 .. 2^kBits - 1,
+// where scale is (d / 128)^2 with the sign of d. Squares leave small scales as exact as large ones. These are
+// weights of onnxruntime's MatMulNBits before codes are packed. GGUF has no such formats; the numbers are
+// this project's own.
+template <int kBits>
+struct BlockNBits {
+    static constexpr GGMLType kType = static_cast<GGMLType>(1000 + kBits);
+    static constexpr int kHalf = 1 << (kBits - 1);
 
-// As find_format, with kZero4.
+    int8_t d;
+    uint8_t codes[32];
+
+    static float scale_of(int d) {
+        const float root = static_cast<float>(d) * (1.0f / 128);
+        return root < 0 ? -root * root : root * root;
+    }
+    float scale() const { return scale_of(d); }
+};
+
+template <class... Blocks>
+struct BlockList {
+    static constexpr size_t kSize = sizeof...(Blocks);
+
+    // Calls f.template operator()<Block>() for each.
+    template <class F>
+    static constexpr void for_each(F&& f) {
+        (f.template operator()<Blocks>(), ...);
+    }
+
+    // The same for the one of that number; false if there is none.
+    template <class F>
+    static constexpr bool visit(GGMLType type, F&& f) {
+        return ((type == Blocks::kType && (f.template operator()<Blocks>(), true)) || ...);
+    }
+};
+using NBitsBlocks = BlockList<BlockNBits<4>, BlockNBits<5>, BlockNBits<6>, BlockNBits<8>>;
+
+// As find_format, with those of MatMulNBits.
 const FormatInfo* find_encodable(uint32_t type);
 
 // nullptr if there is no encoder for `type`.

@@ -223,59 +223,5 @@ F32 plain_range(const Groups<N, kWeighted>& g, F32 low) {
     return select(affine_error<top>(g, even, low) < affine_error<top>(g, d, low), even, d);
 }
 
-// x ~ d * (q - zero), q and zero in 0 .. 15.
-struct ZeroPoint {
-    F32 d, zero;
-};
-
-// Tries ranges as search_affine does, widened to hold zero, each with the zero points around its own; and
-// scales that put the value of largest magnitude on or near the outermost level of a symmetric format.
-template <int N>
-ZeroPoint search_zero_point(const Groups<N>& g, int steps, float step) {
-    F32 low = splat(0.0f), high = splat(0.0f);
-    for (const F32& value : g.x) {
-        low = min(low, value);
-        high = max(high, value);
-    }
-    const F32 range = high - low;
-    ZeroPoint best{range * (1.0f / 15), splat(0.0f)};
-    F32 best_explained = splat(-1.0f);
-    const auto consider = [&](F32 inverse, F32 zero) {
-        F32 lx = splat(0.0f), ll = splat(0.0f);
-        for (int i = 0; i < N; ++i) {
-            const F32 level = clamp(nearest(g.x[i] * inverse + zero), 0, 15) - zero;
-            const F32 weighted = g.w[i] * level;
-            lx += weighted * g.x[i];
-            ll += weighted * level;
-        }
-        const F32 d = quotient(lx, ll);
-        const F32 explained = lx * d;
-        const I32 better = (explained > best_explained) & (d > splat(0.0f));
-        best_explained = select(better, explained, best_explained);
-        best.d = select(better, d, best.d);
-        best.zero = select(better, zero, best.zero);
-    };
-    for (int below = -1; below < steps; ++below) {
-        for (int above = -1; above < steps; ++above) {
-            const float cut_low = step * static_cast<float>(below),
-                        cut_high = step * static_cast<float>(above);
-            const F32 inverse = quotient(splat(15.0f / (1.0f - cut_low - cut_high)), range);
-            const F32 zero = nearest(splat(0.0f) - (low + range * cut_low) * inverse);
-            for (int move = -1; move <= 1; ++move) {
-                consider(inverse, clamp(zero + static_cast<float>(move), 0, 15));
-            }
-        }
-    }
-    const F32 largest = max(splat(0.0f) - low, high);
-    const F32 zero = select(splat(0.0f) - low < high, splat(7.0f), splat(8.0f));
-    for (const float end : {6.0f, 7.0f, 8.0f}) {
-        for (int i = -1; i <= 1; ++i) {
-            consider(quotient(splat(end * (1.0f + step * static_cast<float>(i))), largest), zero);
-        }
-    }
-    for (int i = 0; i < 2; ++i) consider(quotient(splat(1.0f), best.d), best.zero);
-    return best;
-}
-
 }  // namespace
 }  // namespace edgellm

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgellm.errors import ModelError
 from edgellm.gguf.types import GGMLType
-from edgellm.quant import native, zero4
+from edgellm.quant import native, nbits
 from edgellm.quant.feedback import Feedback, takes_feedback
 from edgellm.quant.matrix import add_moments, exponentials, mirror, multiply
 
@@ -92,11 +92,12 @@ def test_each_column_is_rounded_to_what_the_ones_before_leave(moments: Floats, v
     assert share_left(native.encode_rows(kind, values, None, threads=1)) > 0.1
 
 
-def test_onnx_runtimes_blocks_lose_less_too(moments: Floats, values: Floats) -> None:
+@pytest.mark.parametrize("kind", list(nbits.KINDS.values())[:3], ids=lambda kind: kind.name)
+def test_onnx_runtimes_blocks_lose_less_too(kind: nbits.Kind, moments: Floats, values: Floats) -> None:
     importance = np.ascontiguousarray(moments.diagonal() / moments.diagonal().mean())
     lost = []
-    for feedback in (Feedback(moments, zero4.BLOCK, threads=2), None):
-        off = zero4.decode(zero4.encode(values, importance, feedback, threads=1)) - values
+    for feedback in (Feedback(moments, nbits.BLOCK, threads=2), None):
+        off = nbits.decode(kind, nbits.encode(kind, values, importance, feedback, threads=1)) - values
         lost.append(float(np.einsum("ij,jk,ik->", off, moments, off, dtype=np.float64)))
     assert lost[0] < 0.6 * lost[1]
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 import edgellm
 from edgellm import GenerateOptions, Model
 from edgellm.cli import main
+from edgellm.convert.onnx_arrays import MICROSOFT, Arrays
 from edgellm.convert.onnx_folder import plan_folder
 from edgellm.convert.receipt import source_weights
 from edgellm.convert.recipes import recipe
@@ -22,13 +25,13 @@ from edgellm.errors import BackendError, FileError, UsageError
 from edgellm.gguf.reader import GGUFFile
 from edgellm.program.exported import DATA_FILE, MODEL_FILE
 from edgellm.program.interpreter import Interpreter
-from edgellm.quant import zero4
+from edgellm.quant import nbits
 from tests.support.paths import shared
 from tests.support.references import OFFICIAL, official_gguf, reference, unpacked
 
 pytest.importorskip("edgellm._native", reason="needs the built extension module")
-pytest.importorskip("onnx", reason="needs the onnx extra")
-pytest.importorskip("onnxruntime", reason="needs the onnx extra")
+onnx = pytest.importorskip("onnx", reason="needs the onnx extra")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the onnx extra")
 
 __all__ = ["unpacked"]
 
@@ -75,34 +78,33 @@ def test_logits_match_the_reference(name: str, export: Export) -> None:
             expected.check(model.logits(expected.token_ids.tolist()), 0.001)
 
 
-def decoded(path: Path, folder: Path) -> tuple[Interpreter, int]:
-    """A GGUF file's program on the weights of a folder, and the number of 4-bit weights among them."""
+def decoded(path: Path, folder: Path) -> tuple[Interpreter, Counter[str]]:
+    """A GGUF file's program on the weights of a folder, and how many of these have each format."""
     with GGUFFile.open(path) as file:
         plan = plan_requantization(file, recipe("F32"), threads=1)
         planned = plan_folder(plan, "INT4")
         weights = dict(source_weights(plan))
     data = np.fromfile(folder / DATA_FILE, np.uint8)
+    counts: Counter[str] = Counter()
     for weight in planned.graph.weights:
-        types = (np.uint8, np.float32, np.uint8)
-        codes, scales, *zeros = (
+        assert weight.kind is not None
+        counts[weight.kind.name] += 1
+        types = [*[np.uint8] * weight.kind.n_parts, np.int8, np.float16]
+        *parts, roots, units = (
             data[blob.offset : blob.offset + blob.n_bytes].view(kind).reshape(blob.shape)
-            for blob, kind in zip(weight.blobs, types, strict=False)
+            for blob, kind in zip(weight.blobs, types, strict=True)
         )
-        if zeros:
-            values = zero4.decode(zero4.Encoded(codes, scales, zeros[0], 0.0, 0.0))
-        else:
-            values = (codes.astype(np.float32) - 128) * scales[..., None]
-        weights[weight.name] = values.reshape(weight.shape)
-    n_int4 = sum(weight.kind == "int4" for weight in planned.graph.weights)
-    return Interpreter(planned.program, weights), n_int4
+        weights[weight.name] = nbits.decode(weight.kind, nbits.Encoded(parts, roots, units, 0.0, 0.0))
+    return Interpreter(planned.program, weights), counts
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen2", "qwen3"])
 def test_int4_computes_with_the_weights_that_it_stores(name: str, export: Export, unpacked: Path) -> None:
     ids = reference(name).token_ids.tolist()
     folder = export(name, "INT4")
-    interpreter, n_int4 = decoded(source(name, unpacked), folder)
-    assert n_int4 >= 12  # of 14; two that weigh more on the output have 8 bits
+    interpreter, counts = decoded(source(name, unpacked), folder)
+    assert counts["int4"] >= 8
+    assert counts["int5"] >= 7
     expected = interpreter.logits(ids)
     with load(folder) as model:
         found = model.logits(ids)
@@ -111,6 +113,54 @@ def test_int4_computes_with_the_weights_that_it_stores(name: str, export: Export
     error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
     assert error < 0.03
     assert (found.argmax(axis=1) == expected.argmax(axis=1)).mean() > 0.8
+
+
+@pytest.mark.parametrize("name", ["int4", "int5", "int6", "int8"])
+@pytest.mark.parametrize("optimized", [True, False])
+def test_graphs_unpack_codes_and_scales(name: str, optimized: bool, tmp_path: Path) -> None:
+    """Products and gathered rows of ONNX Runtime, with constants computed at load and without."""
+    kind, rng = nbits.KINDS[name], np.random.default_rng(5)
+    values = (0.05 * rng.standard_normal((96, 256))).astype(np.float32)
+    x = rng.standard_normal((3, 256)).astype(np.float32)
+    encoded = nbits.encode(kind, values, threads=1)
+    arrays = Arrays(onnx, "data")
+    weight = arrays.matrix("w", kind, values.shape)
+    data = np.zeros(arrays.end, np.uint8)
+    stored: tuple[NDArray[Any], ...] = (*encoded.parts, encoded.roots, encoded.units)
+    for blob, array in zip(weight.blobs, stored, strict=True):
+        data[blob.offset : blob.offset + blob.n_bytes] = np.frombuffer(array.tobytes(), np.uint8)
+    data.tofile(tmp_path / "data")
+    settings: dict[str, Any] = {"domain": MICROSOFT, "bits": kind.run_bits, "block_size": nbits.BLOCK}
+    arrays.node("MatMulNBits", ["x", *weight.inputs], "y", K=256, N=96, accuracy_level=4, **settings)
+    gathered = [arrays.rows(weight), "ids", weight.inputs[1]]
+    arrays.node("GatherBlockQuantized", gathered, "z", gather_axis=0, quantize_axis=1, **settings)
+    helper, types = onnx.helper, onnx.TensorProto
+    given = {"x": (types.FLOAT, [3, 256]), "ids": (types.INT64, [2])}
+    made = {"y": (types.FLOAT, [3, 96]), "z": (types.FLOAT, [2, 256])}
+    graph = helper.make_graph(
+        arrays.nodes,
+        "test",
+        *(
+            [helper.make_tensor_value_info(each, *about) for each, about in io.items()]
+            for io in (given, made)
+        ),
+        arrays.initializers,
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid(MICROSOFT, 1)]
+    onnx.save(helper.make_model(graph, ir_version=9, opset_imports=opsets), tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", options, ["CPUExecutionProvider"])
+    y, z = session.run(None, {"x": x, "ids": np.array([5, 90])})
+    expected = nbits.decode(kind, encoded)
+    np.testing.assert_allclose(y, x @ expected.T, atol=0.02)
+    np.testing.assert_allclose(z, expected[[5, 90]], rtol=1e-6)
+    if optimized:
+        left = onnx.load(tmp_path / "optimized.onnx", load_external_data=False).graph.node
+        assert {node.op_type for node in left} == {"MatMulNBits", "GatherBlockQuantized"}
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral_swa"])

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ import edgellm
 from edgellm.cli import main
 from edgellm.convert import onnx_folder
 from edgellm.gguf.reader import GGUFFile
+from edgellm.program.exported import stored_program
 from tests.support.checkpoints import write_checkpoint
 from tests.support.references import official_gguf, unpacked
 
@@ -91,10 +93,47 @@ def test_dry_run_lists_weights_and_writes_nothing(
     assert nothing_else(tmp_path, checkpoint)
 
 
+@pytest.mark.parametrize("options", [["--best"], ["--bpw", "6.5"], ["--size", "130K"]])
+def test_formats_are_chosen_within_the_size(
+    options: list[str], checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, out = tmp_path / "plain", tmp_path / "out"
+    assert convert(checkpoint, plain, "--no-receipt") == 0
+    assert convert(checkpoint, out, *options) == 0
+    said = capsys.readouterr().err
+    assert "formats: " in said
+    assert "top-1" in said
+    assert not out.with_name("out.calibration").exists()
+    n_bytes, n_plain = ((folder / "model.onnx.data").stat().st_size for folder in (out, plain))
+    with GGUFFile.open(out / "edgellm.gguf") as file:
+        program = stored_program(file.metadata)
+    n_weights = sum(prod(shape) for shape in program.weights.values())
+    match options:
+        case ["--best"]:
+            assert 0.9 * n_plain < n_bytes <= n_plain
+        case ["--bpw", _]:
+            assert 6.0 < 8 * n_bytes / n_weights <= 6.5
+        case _:
+            names = ("model.onnx", "model.onnx.data", "edgellm.gguf")
+            total = sum((out / name).stat().st_size for name in names)
+            assert 0.8 * 130 * 1024 < total <= 130 * 1024
+    with edgellm.load(out, context=64, threads=1) as model:
+        assert model.logits([1, 2, 3]).shape[0] == 3
+
+
+def test_a_size_that_nothing_fits_is_refused(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convert(checkpoint, tmp_path / "out", "--bpw", "3") != 0
+    assert "ask for a larger folder" in capsys.readouterr().err
+    assert nothing_else(tmp_path, checkpoint)
+
+
 @pytest.mark.parametrize(
     ("options", "status", "text"),
     [
         (["--type", "Q4_K_M"], 2, "INT4, F32"),
+        (["--type", "F32", "--best"], 2, "are for quantized types"),
         (["--resume"], 2, "--resume is for GGUF"),
         (["--tensor-type", "ffn=Q8_0"], 2, "--tensor-type is for GGUF"),
         (["--min-top1", "1.1"], 1, "agree with the source"),
