@@ -100,10 +100,10 @@ void bind_calibrate(nb::module_& m) {
           nb::arg("out"), nb::arg("threads"), nb::arg("scalar") = false,
           "out = x @ weights.T, the same bits on every machine.");
     m.def("add_moments", add_moments_into, nb::call_guard<FloatMode>(), nb::arg("x"), nb::arg("sums"),
-          nb::arg("threads"), nb::arg("scalar") = false, 
+          nb::arg("threads"), nb::arg("scalar") = false,
           "The lower triangle of sums += that of x.T @ x, the same bits on every machine.");
-    m.def("exponentials", exponentials_of, nb::call_guard<FloatMode>(), nb::arg("x"),
-          nb::arg("threads"), nb::arg("scalar") = false, "x = exp(x), the same bits on every machine.");
+    m.def("exponentials", exponentials_of, nb::call_guard<FloatMode>(), nb::arg("x"), nb::arg("threads"),
+          nb::arg("scalar") = false, "x = exp(x), the same bits on every machine.");
     m.def(
         "takes_feedback", [](uint32_t type) { return takes_feedback(static_cast<GGMLType>(type)); },
         nb::arg("type"), "True if Feedback can encode the format.");
