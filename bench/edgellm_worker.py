@@ -117,6 +117,13 @@ class Worker:
             backend.close_sequence(sequence)
         return {"perplexity": float(np.exp(total / count)), "n_tokens": count}
 
+    def save_logits(self, ids: Sequence[int], out: str) -> dict[str, Any]:
+        """Write the logits (n, n_vocab) of a text of at most 512 tokens, from an empty cache."""
+        self._drop()
+        self.sequence, n = self._loaded().open_sequence(), len(ids)
+        np.save(out, np.asarray(self._loaded().step(list(ids), [self.sequence] * n, [True] * n)))
+        return {}
+
     def tokenize(self, text: str, add_special: bool) -> dict[str, Any]:
         return {"ids": self.tokenizer.encode(text, add_special=add_special)}
 

@@ -3,8 +3,9 @@
     python -m bench.int4_spot FOLDER --peer-python VENV/bin/python --files A.gguf,B.gguf --source S.gguf
 
 Divergences are those of llama.cpp's logits from its own of the source. Greedy tokens after a few prompts are
-compared with edgellm's; the places of the first different ones are printed. Speed is that of edgellm's
-answers, the files in turn, many short ones: the ratio of their medians.
+compared with edgellm's; the places of the first different ones are printed. A token that differs changes all
+that follow, so choices after each token of a text are compared, too, with how near those were that differ.
+Speed is that of edgellm's answers, the files in turn, many short ones: the ratio of their medians.
 """
 
 from __future__ import annotations
@@ -89,6 +90,28 @@ def compare_tokens(engines: Engines, files: Sequence[str], texts: Sequence[list[
         print(f"{file}: {same} of {len(texts)} greedy answers of {_ANSWER} tokens are the same; {firsts}")
 
 
+def compare_choices(engines: Engines, files: Sequence[str], texts: Sequence[list[int]], out: Path) -> None:
+    """Print after how many of a text's tokens both engines choose the same, and how near the others are."""
+    for file in files:
+        same, nearness = 0, []
+        for ids in texts:
+            logits = []
+            for engine in ("edgellm", "llama.cpp"):
+                engines.of(engine, file).ask("save_logits", ids=ids, out=str(out))
+                logits.append(np.load(out))
+            ours, theirs = (each.argmax(axis=1) for each in logits)
+            rows = np.flatnonzero(ours != theirs)
+            same += len(ids) - len(rows)
+            # What llama.cpp's own choice has more there than ours.
+            nearness += list(logits[1][rows, theirs[rows]] - logits[1][rows, ours[rows]])
+        middle, most = statistics.median(nearness or [0.0]), max(nearness, default=0.0)
+        print(
+            f"{file}: the same choice after {same} of {sum(map(len, texts))} tokens; logits of the others "
+            f"differ by {middle:.3f}, at most {most:.3f}"
+        )
+    out.unlink()
+
+
 def compare_speed(engines: Engines, files: Sequence[str], ids: list[int], turns: int) -> None:
     """Print the tokens a second of each file, and the quotient with the first one's."""
     seconds: dict[str, list[float]] = {file: [] for file in files}
@@ -125,6 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             n = options.tokens // len(texts[0])
             judge(engines, options.source, files, texts[:n], options.folder / "logits.npy")
         compare_tokens(engines, files, texts[:6])
+        compare_choices(engines, files, texts[:4], options.folder / "logits.npy")
         compare_speed(engines, files, texts[0], options.turns)
     finally:
         engines.close()
