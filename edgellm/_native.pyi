@@ -13,7 +13,9 @@ def multiply(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order
     """out = x @ weights.T, the same bits on every machine."""
 
 def add_moments(x: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu', writable=False)], sums: Annotated[NDArray[numpy.float32], dict(shape=(None, None), order='C', device='cpu')], threads: int, scalar: bool = False) -> None:
-    """The lower triangle of sums += that of x.T @ x, the same bits on every machine."""
+    """
+    The lower triangle of sums += that of x.T @ x, the same bits on every machine.
+    """
 
 def exponentials(x: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], threads: int, scalar: bool = False) -> None:
     """x = exp(x), the same bits on every machine."""

@@ -82,7 +82,7 @@ class OnnxBackend(Booked):
         self._session = self._guarded(
             lambda: onnxruntime.InferenceSession(os.fspath(path), options, providers=["CPUExecutionProvider"])
         )
-        # What came up while constants were unpacked is free, and as large as the model.
+        # As much as the model takes is free: constants were unpacked there.
         _native.trim_heap()
         self._shapes = [(1, c.n_kv_heads, 0, c.key_dim) for c in program.caches for _ in ("key", "value")]
         names = [f"{i}.{part}" for i in range(len(program.caches)) for part in ("key", "value")]

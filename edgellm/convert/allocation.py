@@ -271,7 +271,7 @@ def shares_left(
     threads: int,
     formats: Formats = GGUF_FORMATS,
 ) -> dict[Any, float]:
-    """What error feedback leaves of the square error of a tensor's outputs in each format."""
+    """Share of the square error of a tensor's outputs that error feedback leaves, by format."""
     alone, fed = np.zeros(len(kinds)), np.zeros(len(kinds))
     for rows, importance, number in _samples(tensor):
         if tensor.moments is None or (read := read_moments(tensor.moments, number, threads=threads)) is None:

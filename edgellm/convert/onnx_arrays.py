@@ -149,8 +149,8 @@ class Arrays:
         """Codes as MatMulNBits reads them (rows, n_blocks, bytes of a block)."""
         codes = f"{name}_codes"
         if kind.bits == kind.run_bits:
-            # Where a session computes no constants, ONNX Runtime 1.32 takes packed codes for ones that come
-            # with packed scales, and gives wrong products; these codes are not packed then.
+            # ONNX Runtime 1.32 gives wrong products in a session that computes no constants: it takes packed
+            # codes for ones that come with packed scales. These codes are not packed then.
             return self.node("Identity", parts, codes)
         upper = self.constant(f"upper_{kind.bits}", np.asarray(256 - (1 << 8 - kind.bits), np.uint8))
         whole = [self.node("BitwiseAnd", [part, upper], f"{part}_codes") for part in parts]
