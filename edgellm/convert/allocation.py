@@ -29,7 +29,7 @@ from edgellm.convert.receipt import Divergence
 from edgellm.errors import UsageError
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
-from edgellm.program.interpreter import Interpreter
+from edgellm.program.interpreter import Interpreter, Step
 from edgellm.quant import native
 from edgellm.quant.feedback import Feedback, takes_feedback
 from edgellm.quant.matrix import exponentials, multiply
@@ -45,6 +45,8 @@ _SMALL = tuple(GGMLType[name] for name in ("IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8
 _PROBED = {256: GGMLType.Q5_K, 32: GGMLType.Q5_1}
 # Layers, the first ones, that are groups of their own, and groups of the others.
 _FIRST, _OTHERS = 2, 2
+# Groups whose sensitivity is measured side by side.
+_TOGETHER = 8
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
 # Steps of the searches for the prices of a byte and of a second, and the highest of the latter.
@@ -146,21 +148,19 @@ def sensitivities(
         name: min(i for i, read in enumerate(readers) if any(member.name in read for member in members))
         for name, members in groups.items()
     }
-    text = (
-        None if groups.keys() <= found.keys() else _Text(program, weights, ids, set(starts.values()), threads)
-    )
-    for done, (name, members) in enumerate(groups.items()):
-        if text is None or name in found:
-            continue
-        changed = _Changed(weights, {member.name: member for member in members}, threads)
-        after = text.read(changed, starts[name])
-        loss = sum(errors(member, [_probed(member)], threads)[0] for member in members)
-        change = Divergence()
-        change.add(text.logits, after, ids)
-        # Rounded, so that the last bits of a machine's exponentials decide nothing.
-        found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
-        if progress is not None:
-            progress(done + 1, len(groups))
+    left = sorted(groups.keys() - found.keys(), key=lambda name: (starts[name], name))
+    text = _Text(program, weights, ids, set(starts.values()), threads) if left else None
+    while text is not None and left:
+        together, left = left[:_TOGETHER], left[_TOGETHER:]
+        changed = {name: {member.name: member for member in groups[name]} for name in together}
+        for name, after in text.read({name: (starts[name], changed[name]) for name in together}):
+            loss = sum(errors(member, [_probed(member)], threads)[0] for member in groups[name])
+            change = Divergence()
+            change.add(text.logits, after, ids)
+            # Rounded, so that the last bits of a machine's exponentials decide nothing.
+            found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
+            if progress is not None:
+                progress(len(groups.keys() & found.keys()), len(groups))
     return {member.name: found[name] for name, members in groups.items() for member in members}
 
 
@@ -177,6 +177,8 @@ class _Text:
     ) -> None:
         """starts: numbers of ops that may be the first to read another weight."""
         self._program = program
+        self._weights = weights
+        self._threads = threads
         self._ids = ids
         self._product = partial(multiply, threads=threads)
         self._exp = partial(exponentials, threads=threads)
@@ -192,11 +194,50 @@ class _Text:
             if step.op.out == program.logits:
                 self.logits = step.made[0]
 
-    def read(self, weights: Mapping[str, Floats], start: int) -> Floats:
-        """Logits (n_tokens, n_vocab) with weights of which none that is read before op `start` differs."""
-        model = Interpreter(self._program, weights, multiply=self._product, exp=self._exp)
-        steps = model.steps([self._ids], *self._begun[start])
-        return next(step.made[0] for step in steps if step.op.out == self._program.logits)
+    def read(self, variants: Mapping[str, tuple[int, Mapping[str, Tensor]]]) -> Iterator[tuple[str, Floats]]:
+        """Names of variants, and the logits (n_tokens, n_vocab) of each with other weights.
+
+        variants: the first op that reads another weight, and the tensors that are as a format leaves them.
+        All do one op before the next, so that weights, which may have to be decoded, are read once.
+        """
+        op_weights = _Latest(self._weights)
+        runs: dict[str, Iterator[Step]] = {}
+        for number, op in enumerate(self._program.ops):
+            op_weights.forget()
+            for name, (start, tensors) in variants.items():
+                done, waiting = self._begun[start]
+                if number == done:
+                    changed = _Changed(op_weights, tensors, self._threads)
+                    model = Interpreter(self._program, changed, multiply=self._product, exp=self._exp)
+                    runs[name] = model.steps([self._ids], done, waiting)
+                if name in runs:
+                    made = next(runs[name]).made[0]
+                    if op.out == self._program.logits:
+                        del runs[name]
+                        yield name, made
+
+
+class _Latest(Mapping[str, Floats]):
+    """Weights, those kept that were read since all were forgotten."""
+
+    def __init__(self, weights: Mapping[str, Floats]) -> None:
+        self._weights = weights
+        self._kept: dict[str, Floats] = {}
+
+    def forget(self) -> None:
+        """Keep none."""
+        self._kept.clear()
+
+    def __getitem__(self, name: str) -> Floats:
+        if name not in self._kept:
+            self._kept[name] = self._weights[name]
+        return self._kept[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
 
 
 class _Changed(Mapping[str, Floats]):

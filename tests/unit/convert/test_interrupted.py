@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -134,15 +134,40 @@ def test_an_interrupted_run_goes_on(
     assert not folder.exists()
 
 
+class Values:
+    def __init__(self, values: np.ndarray) -> None:
+        self._values = values
+
+    def pieces(self) -> Iterator[np.ndarray]:
+        yield self._values
+
+
 def test_a_text_is_read_again_from_the_first_other_weight_on(model: Path) -> None:
     with GGUFFile.open(model) as file:
         program, weights = build(file.metadata, shapes(file)), float_weights(file)
-    name = "blk.1.ffn_up.weight"
-    start = next(i for i, op in enumerate(program.ops) if name in op.weights.values())
-    text = allocation._Text(program, weights, TEXTS[0], {start}, 1)
-    other = {**weights, name: 2 * weights[name]}
-    np.testing.assert_array_equal(text.read(weights, start), text.logits)
-    assert np.abs(text.read(other, start) - text.logits).max() > 1e-3
+    names = ("blk.1.ffn_up.weight", "blk.0.attn_q.weight")
+    starts = [next(i for i, op in enumerate(program.ops) if name in op.weights.values()) for name in names]
+    reads: list[str] = []
+
+    class Counted(dict[str, np.ndarray]):
+        def __getitem__(self, key: str) -> np.ndarray:
+            reads.append(key)
+            return super().__getitem__(key)
+
+    text = allocation._Text(program, Counted(weights), TEXTS[0], set(starts), 1)
+    reads.clear()
+    values = {name: Values(weights[name]) for name in names}
+    changed = {name: Tensor(name, weights[name].shape, GGMLType.Q4_0, values[name]) for name in names}
+    # One variant from each start on, and one of which nothing differs.
+    variants = {name: (start, {name: changed[name]}) for name, start in zip(names, starts, strict=True)}
+    found = dict(text.read({"none": (starts[0], {}), **variants}))
+    # Each weight is read once for all of them.
+    assert len(reads) == len(set(reads))
+    np.testing.assert_array_equal(found["none"], text.logits)
+    for name in names:
+        alone = dict(text.read({name: variants[name]}))
+        np.testing.assert_array_equal(found[name], alone[name])
+        assert np.abs(found[name] - text.logits).max() > 1e-3
 
 
 def test_experts_make_up_for_errors_by_their_own_tokens(tmp_path: Path, unpacked: Path) -> None:
