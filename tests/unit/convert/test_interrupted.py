@@ -116,11 +116,11 @@ def test_an_interrupted_run_goes_on(
         return steps(self, sequences, n_done, waiting)  # type: ignore[arg-type]
 
     measured: list[str] = []
-    coarse = allocation._Changed
+    unchanged = allocation._Changed
 
     def changed(weights: object, tensors: dict[str, Tensor], threads: int) -> object:
         measured.append(next(iter(tensors)))
-        return coarse(weights, tensors, threads)  # type: ignore[arg-type]
+        return unchanged(weights, tensors, threads)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Interpreter, "steps", counted)
     monkeypatch.setattr(allocation, "_Changed", changed)
