@@ -23,7 +23,7 @@ void decode_blocks(const uint8_t* bytes, size_t n_blocks, float* out) {
 }
 
 template <class... F>
-constexpr auto make_table(FormatList<F...>) {
+constexpr auto make_table(TypedList<F...>) {
     return std::array{
         FormatInfo{F::kType, F::kName, F::kBlockSize, sizeof(typename F::Block), decode_blocks<F>}...};
 }

@@ -2,9 +2,6 @@
 // All weight formats. A new one enters here, with its header.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
-
 #include "formats/block32.h"
 #include "formats/floats.h"
 #include "formats/formats.h"
@@ -14,36 +11,12 @@
 #include "formats/nvfp4.h"
 #include "formats/packing.h"
 #include "formats/ternary.h"
+#include "formats/typed_list.h"
 
 namespace edgellm {
 
-template <class... Formats>
-struct FormatList {
-    static constexpr size_t kSize = sizeof...(Formats);
-
-    // Calls f.template operator()<Format>() for each format.
-    template <class F>
-    static constexpr void for_each(F&& f) {
-        (f.template operator()<Formats>(), ...);
-    }
-
-    // The same for the format of that number; false if there is none.
-    template <class F>
-    static constexpr bool visit(GGMLType type, F&& f) {
-        return ((type == Formats::kType && (f.template operator()<Formats>(), true)) || ...);
-    }
-
-    // The largest number.
-    static constexpr uint32_t largest_type() {
-        uint32_t largest = 0;
-        for (const GGMLType type : {Formats::kType...}) {
-            if (static_cast<uint32_t>(type) > largest) largest = static_cast<uint32_t>(type);
-        }
-        return largest;
-    }
-
-    static_assert((WeightFormat<Formats> && ...));
-};
+template <WeightFormat... Formats>
+using FormatList = TypedList<Formats...>;
 
 using AllFormats = FormatList<
     // Numbers, one to a block.

@@ -343,7 +343,7 @@ constexpr bool kHasEncoding = requires { Format::kEncoding; };
 
 // The formats with an encoding, and those of MatMulNBits.
 template <class... Formats>
-constexpr auto make_table(FormatList<Formats...>) {
+constexpr auto make_table(TypedList<Formats...>) {
     std::array<Encoder, (kHasEncoding<Formats> + ...) + NBitsBlocks::kSize> table{};
     size_t n = 0;
     const auto add = [&]<class Format>() {

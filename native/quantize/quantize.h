@@ -8,6 +8,7 @@
 
 #include "base/arch.h"
 #include "formats/formats.h"
+#include "formats/typed_list.h"
 
 namespace edgellm {
 
@@ -43,23 +44,7 @@ struct BlockNBits {
     float scale() const { return scale_of(d); }
 };
 
-template <class... Blocks>
-struct BlockList {
-    static constexpr size_t kSize = sizeof...(Blocks);
-
-    // Calls f.template operator()<Block>() for each.
-    template <class F>
-    static constexpr void for_each(F&& f) {
-        (f.template operator()<Blocks>(), ...);
-    }
-
-    // The same for the one of that number; false if there is none.
-    template <class F>
-    static constexpr bool visit(GGMLType type, F&& f) {
-        return ((type == Blocks::kType && (f.template operator()<Blocks>(), true)) || ...);
-    }
-};
-using NBitsBlocks = BlockList<BlockNBits<4>, BlockNBits<5>, BlockNBits<6>, BlockNBits<8>>;
+using NBitsBlocks = TypedList<BlockNBits<4>, BlockNBits<5>, BlockNBits<6>, BlockNBits<8>>;
 
 // As find_format, with those of MatMulNBits.
 const FormatInfo* find_encodable(uint32_t type);
