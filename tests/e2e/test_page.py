@@ -355,7 +355,7 @@ def test_text_files_go_with_a_message(desk: WebDriver, server: Running, tmp_path
             wait(partial(refused, path.name))
     wait(lambda: [one.split()[0] for one in texts(desk, "#files .file")] == ["notes.txt"])
     ask(desk, "read it")
-    wait(lambda: finished(desk) and answer(desk))
+    wait(lambda: finished(desk) and text_of(desk, ".stats"))
     stored = desk.execute_script(
         "return Object.entries(localStorage).find(([key]) => key.includes('chat'))[1]"
     )
@@ -394,7 +394,7 @@ def test_pdf_files_are_read_as_text(desk: WebDriver, server: Running, tmp_path: 
     field.send_keys(str(tmp_path / "talk.pdf"))
     wait(lambda: texts(desk, "#files .file"))
     ask(desk, "read it")
-    wait(lambda: finished(desk) and answer(desk))
+    wait(lambda: finished(desk) and text_of(desk, ".stats"))
     stored = desk.execute_script(
         "return Object.entries(localStorage).find(([key]) => key.includes('chat'))[1]"
     )
