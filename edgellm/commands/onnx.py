@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +123,7 @@ def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
     """Receipt: results of ONNX Runtime on the written folder, against the source's weights."""
     from edgellm.backends.onnx import OnnxBackend
 
-    def logits(ids: list[int]) -> Floats:
+    def logits(ids: Sequence[int]) -> Floats:
         n = len(ids)
         backend = OnnxBackend(
             planned.program, part / MODEL_FILE, threads=threads, n_ctx=n, cache_tokens=n, batch=n
@@ -132,8 +132,12 @@ def _measure(planned: FolderPlan, part: Path, threads: int) -> Quality:
         backend.close()
         return found
 
+    def each_logits(windows: Sequence[Sequence[int]]) -> Iterator[Floats]:
+        return map(logits, windows)
+
     metadata: dict[str, Any] = {key: pair.value for key, pair in planned.source.metadata.items()}
-    return measure_logits(planned.source, planned.program, Tokenizer.from_metadata(metadata), logits)
+    tokenizer = Tokenizer.from_metadata(metadata)
+    return measure_logits(planned.source, planned.program, tokenizer, each_logits, threads=threads)
 
 
 def _show(planned: FolderPlan) -> None:

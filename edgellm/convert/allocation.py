@@ -16,8 +16,9 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from math import prod
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,14 +26,15 @@ from numpy.typing import NDArray
 
 from edgellm.convert.moments import is_of_a_stack, read_moments
 from edgellm.convert.pipeline import Feedbacks, Tensor, with_importance
+from edgellm.convert.reading import reader
 from edgellm.convert.receipt import Divergence
 from edgellm.errors import UsageError
 from edgellm.gguf.types import GGMLType
 from edgellm.program import Program
-from edgellm.program.interpreter import Interpreter, Step
+from edgellm.program.interpreter import Step
 from edgellm.quant import native
 from edgellm.quant.feedback import Feedback, takes_feedback
-from edgellm.quant.matrix import exponentials, multiply
+from edgellm.quant.matrix import multiply
 
 Floats = NDArray[np.float32]
 Progress = Callable[[int, int], None]
@@ -153,12 +155,10 @@ def sensitivities(
     while text is not None and left:
         together, left = left[:_TOGETHER], left[_TOGETHER:]
         changed = {name: {member.name: member for member in groups[name]} for name in together}
-        for name, after in text.read({name: (starts[name], changed[name]) for name in together}):
+        for name, kld in text.divergences({name: (starts[name], changed[name]) for name in together}):
             loss = sum(errors(member, [_probed(member)], threads)[0] for member in groups[name])
-            change = Divergence()
-            change.add(text.logits, after, ids)
             # Rounded, so that the last bits of a machine's exponentials decide nothing.
-            found[name] = float(f"{change.kld / loss:.3g}") if loss > 0 else 0.0
+            found[name] = float(f"{kld / loss:.3g}") if loss > 0 else 0.0
             if progress is not None:
                 progress(len(groups.keys() & found.keys()), len(groups))
     return {member.name: found[name] for name, members in groups.items() for member in members}
@@ -180,41 +180,47 @@ class _Text:
         self._weights = weights
         self._threads = threads
         self._ids = ids
-        self._product = partial(multiply, threads=threads)
-        self._exp = partial(exponentials, threads=threads)
         # Ops that are done, and the values that wait then, by the op that comes first.
         self._begun: dict[int, tuple[int, list[dict[str, Floats]]]] = {}
         latest: tuple[int, list[dict[str, Floats]]] = (0, [])
-        steps = Interpreter(program, weights, multiply=self._product, exp=self._exp).steps([ids])
-        for number, step in enumerate(steps):
+        for number, step in enumerate(reader(program, weights, threads=threads).steps([ids])):
             if number in starts:
                 self._begun[number] = latest
             if step.waiting is not None:
                 latest = (number + 1, [dict(step.waiting[0])])
             if step.op.out == program.logits:
-                self.logits = step.made[0]
+                self._logits = step.made[0]
 
-    def read(self, variants: Mapping[str, tuple[int, Mapping[str, Tensor]]]) -> Iterator[tuple[str, Floats]]:
-        """Names of variants, and the logits (n_tokens, n_vocab) of each with other weights.
+    def divergences(
+        self, variants: Mapping[str, tuple[int, Mapping[str, Tensor]]]
+    ) -> Iterator[tuple[str, float]]:
+        """Names of variants, and the divergence of each with other weights.
 
         variants: the first op that reads another weight, and the tensors that are as a format leaves them.
         All do one op before the next, so that weights, which may have to be decoded, are read once.
         """
         op_weights = _Latest(self._weights)
         runs: dict[str, Iterator[Step]] = {}
-        for number, op in enumerate(self._program.ops):
-            op_weights.forget()
-            for name, (start, tensors) in variants.items():
-                done, waiting = self._begun[start]
-                if number == done:
-                    changed = _Changed(op_weights, tensors, self._threads)
-                    model = Interpreter(self._program, changed, multiply=self._product, exp=self._exp)
-                    runs[name] = model.steps([self._ids], done, waiting)
-                if name in runs:
-                    made = next(runs[name]).made[0]
-                    if op.out == self._program.logits:
-                        del runs[name]
-                        yield name, made
+        with ThreadPoolExecutor(min(self._threads, len(variants))) as pool:
+            for number, op in enumerate(self._program.ops):
+                op_weights.forget()
+                for name, (start, tensors) in variants.items():
+                    done, waiting = self._begun[start]
+                    if number == done:
+                        changed = _Changed(op_weights, tensors, self._threads)
+                        model = reader(self._program, changed, threads=self._threads, n_texts=len(variants))
+                        runs[name] = model.steps([self._ids], done, waiting)
+                if op.out != self._program.logits:
+                    list(pool.map(next, runs.values()))
+                    continue
+                yield from zip(runs, pool.map(self._divergence, runs.values()), strict=True)
+                return
+
+    def _divergence(self, run: Iterator[Step]) -> float:
+        """Divergence of a run whose next op makes the logits."""
+        found = Divergence()
+        found.add(self._logits, next(run).made[0], self._ids)
+        return found.kld
 
 
 class _Latest(Mapping[str, Floats]):
@@ -223,15 +229,17 @@ class _Latest(Mapping[str, Floats]):
     def __init__(self, weights: Mapping[str, Floats]) -> None:
         self._weights = weights
         self._kept: dict[str, Floats] = {}
+        self._reading = Lock()
 
     def forget(self) -> None:
         """Keep none."""
         self._kept.clear()
 
     def __getitem__(self, name: str) -> Floats:
-        if name not in self._kept:
-            self._kept[name] = self._weights[name]
-        return self._kept[name]
+        with self._reading:
+            if name not in self._kept:
+                self._kept[name] = self._weights[name]
+            return self._kept[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)

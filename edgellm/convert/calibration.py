@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -26,11 +25,11 @@ from numpy.typing import NDArray
 
 from edgellm.convert.interrupted import Calibration, State
 from edgellm.convert.moments import write_means, write_rows
+from edgellm.convert.reading import reader
 from edgellm.errors import ModelError, UsageError
 from edgellm.program import Program
-from edgellm.program.interpreter import Interpreter
 from edgellm.program.ops import Op
-from edgellm.quant.matrix import add_moments, exponentials, multiply
+from edgellm.quant.matrix import add_moments
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
@@ -157,21 +156,20 @@ def calibrate(
     """
     begun = begun or State(0, [], Calibration())
     collector = _Collector(program, threads, moments, begun.found)
-    product, exp = partial(multiply, threads=threads), partial(exponentials, threads=threads)
     last = next(i for i, op in enumerate(program.ops) if op.out == program.hidden)
     # The head's input is all that is wanted of what follows.
     body = program._replace(ops=program.ops[: last + 1], logits=None)
-    model = Interpreter(body, weights, collector.observe, multiply=product, exp=exp)
+    model = reader(body, weights, threads=threads, n_texts=len(texts), observe=collector.observe)
     fewest, kept = min(_n_waiting(body)), time.monotonic()
     steps = model.steps(texts, begun.n_done, begun.waiting)
     for done, (op, outputs, waiting) in enumerate(steps, begun.n_done + 1):
         if not all(np.isfinite(rows).all() for rows in outputs):
             raise _damaged(op, weights)
         if op.out == program.hidden:
-            for reader in program.ops[last + 1 :]:
-                if reader.kind == "linear" and reader.ins[0] == program.hidden:
+            for head in program.ops[last + 1 :]:
+                if head.kind == "linear" and head.ins[0] == program.hidden:
                     for rows in outputs:
-                        collector.observe(reader.weights["weight"], 0, rows)
+                        collector.observe(head.weights["weight"], 0, rows)
         collector.finish()
         few = waiting is not None and len(waiting[0]) == fewest
         if keep is not None and waiting is not None and few and time.monotonic() - kept >= KEPT_EVERY:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from numpy.typing import NDArray
 from edgellm.convert.calibration import held_out_texts, sequences
 from edgellm.convert.pipeline import FilePlan, Pair, write, written_error
 from edgellm.convert.quality import Quality
+from edgellm.convert.reading import reader
 from edgellm.convert.recipes import RECIPES, file_types
 from edgellm.convert.source import CheckpointTensor
 from edgellm.convert.vocabulary import sample_lines
@@ -30,6 +33,8 @@ from edgellm.quant import native
 from edgellm.tokenizer import Tokenizer
 
 Floats = NDArray[np.float32]
+# Logits (n_tokens, n_vocab) of one window of tokens after another.
+EachLogits = Callable[[Sequence[Sequence[int]]], Iterator[Floats]]
 # Tokens that are read, of texts that no calibration reads: half a minute for a model of a billion parameters
 # on two cores. A calibration takes longer by far, and its receipt reads more.
 N_WINDOWS, WINDOW = 4, 128
@@ -148,23 +153,26 @@ def measure(plan: FilePlan, file: GGUFFile, scratch: Path, *, threads: int) -> Q
     shapes = {name: info.shape for name, info in file.tensors.items()}
     program = build(file.metadata, shapes)
     tokenizer = Tokenizer.from_metadata(file.metadata)
-    after = Interpreter(program, file_weights(file, threads))
+    written = file_weights(file, threads)
     for tensor in plan.tensors:
         # Written by an earlier, interrupted attempt.
         if tensor.name not in plan.errors:
             plan.errors[tensor.name] = written_error(tensor, file.data(tensor.name), threads)
     if program.logits is None:
-        before = Interpreter(program, source_weights(plan))
+        before = reader(program, source_weights(plan), threads=threads)
+        after = reader(program, written, threads=threads)
         return _compare_embeddings(before, after, tokenizer, *_worst(plan))
+    many = partial(reader, program, threads=threads, n_texts=N_WINDOWS)
+    logits = many(written).each_logits
     if not is_calibrated(plan):
-        return measure_logits(plan, program, tokenizer, after.logits)
+        return measure_logits(plan, program, tokenizer, logits, threads=threads)
     kind, plain = _plain(plan)
     try:
         scratch.unlink(missing_ok=True)
         write(plain, scratch, threads=threads)
         with GGUFFile.open(scratch) as other:
-            usual = Interpreter(program, file_weights(other, threads))
-            found = measure_logits(plan, program, tokenizer, after.logits, usual.logits)
+            usual = many(file_weights(other, threads)).each_logits
+            found = measure_logits(plan, program, tokenizer, logits, usual, threads=threads)
     finally:
         scratch.unlink(missing_ok=True)
     return replace(found, plain_type=kind, plain_bytes=plain.n_bytes)
@@ -193,26 +201,29 @@ def measure_logits(
     plan: FilePlan,
     program: Program,
     tokenizer: Tokenizer,
-    after: Callable[[list[int]], Floats],
-    usual: Callable[[list[int]], Floats] | None = None,
+    after: EachLogits,
+    usual: EachLogits | None = None,
+    *,
+    threads: int,
 ) -> Quality:
-    """Compare the logits (n_tokens, n_vocab) that `after` gives for the sample with the source's.
+    """Compare the logits that `after` gives for the sample with the source's.
 
     usual: those of the usual formats, for plain_kld. Raises ModelError for logits that are not finite.
     """
     worst, worst_error = _worst(plan)
-    before = Interpreter(program, source_weights(plan))
+    before = reader(program, source_weights(plan), threads=threads, n_texts=N_WINDOWS)
     found, plain = Divergence(), Divergence()
     calibrated = is_calibrated(plan)
     size = min(CALIBRATED_WINDOW if calibrated else WINDOW, program.n_ctx_train)
     windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, size)
     if not calibrated:
         windows = windows[:: max(1, len(windows) // N_WINDOWS)][:N_WINDOWS]
-    for ids in windows:
-        expected = before.logits(ids)
-        found.add(expected, after(ids), ids)
-        if usual is not None:
-            plain.add(expected, usual(ids), ids)
+    others = repeat(None, len(windows)) if usual is None else usual(windows)
+    every = zip(windows, before.each_logits(windows), after(windows), others, strict=True)
+    for ids, expected, made, other in every:
+        found.add(expected, made, ids)
+        if other is not None:
+            plain.add(expected, other, ids)
     return Quality(
         n_tokens=found.n_tokens,
         top1=found.top1,
@@ -249,12 +260,15 @@ class Divergence:
             raise ModelError("the written file gives logits that are not finite; the checkpoint is damaged")
         found = np.empty(len(ids))
         for start in range(0, len(ids), _ROWS):
-            p, q = (_log_softmax(rows[start : start + _ROWS]) for rows in (before, after))
-            self._same += int((p.argmax(axis=1) == q.argmax(axis=1)).sum())
-            found[start : start + len(p)] = np.maximum((np.exp(p) * (p - q)).sum(axis=1), 0)
+            rows = [_centered(logits[start : start + _ROWS]) for logits in (before, after)]
+            powers = [np.exp(each) for each in rows]
+            logs = [np.log(each.sum(axis=1)) for each in powers]
+            self._same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
+            mean = (powers[0] * (rows[0] - rows[1])).sum(axis=1) / powers[0].sum(axis=1)
+            found[start : start + _ROWS] = np.maximum(mean - logs[0] + logs[1], 0)
             following = np.asarray(ids[start + 1 : start + 1 + _ROWS])
-            rows = np.arange(len(following))
-            self._losses -= [p[rows, following].sum(), q[rows, following].sum()]
+            n = np.arange(len(following))
+            self._losses -= [(x[n, following] - log[n]).sum() for x, log in zip(rows, logs, strict=True)]
         self._windows.append(found)
         self._n_scored += len(ids) - 1
 
@@ -305,10 +319,10 @@ def standard_error(windows: Sequence[NDArray[np.float64]]) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
-def _log_softmax(logits: Floats) -> NDArray[np.float64]:
+def _centered(logits: Floats) -> NDArray[np.float64]:
+    """Logits of which each row's largest is 0."""
     wide = logits.astype(np.float64)
     wide -= wide.max(axis=1, keepdims=True)
-    wide -= np.log(np.exp(wide).sum(axis=1, keepdims=True))
     return wide
 
 

@@ -6,7 +6,10 @@ Values are float32 rows. Norms, softmax and recurrent scans compute in float64 a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -46,9 +49,9 @@ class Step(NamedTuple):
 class Interpreter:
     """Evaluates `program` over `weights` (name -> float32 array, which may be decoded at access).
 
-    observe: called for every product of rows with a matrix. adapters: updates that may be added to matrices;
-    `scales` of a run has one factor for each adapter, or is empty for none. multiply, exp: compute products
-    and exponentials.
+    observe: called for every product of rows with a matrix, in the order of sequences. adapters: updates that
+    may be added to matrices; `scales` of a run has one factor for each adapter, or is empty for none.
+    multiply, exp: compute products and exponentials. workers: threads that share the sequences of `steps`.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Interpreter:
         adapters: Sequence[Adapter] = (),
         multiply: Multiply = _multiply,
         exp: Exp = np.exp,
+        workers: int = 1,
     ) -> None:
         self.program = program
         self.weights = weights
@@ -66,6 +70,7 @@ class Interpreter:
         self.adapters = adapters
         self.multiply = multiply
         self.exp = exp
+        self.workers = workers
 
     def logits(
         self, ids: Sequence[int], scales: Sequence[float] = (), positions: Sequence[int] | None = None
@@ -76,6 +81,22 @@ class Interpreter:
                 f"the {self.program.family} model is an encoder: it has no logits, only embeddings"
             )
         return self.values(ids, scales, positions)[self.program.logits]
+
+    def each_logits(self, sequences: Sequence[Sequence[int]]) -> Iterator[Array]:
+        """Logits (n_tokens, n_vocab) of one sequence after another.
+
+        All do the ops before the head side by side, so that each weight is read once for all of them. As many
+        as there are workers do the rest.
+        """
+        n_body = 1 + next(i for i, op in enumerate(self.program.ops) if op.out == self.program.hidden)
+        (body,) = islice(self.steps(sequences), n_body - 1, n_body)
+        waiting = body.waiting
+        assert waiting is not None  # no attention follows the final norm
+        for start in range(0, len(sequences), self.workers):
+            some = slice(start, start + self.workers)
+            for step in self.steps(sequences[some], n_body, waiting[some]):
+                if step.op.out == self.program.logits:
+                    yield from step.made
 
     def hidden(self, ids: Sequence[int], scales: Sequence[float] = ()) -> Array:
         """Rows (n_tokens, width) after the final norm."""
@@ -128,23 +149,22 @@ class Interpreter:
         last_use |= dict.fromkeys((self.program.hidden, self.program.logits or ""), len(ops))
         last_cache = {int(op.attrs["cache"]): i for i, op in enumerate(ops) if "cache" in op.attrs}
         last_writer = self.program.last_writer
-        for i, op in enumerate(ops[n_done:], n_done):
-            read = {name: self.weights[name] for name in op.weights.values()} if len(runs) > 1 else None
-            made = []
-            for run in runs:
-                run.read = read
-                made.append(_OPS[op.kind](run, op, *(run.values[name] for name in op.ins)))
-                run.values[op.out] = made[-1]
-                for name in op.ins:
-                    if last_use[name] == i:
-                        run.values.pop(name, None)
-                if last_cache.get(int(op.attrs.get("cache", -1))) == i:
-                    run.caches.pop(int(op.attrs["cache"]), None)
-                if i == last_writer:
-                    run.select()
-            free = not any(run.caches for run in runs)
-            yield Step(op, made, [run.values for run in runs] if free else None)
-            del made
+        workers = min(self.workers, len(runs))
+        with ThreadPoolExecutor(workers) as pool:
+            do_each = pool.map if workers > 1 else map
+            for i, op in enumerate(ops[n_done:], n_done):
+                read = {name: self.weights[name] for name in op.weights.values()} if len(runs) > 1 else None
+                done = {name for name in op.ins if last_use[name] == i}
+                made = list(do_each(partial(_Run.do, op=op, read=read, done=done), runs))
+                for run in runs:
+                    run.show_seen()
+                    if last_cache.get(int(op.attrs.get("cache", -1))) == i:
+                        run.caches.pop(int(op.attrs["cache"]), None)
+                    if i == last_writer:
+                        run.select()
+                free = not any(run.caches for run in runs)
+                yield Step(op, made, [run.values for run in runs] if free else None)
+                del made
 
 
 class _Run:
@@ -162,8 +182,10 @@ class _Run:
         self.multiply = model.multiply
         self.exp = model.exp
         self._observe = model.observe
+        # Arguments of the observer's calls that wait for their turn.
+        self._seen: list[tuple[str, int, Array]] = []
         # Weights of the op under way, where other runs share them.
-        self.read: Mapping[str, Array] | None = None
+        self._read: Mapping[str, Array] | None = None
         self.tokens = tokens
         # Positions of the values' rows: all, and after the last writer those that are wanted.
         self.positions = np.arange(len(tokens))
@@ -178,17 +200,33 @@ class _Run:
             self.values = {name: rows[self._wanted] for name, rows in self.values.items()}
             self.positions = self._wanted
 
+    def do(self, op: Op, read: Mapping[str, Array] | None, done: Set[str]) -> Array:
+        """Value of an op; read: its weights, where other runs share them; done: values that it reads last."""
+        self._read = read
+        made = _OPS[op.kind](self, op, *(self.values[name] for name in op.ins))
+        self.values[op.out] = made
+        for name in done:
+            del self.values[name]
+        return made
+
     def see(self, op: Op, role: str, number: int, rows: Array) -> None:
-        """Call the observer, if there is one, with the rows that matrix `number` of a weight multiplies."""
+        """Note the rows that matrix `number` of a weight multiplies, if there is an observer."""
         if self._observe is not None:
-            self._observe(op.weights[role], number, rows)
+            self._seen.append((op.weights[role], number, rows))
+
+    def show_seen(self) -> None:
+        """Call the observer with what was noted."""
+        if self._observe is not None:
+            for seen in self._seen:
+                self._observe(*seen)
+            self._seen.clear()
 
     def weight(self, op: Op, role: str) -> Array | None:
         name = op.weights.get(role)
         if name is None:
             return None
         shape = self.program.weights[name]
-        source = self._weights if self.read is None else self.read
+        source = self._weights if self._read is None else self._read
         found = np.asarray(source[name], dtype=np.float32)
         if found.size != math.prod(shape):
             raise ModelError(f"weight {name!r} has shape {found.shape}, expected {shape}")
@@ -408,17 +446,18 @@ def _moe(run: _Run, op: Op, x: Array, router: Array) -> Array:
     out = np.zeros_like(x)
     for expert in np.unique(chosen):
         rows, slots = np.nonzero(chosen == expert)
-        u = run.multiply(x[rows], up[expert])
+        given = x[rows]
+        u = run.multiply(given, up[expert])
         if up_bias is not None:
             u = u + up_bias[expert]
         if gate is None:
             inner = activate(str(op.attrs["activation"]), u, run.exp)
         else:
-            g = run.multiply(x[rows], gate[expert])
+            g = run.multiply(given, gate[expert])
             inner = gated(op.attrs, g if gate_bias is None else g + gate_bias[expert], u, run.exp)
         for role in ("gate_up", "gate", "up"):
             if role in op.weights:
-                run.see(op, role, int(expert), x[rows])
+                run.see(op, role, int(expert), given)
         run.see(op, "down", int(expert), inner)
         y = run.multiply(inner, down[expert])
         if down_bias is not None:
