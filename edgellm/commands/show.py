@@ -196,7 +196,7 @@ def _quality(figures: Mapping[str, Any]) -> str:
     if isinstance(error, float):
         parts = [f"{part} ± {error:.4f}" if part.startswith("KLD") else part for part in parts]
     if figures.get("plain_type"):
-        parts.append(f"plain {figures['plain_type']}'s KLD {figures.get('plain_kld', 0):.4f}")
+        parts.append(f"plain {figures['plain_type']}'s KLD about {figures.get('plain_kld', 0):.4f}")
     return f"{', '.join(parts)} against the source over {figures.get('tokens')} tokens"
 
 

@@ -127,7 +127,7 @@ def sensitivities(
     program: Program,
     weights: Mapping[str, Floats],
     tensors: Sequence[Tensor],
-    ids: Sequence[int],
+    texts: Sequence[Sequence[int]],
     *,
     threads: int,
     known: dict[str, float] | None = None,
@@ -135,8 +135,9 @@ def sensitivities(
 ) -> dict[str, float]:
     """Divergence over error of outputs (`errors`), of each tensor's group.
 
-    weights: the source's. tensors: those to choose formats for. known: sensitivities that an earlier run has
-    found, by group; others are added. progress: called with groups done and to do.
+    weights: the source's. tensors: those to choose formats for. texts: token sequences to read. known:
+    sensitivities that an earlier run has found, by group; others are added. progress: called with groups done
+    and to do.
     """
     if program.logits is None:
         raise UsageError(
@@ -151,11 +152,11 @@ def sensitivities(
         for name, members in groups.items()
     }
     left = sorted(groups.keys() - found.keys(), key=lambda name: (starts[name], name))
-    text = _Text(program, weights, ids, set(starts.values()), threads) if left else None
-    while text is not None and left:
+    read = _Texts(program, weights, texts, set(starts.values()), threads) if left else None
+    while read is not None and left:
         together, left = left[:_TOGETHER], left[_TOGETHER:]
         changed = {name: {member.name: member for member in groups[name]} for name in together}
-        for name, kld in text.divergences({name: (starts[name], changed[name]) for name in together}):
+        for name, kld in read.divergences({name: (starts[name], changed[name]) for name in together}):
             loss = sum(errors(member, [_probed(member)], threads)[0] for member in groups[name])
             # Rounded, so that the last bits of a machine's exponentials decide nothing.
             found[name] = float(f"{kld / loss:.3g}") if loss > 0 else 0.0
@@ -164,14 +165,14 @@ def sensitivities(
     return {member.name: found[name] for name, members in groups.items() for member in members}
 
 
-class _Text:
-    """A text that a model has read, and reads again with other weights: from the first that differs on."""
+class _Texts:
+    """Texts that a model has read, and reads again with other weights: from the first that differs on."""
 
     def __init__(
         self,
         program: Program,
         weights: Mapping[str, Floats],
-        ids: Sequence[int],
+        texts: Sequence[Sequence[int]],
         starts: set[int],
         threads: int,
     ) -> None:
@@ -179,17 +180,18 @@ class _Text:
         self._program = program
         self._weights = weights
         self._threads = threads
-        self._ids = ids
+        self._texts = texts
         # Ops that are done, and the values that wait then, by the op that comes first.
         self._begun: dict[int, tuple[int, list[dict[str, Floats]]]] = {}
         latest: tuple[int, list[dict[str, Floats]]] = (0, [])
-        for number, step in enumerate(reader(program, weights, threads=threads).steps([ids])):
+        model = reader(program, weights, threads=threads, n_texts=len(texts))
+        for number, step in enumerate(model.steps(texts)):
             if number in starts:
                 self._begun[number] = latest
             if step.waiting is not None:
-                latest = (number + 1, [dict(step.waiting[0])])
+                latest = (number + 1, [dict(values) for values in step.waiting])
             if step.op.out == program.logits:
-                self._logits = step.made[0]
+                self._logits = step.made
 
     def divergences(
         self, variants: Mapping[str, tuple[int, Mapping[str, Tensor]]]
@@ -201,15 +203,16 @@ class _Text:
         """
         op_weights = _Latest(self._weights)
         runs: dict[str, Iterator[Step]] = {}
-        with ThreadPoolExecutor(min(self._threads, len(variants))) as pool:
+        workers = min(self._threads, len(variants))
+        with ThreadPoolExecutor(workers) as pool:
             for number, op in enumerate(self._program.ops):
                 op_weights.forget()
                 for name, (start, tensors) in variants.items():
                     done, waiting = self._begun[start]
                     if number == done:
                         changed = _Changed(op_weights, tensors, self._threads)
-                        model = reader(self._program, changed, threads=self._threads, n_texts=len(variants))
-                        runs[name] = model.steps([self._ids], done, waiting)
+                        model = reader(self._program, changed, threads=-(-self._threads // workers))
+                        runs[name] = model.steps(self._texts, done, waiting)
                 if op.out != self._program.logits:
                     list(pool.map(next, runs.values()))
                     continue
@@ -219,7 +222,8 @@ class _Text:
     def _divergence(self, run: Iterator[Step]) -> float:
         """Divergence of a run whose next op makes the logits."""
         found = Divergence()
-        found.add(self._logits, next(run).made[0], self._ids)
+        for before, after, ids in zip(self._logits, next(run).made, self._texts, strict=True):
+            found.add(before, after, ids)
         return found.kld
 
 

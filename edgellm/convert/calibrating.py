@@ -186,7 +186,7 @@ def measure_sensitivities(
 ) -> dict[str, float]:
     """Sensitivities of matrices of a calibrated plan; the calibration's folder keeps them, too."""
     program = plan_program(plan)
-    ids = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
+    texts = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1:]
     kept = folder / _SENSITIVITIES
     known = json.loads(kept.read_text()) if kept.exists() else {}
     report = Report(say, "measuring sensitivities")
@@ -196,7 +196,7 @@ def measure_sensitivities(
         report(done, total)
 
     return sensitivities(
-        program, source_weights(plan), free, ids, threads=threads, known=known, progress=progress
+        program, source_weights(plan), free, texts, threads=threads, known=known, progress=progress
     )
 
 

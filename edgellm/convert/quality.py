@@ -21,9 +21,9 @@ class Quality:
     source's distribution, in nats. For encoders, which have no logits, cosine: the least cosine similarity
     of the embeddings of the sample's lines; the others are 0. kld_error: standard error of kld.
     kld_p99: divergence that 99 % of positions stay below. worst_error: the largest relative error of a
-    tensor, root of (weighted) square error over square sum. Of a calibrated file plain_kld is the divergence
-    that its importances alone give in the usual formats, of the recipe plain_type that comes next in size,
-    plain_bytes of tensors.
+    tensor, root of (weighted) square error over square sum. Of a calibrated file plain_kld is an estimate,
+    by a part of the sample, of the divergence that its importances alone give in the usual formats, of the
+    recipe plain_type that comes next in size, plain_bytes of tensors.
     """
 
     n_tokens: int
@@ -54,7 +54,7 @@ class Quality:
                 f"perplexity {self.perplexity:.3f} (source {self.source_perplexity:.3f})"
             )
         found = f"quality {word(self.kld, self.cosine)}: {figures} over {self.n_tokens} tokens"
-        plain = f"plain {self.plain_type} ({size_text(self.plain_bytes)}): KLD {self.plain_kld:.4f}"
+        plain = f"plain {self.plain_type} ({size_text(self.plain_bytes)}): KLD about {self.plain_kld:.4f}"
         return ", ".join(part for part in (found, plain if self.plain_type else "", worst) if part)
 
 

@@ -58,7 +58,9 @@ def activate(name: str, x: Array, exp: Exp = np.exp, *, numbers: Mapping[str, fl
 
 def sigmoid(x: Array, exp: Exp = np.exp) -> Array:
     """1 / (1 + exp(-x)), computed in float64."""
-    return np.asarray(1.0 / (1.0 + exp(-x.astype(np.float64))), np.float32)
+    found = exp(np.negative(x, dtype=np.float64))
+    found += 1.0
+    return np.asarray(np.divide(1.0, found, out=found), np.float32)
 
 
 def tanh(x: Wide, exp: Exp = np.exp) -> Wide:

@@ -364,7 +364,8 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
     out = np.empty((n, n_heads, v.shape[2]), np.float32)
     per_kv = n_heads // k.shape[1]
     for h in range(n_heads):
-        scores = run.multiply(queries[:, h], k[:, h // per_kv]).astype(np.float64) * float(op.attrs["scale"])
+        scores = run.multiply(queries[:, h], k[:, h // per_kv]).astype(np.float64)
+        scores *= float(op.attrs["scale"])
         cap = float(op.attrs["softcap"])
         if cap:
             scores = tanh(scores / cap, run.exp) * cap
@@ -374,11 +375,13 @@ def _attend(run: _Run, op: Op, q: Array, k: Array, v: Array) -> Array:
         top = scores.max(axis=1, keepdims=True)
         if sinks is not None:
             top = np.maximum(top, float(sinks[h]))
-        p = run.exp(scores - top)
+        scores -= top
+        p = run.exp(scores)
         total = p.sum(axis=1, keepdims=True)
         if sinks is not None:
             total = total + run.exp(float(sinks[h]) - top)
-        out[:, h] = run.multiply((p / total).astype(np.float32), v[:, h // per_kv].T)
+        p /= total
+        out[:, h] = run.multiply(p.astype(np.float32), v[:, h // per_kv].T)
     return out.reshape(n, -1)
 
 

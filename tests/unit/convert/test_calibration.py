@@ -163,7 +163,7 @@ def test_the_receipt_of_a_calibrated_file_reads_what_calibration_has_not(
     assert plain == "Q4_0"
     assert quality["plain_bytes"] == n_tensor_bytes
     assert quality["plain_kld"] > quality["kld"]
-    assert f"plain Q4_0 ({size_text(n_tensor_bytes)}): KLD {quality['plain_kld']:.4f}" in said
+    assert f"plain Q4_0 ({size_text(n_tensor_bytes)}): KLD about {quality['plain_kld']:.4f}" in said
     assert [path.name for path in tmp_path.iterdir()] == ["out.gguf"]
 
 

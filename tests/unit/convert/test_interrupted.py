@@ -142,7 +142,7 @@ class Values:
         yield self._values
 
 
-def test_a_text_is_read_again_from_the_first_other_weight_on(model: Path) -> None:
+def test_texts_are_read_again_from_the_first_other_weight_on(model: Path) -> None:
     with GGUFFile.open(model) as file:
         program, weights = build(file.metadata, shapes(file)), float_weights(file)
     names = ("blk.1.ffn_up.weight", "blk.0.attn_q.weight")
@@ -154,18 +154,18 @@ def test_a_text_is_read_again_from_the_first_other_weight_on(model: Path) -> Non
             reads.append(key)
             return super().__getitem__(key)
 
-    text = allocation._Text(program, Counted(weights), TEXTS[0], set(starts), 2)
+    read = allocation._Texts(program, Counted(weights), TEXTS, set(starts), 2)
     reads.clear()
     values = {name: Values(weights[name]) for name in names}
     changed = {name: Tensor(name, weights[name].shape, GGMLType.Q4_0, values[name]) for name in names}
     # One variant from each start on, and one of which nothing differs.
     variants = {name: (start, {name: changed[name]}) for name, start in zip(names, starts, strict=True)}
-    found = dict(text.divergences({"none": (starts[0], {}), **variants}))
+    found = dict(read.divergences({"none": (starts[0], {}), **variants}))
     # Each weight is read once for all of them.
     assert len(reads) == len(set(reads))
     assert found["none"] < 1e-12
     for name in names:
-        assert found[name] == dict(text.divergences({name: variants[name]}))[name]
+        assert found[name] == dict(read.divergences({name: variants[name]}))[name]
         assert found[name] > 1e-6
 
 
