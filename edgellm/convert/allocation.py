@@ -48,7 +48,7 @@ _PROBED = {256: GGMLType.Q5_K, 32: GGMLType.Q5_1}
 # Layers, the first ones, that are groups of their own, and groups of the others.
 _FIRST, _OTHERS = 2, 2
 # Groups whose sensitivity is measured side by side.
-_TOGETHER = 8
+_TOGETHER = 16
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
 # Steps of the searches for the prices of a byte and of a second, and the highest of the latter.

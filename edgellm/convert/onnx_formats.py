@@ -71,7 +71,8 @@ def _excess(trial: FolderPlan, planned: FolderPlan, options: WriteOptions) -> in
         # The tokenizer's files in other forms do not count.
         program = len(to_text(trial.program)) + sum(len(w.name) + 24 for w in trial.graph.weights)
         graph = len(trial.graph.model.SerializeToString())
-        beside = graph + header_bytes(trial.source) + program + RECEIPT_BYTES
+        receipt = RECEIPT_BYTES if options.receipt else 0
+        beside = graph + header_bytes(trial.source) + program + receipt
         return trial.n_bytes + beside - options.size
     if options.bpw is not None:
         n_weights = sum(prod(tensor.shape) for tensor in trial.source.tensors)

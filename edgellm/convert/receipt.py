@@ -42,7 +42,8 @@ CALIBRATED_TOKENS, CALIBRATED_WINDOW = 4096, 256
 COMPARED = 4
 # Positions of a run, and runs that a standard error can be told by.
 RUN, _RUNS = 64, 8
-_ROWS = 16
+# Positions that are compared together: few stay in a cache.
+_ROWS = 2
 _PREFIX = "edgellm.quality."
 
 
@@ -271,7 +272,7 @@ class Divergence:
             self._same += int((rows[0].argmax(axis=1) == rows[1].argmax(axis=1)).sum())
             mean = (powers[0] * (rows[0] - rows[1])).sum(axis=1) / powers[0].sum(axis=1)
             found[start : start + _ROWS] = np.maximum(mean - logs[0] + logs[1], 0)
-            following = np.asarray(ids[start + 1 : start + 1 + _ROWS])
+            following = np.asarray(ids[start + 1 : start + 1 + _ROWS], np.int64)
             n = np.arange(len(following))
             self._losses -= [(x[n, following] - log[n]).sum() for x, log in zip(rows, logs, strict=True)]
         self._windows.append(found)

@@ -71,7 +71,7 @@ bool expand_rows(const Source& source, size_t n_blocks, Block* out, size_t dista
             for (int group = 0; group < 8; ++group)
                 codes[group] = vsubq_s8(read_codes(rows.source, group, part), vdupq_n_s8(Rows::kZeroPoint));
             Block& to = out[part / 2 * distance];
-            const auto place = [&to, part](float* field, float32x4_t v) { S::place(v, part % 2, field); };
+            const auto place = [part](float* field, float32x4_t v) { S::place(v, part % 2, field); };
             EDGELLM_UNROLL
             for (int half = 0; half < 2; ++half) {
                 S::place_codes(codes + 4 * half, part % 2, to.codes[half]);
