@@ -51,6 +51,8 @@ _PASSAGE = 1600
 # Of so many texts one is not read by calibration.
 _HELD_OUT = 4
 _CHARACTERS_PER_TOKEN = 3
+# Rows whose squares are taken together.
+_SQUARED = 16
 # Least time between two states that are handed out, in seconds.
 KEPT_EVERY = 60.0
 
@@ -212,7 +214,7 @@ class _Collector:
         if name not in sums:
             n_matrices = shape[0] if len(shape) == 3 else 1
             sums[name], counts[name] = np.zeros((n_matrices, shape[-1])), np.zeros(n_matrices)
-        sums[name][number] += np.square(rows, dtype=np.float64).sum(axis=0)
+        add_squares(rows, sums[name][number])
         counts[name][number] += len(rows)
         if self._folder is None or name not in self._first:
             return
@@ -239,6 +241,16 @@ class _Collector:
 
     def _note(self, name: str, path: Path) -> None:
         self.found.moments |= dict.fromkeys(self._first[name], path)
+
+
+def add_squares(rows: Floats, sums: NDArray[np.float64]) -> None:
+    """Add the squares of rows (n, cols) to sums (cols,), one row after another; few rows stay in a cache."""
+    found = np.zeros((1 + _SQUARED, rows.shape[1]))
+    for start in range(0, len(rows), _SQUARED):
+        some = rows[start : start + _SQUARED]
+        np.square(some, dtype=np.float64, out=found[1 : 1 + len(some)])
+        found[0] = found[: 1 + len(some)].sum(axis=0)
+    sums += found[0]
 
 
 # Roles of weights that multiply rows, and the name of the rows: those of experts' down matrices have none.
