@@ -48,7 +48,7 @@ _PROBED = {256: GGMLType.Q5_K, 32: GGMLType.Q5_1}
 # Layers, the first ones, that are groups of their own, and groups of the others.
 _FIRST, _OTHERS = 2, 2
 # Groups whose sensitivity is measured side by side.
-_TOGETHER = 16
+_TOGETHER = 8
 # Rows of a tensor that its errors are estimated by.
 _SAMPLED_ROWS = 128
 # Steps of the searches for the prices of a byte and of a second, and the highest of the latter.
@@ -265,11 +265,12 @@ class _Changed(Mapping[str, Floats]):
         if tensor is None:
             return self._weights[name]
         kind = _probed(tensor)
-        parts = [
-            _rounded(kind, values, importance, None, self._threads)
-            for values, importance, _ in with_importance(tensor)
-        ]
-        return np.concatenate(parts).reshape(tensor.shape)
+        found = np.empty((prod(tensor.shape[:-1]), tensor.shape[-1]), np.float32)
+        row = 0
+        for values, importance, _ in with_importance(tensor):
+            found[row : row + len(values)] = _rounded(kind, values, importance, None, self._threads)
+            row += len(values)
+        return found.reshape(tensor.shape)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._weights)

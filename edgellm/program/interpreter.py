@@ -162,6 +162,7 @@ class Interpreter:
                         run.caches.pop(int(op.attrs["cache"]), None)
                     if i == last_writer:
                         run.select()
+                del read  # nothing of it is wanted before the next op
                 free = not any(run.caches for run in runs)
                 yield Step(op, made, [run.values for run in runs] if free else None)
                 del made
@@ -204,6 +205,7 @@ class _Run:
         """Value of an op; read: its weights, where other runs share them; done: values that it reads last."""
         self._read = read
         made = _OPS[op.kind](self, op, *(self.values[name] for name in op.ins))
+        self._read = None
         self.values[op.out] = made
         for name in done:
             del self.values[name]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -112,6 +113,25 @@ def test_sequences_have_what_the_model_wants_around_a_text(model: Path) -> None:
     assert all(len(ids) <= WINDOW and ids[: len(before)] == before for ids in found)
     ids = tokenizer.encode("a\n\n", add_special=False)
     assert sequences(["a"], tokenizer, 2000, 4096) == [[*before, *ids, *after]]
+
+
+def test_a_large_model_reads_less(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: dict[str, list[int]] = {"calibrate": [], "sensitivities": []}
+
+    def counted(name: str, original: Any, at: int, *given: Any, **more: Any) -> Any:
+        read[name].append(sum(map(len, given[at])))
+        return original(*given, **more)
+
+    for name, at in (("calibrate", 2), ("sensitivities", 3)):
+        monkeypatch.setattr(calibrating, name, partial(counted, name, getattr(calibrating, name), at))
+    for number, large in enumerate((calibrating.LARGE, 1)):
+        monkeypatch.setattr(calibrating, "LARGE", large)
+        options = ["--bpw", "5.5", "--no-receipt"]
+        assert main(["quantize", str(model), str(tmp_path / f"{number}.gguf"), *options]) == 0
+    usual, large = read["calibrate"]
+    assert 0.7 < large / usual < 0.9  # whole windows
+    usual, large = read["sensitivities"]
+    assert large == usual // 2
 
 
 @pytest.mark.parametrize("kind", ["Q4_0", "IQ4_NL"])

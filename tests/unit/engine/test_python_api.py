@@ -43,8 +43,11 @@ def test_options_are_keywords(model: edgellm.Model) -> None:
     by_options = model.chat(HI, edgellm.GenerateOptions(max_tokens=3, temperature=0, ignore_eos=True))
     assert by_keyword.text == by_options.text
     assert len(by_keyword.ids) == 3
-    assert model.generate("a", edgellm.GenerateOptions(max_tokens=9), max_tokens=2, ignore_eos=True).text
-    assert len(model.generate("a", max_tokens=2, ignore_eos=True).message.content) <= 2
+    few: typing.Any = {"max_tokens": 2, "temperature": 0, "ignore_eos": True}
+    for options in (edgellm.GenerateOptions(max_tokens=9), None):
+        answer = model.generate("a", options, **few)
+        assert answer.message.content == answer.text != ""
+        assert len(answer.ids) == 2
 
 
 @pytest.mark.parametrize(
