@@ -152,8 +152,9 @@ def test_what_the_drain_leaves_gets_503(model: Path) -> None:
 
 
 def test_a_step_without_progress_ends_the_server(model: Path) -> None:
-    with serving(model, STUCK_STEPS, "--step-timeout", "2s") as server:
+    with serving(model, STUCK_STEPS, "--step-timeout", "5s") as server:
         stream = Asking(server, {**BODY, "stream": True})
+        assert stream.begun.wait(30)  # the first step is its own
         whole = Asking(server, BODY)
         embedding = Asking(server, {"input": "a"}, "/v1/embeddings")
         assert server.end() == 70
