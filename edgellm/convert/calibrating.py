@@ -191,7 +191,7 @@ def measure_sensitivities(
 ) -> dict[str, float]:
     """Sensitivities of matrices of a calibrated plan; the calibration's folder keeps them, too."""
     program = plan_program(plan)
-    (text,) = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1:]
+    text = read_texts(plan_metadata(plan), None, MEASURED_TOKENS, program.n_ctx_train)[-1]
     if _is_large(program):
         text = text[: max(1, len(text) // 2)]
     kept = folder / _SENSITIVITIES

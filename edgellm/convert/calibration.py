@@ -214,7 +214,7 @@ class _Collector:
         if name not in sums:
             n_matrices = shape[0] if len(shape) == 3 else 1
             sums[name], counts[name] = np.zeros((n_matrices, shape[-1])), np.zeros(n_matrices)
-        add_squares(rows, sums[name][number])
+        _add_squares(rows, sums[name][number])
         counts[name][number] += len(rows)
         if self._folder is None or name not in self._first:
             return
@@ -243,7 +243,7 @@ class _Collector:
         self.found.moments |= dict.fromkeys(self._first[name], path)
 
 
-def add_squares(rows: Floats, sums: NDArray[np.float64]) -> None:
+def _add_squares(rows: Floats, sums: NDArray[np.float64]) -> None:
     """Add the squares of rows (n, cols) to sums (cols,), one row after another; few rows stay in a cache."""
     found = np.zeros((1 + _SQUARED, rows.shape[1]))
     for start in range(0, len(rows), _SQUARED):

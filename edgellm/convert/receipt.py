@@ -39,7 +39,7 @@ EachLogits = Callable[[Sequence[Sequence[int]]], Iterator[Floats]]
 N_WINDOWS, WINDOW = 4, 128
 CALIBRATED_TOKENS, CALIBRATED_WINDOW = 4096, 256
 # The usual formats are compared over one window of so many.
-COMPARED = 4
+_COMPARED = 4
 # Positions of a run, and runs that a standard error can be told by.
 RUN, _RUNS = 64, 8
 # Positions that are compared together: few stay in a cache.
@@ -221,12 +221,12 @@ def measure_logits(
     windows = sequences(held_out_texts(), tokenizer, CALIBRATED_TOKENS, size)
     if not calibrated:
         windows = windows[:: max(1, len(windows) // N_WINDOWS)][:N_WINDOWS]
-    some = windows[::COMPARED] if usual is not None else []
+    some = windows[::_COMPARED] if usual is not None else []
     others = iter(()) if usual is None else usual(some)
     every = zip(windows, before.each_logits(windows), after(windows), strict=True)
     for number, (ids, expected, made) in enumerate(every):
         found.add(expected, made, ids)
-        if usual is not None and number % COMPARED == 0:
+        if usual is not None and number % _COMPARED == 0:
             same.add(expected, made, ids)
             plain.add(expected, next(others), ids)
     plain_kld = 0.0 if usual is None else plain.kld * (found.kld / same.kld if same.kld > 0 else 1.0)
